@@ -1,0 +1,1 @@
+"""The ONNX Runtime engine behind the ``tensorrt_llm`` model: scheduler, KV cache, runner, sampler."""

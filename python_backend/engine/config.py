@@ -1,0 +1,69 @@
+"""What an engine folder says about itself: the ``engine.json`` that lies beside the graph.
+
+``build/`` writes it, the runner and the text models read it. It holds what the graph alone does
+not tell (context length, special tokens) and what a reader wants to know before loading it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from python_backend.errors import EngineError
+
+ENGINE_FILE = "engine.json"
+
+
+class EngineConfig(BaseModel):
+    """The description of one built engine.
+
+    Attributes:
+        format_version: Version of this file's layout and of the graph's inputs and outputs.
+        architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
+        precision: Precision of the weights.
+        graph: File name of the ONNX graph, relative to the engine folder.
+        vocab_size: Width of the logits.
+        num_layers: Decoder layers, each with one key and one value cache.
+        num_kv_heads: Key and value heads a layer.
+        head_dim: Width of one head.
+        context_length: Most tokens a sequence can have, prompt and output together.
+        end_token_ids: Tokens that end a sequence.
+        pad_token_id: The padding token.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = 1
+    architecture: str
+    precision: Literal["fp32", "int4"]
+    graph: str = "model.onnx"
+    vocab_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    num_kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    context_length: int = Field(gt=0)
+    end_token_ids: tuple[int, ...] = Field(min_length=1)
+    pad_token_id: int = Field(ge=0)
+
+    @classmethod
+    def load(cls, folder: Path) -> EngineConfig:
+        """Read ``engine.json`` from an engine folder.
+
+        Raises:
+            EngineError: The file is missing or does not describe an engine.
+        """
+        path = folder / ENGINE_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise EngineError(
+                f"{path} is missing: build an engine first (make build-engines)"
+            ) from None
+        except ValidationError as error:
+            raise EngineError(f"{path} does not describe an engine: {error}") from None
+
+    def save(self, folder: Path) -> None:
+        """Write ``engine.json`` into an engine folder."""
+        (folder / ENGINE_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

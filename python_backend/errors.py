@@ -1,0 +1,15 @@
+"""The exceptions of the serving path."""
+
+from __future__ import annotations
+
+
+class TriremeError(Exception):
+    """Base of every error that Trireme raises on purpose."""
+
+
+class InvalidRequestError(TriremeError, ValueError):
+    """A request's input is wrong. The message names the input and the bound."""
+
+
+class EngineError(TriremeError):
+    """An engine is missing, damaged or failed while it ran."""
