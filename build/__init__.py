@@ -1,0 +1,1 @@
+"""Checkpoint to engine: everything that happens before the ship sails."""

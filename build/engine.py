@@ -1,0 +1,135 @@
+"""From a checkpoint folder to an engine folder: the graph, ``engine.json`` and the tokenizer."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
+from build.decoder import DecoderSpec, describe_decoder
+from build.errors import BuildError, CheckpointError
+from build.graph import DecoderGraph
+from build.onnx_writer import OnnxWriter
+from build.publish import staged
+from build.storage import Float32Storage, Int4Storage, WeightStorage
+from python_backend.engine.config import ENGINE_FILE, EngineConfig
+
+Precision = Literal["fp32", "int4"]
+
+GRAPH_FILE = "model.onnx"
+
+_STORAGES: dict[Precision, Callable[[OnnxWriter, Checkpoint], WeightStorage]] = {
+    "fp32": Float32Storage,
+    "int4": Int4Storage,
+}
+_COPIED_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    GENERATION_CONFIG_FILE,
+)
+_OWN_FILES = (GRAPH_FILE, f"{GRAPH_FILE}.data", ENGINE_FILE, *_COPIED_FILES)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built, for a person to read."""
+
+    spec: DecoderSpec
+    precision: Precision
+    parameters: int
+    size_bytes: int
+    duration_s: float
+
+
+def build_engine(
+    checkpoint_folder: Path,
+    output: Path,
+    precision: Precision,
+    context_length: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, layers: None,
+) -> BuildReport:
+    """Build an engine folder; the former one is replaced at the very end, in one step.
+
+    The same checkpoint and settings give the same bytes.
+
+    Args:
+        checkpoint_folder: A local Hugging Face checkpoint.
+        output: The engine folder, such as ``model_repository/tensorrt_llm/1``. Files in it that
+            are not an engine's are kept.
+        precision: How the weights of the matrix products are stored.
+        context_length: Limits the context that the checkpoint was made for.
+        progress: Called with the number of layers written, and of all layers.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of a kind that is not supported.
+        BuildError: The output folder cannot be replaced.
+        OSError: The disk is full, or a folder cannot be written.
+    """
+    start = time.perf_counter()
+    if output.resolve() == checkpoint_folder.resolve():
+        raise BuildError("the engine cannot be built into the checkpoint's own folder")
+    with Checkpoint(checkpoint_folder) as checkpoint:
+        spec = describe_decoder(checkpoint, context_length)
+        config = _engine_config(checkpoint, spec, precision)
+        with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
+            with OnnxWriter(folder / GRAPH_FILE) as writer:
+                storage = _STORAGES[precision](writer, checkpoint)
+                graph = DecoderGraph(spec, checkpoint, writer, storage)
+                graph.write(lambda done: progress(done, len(spec.layers)))
+                writer.save()
+            for name in _COPIED_FILES:
+                if (checkpoint_folder / name).exists():
+                    shutil.copyfile(checkpoint_folder / name, folder / name)
+            config.save(folder)
+            size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    return BuildReport(
+        spec=spec,
+        precision=precision,
+        parameters=sum(math.prod(shape) for shape in spec.tensor_shapes().values()),
+        size_bytes=size_bytes,
+        duration_s=time.perf_counter() - start,
+    )
+
+
+def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision) -> EngineConfig:
+    end_token_ids = _token_ids(checkpoint, "eos_token_id")
+    if not end_token_ids:
+        raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
+    for token in end_token_ids:
+        if not 0 <= token < spec.vocab_size:
+            raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
+    # Some checkpoints say -1 where they have no padding token.
+    padding = [
+        token for token in _token_ids(checkpoint, "pad_token_id") if 0 <= token < spec.vocab_size
+    ]
+    return EngineConfig(
+        architecture=spec.architecture,
+        precision=precision,
+        graph=GRAPH_FILE,
+        vocab_size=spec.vocab_size,
+        num_layers=len(spec.layers),
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        context_length=spec.context_length,
+        end_token_ids=end_token_ids,
+        pad_token_id=(padding or end_token_ids)[0],
+    )
+
+
+def _token_ids(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    """A setting that is one token or several, or none; ``generation_config.json`` goes first."""
+    value: Any = checkpoint.generation_config.get(name)
+    if value is None:
+        value = checkpoint.config.get(name)
+    if value is None:
+        return ()
+    tokens = tuple(value) if isinstance(value, list) else (value,)
+    if not all(type(token) is int for token in tokens):
+        raise CheckpointError(f"{name} is {value!r}, not a token or a list of tokens")
+    return tokens

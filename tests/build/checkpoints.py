@@ -1,0 +1,161 @@
+"""Tiny random checkpoints of every supported kind, and a runner for the graphs built from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+_LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+# What each kind of checkpoint has that the plain Llama has not. Qwen3's heads are wider than
+# hidden_size / num_attention_heads, as in most of that family.
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-untied": {"tie_word_embeddings": False},
+    "llama3-scaling": {"rope_scaling": _LLAMA3_SCALING},
+    "mistral": {"architectures": ["MistralForCausalLM"], "tie_word_embeddings": False},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 1},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32},
+}
+
+
+def make_config(kind: str = "llama", **changes: Any) -> dict[str, Any]:
+    """The ``config.json`` of a tiny checkpoint."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 101,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "eos_token_id": 2,
+        **KINDS[kind],
+        **changes,
+    }
+
+
+def make_tensors(config: dict[str, Any], dtype: str = "fp32") -> dict[str, NDArray[Any]]:
+    """Random weights for a configuration, lively enough that every part matters."""
+    rng = np.random.default_rng(7)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    architecture = config["architectures"][0]
+    tensors: dict[str, NDArray[Any]] = {}
+
+    def add(name: str, *shape: int, mean: float = 0.0) -> None:
+        values = mean + rng.standard_normal(shape) * (0.3 if mean else 1.5 * shape[-1] ** -0.5)
+        tensors[name] = values.astype(DTYPES[dtype])
+
+    add("model.embed_tokens.weight", config["vocab_size"], hidden)
+    for index in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{index}"
+        for part, rows in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+            add(f"{layer}.self_attn.{part}_proj.weight", rows * head_dim, hidden)
+            if architecture == "Qwen2ForCausalLM":
+                add(f"{layer}.self_attn.{part}_proj.bias", rows * head_dim)
+            if architecture == "Qwen3ForCausalLM" and part != "v":
+                add(f"{layer}.self_attn.{part}_norm.weight", head_dim, mean=1.0)
+        add(f"{layer}.self_attn.o_proj.weight", hidden, heads * head_dim)
+        add(f"{layer}.mlp.gate_proj.weight", inner, hidden)
+        add(f"{layer}.mlp.up_proj.weight", inner, hidden)
+        add(f"{layer}.mlp.down_proj.weight", hidden, inner)
+        add(f"{layer}.input_layernorm.weight", hidden, mean=1.0)
+        add(f"{layer}.post_attention_layernorm.weight", hidden, mean=1.0)
+    add("model.norm.weight", hidden, mean=1.0)
+    if not config["tie_word_embeddings"]:
+        add("lm_head.weight", config["vocab_size"], hidden)
+    return tensors
+
+
+def write_checkpoint(
+    folder: Path,
+    config: dict[str, Any],
+    tensors: dict[str, NDArray[Any]],
+    shards: int = 1,
+) -> Path:
+    """Write a checkpoint folder, its weights in one file or in several with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    (folder / "tokenizer_config.json").write_text("{}")
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    weight_map = {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        names = list(tensors)[shard::shards]
+        save_file({name: tensors[name] for name in names}, folder / file)
+        weight_map.update(dict.fromkeys(names, file))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def make_checkpoint(
+    folder: Path, kind: str = "llama", dtype: str = "fp32", shards: int = 1, **changes: Any
+) -> Path:
+    """Write a tiny checkpoint of a kind, some settings changed."""
+    config = make_config(kind, **changes)
+    return write_checkpoint(folder, config, make_tensors(config, dtype), shards)
+
+
+class Engine:
+    """Runs an engine folder's graph over one block of memory for past and present.
+
+    Attributes:
+        lengths: Tokens in the cache of each row.
+    """
+
+    def __init__(self, folder: Path, rows: int = 1, capacity: int = 64) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(
+            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        self._caches = {}
+        for value in self._session.get_inputs():
+            if value.name.startswith("past_key_values."):
+                _, kv_heads, _, head_dim = value.shape
+                cache = np.zeros((rows, kv_heads, capacity, head_dim), np.float32)
+                self._caches[value.name.removeprefix("past_key_values.")] = cache
+        self.lengths = np.zeros(rows, np.int32)
+
+    def step(self, tokens: list[list[int]], rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Append as many tokens to each of some rows; returns ``[rows, vocab]``."""
+        input_ids = np.array(tokens, np.int64)
+        self.lengths[rows] += input_ids.shape[1]
+        lengths = self.lengths[rows]
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", input_ids)
+        binding.bind_cpu_input("seqlens_k", lengths - 1)
+        binding.bind_cpu_input("total_sequence_length", np.array(lengths.max(), np.int32))
+        binding.bind_output("logits")
+        for name, cache in self._caches.items():
+            rows_cache = cache[rows]
+            where = ("cpu", 0, np.float32, rows_cache.shape, rows_cache.ctypes.data)
+            binding.bind_input(f"past_key_values.{name}", *where)
+            binding.bind_output(f"present.{name}", *where)
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
