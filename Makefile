@@ -1,0 +1,126 @@
+# What a person can do here: `make help` lists it. Recipes run from this folder.
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+SHELL := /bin/bash
+
+# A default that `make help` shows stands between `?=` and `#!`, with no space before the `#`.
+PORT ?= 8000#! HTTP port of `make serve`
+GRPC_PORT ?= $(shell expr $(PORT) + 1)#! gRPC port (PORT + 1)
+METRICS_PORT ?= $(shell expr $(PORT) + 2)#! Prometheus metrics port (PORT + 2)
+HOST ?= 127.0.0.1#! address to listen on; 0.0.0.0 opens it to the network
+MODEL ?= ensemble#! the model that the message of `make serve` shows
+REPOSITORY ?= model_repository#! the model repository that Triton reads
+CHECKPOINT ?= build/demo/checkpoint#! the checkpoint that the engine is built from
+PRECISION ?= fp32#! how the engine stores its weights
+PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
+VENV ?= .venv#! the environment that serves and tests
+BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
+ARGS ?=#! further arguments for `make perf` or `make test`
+
+supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
+    $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
+    2>/dev/null))),python3)
+
+# What a shell or a pip.conf may hold that would send a package elsewhere than the environment.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+export PIP_USER := 0
+export PIP_REQUIRE_VIRTUALENV := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A lock file lists all that is needed, so the resolver has no say.
+install_lock = -m pip install -qq --no-input --no-deps --only-binary :all: --requirement
+
+run := "$(VENV)/bin/python"
+run_build := "$(BUILD_VENV)/bin/python"
+engine = $(REPOSITORY)/tensorrt_llm/1/engine.json
+
+.PHONY: help
+help: ## List the targets and the variables
+	@echo 'Usage: make TARGET [VARIABLE=value …]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+	@echo; echo 'Variables (default):'
+	@awk -F ' [?]= ?|#! ' '/^[A-Z_]+ [?]=.*#!/ { \
+	    printf "  %-16s %s%s\n", $$1, $$3, $$2 ~ /^$$|[$$]/ ? "" : " (" $$2 ")" }' Makefile
+
+.PHONY: serve
+serve: repository ## Serve the demo model on Triton, from nothing but this checkout
+	@exec $(run) -m ops.serve --repository "$(REPOSITORY)" --model "$(MODEL)" --host "$(HOST)" \
+	    --http-port "$(PORT)" --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)"
+
+.PHONY: repository
+repository: build-engines ## Assemble the model repository that Triton reads
+	@$(run) -m ensembles --repository "$(REPOSITORY)"
+
+# Not a file target: a path may hold spaces, and an engine for another checkpoint or precision is
+# stale whatever its age. The last build's settings lie in .cache/engine.
+.PHONY: build-engines
+build-engines: venv ## Build the engine from CHECKPOINT, unless it is there and up to date
+	@settings='$(CHECKPOINT) $(PRECISION) $(REPOSITORY)'; \
+	if [ "$$settings" != "$$(cat .cache/engine 2>/dev/null)" ] || [ ! -f "$(engine)" ] || \
+	    [ -n "$$(find build "$(CHECKPOINT)" -newer "$(engine)" -type f \
+	        ! -path 'build/demo/*' ! -name '*.pyc' 2>/dev/null | head -1)" ]; then \
+	    $(run) -m build --checkpoint "$(CHECKPOINT)" --precision "$(PRECISION)" \
+	        --output "$(REPOSITORY)/tensorrt_llm/1" && \
+	    mkdir -p .cache && echo "$$settings" > .cache/engine; \
+	fi
+
+.PHONY: demo-checkpoint
+demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour on two cores)
+	@$(run_build) -m build.demo.train
+
+.PHONY: demo-score
+demo-score: $(BUILD_VENV)/.installed ## Measure what the demo model has learned
+	@$(run_build) -m build.demo.score
+
+.PHONY: perf
+perf: $(VENV)/.dev ## Load the running server with perf_analyzer; write a table and a picture
+	@$(run) -m clients.perf $(ARGS)
+
+.PHONY: test
+test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
+	@$(run_build) -m pytest -m torch tests/build
+	@$(run) -m pytest -m 'not torch' $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check format and style
+	@$(run) -m ruff format --check --quiet . || { echo 'run `make format`' >&2; exit 1; }
+	@$(run) -m ruff check --quiet .
+
+.PHONY: format
+format: $(VENV)/.dev ## Format every file, mend what can be mended
+	@$(run) -m ruff check --fix --quiet .
+	@$(run) -m ruff format .
+
+.PHONY: typecheck
+typecheck: $(VENV)/.dev ## Check the types
+	@$(run) -m mypy --no-error-summary .
+
+.PHONY: venv
+venv: $(VENV)/.serving ## Make the serving environment, with Triton in it
+	@:
+
+.PHONY: clean
+clean: ## Remove the environments, the engine, reports and caches
+	rm -rf "$(VENV)" "$(BUILD_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
+	find model_repository/tensorrt_llm -mindepth 2 -type f ! -name model.py -delete 2>/dev/null || true
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.serving: requirements/serving.txt
+	@$(PYTHON) ops/preflight.py
+	@echo 'Installing the serving environment in $(VENV) (a 150 MB download, once)'
+	@rm -rf "$(VENV)" && $(PYTHON) -m venv "$(VENV)"
+	@$(run) $(install_lock) requirements/serving.txt
+	@$(run) -m ops.triton
+	@touch "$@"
+
+$(VENV)/.dev: $(VENV)/.serving requirements/dev.txt
+	@echo 'Installing the tools for tests and checks in $(VENV)'
+	@$(run) $(install_lock) requirements/dev.txt
+	@touch "$@"
+
+$(BUILD_VENV)/.installed: requirements/build.txt
+	@echo 'Installing the build environment, with torch, in $(BUILD_VENV) (a 300 MB download, once)'
+	@[ -x $(run_build) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(BUILD_VENV)"; }
+	@$(run_build) -m pip install -qq --no-input --requirement requirements/build.txt
+	@touch "$@"
