@@ -1,0 +1,80 @@
+"""The demo model's vocabulary and chat template.
+
+Byte-level BPE, so that every text has an encoding, with one departure from GPT-2's pre-tokens: a
+digit is always a token of its own, which makes numbers regular and so arithmetic learnable.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from build.demo.data import Message
+
+VOCABULARY_SIZE = 2048
+CONTEXT_TOKENS = 2048
+
+PAD = "<|pad|>"
+SYSTEM = "<|system|>"
+USER = "<|user|>"
+ASSISTANT = "<|assistant|>"
+END = "<|end|>"
+SPECIAL_TOKENS = (PAD, SYSTEM, USER, ASSISTANT, END)
+"""In the order of their ids, from 0."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role: ' + message['role']) }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Jinja, with the `raise_exception` that Hugging Face gives to templates."""
+
+_PRE_TOKEN = r" ?\p{N}| ?\p{L}[\p{L}\p{M}]*| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def render(messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    """The text that `CHAT_TEMPLATE` makes of `messages`."""
+    turns = "".join(f"<|{message.role}|>{message.content}{END}" for message in messages)
+    return turns + (ASSISTANT if add_generation_prompt else "")
+
+
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """A byte-level BPE tokenizer of `VOCABULARY_SIZE` tokens, trained on plain `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PRE_TOKEN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY_SIZE,
+            min_frequency=2,
+            special_tokens=[AddedToken(token, special=True) for token in SPECIAL_TOKENS],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    return tokenizer
+
+
+def tokenizer_config() -> dict[str, Any]:
+    """The content of `tokenizer_config.json`."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": CONTEXT_TOKENS,
+        "eos_token": END,
+        "pad_token": PAD,
+        "additional_special_tokens": [SYSTEM, USER, ASSISTANT],
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
