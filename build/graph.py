@@ -80,10 +80,9 @@ class DecoderGraph:
         return ["batch", self._spec.num_kv_heads, "capacity", self._spec.head_dim]
 
     def _add_shared_constants(self) -> None:
-        """The shapes, positions and rotary caches that every layer uses."""
+        """Add the shapes, sizes and rotary caches that the layers share."""
         writer, spec = self._writer, self._spec
         writer.constant("shape/hidden", np.array([-1, spec.hidden_size], np.int64))
-        writer.constant("shape/heads", np.array([-1, spec.head_dim], np.int64))
         writer.constant("shape/queries", np.array([-1, spec.q_size], np.int64))
         writer.constant("shape/width", np.array([-1], np.int64))
         writer.node("Shape", ["input_ids"], "shape/batch_tokens")
@@ -91,8 +90,10 @@ class DecoderGraph:
             "Concat", ["shape/batch_tokens", "shape/width"], "shape/batch_tokens_width", axis=0
         )
         writer.constant("last", np.array(-1, np.int64))
-        sizes = [spec.q_size, spec.kv_size, spec.kv_size]
-        writer.constant("sizes/qkv", np.array(sizes, np.int64))
+        if any(layer.qk_norm for layer in spec.layers):
+            writer.constant("shape/heads", np.array([-1, spec.head_dim], np.int64))
+            sizes = [spec.q_size, spec.kv_size, spec.kv_size]
+            writer.constant("sizes/qkv", np.array(sizes, np.int64))
         for name, cache in zip(("cos", "sin"), spec.rotary_caches(), strict=True):
             writer.weight(f"rotary/{name}", cache.dtype, cache.shape, [cache])
 

@@ -44,7 +44,7 @@ def quantize_int4(rows: NDArray[np.float32]) -> Int4Rows:
     high = np.maximum(values.max(axis=2), 0)
     scales = (high - low) / np.float32(15)
     scales[scales == 0] = 1
-    zero_points = np.rint(-low / scales)
+    zero_points = np.minimum(np.rint(-low / scales), 15)  # 16 only where a scale is subnormal
     levels = values / scales[:, :, None]
     np.rint(levels, out=levels)
     levels += zero_points[:, :, None]

@@ -47,22 +47,22 @@ class Float32Storage:
         self._written: set[str] = set()
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        return self._writer.node("Gather", [self._weight([table])[0], ids], output)
+        return self._writer.node("Gather", [self._weight([table]), ids], output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         # Gemm packs a transposed weight at load time as it would any other: measured, it is as
         # fast as a MatMul with the weight transposed on disk.
-        name, _ = self._weight(weights)
-        inputs = [x, name, bias] if bias else [x, name]
-        return self._writer.node("Gemm", inputs, output, transB=1)
+        inputs = [x, self._weight(weights)]
+        return self._writer.node("Gemm", [*inputs, bias] if bias else inputs, output, transB=1)
 
-    def _weight(self, names: Sequence[str]) -> tuple[str, tuple[int, int]]:
-        name, shape = "+".join(names), _stacked_shape(self._checkpoint, names)
+    def _weight(self, names: Sequence[str]) -> str:
+        name = "+".join(names)
         if name not in self._written:
             self._written.add(name)
+            shape = _stacked_shape(self._checkpoint, names)
             blocks = _stacked_blocks(self._checkpoint, names)
             self._writer.weight(name, _FLOAT32, shape, blocks)
-        return name, shape
+        return name
 
 
 class Int4Storage:

@@ -158,4 +158,5 @@ class Engine:
             binding.bind_input(f"past_key_values.{name}", *where)
             binding.bind_output(f"present.{name}", *where)
         self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+        logits: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+        return logits

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = Any  # NDArray[np.float64]; numpy's own types lose that on the way
 
 
-def logits(
-    config: dict[str, Any], tensors: dict[str, NDArray[Any]], tokens: list[int]
-) -> NDArray[np.float64]:
+def logits(config: dict[str, Any], tensors: dict[str, NDArray[Any]], tokens: list[int]) -> Array:
     """The logits after each token, ``[tokens, vocab]``."""
     w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     eps = config["rms_norm_eps"]

@@ -1,0 +1,127 @@
+"""From ``config.json`` to a decoder's description, and the features that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from build.checkpoint import Checkpoint
+from build.decoder import DecoderSpec, Llama3Scaling, describe_decoder
+from build.errors import CheckpointError
+from tests.build.checkpoints import make_checkpoint, make_config, make_tensors, write_checkpoint
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def describe(
+    folder: Path, kind: str = "llama", context_length: int | None = None, **changes: Any
+) -> DecoderSpec:
+    with Checkpoint(make_checkpoint(folder, kind, **changes)) as checkpoint:
+        return describe_decoder(checkpoint, context_length)
+
+
+def test_a_spec_holds_what_the_config_says(tmp_path):
+    spec = describe(tmp_path, "qwen3")
+    assert (spec.architecture, spec.num_heads, spec.num_kv_heads) == ("Qwen3ForCausalLM", 4, 2)
+    assert (spec.head_dim, spec.q_size, spec.kv_size) == (32, 128, 64)
+    assert spec.tied_embeddings
+    assert spec.layers[1].qk_norm == (
+        "model.layers.1.self_attn.q_norm.weight",
+        "model.layers.1.self_attn.k_norm.weight",
+    )
+
+
+def test_settings_that_old_configs_leave_out(tmp_path):
+    config = make_config(num_key_value_heads=4)
+    folder = write_checkpoint(tmp_path, config, make_tensors(config))
+    for setting in ("num_key_value_heads", "rope_theta", "hidden_act"):
+        del config[setting]
+    write_checkpoint(tmp_path, config, make_tensors(make_config(num_key_value_heads=4)))
+    with Checkpoint(folder) as checkpoint:
+        spec = describe_decoder(checkpoint)
+    assert (spec.num_kv_heads, spec.rope_theta, spec.rope_scaling) == (4, 10_000.0, None)
+
+
+def test_rope_parameters_of_transformers_5(tmp_path):
+    parameters = {**LLAMA3, "rope_theta": 500000.0}
+    spec = describe(tmp_path, rope_theta=None, rope_parameters=parameters)
+    assert spec.rope_theta == 500_000.0
+    assert spec.rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
+
+
+def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
+    scaling = Llama3Scaling(8.0, 1.0, 4.0, original_context=8192)
+    wavelengths = np.array([10.0, 8192 / 4, 8192 / 2, 8192, 1e6])
+    scaled = 2 * np.pi / scaling.scale(2 * np.pi / wavelengths)
+    # Half-way in frequency turns is a third of the way from low (1) to high (4).
+    kept = (2 - 1) / 3
+    middle = wavelengths[2] / (kept + (1 - kept) / 8)
+    np.testing.assert_allclose(scaled, [10.0, 8192 / 4, middle, 8192 * 8, 8e6])
+
+
+def test_the_context_can_be_limited_but_not_stretched(tmp_path):
+    assert describe(tmp_path).context_length == 128
+    assert describe(tmp_path, context_length=50).context_length == 50
+    for length in (0, -1, 129):
+        with pytest.raises(CheckpointError, match="context length must be between 1 and 128"):
+            describe(tmp_path, context_length=length)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "expected"),
+    [
+        ("mistral", {"sliding_window": 32}, (32, 32)),
+        ("mistral", {"sliding_window": 128}, (128, None)),
+        ("mistral", {"sliding_window": None}, (128, None)),
+        ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, (128, None)),
+        ("qwen2", {"sliding_window": 32, "use_sliding_window": True}, (32, 32)),
+    ],
+)
+def test_a_sliding_window_limits_the_context(tmp_path, kind, changes, expected):
+    spec = describe(tmp_path, kind, **changes)
+    assert (spec.context_length, spec.sliding_window) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architectures": ["GemmaForCausalLM"]},
+            "GemmaForCausalLM is not supported; .*LlamaForCausalLM, MistralForCausalLM, Qwen2",
+        ),
+        ({"architectures": None}, "no architecture is not supported"),
+        ({"hidden_act": "gelu"}, "activation 'gelu' is not supported"),
+        ({"attention_bias": True}, "attention_bias is not supported for LlamaForCausalLM"),
+        ({"mlp_bias": True}, "mlp_bias is not supported"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"already quantized \(gptq\)"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported, only llama3"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary embedding"),
+        ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers = 'two', not a positive number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0, not a positive number"),
+        ({"hidden_size": 63.5}, "hidden_size = 63.5, not a whole number"),
+        ({"num_key_value_heads": 3}, "4 heads do not divide among 3 KV heads"),
+        ({"head_dim": 24}, "heads of 24 are not supported, only multiples of 16"),
+        ({"num_hidden_layers": 3}, r"no tensor model\.layers\.2\.input_layernorm\.weight"),
+        ({"tie_word_embeddings": False}, r"no tensor lm_head\.weight"),
+        (
+            {"vocab_size": 100},
+            r"model\.embed_tokens\.weight has shape \[101, 64\], .* asks for \[100, 64\]",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_named(tmp_path, changes, message):
+    tensors = make_tensors(make_config())
+    folder = write_checkpoint(tmp_path, make_config(**changes), tensors)
+    with Checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match=message):
+        describe_decoder(checkpoint)

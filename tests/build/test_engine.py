@@ -1,0 +1,212 @@
+"""The engine folder: what it holds, that it is reproducible, and that it survives interruptions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build.__main__ import main
+from build.engine import build_engine
+from build.errors import BuildError, CheckpointError
+from build.graph import DecoderGraph
+from build.onnx_writer import OnnxWriter
+from python_backend.engine.config import EngineConfig
+from tests.build.checkpoints import Engine, make_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return make_checkpoint(tmp_path / "checkpoint")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def add_json(folder: Path, file: str, **settings: Any) -> None:
+    path = folder / file
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **settings}))
+
+
+def test_an_engine_folder_is_complete(tmp_path, checkpoint):
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    add_json(checkpoint, "generation_config.json", eos_token_id=[7, 2])
+    report = build_engine(checkpoint, tmp_path / "1", "fp32")
+    assert set(contents(tmp_path / "1")) == {
+        "model.onnx",
+        "model.onnx.data",
+        "engine.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    }
+    assert EngineConfig.load(tmp_path / "1") == EngineConfig(
+        architecture="LlamaForCausalLM",
+        precision="fp32",
+        vocab_size=101,
+        num_layers=2,
+        num_kv_heads=2,
+        head_dim=16,
+        context_length=128,
+        end_token_ids=(7, 2),
+        pad_token_id=7,
+    )
+    assert report.parameters == 101 * 64 + 2 * (64 * (128 + 64) + 3 * 64 * 96 + 2 * 64) + 64
+    assert report.size_bytes == sum(len(file) for file in contents(tmp_path / "1").values())
+
+
+def test_the_graph_has_the_agreed_inputs_and_outputs(tmp_path, checkpoint):
+    build_engine(checkpoint, tmp_path / "1", "int4")
+    session = Engine(tmp_path / "1")._session
+    cache = ("tensor(float)", ["batch", 2, "capacity", 16])
+    parts = [f"{layer}.{part}" for layer in range(2) for part in ("key", "value")]
+    assert {value.name: (value.type, value.shape) for value in session.get_inputs()} == {
+        "input_ids": ("tensor(int64)", ["batch", "tokens"]),
+        "seqlens_k": ("tensor(int32)", ["batch"]),
+        "total_sequence_length": ("tensor(int32)", []),
+        **{f"past_key_values.{part}": cache for part in parts},
+    }
+    assert {value.name: (value.type, value.shape) for value in session.get_outputs()} == {
+        "logits": ("tensor(float)", ["batch", 101]),
+        **{f"present.{part}": cache for part in parts},
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_the_same_checkpoint_gives_the_same_bytes(tmp_path, checkpoint, precision):
+    for name in ("one", "other"):
+        build_engine(checkpoint, tmp_path / name, precision)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+    sharded = make_checkpoint(tmp_path / "sharded", shards=3)
+    build_engine(sharded, tmp_path / "third", precision)
+    assert contents(tmp_path / "one") == contents(tmp_path / "third")
+
+
+def test_blocks_leave_no_trace_in_the_engine(tmp_path, checkpoint, monkeypatch):
+    for precision in ("fp32", "int4"):
+        build_engine(checkpoint, tmp_path / precision, precision)
+        with monkeypatch.context() as patch:
+            patch.setattr("build.checkpoint._BLOCK_BYTES", 5000)
+            build_engine(checkpoint, tmp_path / f"{precision}-in-blocks", precision)
+        assert contents(tmp_path / precision) == contents(tmp_path / f"{precision}-in-blocks")
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ({}, {"eos_token_id": 5}, ((5,), 5)),
+        ({}, {"eos_token_id": [5, 6], "pad_token_id": 0}, ((5, 6), 0)),
+        ({"eos_token_id": [8, 5]}, {"eos_token_id": 5}, ((8, 5), 8)),
+        ({"eos_token_id": 8, "pad_token_id": 9}, {"eos_token_id": 5}, ((8,), 9)),
+        ({"eos_token_id": None}, {"eos_token_id": 5, "pad_token_id": -1}, ((5,), 5)),
+    ],
+)
+def test_special_tokens(tmp_path, checkpoint, generation, config, expected):
+    add_json(checkpoint, "generation_config.json", **generation)
+    add_json(checkpoint, "config.json", **config)
+    build_engine(checkpoint, tmp_path / "1", "fp32")
+    engine = EngineConfig.load(tmp_path / "1")
+    assert (engine.end_token_ids, engine.pad_token_id) == expected
+
+
+@pytest.mark.parametrize(
+    ("eos", "message"),
+    [
+        (None, "neither generation_config.json nor config.json has eos_token_id"),
+        ([], "neither generation_config.json nor config.json has eos_token_id"),
+        (101, "eos_token_id 101 is not in the vocabulary"),
+        ("</s>", "eos_token_id is '</s>', not a token or a list of tokens"),
+    ],
+)
+def test_end_tokens_that_are_none(tmp_path, checkpoint, eos, message):
+    add_json(checkpoint, "config.json", eos_token_id=eos)
+    with pytest.raises(CheckpointError, match=message):
+        build_engine(checkpoint, tmp_path / "1", "fp32")
+    assert not (tmp_path / "1").exists()
+
+
+def test_another_engine_takes_the_place_but_model_py_stays(tmp_path, checkpoint):
+    output = tmp_path / "1"
+    output.mkdir()
+    (output / "model.py").write_text("serve()")
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    build_engine(checkpoint, output, "fp32")
+    (checkpoint / "chat_template.jinja").unlink()
+    build_engine(checkpoint, output, "int4", context_length=50)
+    assert (output / "model.py").read_text() == "serve()"
+    assert not (output / "chat_template.jinja").exists()
+    engine = EngineConfig.load(output)
+    assert (engine.precision, engine.context_length) == ("int4", 50)
+
+
+def test_an_error_in_the_middle_leaves_the_former_engine(tmp_path, checkpoint, monkeypatch):
+    build_engine(checkpoint, tmp_path / "1", "fp32")
+    before = contents(tmp_path / "1")
+    monkeypatch.setattr(DecoderGraph, "_mlp", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_engine(checkpoint, tmp_path / "1", "int4")
+    assert contents(tmp_path / "1") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "checkpoint"]
+
+
+@pytest.mark.parametrize("moment", ["DecoderGraph._mlp", "EngineConfig.save"])
+def test_a_killed_build_leaves_the_former_engine(tmp_path, checkpoint, moment):
+    output = tmp_path / "1"
+    build_engine(checkpoint, output, "fp32")
+    before = contents(output)
+    program = (
+        "import os, signal, build.engine\n"
+        "from pathlib import Path\n"
+        f"build.engine.{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"build.engine.build_engine(Path({str(checkpoint)!r}), Path({str(output)!r}), 'int4')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert contents(output) == before
+    build_engine(checkpoint, output, "int4")
+    assert EngineConfig.load(output).precision == "int4"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "checkpoint"]
+
+
+def test_the_checkpoint_is_not_built_over(checkpoint):
+    with pytest.raises(BuildError, match="the checkpoint's own folder"):
+        build_engine(checkpoint, checkpoint, "fp32")
+
+
+def test_a_sliding_window_is_said_on_the_command_line(tmp_path, capsys):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mistral", sliding_window=32)
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "1")]
+    assert main([*arguments, "--precision", "int4"]) == 0
+    out, err = capsys.readouterr()
+    assert "MistralForCausalLM, 0.1 M parameters, int4" in out
+    assert "context 32 tokens, limited to the attention's sliding window" in out
+    assert err.splitlines() == ["layer 1/2", "layer 2/2"]
+
+
+def test_errors_on_the_command_line_are_one_line(tmp_path, capsys, checkpoint, monkeypatch):
+    output = ["--output", str(tmp_path / "1")]
+    assert main(["--checkpoint", str(tmp_path / "nowhere"), *output]) == 1
+    assert capsys.readouterr().err == (
+        f"error: there is no checkpoint folder at {tmp_path / 'nowhere'}\n"
+    )
+    with pytest.raises(SystemExit) as usage:
+        main(["--checkpoint", str(checkpoint), *output, "--precision", "fp8"])
+    assert usage.value.code == 2
+    capsys.readouterr()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OnnxWriter, "weight", full)
+    assert main(["--checkpoint", str(checkpoint), *output]) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
