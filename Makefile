@@ -111,7 +111,8 @@ $(VENV)/.serving: requirements/serving.txt
 	@echo 'Installing the serving environment in $(VENV) (a 150 MB download, once)'
 	@rm -rf "$(VENV)" && $(PYTHON) -m venv "$(VENV)"
 	@$(run) $(install_lock) requirements/serving.txt
-	@$(run) -m ops.triton
+	@$(run) -m ops.triton > /dev/null
+	@$(run) -m clients.perf_analyzer > /dev/null
 	@touch "$@"
 
 $(VENV)/.dev: $(VENV)/.serving requirements/dev.txt
@@ -119,8 +120,10 @@ $(VENV)/.dev: $(VENV)/.serving requirements/dev.txt
 	@$(run) $(install_lock) requirements/dev.txt
 	@touch "$@"
 
-$(BUILD_VENV)/.installed: requirements/build.txt
-	@echo 'Installing the build environment, with torch, in $(BUILD_VENV) (a 300 MB download, once)'
+# The locks come last, so that what both environments hold has one version.
+$(BUILD_VENV)/.installed: requirements/build.txt requirements/serving.txt requirements/dev.txt
+	@echo 'Installing the build environment, with torch, in $(BUILD_VENV) (once)'
 	@[ -x $(run_build) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(BUILD_VENV)"; }
 	@$(run_build) -m pip install -qq --no-input --requirement requirements/build.txt
+	@$(run_build) $(install_lock) requirements/serving.txt --requirement requirements/dev.txt
 	@touch "$@"

@@ -180,9 +180,14 @@ class TritonServer:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
+        # What is left: Triton itself when it takes too long, or the Python processes of a Triton that
+        # was told to end while it loaded them.
+        deadline = time.monotonic() + 5
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.poll()
+                time.sleep(0.01)
 
     def wait(self) -> int:
         """Return the exit status when the process ends by itself."""
@@ -191,8 +196,8 @@ class TritonServer:
         return self._process.wait()
 
     def failure(self) -> str:
-        """What the log says went wrong, in Triton's own words."""
-        return failure(self.log.read_text(errors="replace"))
+        """What the log says went wrong, in Triton's own words, and where the log is."""
+        return f"{failure(self.log.read_text(errors='replace'))}\n(the whole log: {self.log})"
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -225,7 +230,7 @@ class TritonServer:
             if not self.running:
                 raise TritonError(f"tritonserver ended before it was ready:\n{self.failure()}")
             if time.monotonic() > deadline:
-                raise TritonError(f"Triton was not ready in {timeout_s:g} s:\n{self.failure()}")
+                raise TritonError(f"Triton was not ready after {timeout_s:g} s:\n{self.failure()}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:
@@ -255,31 +260,49 @@ def _end_with_parent() -> None:
 
 
 # A line of Triton's own log: level, month and day, time, process, file and line, message.
-_LOG_LINE = re.compile(r"^([IWE])\d{4} [\d:.]+ \d+ \S+\] ?(.*)")
+_LOG_LINE = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ \S+\] *(.*)")
+# What protobuf says about a config.pbtxt that does not parse.
+_PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^]]*\] *(.*)")
 # What a machine without a GPU makes Triton complain about, to no effect.
-_NO_GPU = ("CudaDriverHelper has not been initialized", "Failed to initialize NVML")
+_NO_GPU = ("CudaDriverHelper has not been initialized", "Error: Failed to initialize NVML")
+# What follows from another error, which says more.
+_CONSEQUENCES = ("error: creating server", "ERROR: Failed to create instance")
 
 
 def failure(log: str) -> str:
     """Return the part of a Triton log that says what went wrong: its errors, else its last lines.
 
-    An error goes on over the lines without a prefix that follow it, as Python's tracebacks do.
-    Triton often says the same twice, backend and model life cycle: the first is kept.
+    Where a model's process died without an error of Triton's, what it printed comes first.
     """
-    kept: list[str] = []
-    inside = False
+    errors: list[str] = []
+    printed: list[str] = []
+    in_error = False
     for line in log.splitlines():
-        entry = _LOG_LINE.match(line)
-        if entry:
-            inside = entry[1] == "E"
-            text = entry[2].strip('"')
-        else:
-            inside = inside or line.startswith(("error:", "Error:"))
-            text = line
-        if inside and text.strip() and text not in kept and not text.startswith(("+-", "| ")):
-            kept.append(text)
-    kept = [text for text in kept if not any(noise in text for noise in _NO_GPU)]
-    return "\n".join(kept or log.splitlines()[-20:])
+        if entry := _LOG_LINE.match(line):
+            in_error = entry[1] in "EF"
+            if in_error:
+                errors.append(_unquoted(entry[2]))
+        elif entry := _PROTOBUF_ERROR.match(line):
+            errors.append(entry[1])
+        elif line.lower().startswith("error:"):
+            errors.append(line)
+        elif in_error and line:
+            errors[-1] += f"\n{line}"
+        elif line and line[0] not in "+|":  # not a row of Triton's tables
+            printed.append(line)
+    errors = [error for error in errors if not error.startswith(_NO_GPU)]
+    causes = [error for error in errors if not error.startswith(_CONSEQUENCES)] or errors
+    if any("is not healthy" in cause for cause in causes):
+        causes = [*printed[-20:], *causes]
+    return "\n".join(dict.fromkeys(causes or log.splitlines()[-20:]))
+
+
+def _unquoted(message: str) -> str:
+    """Triton writes a message as a JSON string, its line ends escaped, or plain."""
+    try:
+        return str(json.loads(message)).strip()
+    except ValueError:
+        return message.strip()
 
 
 def install() -> Path:

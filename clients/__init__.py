@@ -1,0 +1,1 @@
+"""Talking to a running Trireme: the Python client, its command line, and perf_analyzer runs."""
