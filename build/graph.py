@@ -111,7 +111,7 @@ class DecoderGraph:
         else:
             # From here on only the last token of each row is of use.
             attention = self._last_token(attention)
-            residual = self._last_token(self._unflatten(residual))
+            residual = self._last_token(self._unflatten(residual, self._spec.hidden_size))
         delta = self._storage.linear(
             attention, [tensors.attention_output], f"{name}/attention_output"
         )
@@ -125,13 +125,14 @@ class DecoderGraph:
         bias = self._vector(tensors.qkv_bias) if tensors.qkv_bias else ""
         packed = self._storage.linear(hidden, tensors.qkv, f"{name}/qkv", bias)
         if tensors.qk_norm is None:
-            query, key, value = self._unflatten(packed), "", ""
+            query, key, value = self._unflatten(packed, spec.q_size + 2 * spec.kv_size), "", ""
         else:
             parts = [f"{name}/{part}" for part in ("query", "key", "value")]
             query, key, value = writer.multi_node("Split", [packed, "sizes/qkv"], parts, axis=1)
             query = self._head_norm(query, tensors.qk_norm[0])
             key = self._head_norm(key, tensors.qk_norm[1])
-            query, key, value = (self._unflatten(part) for part in (query, key, value))
+            query = self._unflatten(query, spec.q_size)
+            key, value = (self._unflatten(part, spec.kv_size) for part in (key, value))
         attended, *_ = writer.multi_node(
             "GroupQueryAttention",
             [
@@ -198,9 +199,10 @@ class DecoderGraph:
         """``[batch, tokens, width]`` to ``[batch * tokens, width]``."""
         return self._writer.node("Reshape", [x, f"shape/{width}"], f"{x}/flat")
 
-    def _unflatten(self, x: str) -> str:
+    def _unflatten(self, x: str, width: int) -> str:
         """``[batch * tokens, width]`` to ``[batch, tokens, width]``."""
-        return self._writer.node("Reshape", [x, "shape/batch_tokens_width"], f"{x}/rows")
+        rows = self._writer.node("Reshape", [x, "shape/batch_tokens_width"], f"{x}/rows")
+        return self._writer.declare(rows, np.float32, ["batch", "tokens", width])
 
     def _last_token(self, x: str) -> str:
         """``[batch, tokens, width]`` to the ``[batch, width]`` of the last token."""

@@ -55,6 +55,11 @@ class OnnxWriter:
         """Declare that the value ``name`` is an output of the graph."""
         self._graph.output.append(_value_info(name, dtype, shape))
 
+    def declare(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
+        """State the type and shape of a value where ONNX Runtime could not infer them."""
+        self._graph.value_info.append(_value_info(name, dtype, shape))
+        return name
+
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add a small constant, kept in the graph itself."""
         self._graph.initializer.append(numpy_helper.from_array(value, name))

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,16 @@ def test_errors_on_the_command_line_are_one_line(tmp_path, capsys, checkpoint, m
     monkeypatch.setattr(OnnxWriter, "weight", full)
     assert main(["--checkpoint", str(checkpoint), *output]) == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
+def test_a_build_holds_a_block_in_memory_and_not_the_checkpoint(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", vocab_size=50_000)  # 12.8 MB
+    monkeypatch.setattr("build.checkpoint._BLOCK_BYTES", 100_000)
+    build_engine(checkpoint, tmp_path / "1", "fp32")  # what is imported late is imported here
+    tracemalloc.start()
+    try:
+        build_engine(checkpoint, tmp_path / "1", "fp32")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2_000_000
