@@ -1,4 +1,5 @@
 """All that runs inside Triton: the tensor contract, text, engine and safety.
 
-Light on purpose: numpy, onnxruntime, tokenizers, jinja2 and pydantic. Never torch, never transformers.
+Light on purpose: numpy, onnxruntime, tokenizers, jinja2 and pydantic; never torch, never
+transformers.
 """

@@ -8,7 +8,10 @@ What Trireme adds is optional tensors beside theirs, kept in groups of their own
 
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
-  clients chose, and names the sequence that a ``stop`` request ends.
+  clients chose, and names the sequence that a ``stop`` request ends;
+- ``liveness_probes``: preprocessing asks the engine for empty responses while it has no tokens to
+  send. A client that went away shows only where the ensemble's last step is called, and without
+  them a request that doesn't stream would run to its end for nobody.
 
 Triton refuses an ensemble whose outputs come from two decoupled steps. Postprocessing is decoupled
 (it may hold text back, and answers nothing to the engine's liveness probes), so the engine's
@@ -119,6 +122,7 @@ PREPROCESSING_MODEL = Model(
         Tensor("REQUEST_OUTPUT_LEN", "INT32", (-1,)),
         Tensor("OUT_END_ID", "INT32"),
         Tensor("OUT_PAD_ID", "INT32"),
+        Tensor("LIVENESS_PROBES", "BOOL"),
     ),
 )
 
@@ -150,7 +154,7 @@ _ENGINE_STATISTICS = (
 
 STATISTICS = tuple(tensor.name for tensor in _ENGINE_STATISTICS)
 
-_ENGINE_EXTRA_INPUTS = (_scalar("sequence_id", "UINT64"),)
+_ENGINE_EXTRA_INPUTS = (_scalar("sequence_id", "UINT64"), _scalar("liveness_probes", "BOOL"))
 _ENGINE_EXTRA_OUTPUTS = (
     Tensor("sequence_id", "UINT64"),
     Tensor("finish_reason", "STRING"),
@@ -301,9 +305,11 @@ _ENGINE_INPUTS_FROM_PREPROCESSING = {
 }
 
 
-def _engine_input_map() -> dict[str, str]:
+def _engine_input_map(engine: Engine) -> dict[str, str]:
     offered = set(ENSEMBLE_MODEL.input_names())
     mapping = dict(_ENGINE_INPUTS_FROM_PREPROCESSING)
+    if engine == "onnxruntime":
+        mapping["liveness_probes"] = "_LIVENESS_PROBES"
     for name in TENSORRT_LLM_MODEL.input_names():
         source = _RENAMED_ENGINE_INPUTS.get(name, name)
         if name not in mapping and source in offered:
@@ -319,8 +325,8 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
 
     Behind TensorRT-LLM's C++ backend the extra engine outputs do not exist, so nothing maps them.
     """
-    extra = _EXTRA_OUTPUT_NAMES if engine == "onnxruntime" else ()
-    carried = (*STATISTICS, *extra)
+    ours = engine == "onnxruntime"
+    carried = (*STATISTICS, *(_EXTRA_OUTPUT_NAMES if ours else ()))
     returned = (*STATISTICS, "finish_reason")
     return (
         Step(
@@ -346,11 +352,12 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "EMBEDDING_BIAS": "_EMBEDDING_BIAS",
                 "OUT_END_ID": "_PREPROCESSOR_END_ID",
                 "OUT_PAD_ID": "_PREPROCESSOR_PAD_ID",
+                **({"LIVENESS_PROBES": "_LIVENESS_PROBES"} if ours else {}),
             },
         ),
         Step(
             TENSORRT_LLM,
-            input_map=_engine_input_map(),
+            input_map=_engine_input_map(engine),
             output_map={
                 "output_ids": "_TOKENS_BATCH",
                 "sequence_length": "_SEQUENCE_LENGTH",

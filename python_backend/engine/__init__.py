@@ -1,1 +1,1 @@
-"""The ONNX Runtime engine behind the ``tensorrt_llm`` model: scheduler, KV cache, runner, sampler."""
+"""The ONNX Runtime engine behind ``tensorrt_llm``: scheduler, KV cache, runner and sampler."""

@@ -1,0 +1,105 @@
+"""``config.pbtxt`` of each model, from the contract and the settings.
+
+A config is built as Triton's own ``ModelConfig`` message and printed by protobuf: what Triton would
+not parse can't be written.
+"""
+
+from __future__ import annotations
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from ensembles.settings import RepositorySettings
+from python_backend.contract import (
+    ENSEMBLE,
+    ENSEMBLE_MODEL,
+    POSTPROCESSING_MODEL,
+    PREPROCESSING_MODEL,
+    TENSORRT_LLM_MODEL,
+    Model,
+    Tensor,
+    ensemble_steps,
+)
+from python_backend.settings import Settings
+
+_HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
+
+
+def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
+    """The configuration of each model that Trireme serves, by name."""
+    configs = [
+        _python_model(
+            PREPROCESSING_MODEL,
+            settings.preprocessing,
+            settings,
+            instances=settings.preprocessing_instances,
+        ),
+        # One instance: a stream's pieces find their state there, in order.
+        _python_model(POSTPROCESSING_MODEL, settings.postprocessing, settings, decoupled=True),
+        _ensemble(settings),
+    ]
+    if settings.engine == "onnxruntime":
+        configs.append(
+            _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
+        )
+    return {config.name: config for config in configs}
+
+
+def render(config: pb.ModelConfig) -> str:
+    """A configuration as ``config.pbtxt``."""
+    return _HEADER + text_format.MessageToString(config, use_short_repeated_primitives=True)
+
+
+def _python_model(
+    model: Model,
+    own: Settings,
+    settings: RepositorySettings,
+    instances: int = 1,
+    decoupled: bool = False,
+) -> pb.ModelConfig:
+    """A model on the Python backend.
+
+    Without ``dynamic_batching``: its queue drops requests that were cancelled, and an ensemble that
+    loses a decoupled step's request that way never ends (tritonserver 2.51).
+    """
+    config = _model(model, settings)
+    config.backend = "python"
+    config.model_transaction_policy.decoupled = decoupled
+    group = config.instance_group.add()
+    group.count = instances
+    group.kind = pb.ModelInstanceGroup.KIND_CPU
+    for name, value in own.parameters().items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _ensemble(settings: RepositorySettings) -> pb.ModelConfig:
+    config = _model(ENSEMBLE_MODEL, settings)
+    config.platform = ENSEMBLE
+    for step in ensemble_steps(settings.engine):
+        entry = config.ensemble_scheduling.step.add()
+        entry.model_name = step.model
+        entry.model_version = -1
+        entry.input_map.update(step.input_map)
+        entry.output_map.update(step.output_map)
+    return config
+
+
+def _model(model: Model, settings: RepositorySettings) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=model.name, max_batch_size=settings.max_batch_size)
+    for tensor in model.inputs:
+        entry = config.input.add()
+        _describe(entry, tensor)
+        entry.optional = tensor.optional
+        entry.allow_ragged_batch = tensor.ragged
+    for tensor in model.outputs:
+        _describe(config.output.add(), tensor)
+    return config
+
+
+def _describe(entry: pb.ModelInput | pb.ModelOutput, tensor: Tensor) -> None:
+    entry.name = tensor.name
+    entry.data_type = pb.DataType.Value(f"TYPE_{tensor.data_type}")
+    entry.dims.extend(tensor.dims)
+    if tensor.scalar:
+        entry.reshape.SetInParent()

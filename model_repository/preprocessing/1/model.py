@@ -1,0 +1,10 @@
+"""What Triton loads as ``preprocessing``. The model itself lives in ``python_backend/serving``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from python_backend.serving.preprocessing import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,173 @@
+"""One sequence: a prompt that is being continued, and how it is to be sampled."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from python_backend.errors import InvalidRequestError
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen and when a sequence ends. Names and meaning are TensorRT-LLM's.
+
+    With neither ``top_k`` nor ``top_p`` set the choice is greedy, whatever the temperature.
+
+    Attributes:
+        max_tokens: Most tokens to generate.
+        temperature: Divides the logits before sampling; 0 is greedy.
+        top_k: Sample among the k likeliest tokens; 0 is all, 1 is greedy.
+        top_p: Sample among the likeliest tokens whose probabilities add up to p; 0 is off.
+        repetition_penalty: Divides (or multiplies, where negative) the logits of tokens that the
+            sequence has, prompt included. From Keskar et al. 2019, CTRL, section 4.1.
+        presence_penalty: Taken off the logits of tokens that the sequence has.
+        frequency_penalty: Taken off the logits once for each time the sequence has the token.
+        min_tokens: No end token before so many tokens.
+        seed: Makes sampling reproducible; None draws one.
+        end_ids: Tokens that end the sequence and are not part of the output.
+        stop_words: Token sequences that end the sequence; they are part of the output.
+        bad_words: Token sequences that are never completed.
+        embedding_bias: float32 ``[vocab]`` added to the logits.
+        log_probs: Whether to report each token's log probability (of the model's own logits).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    seed: int | None = None
+    end_ids: frozenset[int] = frozenset()
+    stop_words: tuple[tuple[int, ...], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    embedding_bias: NDArray[np.float32] | None = field(default=None, compare=False)
+    log_probs: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            InvalidRequestError: A value is out of bounds; the message names it.
+        """
+        penalty = self.repetition_penalty
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
+        _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
+        _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
+        _check("top_p", self.top_p, 0 <= self.top_p <= 1, "between 0 and 1")
+        _check("repetition_penalty", penalty, penalty > 0, "above 0")
+        for name in ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _check(name, value, bool(np.isfinite(value)), "a finite number")
+        _check(
+            "min_tokens",
+            self.min_tokens,
+            0 <= self.min_tokens <= self.max_tokens,
+            f"between 0 and max_tokens ({self.max_tokens})",
+        )
+        if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
+            raise InvalidRequestError("embedding_bias has a value that is not a finite number")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        unrestricted = self.top_k == 0 and self.top_p == 0
+        return self.temperature == 0 or self.top_k == 1 or unrestricted
+
+    @property
+    def shapes_logits(self) -> bool:
+        """Whether anything changes the logits before a token is chosen."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or self.min_tokens > 0
+            or bool(self.bad_words)
+            or self.embedding_bias is not None
+        )
+
+
+class Sequence:
+    """A prompt and its growing continuation.
+
+    Owns the tokens, the random generator and the bookkeeping of one sequence. The scheduler decides
+    when it runs and the KV cache where its keys and values lie.
+
+    Attributes:
+        id: Unique in this process.
+        prompt: int32 ``[tokens]``.
+        params: How it is sampled.
+        output: Tokens generated so far, without the end token.
+        log_probs: Log probability of each output token, where asked for.
+        num_computed: Tokens whose keys and values are in the cache.
+        finish_reason: Empty while it runs, else one of ``contract.FINISH_REASONS``.
+    """
+
+    def __init__(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
+        self.id = next(_ids)
+        self.prompt = prompt
+        self.params = params
+        self.output: list[int] = []
+        self.log_probs: list[float] = []
+        self.num_computed = 0
+        self.finish_reason = ""
+        self.arrival_ns = time.time_ns()
+        self.first_scheduled_ns = 0
+        self.first_token_ns = 0
+        self.last_token_ns = 0
+        self.random = np.random.Generator(np.random.Philox(params.seed))
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output together."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether a part of the prompt still has to be computed."""
+        return self.num_computed < len(self.prompt)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended."""
+        return bool(self.finish_reason)
+
+    def tokens(self) -> NDArray[np.int32]:
+        """Prompt and output, int32 ``[tokens]``."""
+        return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
+
+    def append(self, token: int, log_prob: float | None = None) -> None:
+        """Take a chosen token and see whether it ends the sequence."""
+        self.last_token_ns = time.time_ns()
+        if not self.first_token_ns:
+            self.first_token_ns = self.last_token_ns
+        if token in self.params.end_ids:
+            self.finish_reason = "stop"
+            return
+        self.output.append(token)
+        if log_prob is not None:
+            self.log_probs.append(log_prob)
+        if any(ends_with(self.output, word) for word in self.params.stop_words):
+            self.finish_reason = "stop"
+        elif len(self.output) >= self.params.max_tokens:
+            self.finish_reason = "length"
+
+
+def ends_with(tokens: list[int], word: tuple[int, ...]) -> bool:
+    """Whether a token list ends with a word; every list ends with the empty word."""
+    return len(word) <= len(tokens) and tuple(tokens[len(tokens) - len(word) :]) == word
+
+
+def _check(name: str, value: float, holds: bool, bound: str) -> None:
+    if not holds:
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        raise InvalidRequestError(f"{name} is {shown}; it must be {bound}")

@@ -1,0 +1,106 @@
+"""The ``preprocessing`` model: text to tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from python_backend.contract import ensemble_steps
+from python_backend.errors import InvalidRequestError
+from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
+from python_backend.settings import PreprocessingSettings, from_model_config
+from python_backend.text.tokenizer import TextTokenizer
+
+_CLIENT_NAMES = ensemble_steps()[0].input_map
+"""What a client of the ensemble calls each input."""
+
+
+class TritonPythonModel:
+    """Tokenizes prompts, stop words, bad words and biased words."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the tokenizer that the settings name."""
+        self._settings = from_model_config(PreprocessingSettings, model_config(args))
+        self._tokenizer = TextTokenizer.load(resolve(args, self._settings.tokenizer_dir))
+
+    def execute(
+        self, requests: list[pb_utils.InferenceRequest]
+    ) -> list[pb_utils.InferenceResponse]:
+        """Answer each request with its tokens, or with what is wrong with it."""
+        responses = []
+        for request in requests:
+            try:
+                responses.append(self._tokenize(Inputs(request)))
+            except InvalidRequestError as error:
+                responses.append(invalid_argument(error))
+        return responses
+
+    def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
+        for name in ("DECODER_QUERY", "PROMPT_TABLE_EXTRA_ID"):
+            if inputs.array(name) is not None:
+                raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
+        texts = _texts(inputs, "QUERY")
+        assert texts is not None, "Triton refuses a request without QUERY"
+        prompts = [self._encode(row[0]) for row in texts]
+        batch = len(prompts)
+        lengths = np.array([[prompt.size] for prompt in prompts], dtype=np.int32)
+        ids = np.full((batch, lengths.max()), self._tokenizer.pad_id, dtype=np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: prompt.size] = prompt
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("INPUT_ID", ids),
+                pb_utils.Tensor("REQUEST_INPUT_LEN", lengths),
+                pb_utils.Tensor("REQUEST_OUTPUT_LEN", inputs.array("REQUEST_OUTPUT_LEN")),
+                pb_utils.Tensor("BAD_WORDS_IDS", self._words(inputs, "BAD_WORDS_DICT", batch)),
+                pb_utils.Tensor("STOP_WORDS_IDS", self._words(inputs, "STOP_WORDS_DICT", batch)),
+                pb_utils.Tensor("EMBEDDING_BIAS", self._bias(inputs, batch)),
+                pb_utils.Tensor("OUT_END_ID", _or(inputs, "END_ID", self._tokenizer.end_id, batch)),
+                pb_utils.Tensor("OUT_PAD_ID", _or(inputs, "PAD_ID", self._tokenizer.pad_id, batch)),
+                pb_utils.Tensor("LIVENESS_PROBES", np.ones((batch, 1), dtype=bool)),
+            ]
+        )
+
+    def _encode(self, text: str) -> NDArray[np.int32]:
+        if not text:
+            raise InvalidRequestError("text_input is empty; it needs at least 1 character")
+        template = self._tokenizer.chat_template
+        if (
+            template is None
+            or self._settings.chat_template == "off"
+            or self._tokenizer.has_control_token(text)
+        ):
+            return self._tokenizer.encode(text, self._settings.add_special_tokens)
+        prompt = template.render([{"role": "user", "content": text}])
+        return self._tokenizer.encode(prompt, add_special_tokens=False)
+
+    def _words(self, inputs: Inputs, name: str, batch: int) -> NDArray[np.int32]:
+        words = _texts(inputs, name) or [[]] * batch
+        return self._tokenizer.word_list(words, _CLIENT_NAMES[name])
+
+    def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
+        """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
+        words = _texts(inputs, "EMBEDDING_BIAS_WORDS")
+        weights = inputs.array("EMBEDDING_BIAS_WEIGHTS")
+        if words is None and weights is None:
+            return np.zeros((batch, 0), dtype=np.float32)
+        if words is None or weights is None or weights.shape != (batch, len(words[0])):
+            raise InvalidRequestError(
+                "embedding_bias_words and embedding_bias_weights must come together, "
+                "one weight for each word"
+            )
+        bias = np.zeros((batch, self._tokenizer.vocab_size), dtype=np.float32)
+        for row, row_words, row_weights in zip(bias, words, weights, strict=True):
+            for word, weight in zip(row_words, row_weights, strict=True):
+                np.add.at(row, self._tokenizer.encode(word, add_special_tokens=False), weight)
+        return bias
+
+
+def _texts(inputs: Inputs, name: str) -> list[list[str]] | None:
+    return inputs.texts(name, shown_as=_CLIENT_NAMES[name])
+
+
+def _or(inputs: Inputs, name: str, default: int, batch: int) -> NDArray[np.int32]:
+    given = inputs.array(name)
+    return np.full((batch, 1), default, dtype=np.int32) if given is None else given

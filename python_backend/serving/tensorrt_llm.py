@@ -1,0 +1,305 @@
+"""The ``tensorrt_llm`` model on ONNX Runtime.
+
+Three threads: Triton's, which checks requests and hands them over; the engine's, which owns the
+engine and runs it step by step; and the sender's, since sending a response takes longer than the
+engine can wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from python_backend.engine.engine import Engine
+from python_backend.engine.sequence import Sequence
+from python_backend.errors import InvalidRequestError
+from python_backend.serving.request import GenerationRequest, Reporting, read_request
+from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
+from python_backend.settings import EngineSettings, from_model_config
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class _Request:
+    """One Triton request: where its responses go, and how many sequences still run."""
+
+    def __init__(self, request: pb_utils.InferenceRequest, generation: GenerationRequest) -> None:
+        self.id: str = request.request_id()
+        self.sender = request.get_response_sender()
+        self.generation = generation
+        self.streams = [
+            _Stream(self, Sequence(row.prompt, row.params), row.batch_index, row.sequence_index)
+            for row in generation.rows
+        ]
+        self.unfinished = len(self.streams)
+
+
+class _Stream:
+    """One sequence of a request, and how much of it was handed to the sender."""
+
+    def __init__(
+        self, request: _Request, sequence: Sequence, batch_index: int, sequence_index: int
+    ) -> None:
+        self.request = request
+        self.sequence = sequence
+        self.batch_index = batch_index
+        self.sequence_index = sequence_index
+        self.sent = 0
+        self.last_sent_s = time.monotonic()
+
+    def take(self) -> _Piece | None:
+        """What the client is to get now, if anything: each token, or all of them at the end."""
+        sequence, reporting = self.sequence, self.request.generation.reporting
+        if not (sequence.finished or reporting.streaming):
+            return None
+        tokens = sequence.output[self.sent :]
+        log_probs = sequence.log_probs[self.sent :]
+        self.sent = len(sequence.output)
+        self.last_sent_s = time.monotonic()
+        return _Piece(self, tokens, log_probs, sequence.finish_reason)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens of a stream on their way to the client. No tokens and no reason: a liveness probe."""
+
+    stream: _Stream
+    tokens: list[int]
+    log_probs: list[float]
+    finish_reason: str
+
+
+class TritonPythonModel:
+    """Generates tokens for many requests at once."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine that the settings name and start its threads."""
+        self._settings = from_model_config(EngineSettings, model_config(args))
+        self._engine = Engine(
+            resolve(args, self._settings.engine_dir),
+            max_sequences=self._settings.max_num_sequences,
+            max_num_tokens=self._settings.max_num_tokens,
+            num_threads=self._settings.num_threads,
+        )
+        self._streams: dict[int, _Stream] = {}
+        self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._outbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._run_engine, name="engine"),
+            Thread(target=self._run_sender, name="sender"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Check requests and hand them to the engine."""
+        for request in requests:
+            inputs = Inputs(request)
+            try:
+                stop = inputs.array("stop")
+                if stop is not None and stop.any():
+                    self._take_stop(request, inputs)
+                else:
+                    self._take(request, inputs)
+            except InvalidRequestError as error:
+                request.get_response_sender().send(invalid_argument(error), flags=_FINAL)
+
+    def finalize(self) -> None:
+        """End the threads; what is still running ends as cancelled."""
+        self._inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # Triton's thread
+
+    def _take(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
+        generation = read_request(
+            inputs,
+            default_end_ids=self._engine.config.end_token_ids,
+            exclude_input=self._settings.exclude_input_in_output,
+        )
+        for row in generation.rows:
+            self._engine.check(row.prompt, row.params)
+        taken = _Request(request, generation)
+        self._inbox.put(lambda: self._start(taken))
+
+    def _take_stop(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
+        sequence_ids = inputs.scalars("sequence_id", batch=1)
+        request_id = request.request_id()
+        if sequence_ids is None and not request_id:
+            raise InvalidRequestError("stop needs a request id or a sequence_id to say what ends")
+        self._inbox.put(lambda: self._stop(sequence_ids, request_id))
+        request.get_response_sender().send(pb_utils.InferenceResponse([]), flags=_FINAL)
+
+    # The engine's thread
+
+    def _run_engine(self) -> None:
+        next_check_s = time.monotonic()
+        while self._take_inbox():
+            try:
+                advanced = self._engine.step()
+            except Exception as error:  # whatever a step does, the requests that wait are served
+                self._fail(error)
+                continue
+            for sequence in advanced:
+                self._emit(self._streams[sequence.id])
+            if time.monotonic() >= next_check_s:
+                self._check_clients()
+                period_s = self._settings.cancellation_check_period_ms / 1000
+                next_check_s = time.monotonic() + period_s
+        for stream in list(self._streams.values()):
+            self._cancel(stream)
+        self._outbox.put(None)
+
+    def _take_inbox(self) -> bool:
+        """Do what other threads ask; wait for it where there is no work. False: time to end."""
+        while not self._inbox.empty() or not self._engine.has_work:
+            job = self._inbox.get()
+            if job is None:
+                return False
+            job()
+        return True
+
+    def _start(self, request: _Request) -> None:
+        for stream in request.streams:
+            self._streams[stream.sequence.id] = stream
+            if request.id:
+                self._by_request_id[request.id].add(stream.sequence.id)
+            self._engine.add(stream.sequence)
+
+    def _stop(self, sequence_ids: list[int] | None, request_id: str) -> None:
+        named = sequence_ids or self._by_request_id.get(request_id, ())
+        for sequence_id in list(named):
+            if sequence_id in self._streams:
+                self._cancel(self._streams[sequence_id])
+
+    def _cancel(self, stream: _Stream) -> None:
+        self._engine.cancel(stream.sequence)
+        self._emit(stream)
+
+    def _emit(self, stream: _Stream) -> None:
+        piece = stream.take()
+        if stream.sequence.finished:
+            self._forget(stream)
+        if piece is not None:
+            self._outbox.put(lambda: _send(piece))
+
+    def _forget(self, stream: _Stream) -> None:
+        sequence_id, request_id = stream.sequence.id, stream.request.id
+        del self._streams[sequence_id]
+        if request_id:
+            self._by_request_id[request_id].discard(sequence_id)
+            if not self._by_request_id[request_id]:
+                del self._by_request_id[request_id]
+
+    def _fail(self, error: Exception) -> None:
+        """Answer what was running with the error; what waits goes on."""
+        pb_utils.Logger.log_error(f"a step failed: {error!r}")
+        for sequence in self._engine.drop_running():
+            stream = self._streams[sequence.id]
+            self._forget(stream)
+            self._outbox.put(lambda stream=stream: _send_error(stream, error))  # type: ignore[misc]
+
+    def _check_clients(self) -> None:
+        """See whether clients still wait.
+
+        In an ensemble that shows only at its last step, which an empty piece calls. A client of the
+        engine itself shows at the response sender.
+        """
+        silent_since_s = time.monotonic() - self._settings.cancellation_check_period_ms / 1000
+        for stream in list(self._streams.values()):
+            if not stream.request.generation.liveness_probes:
+                self._outbox.put(lambda stream=stream: self._check_sender(stream))  # type: ignore[misc]
+            elif stream.last_sent_s <= silent_since_s:
+                stream.last_sent_s = time.monotonic()
+                probe = _Piece(stream, [], [], "")
+                self._outbox.put(lambda probe=probe: _send(probe))  # type: ignore[misc]
+
+    # The sender's thread
+
+    def _run_sender(self) -> None:
+        while (job := self._outbox.get()) is not None:
+            try:
+                job()
+            except Exception as error:  # one client's trouble is not another's
+                pb_utils.Logger.log_warn(f"a response could not be sent: {error!r}")
+
+    def _check_sender(self, stream: _Stream) -> None:
+        if stream.request.unfinished and stream.request.sender.is_cancelled():
+            sequence_id = stream.sequence.id
+            self._inbox.put(lambda: self._stop([sequence_id], ""))
+
+
+def _send(piece: _Piece) -> None:
+    response = pb_utils.InferenceResponse(_outputs(piece))
+    _send_response(piece.stream, response, ends=bool(piece.finish_reason))
+
+
+def _send_error(stream: _Stream, error: Exception) -> None:
+    response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+    _send_response(stream, response, ends=True)
+
+
+def _send_response(stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
+    request = stream.request
+    request.unfinished -= ends
+    request.sender.send(response, flags=0 if request.unfinished else _FINAL)
+
+
+def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:
+    """The tensors of one response, batch dimension 1, as TensorRT-LLM's."""
+    stream = piece.stream
+    sequence, generation = stream.sequence, stream.request.generation
+    reporting = generation.reporting
+    ids = np.asarray(piece.tokens, dtype=np.int32)
+    if reporting.echo and piece.finish_reason:
+        ids = np.concatenate([sequence.prompt, ids])
+    outputs: dict[str, Any] = {
+        "output_ids": ids[None, None],
+        "sequence_length": np.array([[ids.size]], dtype=np.int32),
+        "sequence_id": np.array([[sequence.id]], dtype=np.uint64),
+        "finish_reason": np.array([[piece.finish_reason.encode()]], dtype=object),
+    }
+    if generation.batch_size > 1:
+        outputs["batch_index"] = np.array([[stream.batch_index]], dtype=np.int32)
+    if generation.num_return_sequences > 1:
+        outputs["sequence_index"] = np.array([[stream.sequence_index]], dtype=np.int32)
+    outputs.update(_reported(piece, sequence, reporting))
+    return [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+
+
+def _reported(piece: _Piece, sequence: Sequence, reporting: Reporting) -> dict[str, NDArray[Any]]:
+    """The statistics that a request asks for."""
+    outputs: dict[str, NDArray[Any]] = {}
+    if sequence.params.log_probs:
+        outputs["cum_log_probs"] = np.array([[sum(sequence.log_probs)]], dtype=np.float32)
+        outputs["output_log_probs"] = np.array([[piece.log_probs]], dtype=np.float32)
+    if reporting.num_input_tokens:
+        outputs["num_input_tokens"] = np.array([[sequence.prompt.size]], dtype=np.int32)
+    if reporting.num_output_tokens:
+        outputs["num_output_tokens"] = np.array([[len(piece.tokens)]], dtype=np.int32)
+    if reporting.perf_metrics:
+        # The cache gives a sequence one block, its row, and shares none.
+        for name, blocks in (("alloc_new", 1), ("reused", 0), ("alloc_total", 1)):
+            outputs[f"kv_cache_{name}_blocks"] = np.array([[blocks]], dtype=np.int32)
+        for name, time_ns in (
+            ("arrival", sequence.arrival_ns),
+            ("first_scheduled", sequence.first_scheduled_ns),
+            ("first_token", sequence.first_token_ns),
+            ("last_token", sequence.last_token_ns),
+        ):
+            outputs[f"{name}_time_ns"] = np.array([[time_ns]], dtype=np.int64)
+        outputs["acceptance_rate"] = np.zeros((1, 1), dtype=np.float32)
+        for name in ("total_accepted_draft_tokens", "total_draft_tokens"):
+            outputs[name] = np.zeros((1, 1), dtype=np.int32)
+    return outputs

@@ -1,0 +1,84 @@
+"""What the three models share in talking to Triton's Python backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from python_backend.errors import InvalidRequestError
+
+
+def model_config(args: dict[str, str]) -> dict[str, Any]:
+    """Triton's configuration of the model that is being initialized."""
+    config: dict[str, Any] = json.loads(args["model_config"])
+    return config
+
+
+def resolve(args: dict[str, str], folder: str) -> Path:
+    """A folder that a setting names, relative to the model's version folder."""
+    version = Path(args["model_repository"]) / args["model_version"]
+    return (version / folder).resolve()
+
+
+def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that refuses a request."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    )
+
+
+class Inputs:
+    """The inputs of one request, whose rows are its batch."""
+
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self._request = request
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """An input as ``[batch, …]``, or None where the request leaves it out."""
+        tensor = pb_utils.get_input_tensor_by_name(self._request, name)
+        return None if tensor is None else tensor.as_numpy()
+
+    def scalars(self, name: str, batch: int) -> list[Any] | None:
+        """One value for each row, or None where the request leaves the input out.
+
+        Raises:
+            InvalidRequestError: The input has another number of rows than the request.
+        """
+        array = self.array(name)
+        if array is None:
+            return None
+        if array.size != batch:
+            raise InvalidRequestError(
+                f"{name} has {array.size} values; it must have one for each of the {batch} rows"
+            )
+        values: list[Any] = array.reshape(-1).tolist()
+        return values
+
+    def texts(self, name: str, shown_as: str) -> list[list[str]] | None:
+        """Strings of each row, or None where the request leaves the input out.
+
+        Args:
+            name: The tensor.
+            shown_as: What the client calls it, for the error.
+
+        Raises:
+            InvalidRequestError: A string is not UTF-8.
+        """
+        array = self.array(name)
+        if array is None:
+            return None
+        return [[_decode(value, shown_as) for value in row.reshape(-1)] for row in array]
+
+
+def _decode(value: Any, name: str) -> str:
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None

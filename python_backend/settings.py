@@ -1,0 +1,149 @@
+"""The typed settings of the served models, and how they travel in ``config.pbtxt``.
+
+Triton hands a model its parameters as strings. Here they are checked on both sides, where they are
+rendered and where they are read: a misspelt name or a value out of bounds is an error that names
+it, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from python_backend.errors import TriremeError
+from python_backend.safety.redactor import KINDS, Kind
+
+_TRITON_PARAMETERS = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"})
+"""Parameters that Triton's Python backend reads itself."""
+
+
+class SettingsError(TriremeError, ValueError):
+    """A setting is unknown or out of bounds. The message names it."""
+
+
+class Settings(BaseModel):
+    """Base of the settings of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def parameters(self) -> dict[str, str]:
+        """The settings as Triton model parameters."""
+        return {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.model_dump(mode="json").items()
+        }
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(kind: type[S], values: Any, where: str) -> S:
+    """Check settings.
+
+    Args:
+        kind: What they are.
+        values: The settings as read from a file or a command line.
+        where: What they belong to, for the error.
+
+    Raises:
+        SettingsError: One is unknown, of the wrong type or out of bounds.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(kind, e, where) for e in error.errors())) from None
+
+
+def from_model_config(kind: type[S], model_config: dict[str, Any]) -> S:
+    """Read settings back from Triton's model configuration.
+
+    Args:
+        kind: The settings of that model.
+        model_config: Triton's ``model_config``, parsed from JSON.
+
+    Raises:
+        SettingsError: A parameter is unknown or out of bounds.
+    """
+    values: dict[str, Any] = {}
+    for name, parameter in model_config.get("parameters", {}).items():
+        if name in _TRITON_PARAMETERS:
+            continue
+        text = parameter["string_value"]
+        field = kind.model_fields.get(name)
+        values[name] = text if field is None or field.annotation is str else _from_json(text)
+    return parse(kind, values, model_config["name"])
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _explain(kind: type[BaseModel], error: Any, where: str) -> str:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(filter(None, [where, *path]))
+    if error["type"] != "extra_forbidden":
+        return f"{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    for part in path[:-1]:
+        nested = kind.model_fields[part].annotation
+        assert isinstance(nested, type), "settings nest models only"
+        kind = nested
+    near = difflib.get_close_matches(path[-1], kind.model_fields, n=1, cutoff=0)
+    return f"{name} is not a setting; the nearest is {near[0]}"
+
+
+class PreprocessingSettings(Settings):
+    """Settings of ``preprocessing``.
+
+    Attributes:
+        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder.
+        add_special_tokens: Whether the tokenizer adds its own special tokens to a raw prompt.
+        chat_template: ``auto`` wraps a plain ``text_input`` as one user message in the
+            checkpoint's chat template; a text that already has the template's special tokens, or a
+            checkpoint without a template, is taken as it is. ``off`` takes every text as it is.
+    """
+
+    tokenizer_dir: str = "../../tensorrt_llm/1"
+    add_special_tokens: bool = True
+    chat_template: Literal["auto", "off"] = "auto"
+
+
+class EngineSettings(Settings):
+    """Settings of ``tensorrt_llm`` on ONNX Runtime.
+
+    Attributes:
+        engine_dir: Folder of the engine; relative to the model's version folder.
+        max_num_sequences: Most sequences that run at once; others wait.
+        max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
+            bounds the gap between two tokens of a running stream, larger computes prompts faster.
+        num_threads: Threads of one operator; 0 is one for each core.
+        exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
+            the request doesn't say.
+        cancellation_check_period_ms: How soon a request whose client went away is noticed.
+    """
+
+    engine_dir: str = "."
+    max_num_sequences: int = Field(default=32, ge=1, le=1024)
+    max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
+    num_threads: int = Field(default=0, ge=0, le=1024)
+    exclude_input_in_output: bool = True
+    cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
+
+
+class PostprocessingSettings(Settings):
+    """Settings of ``postprocessing``.
+
+    Attributes:
+        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder.
+        skip_special_tokens: Whether special tokens are left out of the text.
+        redact: Kinds of personal data that never leave.
+    """
+
+    tokenizer_dir: str = "../../tensorrt_llm/1"
+    skip_special_tokens: bool = True
+    redact: tuple[Kind, ...] = KINDS

@@ -1,0 +1,127 @@
+"""The checkpoint's own tokenizer, without transformers.
+
+Loads what a checkpoint folder holds (``tokenizer.json``, ``tokenizer_config.json``, the chat
+template) and answers the questions that serving asks: which tokens does a text have, which tokens
+are a forbidden or stopping word, which bytes is a token.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from python_backend.errors import EngineError, InvalidRequestError
+from python_backend.text.chat import ChatTemplate
+from python_backend.text.detokenizer import Vocabulary
+
+
+class TextTokenizer:
+    """A tokenizer with its chat template.
+
+    Attributes:
+        vocabulary: What each token is in bytes, for the detokenizer.
+        chat_template: The checkpoint's template, or None where it has none.
+        end_id: The token that ends a text; -1 where the tokenizer names none.
+        pad_id: The token that fills up a batch; the end token where the tokenizer names none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], template: str | None) -> None:
+        self._tokenizer = tokenizer
+        self.vocabulary = Vocabulary(tokenizer)
+        tokens = {
+            name: _token_text(config[name])
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+            if config.get(name) is not None
+        }
+        self.chat_template = ChatTemplate(template, tokens) if template is not None else None
+        self.end_id = self._id_of(tokens.get("eos_token"), default=-1)
+        self.pad_id = self._id_of(tokens.get("pad_token"), default=max(self.end_id, 0))
+        self._control_tokens = tuple(
+            token.content
+            for token in tokenizer.get_added_tokens_decoder().values()
+            if token.special and token.content
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTokenizer:
+        """Read a tokenizer from a checkpoint or engine folder.
+
+        Raises:
+            EngineError: ``tokenizer.json`` is missing or can't be read.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise EngineError(f"{path} is missing: the folder holds no tokenizer")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+            config_path = folder / "tokenizer_config.json"
+            config = json.loads(config_path.read_bytes()) if config_path.is_file() else {}
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise EngineError(f"{path} can't be read: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        template_path = folder / "chat_template.jinja"
+        if template_path.is_file():
+            template = template_path.read_text(encoding="utf-8")
+        else:
+            template = config.get("chat_template")
+        return cls(tokenizer, config, template)
+
+    def _id_of(self, token: str | None, default: int) -> int:
+        token_id = None if token is None else self._tokenizer.token_to_id(token)
+        return default if token_id is None else token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._tokenizer.get_vocab_size()
+
+    def has_control_token(self, text: str) -> bool:
+        """Whether a text already spells one of the tokenizer's special tokens."""
+        return any(token in text for token in self._control_tokens)
+
+    def encode(self, text: str, add_special_tokens: bool) -> NDArray[np.int32]:
+        """Tokens of a text.
+
+        Returns:
+            int32 ``[tokens]``.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return np.asarray(encoding.ids, dtype=np.int32)
+
+    def word_list(self, rows: list[list[str]], name: str) -> NDArray[np.int32]:
+        """Word lists in TensorRT-LLM's format.
+
+        Args:
+            rows: For each batch row its words; a word may be any string.
+            name: The input's name, for the error.
+
+        Returns:
+            int32 ``[batch, 2, length]``: in the first plane the words' tokens one after another, in
+            the second the end offset of each word, padded with -1.
+
+        Raises:
+            InvalidRequestError: A word is empty.
+        """
+        encoded = [[self.encode(word, add_special_tokens=False) for word in row] for row in rows]
+        for row in encoded:
+            if any(ids.size == 0 for ids in row):
+                raise InvalidRequestError(f"{name}: a word is empty; each needs at least one token")
+        width = max((sum(ids.size for ids in row) for row in encoded), default=0)
+        lists = np.zeros((len(rows), 2, width), dtype=np.int32)
+        lists[:, 1] = -1
+        for plane, row in zip(lists, encoded, strict=True):
+            if row:
+                tokens = np.concatenate(row)
+                plane[0, : tokens.size] = tokens
+                plane[1, : len(row)] = np.cumsum([ids.size for ids in row])
+        return lists
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
