@@ -71,7 +71,9 @@ class Checkpoint:
             tensors = self._exit.enter_context(safe_open(file, framework="numpy"))
         except FileNotFoundError:
             raise CheckpointError(f"{_INDEX_FILE} names {file.name}, which is missing") from None
-        except (SafetensorError, OSError) as error:
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from None
+        except SafetensorError as error:
             raise CheckpointError(
                 f"{file} is truncated or damaged, download it again: {error}"
             ) from None

@@ -66,7 +66,7 @@ def _lock(destination: Path) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuildError(f"another build is writing to {destination}") from None
+            raise BuildError(f"another build is at work in {destination.parent}") from None
         yield
     finally:
         os.close(folder)
@@ -78,8 +78,8 @@ def _publish(staging: Path, destination: Path, own_files: Collection[str], last:
         return
     shutil.copymode(destination, staging)
     for entry in destination.iterdir():
-        if entry.is_file() and entry.name not in own_files:
-            shutil.copy2(entry, staging / entry.name)
+        if entry.name not in own_files and entry.name != "__pycache__":
+            shutil.copy2(entry, staging / entry.name, follow_symlinks=False)
     try:
         _exchange(staging, destination)
     except OSError:

@@ -52,6 +52,20 @@ def test_the_new_folder_replaces_the_former(tmp_path):
 
 
 @pytest.mark.usefixtures("_way")
+def test_files_of_others_stay_as_they_are(tmp_path):
+    destination = tmp_path / "1"
+    write(destination, **{"start.sh": "tritonserver"})
+    (destination / "start.sh").chmod(0o755)
+    (destination / "model.py").symlink_to("../shared/model.py")  # whether or not that is there
+    (destination / "__pycache__").mkdir()
+    with staged(destination, OWN, last="settings") as folder:
+        write(folder, settings="a")
+    assert (destination / "start.sh").stat().st_mode & 0o777 == 0o755
+    assert (destination / "model.py").readlink() == Path("../shared/model.py")
+    assert (destination / "settings").read_text() == "a"
+
+
+@pytest.mark.usefixtures("_way")
 def test_an_error_leaves_the_former_folder(tmp_path):
     destination = tmp_path / "1"
     write(destination, graph="a", settings="a")
@@ -107,7 +121,7 @@ def test_two_builds_of_one_engine_do_not_mix(tmp_path):
     with staged(tmp_path / "1", OWN, last="settings") as folder:
         write(folder, settings="a")
         with (
-            pytest.raises(BuildError, match="another build is writing to"),
+            pytest.raises(BuildError, match="another build is at work in"),
             staged(tmp_path / "1", OWN, last="settings"),
         ):
             pass
