@@ -47,7 +47,8 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
 
 def render(config: pb.ModelConfig) -> str:
     """A configuration as ``config.pbtxt``."""
-    return _HEADER + text_format.MessageToString(config, use_short_repeated_primitives=True)
+    text: str = text_format.MessageToString(config, use_short_repeated_primitives=True)
+    return _HEADER + text
 
 
 def _python_model(

@@ -7,6 +7,7 @@ values, and keeps the bindings of each decode batch size, which never change.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -100,12 +101,12 @@ class Runner:
     def _bind(self, row: int, count: int, ids: NDArray[np.int64]) -> ort.IOBinding:
         binding = self._session.io_binding()
         rows = slice(row, row + count)
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "seqlens_k": self._lengths[rows],
             "total_sequence_length": self._total,
         }
-        outputs = {"logits": self._logits[rows]}
+        outputs: dict[str, NDArray[Any]] = {"logits": self._logits[rows]}
         for layer, arrays in enumerate(self._cache.layers):
             for part, array in zip(("key", "value"), arrays, strict=True):
                 inputs[f"past_key_values.{layer}.{part}"] = array[rows]

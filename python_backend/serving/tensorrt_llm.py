@@ -178,8 +178,8 @@ class TritonPythonModel:
             self._engine.add(stream.sequence)
 
     def _stop(self, sequence_ids: list[int] | None, request_id: str) -> None:
-        named = sequence_ids or self._by_request_id.get(request_id, ())
-        for sequence_id in list(named):
+        named = sequence_ids or list(self._by_request_id.get(request_id, set()))
+        for sequence_id in named:
             if sequence_id in self._streams:
                 self._cancel(self._streams[sequence_id])
 

@@ -66,10 +66,9 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         template_path = folder / "chat_template.jinja"
+        template = config.get("chat_template")
         if template_path.is_file():
             template = template_path.read_text(encoding="utf-8")
-        else:
-            template = config.get("chat_template")
         return cls(tokenizer, config, template)
 
     def _id_of(self, token: str | None, default: int) -> int:
