@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import Sequence
 from python_backend.errors import InvalidRequestError
+from python_backend.serving.metrics import EngineMetrics
 from python_backend.serving.request import GenerationRequest, Reporting, read_request
 from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
 from python_backend.settings import EngineSettings, from_model_config
@@ -90,6 +91,7 @@ class TritonPythonModel:
             max_num_tokens=self._settings.max_num_tokens,
             num_threads=self._settings.num_threads,
         )
+        self._metrics = EngineMetrics(args["model_name"], args["model_version"])
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -155,6 +157,7 @@ class TritonPythonModel:
                 self._emit(self._streams[sequence.id])
             if time.monotonic() >= next_check_s:
                 self._check_clients()
+                self._metrics.publish(self._engine.scheduler)
                 period_s = self._settings.cancellation_check_period_ms / 1000
                 next_check_s = time.monotonic() + period_s
         for stream in list(self._streams.values()):
@@ -164,6 +167,8 @@ class TritonPythonModel:
     def _take_inbox(self) -> bool:
         """Do what other threads ask; wait for it where there is no work. False: time to end."""
         while not self._inbox.empty() or not self._engine.has_work:
+            if self._inbox.empty():
+                self._metrics.publish(self._engine.scheduler)
             job = self._inbox.get()
             if job is None:
                 return False
@@ -196,6 +201,7 @@ class TritonPythonModel:
 
     def _forget(self, stream: _Stream) -> None:
         sequence_id, request_id = stream.sequence.id, stream.request.id
+        self._metrics.count(stream.sequence)
         del self._streams[sequence_id]
         if request_id:
             self._by_request_id[request_id].discard(sequence_id)
