@@ -1,1 +1,26 @@
 """Talking to a running Trireme: the Python client, its command line, and perf_analyzer runs."""
+
+from clients.client import AsyncClient, Client
+from clients.errors import (
+    ClientError,
+    DeadlineExceededError,
+    GenerationError,
+    InvalidRequestError,
+    ServerUnavailableError,
+)
+from clients.options import GenerationOptions
+from clients.results import PerfMetrics, Piece, Result
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "DeadlineExceededError",
+    "GenerationError",
+    "GenerationOptions",
+    "InvalidRequestError",
+    "PerfMetrics",
+    "Piece",
+    "Result",
+    "ServerUnavailableError",
+]

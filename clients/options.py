@@ -1,0 +1,127 @@
+"""How text is to be generated: the ensemble's optional inputs, as typed options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TypedDict
+
+from clients import tensors
+from clients.errors import InvalidRequestError
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of `GenerationOptions` as keyword arguments, for type checkers."""
+
+    max_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop_words: Sequence[str]
+    bad_words: Sequence[str]
+    min_tokens: int | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    embedding_bias: Mapping[str, float]
+    end_id: int | None
+    num_return_sequences: int | None
+    exclude_input_in_output: bool | None
+    return_log_probs: bool | None
+    return_num_input_tokens: bool | None
+    return_num_output_tokens: bool | None
+    return_perf_metrics: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    r"""How one request's text is generated.
+
+        options = GenerationOptions(max_tokens=200, temperature=0.7, stop_words=["\n\n"])
+        client.generate("Dear captain,", options)
+        client.generate("Dear captain,", options, seed=7)  # a keyword wins over the options
+
+    Names and meaning are TensorRT-LLM's, but for one thing: there, temperature alone changes
+    nothing, because decoding is greedy unless `top_k` or `top_p` is given. Here a temperature above
+    0 without either of them samples from all tokens, as people expect: `top_p` is sent as 1.
+
+    None and an empty collection are not sent and leave the choice to the server.
+
+    Attributes:
+        max_tokens: The most tokens to generate.
+        temperature: Above 1 flattens the distribution that tokens are drawn from, below 1 sharpens
+            it; 0 is greedy.
+        top_k: Draw among so many of the likeliest tokens; 1 is greedy.
+        top_p: Draw among the likeliest tokens whose probabilities add up to this.
+        seed: The same seed, prompt and options draw the same tokens.
+        stop_words: Texts that end the sequence.
+        bad_words: Texts that are never generated.
+        min_tokens: The sequence does not end by itself before so many tokens.
+        repetition_penalty: Above 1 makes tokens that were there before, in the prompt too, less
+            likely, as a factor.
+        presence_penalty: The same as a difference, once for a token.
+        frequency_penalty: The same as a difference, for each time the token was there.
+        embedding_bias: What to add to the logits of a text's tokens: above 0 makes the text
+            likelier.
+        end_id: The token that ends a sequence, in place of the checkpoint's.
+        num_return_sequences: How many answers to draw, for `generate_all` and `stream`.
+        exclude_input_in_output: Whether the text leaves the prompt out.
+        return_log_probs: Report `log_probs` and `cum_log_prob`.
+        return_num_input_tokens: Report the prompt's tokens.
+        return_num_output_tokens: Report the tokens generated.
+        return_perf_metrics: Report the engine's `PerfMetrics`.
+
+    Raises:
+        InvalidRequestError: A value is of another type than the server takes. Whether it makes
+            sense is for the server to say, when the request is sent.
+    """
+
+    max_tokens: int = 128
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop_words: Sequence[str] = ()
+    bad_words: Sequence[str] = ()
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    embedding_bias: Mapping[str, float] = field(default_factory=dict)
+    end_id: int | None = None
+    num_return_sequences: int | None = None
+    exclude_input_in_output: bool | None = None
+    return_log_probs: bool | None = None
+    return_num_input_tokens: bool | None = None
+    return_num_output_tokens: bool | None = None
+    return_perf_metrics: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop_words", "bad_words"):
+            words = getattr(self, name)
+            if isinstance(words, str):
+                raise InvalidRequestError(f"{name} is one text; it must be a list of texts", name)
+            object.__setattr__(self, name, tuple(words))
+        bias = MappingProxyType(dict(self.embedding_bias))
+        object.__setattr__(self, "embedding_bias", bias)
+        tensors.check(self.inputs())
+
+    def inputs(self) -> tensors.Values:
+        """The ensemble's inputs that these options send, in the contract's names."""
+        inputs: dict[str, Sequence[tensors.Value]] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "embedding_bias":
+                if value:
+                    inputs["embedding_bias_words"] = tuple(value)
+                    inputs["embedding_bias_weights"] = tuple(value.values())
+            elif isinstance(value, tuple):
+                if value:
+                    inputs[each.name] = value
+            elif value is not None:
+                inputs[each.name] = (value,)
+        if self.temperature and self.top_k is None and self.top_p is None:
+            inputs["top_p"] = (1.0,)
+        return inputs

@@ -1,0 +1,55 @@
+"""One request, before it takes a protocol's form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clients import tensors
+from clients.errors import InvalidRequestError
+from clients.options import GenerationOptions
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a transport sends.
+
+    Attributes:
+        model: The model that is asked, with the ensemble's inputs and outputs.
+        prompt: The text to answer.
+        options: How.
+        stream: A response for every step, not one at the end.
+        request_id: Names the request in the server's log and traces; empty for none.
+        timeout_s: How long the whole answer may take; None is without end.
+
+    Raises:
+        InvalidRequestError: The prompt is not text.
+    """
+
+    model: str
+    prompt: str
+    options: GenerationOptions
+    stream: bool
+    request_id: str
+    timeout_s: float | None
+
+    def __post_init__(self) -> None:
+        tensors.check({"text_input": (self.prompt,)})
+
+    @property
+    def inputs(self) -> tensors.Values:
+        """The model's inputs."""
+        inputs: tensors.Values = {"text_input": (self.prompt,), **self.options.inputs()}
+        return {**inputs, "stream": (True,)} if self.stream else inputs
+
+    @property
+    def single(self) -> bool:
+        """Whether exactly one response answers it."""
+        return not self.stream and (self.options.num_return_sequences or 1) == 1
+
+    def check_single(self) -> None:
+        """Raise `InvalidRequestError` where more than one answer is asked for."""
+        if not self.single:
+            raise InvalidRequestError(
+                "generate() returns one answer; generate_all() returns num_return_sequences",
+                "num_return_sequences",
+            )
