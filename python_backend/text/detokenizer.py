@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -19,6 +19,19 @@ from python_backend.errors import EngineError
 
 _SPACE = "\u2581"
 """SentencePiece's visible space."""
+
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+_REPLACE = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+_BYTE_FALLBACK = {"type": "ByteFallback"}
+_FUSE = {"type": "Fuse"}
+_STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+_SENTENCEPIECE = tuple(
+    [_REPLACE, *fallback, _FUSE, *strip]
+    for fallback in ([], [_BYTE_FALLBACK])
+    for strip in ([], [_STRIP])
+)
+"""The decoders of SentencePiece-style tokenizers, as ``tokenizer.json`` spells them."""
 
 
 class Vocabulary:
@@ -36,38 +49,38 @@ class Vocabulary:
         Raises:
             EngineError: The tokenizer's decoder is of a kind that is not supported.
         """
-        decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
-        kinds = _decoder_kinds(decoder)
+        decoder = json.loads(tokenizer.to_str())["decoder"] or {}
+        parts = decoder.get("decoders", [decoder])
         added = tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
         self._byte_tokens: set[int] = set()
-        self.strips_first_space = False
-        if kinds == {"ByteLevel"}:
+        self.strips_first_space = _STRIP in parts
+        if [part.get("type") for part in parts] == ["ByteLevel"]:
             byte_of = _byte_level_alphabet()
             for text, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
                 self._bytes[token_id] = _from_alphabet(text, byte_of)
-        elif kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip"}:
-            self.strips_first_space = "Strip" in kinds
+        elif parts in _SENTENCEPIECE:
             for text, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
-                self._add_piece(text, token_id, byte_fallback="ByteFallback" in kinds)
+                self._add_piece(text, token_id, byte_fallback=_BYTE_FALLBACK in parts)
         else:
+            shown = json.dumps(decoder or None, ensure_ascii=False)
             raise EngineError(
-                f"the tokenizer's decoder ({', '.join(sorted(kinds)) or 'none'}) is not supported: "
-                "supported are byte-level BPE and SentencePiece-style (Replace, ByteFallback, "
-                "Fuse, Strip) decoders"
+                f"the tokenizer's decoder {shown} is not supported: supported are byte-level BPE "
+                "(ByteLevel) and SentencePiece-style (Replace, ByteFallback, Fuse, Strip) decoders"
             )
 
     def _add_piece(self, text: str, token_id: int, byte_fallback: bool) -> None:
-        if byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        byte = _BYTE_TOKEN.fullmatch(text) if byte_fallback else None
+        if byte is not None:
             self._byte_tokens.add(token_id)
-            self._bytes[token_id] = bytes([int(text[3:5], 16)])
+            self._bytes[token_id] = bytes.fromhex(byte[1])
         else:
             self._bytes[token_id] = text.replace(_SPACE, " ").encode()
 
-    def bytes_of(self, token_id: int) -> bytes:
-        """The bytes of a token; empty for an id that the vocabulary doesn't have."""
-        return self._bytes.get(token_id, b"")
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes of a token, or None for an id that the vocabulary doesn't have."""
+        return self._bytes.get(token_id)
 
     def is_byte_token(self, token_id: int) -> bool:
         """Whether a token is one byte of a character that the vocabulary lacks."""
@@ -101,9 +114,9 @@ class Detokenizer:
         """
         pieces: list[str] = []
         for token_id in token_ids:
-            if token_id in self._skip:
-                continue
             data = self._vocabulary.bytes_of(token_id)
+            if data is None or token_id in self._skip:
+                continue
             if self._vocabulary.is_byte_token(token_id):
                 self._run += data
                 continue
@@ -130,12 +143,6 @@ class Detokenizer:
             text = text.removeprefix(" ")
             self._strip = False
         return text
-
-
-def _decoder_kinds(decoder: dict[str, Any]) -> set[str]:
-    if decoder.get("type") == "Sequence":
-        return {kind for part in decoder["decoders"] for kind in _decoder_kinds(part)}
-    return {decoder["type"]} if decoder else set()
 
 
 def _byte_level_alphabet() -> dict[str, int]:
