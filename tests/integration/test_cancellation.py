@@ -1,0 +1,136 @@
+"""A client that goes away frees the engine, streaming or not.
+
+Over HTTP that holds for streams: Triton stops reading a connection until its first response is
+written, so it sees a cut `generate` only when the answer is done.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ops.triton import TritonServer
+from tests.integration.conftest import Server, make_repository
+from tests.integration.speaker import Speaker, Stream, tensor
+
+pytestmark = pytest.mark.integration
+
+LONG = {"text": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1}
+
+
+def metric(triton: Server, name: str, **labels: str) -> int:
+    for line in httpx.get(triton.metrics_url).text.splitlines():
+        match = re.fullmatch(rf"{name}\{{(.*)\}} (\d+)", line)
+        if match and all(f'{key}="{value}"' in match[1] for key, value in labels.items()):
+            return int(match[2])
+    raise AssertionError(f"no metric {name}")
+
+
+def cancelled(triton: Server) -> int:
+    return metric(triton, "trireme_ended_sequences_total", reason="cancelled")
+
+
+def await_cancelled(triton: Server, count: int, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while cancelled(triton) < count:
+        assert time.monotonic() < deadline, "the engine was not told"
+        time.sleep(0.05)
+
+
+def await_running(triton: Server, count: int = 1) -> None:
+    deadline = time.monotonic() + 30
+    while metric(triton, "trireme_running_sequences") < count:
+        assert time.monotonic() < deadline, "the request did not start"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_cancelled_grpc_stream(triton: Server, speaker: Speaker, stream: bool) -> None:
+    before = cancelled(triton)
+    under_way = speaker.start(**LONG, stream=stream)
+    await_running(triton)
+    under_way.cancel()
+    await_cancelled(triton, before + 1)
+
+
+def test_a_cut_http_stream(triton: Server) -> None:
+    before = cancelled(triton)
+    body = {"text_input": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1, "stream": True}
+    url = f"{triton.http_url}/v2/models/ensemble/generate_stream"
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        next(response.iter_lines())
+    await_cancelled(triton, before + 1)
+
+
+def test_a_cancelled_request_to_the_engine_alone(triton: Server) -> None:
+    before = cancelled(triton)
+    inputs = [
+        tensor("input_ids", [[70, 71, 72]]),
+        tensor("input_lengths", [[3]]),
+        tensor("request_output_len", [[2000]]),
+        tensor("end_id", [[-1]]),
+        tensor("streaming", True),
+    ]
+    stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm")
+    stream.next()
+    stream.cancel()
+    await_cancelled(triton, before + 1)
+
+
+def test_stop_by_request_id(triton: Server) -> None:
+    inputs = [
+        tensor("input_ids", [[70, 71, 72]]),
+        tensor("input_lengths", [[3]]),
+        tensor("request_output_len", [[2000]]),
+        tensor("end_id", [[-1]]),
+    ]
+    stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm", request_id="to-stop")
+    await_running(triton)
+    stop = [*inputs, tensor("stop", True)]
+    assert Stream(triton.grpc_url, stop, model="tensorrt_llm", request_id="to-stop").answer()
+    answer = stream.answer()
+    assert answer.finish_reason == "cancelled"
+    assert 0 < answer.array("sequence_length")[0][0] < 2000
+
+
+def test_stop_without_a_name_is_refused(triton: Server) -> None:
+    inputs = [
+        tensor("input_lengths", [[1]]),
+        tensor("request_output_len", [[1]]),
+        tensor("stop", True),
+    ]
+    answer = Stream(triton.grpc_url, inputs, model="tensorrt_llm").answer()
+    assert answer.error is not None
+    assert "request id" in answer.error
+
+
+def test_others_go_on(triton: Server, speaker: Speaker) -> None:
+    prompt = "Count from 5 to 90."
+    alone = speaker.ask(prompt, 200, end_id=-1).text
+    before = cancelled(triton)
+    leaving = [speaker.start(**LONG, stream=True) for _ in range(3)]
+    staying = speaker.start(prompt, 200, end_id=-1, stream=True)
+    for stream in leaving:
+        stream.next()
+        stream.cancel()
+    assert staying.answer().text == alone
+    await_cancelled(triton, before + 3)
+
+
+def test_triton_stops_at_once_after_cancellations(tmp_path: Path) -> None:
+    """A request that hangs in the ensemble would hold the server for its exit timeout, 30 s."""
+    repository = make_repository(tmp_path / "repository")
+    with TritonServer(repository, log=tmp_path / "log") as server:
+        own = Server(server.ports)
+        speaker = Speaker(own.grpc_url)
+        for stream in (True, False, True):
+            under_way = speaker.start(**LONG, stream=stream)
+            await_running(own)
+            under_way.cancel()
+        await_cancelled(own, 3)
+        server.stop(grace_s=20)
+    assert "Exit timeout expired" not in server.log.read_text(errors="replace")
