@@ -77,7 +77,7 @@ class TritonPythonModel:
 
     def _words(self, inputs: Inputs, name: str, batch: int) -> NDArray[np.int32]:
         words = _texts(inputs, name) or [[]] * batch
-        return self._tokenizer.word_list(words, _CLIENT_NAMES[name])
+        return self._tokenizer.word_list(words)
 
     def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""

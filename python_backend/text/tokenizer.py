@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from python_backend.errors import EngineError, InvalidRequestError
+from python_backend.engine.config import ENGINE_FILE, EngineConfig
+from python_backend.errors import EngineError
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.detokenizer import Vocabulary
 
@@ -26,11 +27,17 @@ class TextTokenizer:
     Attributes:
         vocabulary: What each token is in bytes, for the detokenizer.
         chat_template: The checkpoint's template, or None where it has none.
-        end_id: The token that ends a text; -1 where the tokenizer names none.
+        end_id: The token that ends a text; -1 where neither tokenizer nor engine names one.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], template: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: dict[str, Any],
+        template: str | None,
+        default_end_id: int = -1,
+    ) -> None:
         self._tokenizer = tokenizer
         self.vocabulary = Vocabulary(tokenizer)
         tokens = {
@@ -39,7 +46,7 @@ class TextTokenizer:
             if config.get(name) is not None
         }
         self.chat_template = ChatTemplate(template, tokens) if template is not None else None
-        self.end_id = self._id_of(tokens.get("eos_token"), default=-1)
+        self.end_id = self._id_of(tokens.get("eos_token"), default=default_end_id)
         self.pad_id = self._id_of(tokens.get("pad_token"), default=max(self.end_id, 0))
         self._control_tokens = tuple(
             token.content
@@ -52,15 +59,15 @@ class TextTokenizer:
         """Read a tokenizer from a checkpoint or engine folder.
 
         Raises:
-            EngineError: ``tokenizer.json`` is missing or can't be read.
+            EngineError: ``tokenizer.json`` is missing, or a file can't be read.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise EngineError(f"{path} is missing: the folder holds no tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-            config_path = folder / "tokenizer_config.json"
-            config = json.loads(config_path.read_bytes()) if config_path.is_file() else {}
+            path = folder / "tokenizer_config.json"
+            config = json.loads(path.read_bytes()) if path.is_file() else {}
         except Exception as error:  # the tokenizers library raises plain Exception
             raise EngineError(f"{path} can't be read: {error}") from error
         tokenizer.no_padding()
@@ -69,7 +76,10 @@ class TextTokenizer:
         template = config.get("chat_template")
         if template_path.is_file():
             template = template_path.read_text(encoding="utf-8")
-        return cls(tokenizer, config, template)
+        if isinstance(template, list):  # several, each with a name
+            template = {each["name"]: each["template"] for each in template}.get("default")
+        engine = EngineConfig.load(folder) if (folder / ENGINE_FILE).is_file() else None
+        return cls(tokenizer, config, template, engine.end_token_ids[0] if engine else -1)
 
     def _id_of(self, token: str | None, default: int) -> int:
         token_id = None if token is None else self._tokenizer.token_to_id(token)
@@ -77,8 +87,8 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included."""
-        return self._tokenizer.get_vocab_size()
+        """Number of token ids, added ones and gaps included."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def has_control_token(self, text: str) -> bool:
         """Whether a text already spells one of the tokenizer's special tokens."""
@@ -93,24 +103,21 @@ class TextTokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return np.asarray(encoding.ids, dtype=np.int32)
 
-    def word_list(self, rows: list[list[str]], name: str) -> NDArray[np.int32]:
+    def word_list(self, rows: list[list[str]]) -> NDArray[np.int32]:
         """Word lists in TensorRT-LLM's format.
 
         Args:
-            rows: For each batch row its words; a word may be any string.
-            name: The input's name, for the error.
+            rows: For each batch row its words; a word may be any string. An empty one is left out,
+                so that it can fill up the row of a batch.
 
         Returns:
             int32 ``[batch, 2, length]``: in the first plane the words' tokens one after another, in
             the second the end offset of each word, padded with -1.
-
-        Raises:
-            InvalidRequestError: A word is empty.
         """
-        encoded = [[self.encode(word, add_special_tokens=False) for word in row] for row in rows]
-        for row in encoded:
-            if any(ids.size == 0 for ids in row):
-                raise InvalidRequestError(f"{name}: a word is empty; each needs at least one token")
+        encoded = [
+            [ids for word in row if (ids := self.encode(word, add_special_tokens=False)).size]
+            for row in rows
+        ]
         width = max((sum(ids.size for ids in row) for row in encoded), default=0)
         lists = np.zeros((len(rows), 2, width), dtype=np.int32)
         lists[:, 1] = -1

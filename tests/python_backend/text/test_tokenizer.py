@@ -1,0 +1,163 @@
+"""The checkpoint's tokenizer: its files, its special tokens and word lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from python_backend.engine.config import EngineConfig
+from python_backend.errors import EngineError
+from python_backend.text.tokenizer import TextTokenizer
+from tests.python_backend.text.samples import byte_level
+
+BYTE_LEVEL = byte_level()
+END = BYTE_LEVEL.token_to_id("<|end|>")
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def write(folder: Path, tokenizer: Tokenizer = BYTE_LEVEL, **config: Any) -> Path:
+    """A checkpoint folder as far as text is concerned."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(byte_level(), {"eos_token": "<|end|>"}, None)
+
+
+def test_special_tokens_are_texts_or_descriptions(tmp_path: Path) -> None:
+    write(tmp_path, eos_token={"content": "<|end|>", "lstrip": False}, pad_token="<|é|>")
+    tokenizer = TextTokenizer.load(tmp_path)
+    assert tokenizer.end_id == END
+    assert tokenizer.pad_id == BYTE_LEVEL.token_to_id("<|é|>") != END
+
+
+def test_the_end_token_pads_where_no_other_does(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.pad_id == tokenizer.end_id == END
+
+
+def test_a_tokenizer_without_an_end_token_takes_the_engines(tmp_path: Path) -> None:
+    write(tmp_path, eos_token=None)
+    assert TextTokenizer.load(tmp_path).end_id == -1
+    assert TextTokenizer.load(tmp_path).pad_id == 0
+    EngineConfig(
+        architecture="LlamaForCausalLM",
+        precision="fp32",
+        vocab_size=400,
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=8,
+        context_length=8,
+        end_token_ids=(7, 5),
+        pad_token_id=0,
+    ).save(tmp_path)
+    assert TextTokenizer.load(tmp_path).end_id == 7
+
+
+def test_a_tokenizer_alone_is_enough(tmp_path: Path) -> None:
+    (write(tmp_path) / "tokenizer_config.json").unlink()
+    tokenizer = TextTokenizer.load(tmp_path)
+    assert tokenizer.chat_template is None
+    assert tokenizer.encode("cat", add_special_tokens=False).dtype == np.int32
+
+
+def test_the_template_file_goes_before_the_configs(tmp_path: Path) -> None:
+    write(tmp_path, chat_template="old {{ eos_token }}", eos_token="<|end|>")
+    template = TextTokenizer.load(tmp_path).chat_template
+    assert template is not None
+    assert template.render(HELLO) == "old <|end|>"
+    (tmp_path / "chat_template.jinja").write_text("猫 {{ eos_token }}", encoding="utf-8")
+    template = TextTokenizer.load(tmp_path).chat_template
+    assert template is not None
+    assert template.render(HELLO) == "猫 <|end|>"
+
+
+def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+    templates = [{"name": name, "template": name} for name in ("rag", "default", "tool_use")]
+    template = TextTokenizer.load(write(tmp_path, chat_template=templates)).chat_template
+    assert template is not None
+    assert template.render(HELLO) == "default"
+    write(tmp_path, chat_template=templates[:1])
+    assert TextTokenizer.load(tmp_path).chat_template is None
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"tokenizer\.json is missing"):
+        TextTokenizer.load(tmp_path)
+    (write(tmp_path) / "tokenizer_config.json").write_text("{")
+    with pytest.raises(EngineError, match=r"tokenizer_config\.json can't be read: Expecting"):
+        TextTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 1}')
+    with pytest.raises(EngineError, match=r"tokenizer\.json can't be read"):
+        TextTokenizer.load(tmp_path)
+
+
+def test_padding_and_truncation_of_the_training_are_off(tmp_path: Path) -> None:
+    trained = byte_level()
+    trained.enable_padding(length=64)
+    trained.enable_truncation(2)
+    ids = TextTokenizer.load(write(tmp_path, trained)).encode("The cat sat", False)
+    assert ids.tolist() == BYTE_LEVEL.encode("The cat sat").ids
+
+
+def test_special_tokens_are_added_where_asked_for() -> None:
+    with_end = byte_level()
+    with_end.post_processor = processors.TemplateProcessing(
+        single="$A <|end|>", special_tokens=[("<|end|>", END)]
+    )
+    tokenizer = TextTokenizer(with_end, {}, None)
+    assert tokenizer.encode("a", add_special_tokens=True)[-1] == END
+    assert END not in tokenizer.encode("a", add_special_tokens=False)
+
+
+def test_a_text_that_spells_a_special_token_is_told_from_a_plain_one(
+    tokenizer: TextTokenizer,
+) -> None:
+    assert tokenizer.has_control_token("so <|end|>")
+    assert not tokenizer.has_control_token("in new york, é! <|end |>")
+
+
+def test_every_token_id_is_below_the_vocabulary_size() -> None:
+    gaps = Tokenizer(models.BPE({"a": 0, "b": 9}, []))
+    gaps.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    gaps.decoder = BYTE_LEVEL.decoder
+    assert TextTokenizer(gaps, {}, None).vocab_size == 10
+
+
+def test_a_word_list_is_flat_tokens_and_end_offsets(tokenizer: TextTokenizer) -> None:
+    q, z = (BYTE_LEVEL.token_to_id(letter) for letter in "qz")
+    assert tokenizer.word_list([["zq", "q"], ["qz"]]).tolist() == [
+        [[z, q, q], [2, 3, -1]],
+        [[q, z, 0], [2, -1, -1]],
+    ]
+
+
+def test_no_words_take_no_room(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.word_list([[], []]).shape == (2, 2, 0)
+
+
+def test_an_empty_word_fills_up_a_row(tokenizer: TextTokenizer) -> None:
+    uneven = tokenizer.word_list([["cat", "dog"], ["", "dog"]])
+    assert np.array_equal(uneven, tokenizer.word_list([["cat", "dog"], ["dog"]]))
+    assert tokenizer.word_list([[""]]).shape == (1, 2, 0)
+
+
+@given(rows=st.lists(st.lists(st.text(min_size=1, max_size=5), max_size=4), max_size=4))
+def test_every_word_can_be_read_back(rows: list[list[str]]) -> None:
+    lists = TextTokenizer(BYTE_LEVEL, {}, None).word_list(rows)
+    for row, (tokens, offsets) in zip(rows, lists, strict=True):
+        ends = offsets[: len(row)]
+        words = np.split(tokens, ends)[: len(row)]
+        assert [
+            BYTE_LEVEL.decode(word.tolist(), skip_special_tokens=False) for word in words
+        ] == row
+        assert (offsets[len(row) :] == -1).all()
