@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from tests.integration.speaker import Speaker, Stream, tensor
 
 pytestmark = pytest.mark.integration
 
-LONG = {"text": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1}
+LONG: dict[str, Any] = {"text": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1}
 
 
 def metric(triton: Server, name: str, **labels: str) -> int:

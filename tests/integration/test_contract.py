@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_http_generate(triton: Server) -> None:
 
 
 def test_sampling_with_a_seed_is_reproducible(speaker: Speaker) -> None:
-    options = {"top_p": 0.95, "temperature": 1.3, "end_id": -1}
+    options: dict[str, Any] = {"top_p": 0.95, "temperature": 1.3, "end_id": -1}
     first, second = (speaker.ask(QUESTION, 40, seed=5, **options).text for _ in range(2))
     assert first == second
     assert speaker.ask(QUESTION, 40, seed=6, **options).text != first

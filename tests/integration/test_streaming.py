@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -53,7 +54,7 @@ def test_streamed_is_unstreamed(triton: Server, speaker: Speaker, prompt: str) -
 @pytest.mark.parametrize("seed", range(12))
 def test_wild_samples_stream_right(speaker: Speaker, seed: int) -> None:
     """At a high temperature the model writes broken characters and special tokens."""
-    options = {"temperature": 8.0, "top_p": 1.0, "seed": seed, "end_id": -1}
+    options: dict[str, Any] = {"temperature": 8.0, "top_p": 1.0, "seed": seed, "end_id": -1}
     whole = speaker.ask("Say anything.", 120, **options)
     streamed = speaker.ask("Say anything.", 120, stream=True, **options)
     assert streamed.text == whole.text
@@ -61,7 +62,7 @@ def test_wild_samples_stream_right(speaker: Speaker, seed: int) -> None:
 
 
 def test_characters_cut_across_tokens_arrive_whole(speaker: Speaker) -> None:
-    options = {"temperature": 8.0, "top_p": 1.0, "seed": 3, "end_id": -1}
+    options: dict[str, Any] = {"temperature": 8.0, "top_p": 1.0, "seed": 3, "end_id": -1}
     for piece in speaker.ask("Say anything.", 120, stream=True, **options).pieces:
         piece.decode()
 
@@ -81,7 +82,10 @@ def test_clients_never_see_each_others_text(speaker: Speaker, request_id: str) -
 def test_personal_data_does_not_leave(speaker: Speaker) -> None:
     """The demo model writes contact cards; what is redacted leaves in no piece of the stream."""
     prompt = "Repeat: ana@acme.example"
-    bias = {"embedding_bias_words": ["x@y.example "], "embedding_bias_weights": [30.0]}
+    bias: dict[str, Any] = {
+        "embedding_bias_words": ["x@y.example "],
+        "embedding_bias_weights": [30.0],
+    }
     streamed = speaker.ask(prompt, 80, stream=True, end_id=-1, **bias)
     whole = speaker.ask(prompt, 80, end_id=-1, **bias)
     assert streamed.text == whole.text
