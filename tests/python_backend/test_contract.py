@@ -1,0 +1,180 @@
+"""The contract: it is TensorRT-LLM's, and its three steps fit together."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import get_args
+
+import pytest
+
+from python_backend.contract import (
+    ENSEMBLE_MODEL,
+    POSTPROCESSING_MODEL,
+    PREPROCESSING_MODEL,
+    STATISTICS,
+    TENSORRT_LLM_MODEL,
+    UNSUPPORTED_INPUTS,
+    Engine,
+    Model,
+    Tensor,
+    ensemble_steps,
+)
+from tests.python_backend import upstream
+
+MODELS = {
+    model.name: model for model in (PREPROCESSING_MODEL, TENSORRT_LLM_MODEL, POSTPROCESSING_MODEL)
+}
+ENGINES = get_args(Engine)
+DECOUPLED = {"tensorrt_llm", "postprocessing"}
+
+
+def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
+    assert by_name(ENSEMBLE_MODEL.inputs) == upstream.ENSEMBLE_INPUTS
+    outputs = by_name(ENSEMBLE_MODEL.outputs)
+    extra = outputs.pop("finish_reason")
+    assert extra == Tensor("finish_reason", "STRING")
+    assert outputs == upstream.ENSEMBLE_OUTPUTS
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "added"),
+    [
+        (
+            TENSORRT_LLM_MODEL.inputs,
+            upstream.ENGINE_INPUTS,
+            {"sequence_id", "liveness_probes"},
+        ),
+        (
+            TENSORRT_LLM_MODEL.outputs,
+            upstream.ENGINE_OUTPUTS,
+            {"sequence_id", "finish_reason"},
+        ),
+        (PREPROCESSING_MODEL.inputs, upstream.PREPROCESSING_INPUTS, set()),
+        (PREPROCESSING_MODEL.outputs, upstream.PREPROCESSING_OUTPUTS, {"LIVENESS_PROBES"}),
+        (
+            POSTPROCESSING_MODEL.inputs,
+            upstream.POSTPROCESSING_INPUTS,
+            {*STATISTICS, "sequence_id", "finish_reason"},
+        ),
+        (
+            POSTPROCESSING_MODEL.outputs,
+            upstream.POSTPROCESSING_OUTPUTS,
+            {*STATISTICS, "finish_reason"},
+        ),
+    ],
+)
+def test_what_a_model_shares_with_upstreams_is_the_same(
+    ours: tuple[Tensor, ...], theirs: dict[str, Tensor], added: set[str]
+) -> None:
+    known = by_name(ours)
+    assert known.keys() - theirs.keys() == added
+    shared = known.keys() & theirs.keys()
+    assert {name: known[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_what_a_model_takes_more_than_upstreams_may_be_left_out(model: Model) -> None:
+    theirs = upstream.ENGINE_INPUTS | upstream.PREPROCESSING_INPUTS | upstream.POSTPROCESSING_INPUTS
+    assert all(tensor.optional for tensor in model.inputs if tensor.name not in theirs)
+
+
+def test_every_engine_output_of_upstream_but_one_is_declared() -> None:
+    names = set(TENSORRT_LLM_MODEL.output_names())
+    # For prefill and decoding on machines of their own, which the ensemble has no part in.
+    assert upstream.ENGINE_OUTPUTS.keys() - names == {"context_phase_params"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> None:
+    for step in ensemble_steps(engine):
+        mapped = {
+            name: source
+            for name, source in step.input_map.items()
+            if source in upstream.ENSEMBLE_INPUTS
+        }
+        assert mapped == upstream.ENSEMBLE_MAPS.get(step.model, {})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_ensemble_input_is_used(engine: Engine) -> None:
+    used = chain.from_iterable(step.input_map.values() for step in ensemble_steps(engine))
+    assert set(ENSEMBLE_MODEL.input_names()) <= set(used)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_takes_what_the_ensemble_or_an_earlier_step_gives(engine: Engine) -> None:
+    known = set(ENSEMBLE_MODEL.input_names())
+    for step in ensemble_steps(engine):
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    assert set(ENSEMBLE_MODEL.output_names()) <= known
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_maps_tensors_that_its_model_has_of_the_same_type(engine: Engine) -> None:
+    types = {tensor.name: tensor.data_type for tensor in ENSEMBLE_MODEL.inputs}
+    for step in ensemble_steps(engine):
+        model = MODELS[step.model]
+        inputs, outputs = by_name(model.inputs), by_name(model.outputs)
+        for name, source in step.input_map.items():
+            assert inputs[name].data_type == types[source]
+        for name, target in step.output_map.items():
+            types[target] = outputs[name].data_type
+    for tensor in ENSEMBLE_MODEL.outputs:
+        assert types[tensor.name] == tensor.data_type
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_is_given_every_input_that_it_needs(engine: Engine) -> None:
+    for step in ensemble_steps(engine):
+        needed = {tensor.name for tensor in MODELS[step.model].inputs if not tensor.optional}
+        assert needed <= step.input_map.keys()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_tensor_has_one_source(engine: Engine) -> None:
+    sources = [*ENSEMBLE_MODEL.input_names()]
+    for step in ensemble_steps(engine):
+        sources += step.output_map.values()
+    assert len(sources) == len(set(sources))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_triton_sees_one_decoupled_model_before_each_step_and_each_output(engine: Engine) -> None:
+    # Triton refuses a step, or an ensemble, that takes tensors from behind a decoupled model and
+    # others from before it.
+    behind: dict[str, str | None] = dict.fromkeys(ENSEMBLE_MODEL.input_names())
+    for step in ensemble_steps(engine):
+        before = {behind[source] for source in step.input_map.values()}
+        assert len(before) == 1
+        decoupled = step.model if step.model in DECOUPLED else before.pop()
+        behind |= dict.fromkeys(step.output_map.values(), decoupled)
+    assert {behind[name] for name in ENSEMBLE_MODEL.output_names()} == {"postprocessing"}
+
+
+def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
+    for step in ensemble_steps("tensorrtllm"):
+        if step.model == "tensorrt_llm":
+            assert step.input_map.keys() <= upstream.ENGINE_INPUTS.keys()
+            assert step.output_map.keys() <= upstream.ENGINE_OUTPUTS.keys()
+
+
+def test_our_engine_is_given_all_that_the_steps_before_it_know() -> None:
+    mapped = ensemble_steps("onnxruntime")[1].input_map
+    # The two that say which sequences end come from postprocessing, by another way.
+    assert set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys() == {"stop", "sequence_id"}
+
+
+@pytest.mark.parametrize("model", [*MODELS.values(), ENSEMBLE_MODEL])
+def test_a_model_names_each_tensor_once(model: Model) -> None:
+    assert len(model.input_names()) == len(set(model.input_names()))
+    assert len(model.output_names()) == len(set(model.output_names()))
+
+
+def test_what_the_engine_refuses_is_declared_and_optional() -> None:
+    inputs = by_name(TENSORRT_LLM_MODEL.inputs)
+    assert all(inputs[name].optional for name in UNSUPPORTED_INPUTS)
