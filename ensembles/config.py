@@ -22,7 +22,7 @@ from python_backend.contract import (
 )
 from python_backend.settings import Settings
 
-_HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
+HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
 
 
 def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
@@ -48,7 +48,7 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
 def render(config: pb.ModelConfig) -> str:
     """A configuration as ``config.pbtxt``."""
     text: str = text_format.MessageToString(config, use_short_repeated_primitives=True)
-    return _HEADER + text
+    return HEADER + text
 
 
 def _python_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ensembles.config import model_configs, render
+from ensembles.config import HEADER, model_configs, render
 from ensembles.settings import RepositorySettings
 from python_backend.contract import ENSEMBLE, TENSORRT_LLM
 
@@ -37,10 +37,13 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
 
 def missing_engine(repository: Path, settings: RepositorySettings) -> str | None:
     """What to do where the repository has no engine, or None where it has one."""
+    model = repository / TENSORRT_LLM
     if settings.engine == "tensorrtllm":
-        if not (repository / TENSORRT_LLM / "config.pbtxt").is_file():
+        config = model / "config.pbtxt"
+        # One that was rendered here is the ONNX Runtime engine's.
+        if not config.is_file() or config.read_text(encoding="utf-8").startswith(HEADER):
             return f"put TensorRT-LLM's {TENSORRT_LLM} folder into {repository}"
-    elif not (repository / TENSORRT_LLM / "1" / "engine.json").is_file():
+    elif not (model / "1" / settings.tensorrt_llm.engine_dir / "engine.json").is_file():
         return "run `make build-engines`"
     return None
 

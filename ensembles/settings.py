@@ -53,9 +53,9 @@ class RepositorySettings(BaseModel):
         values: dict[str, Any] = {}
         for assignment in assignments:
             path, equals, text = assignment.partition("=")
-            if not equals:
-                raise SettingsError(f"{assignment!r} is not a setting; write name=value")
             *parents, name = path.split(".")
+            if not equals or not all([*parents, name]):
+                raise SettingsError(f"{assignment!r} is not a setting; write name=value")
             inner = values
             for parent in parents:
                 inner = inner.setdefault(parent, {})

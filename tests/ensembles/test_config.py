@@ -1,0 +1,110 @@
+"""``config.pbtxt``: what is rendered, and that Triton would read the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from ensembles.config import model_configs, render
+from ensembles.settings import RepositorySettings
+from python_backend.contract import (
+    ENSEMBLE_MODEL,
+    POSTPROCESSING_MODEL,
+    PREPROCESSING_MODEL,
+    TENSORRT_LLM_MODEL,
+    Model,
+    ensemble_steps,
+)
+from python_backend.settings import EngineSettings, PostprocessingSettings, from_model_config
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+MODELS = {
+    model.name: model
+    for model in (ENSEMBLE_MODEL, PREPROCESSING_MODEL, TENSORRT_LLM_MODEL, POSTPROCESSING_MODEL)
+}
+DEFAULTS = model_configs(RepositorySettings())
+OTHERS = model_configs(
+    RepositorySettings(
+        max_batch_size=3,
+        preprocessing_instances=2,
+        tensorrt_llm=EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1),
+        postprocessing=PostprocessingSettings(redact=()),
+    )
+)
+
+
+@pytest.mark.parametrize("config", [*DEFAULTS.values(), *OTHERS.values()], ids=lambda c: c.name)
+def test_triton_reads_what_was_meant(config: pb.ModelConfig) -> None:
+    assert text_format.Parse(render(config), pb.ModelConfig()) == config
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_committed_repository_has_the_default_settings(name: str) -> None:
+    committed = (REPOSITORY / name / "config.pbtxt").read_text(encoding="utf-8")
+    assert committed == render(DEFAULTS[name]), "run `python -m ensembles`"
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_a_config_has_the_tensors_of_the_contract(model: Model) -> None:
+    config = DEFAULTS[model.name]
+    for entries, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
+        for entry, tensor in zip(entries, tensors, strict=True):
+            assert entry.name == tensor.name
+            assert pb.DataType.Name(entry.data_type) == f"TYPE_{tensor.data_type}"
+            assert tuple(entry.dims) == tensor.dims
+            assert entry.HasField("reshape") == tensor.scalar
+            assert list(entry.reshape.shape) == []
+    for entry, tensor in zip(config.input, model.inputs, strict=True):
+        assert entry.optional == tensor.optional
+        assert entry.allow_ragged_batch == tensor.ragged
+
+
+def test_the_ensemble_has_the_steps_of_the_contract() -> None:
+    config = DEFAULTS["ensemble"]
+    assert config.platform == "ensemble"
+    for entry, step in zip(config.ensemble_scheduling.step, ensemble_steps(), strict=True):
+        assert entry.model_name == step.model
+        assert entry.model_version == -1
+        assert dict(entry.input_map) == step.input_map
+        assert dict(entry.output_map) == step.output_map
+
+
+def test_settings_show_in_the_configs() -> None:
+    assert {config.max_batch_size for config in OTHERS.values()} == {3}
+    assert OTHERS["preprocessing"].instance_group[0].count == 2
+    engine = {
+        name: {"string_value": parameter.string_value}
+        for name, parameter in OTHERS["tensorrt_llm"].parameters.items()
+    }
+    read = from_model_config(EngineSettings, {"name": "tensorrt_llm", "parameters": engine})
+    assert read == EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1)
+
+
+def test_streams_leave_in_pieces_and_find_their_state() -> None:
+    decoupled = {name: DEFAULTS[name].model_transaction_policy.decoupled for name in DEFAULTS}
+    assert decoupled == {
+        "preprocessing": False,
+        "tensorrt_llm": True,
+        "postprocessing": True,
+        "ensemble": False,
+    }
+    assert DEFAULTS["tensorrt_llm"].instance_group[0].count == 1
+    assert DEFAULTS["postprocessing"].instance_group[0].count == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_queue_drops_cancelled_requests(name: str) -> None:
+    assert not DEFAULTS[name].HasField("dynamic_batching")
+
+
+def test_tensorrt_llms_own_engine_is_left_to_its_tools() -> None:
+    configs = model_configs(RepositorySettings(engine="tensorrtllm"))
+    assert set(configs) == {"preprocessing", "postprocessing", "ensemble"}
+    assert "liveness_probes" in render(DEFAULTS["ensemble"])
+    for ours in ("liveness_probes", "LIVENESS_PROBES", "sequence_id"):
+        assert ours not in render(configs["ensemble"])
+    step = configs["ensemble"].ensemble_scheduling.step[1]
+    assert "finish_reason" not in step.output_map
