@@ -8,6 +8,7 @@ an old Python has to come from that Python.
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -32,6 +33,7 @@ def main() -> int:
     try:
         check_python(sys.version_info[0], sys.version_info[1])
         check_venv()
+        check_path(Path.cwd())
         if external_tritonserver() is None:
             check_platform(sys.platform, platform.machine(), platform.libc_ver()[1])
             find_libpython()
@@ -56,6 +58,15 @@ def check_venv() -> None:
         raise PreflightError(
             "this Python cannot make a virtual environment: "
             f"apt-get install python{_python_version()}-venv"
+        )
+
+
+def check_path(path: Path) -> None:
+    """Raise unless Triton's Python backend can run what lies here: a shell sees it unquoted."""
+    if shlex.quote(str(path)) != str(path):
+        raise PreflightError(
+            f"Triton's Python backend does not run in {path}: it takes no path with spaces or "
+            "other characters that mean something to a shell"
         )
 
 

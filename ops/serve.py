@@ -18,7 +18,7 @@ from types import FrameType
 
 from ops.triton import Ports, TritonError, TritonServer
 
-PROMPT = "Tell me about triremes."
+PROMPT = "What is the capital of France?"
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

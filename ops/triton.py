@@ -27,10 +27,16 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
-from ops.preflight import WRAPPER_MARK, PreflightError, external_tritonserver, find_libpython
+from ops.preflight import (
+    WRAPPER_MARK,
+    PreflightError,
+    check_path,
+    external_tritonserver,
+    find_libpython,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout: the model repository's `model.py` files import our packages from here."""
+"""The checkout, whose packages the model repository's `model.py` files import."""
 
 
 class TritonError(Exception):
@@ -153,6 +159,10 @@ class TritonServer:
             raise TritonError(
                 f"no model repository at {self.repository}: `make repository` makes it"
             )
+        try:
+            check_path(self.repository.resolve())
+        except PreflightError as error:
+            raise TritonError(str(error)) from None
         self.ports.check(self.host)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
@@ -180,8 +190,8 @@ class TritonServer:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
-        # What is left: Triton itself when it takes too long, or the Python processes of a Triton that
-        # was told to end while it loaded them.
+        # What is left: Triton itself when it takes too long, or the Python processes of a Triton
+        # that was told to end while it loaded them.
         deadline = time.monotonic() + 5
         with contextlib.suppress(ProcessLookupError):
             while time.monotonic() < deadline:
@@ -310,18 +320,18 @@ def install() -> Path:
 
     The wrapper runs the tritonserver on PATH where there is one (as in NVIDIA's containers), else
     the one that the nvidia-pytriton wheel carries. Either way the server's embedded Python finds
-    this environment's packages and ours.
+    this environment's packages, and through them ours: it takes no notice of PYTHONPATH.
 
     Raises:
         TritonError: there is no tritonserver for this Python, or it lacks its shared library.
     """
     if sys.prefix == sys.base_prefix:
         raise TritonError("this Python is not the virtual environment's: use .venv/bin/python")
+    _write(Path(sysconfig.get_path("purelib"), "trireme.pth"), f"{ROOT}\n")
     wrapper = Path(sys.prefix, "bin", "tritonserver")
     external = external_tritonserver()
     text = _wrapper(external) if external else _wrapper(*_prepare_packaged())
-    if not wrapper.exists() or wrapper.read_text(errors="replace") != text:
-        _replace(wrapper, text)
+    _write(wrapper, text, mode=0o755)
     return wrapper
 
 
@@ -360,7 +370,6 @@ def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Path | None
         # The stub's embedded Python takes the first python3 on PATH for its own.
         "PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}",
         _prepend("PATH", Path(sys.prefix, "bin")),
-        _prepend("PYTHONPATH", ROOT),
     ]
     if libraries:
         lines.append(_prepend("LD_LIBRARY_PATH", libraries))
@@ -380,11 +389,13 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write an executable at once: another process may be about to run it."""
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file unless it is there, and at once: another process may be about to read it."""
+    if path.exists() and path.read_text(errors="replace") == text:
+        return
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
         file.write(text)
-    Path(file.name).chmod(0o755)
+    Path(file.name).chmod(mode)
     Path(file.name).replace(path)
 
 

@@ -1,0 +1,128 @@
+"""`python -m ops.serve`: what it prints works when pasted, and stopping it leaves nothing."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ops import serve
+from ops.triton import ROOT, Ports, TritonServer
+from tests.ops.conftest import processes_of_group, write_model
+
+
+def test_the_message_names_addresses_and_commands(tmp_path):
+    server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
+    message = serve.message(server, "ensemble")
+    assert "http://127.0.0.1:8000" in message
+    assert "http://127.0.0.1:8002/metrics" in message
+    assert "curl -s 127.0.0.1:8000/v2/models/ensemble/generate -d " in message
+    assert "/bin/python -m clients " in message
+    assert "/bin/perf_analyzer -m ensemble -u 127.0.0.1:8001 -i grpc --streaming" in message
+
+
+@dataclass
+class Serving:
+    process: subprocess.Popen[str]
+    triton: int
+    message: str
+
+
+def command(repository: Path, log: Path, ports: Ports) -> list[str]:
+    return [
+        *(sys.executable, "-m", "ops.serve", "--repository", str(repository), "--log", str(log)),
+        *("--http-port", str(ports.http), "--grpc-port", str(ports.grpc)),
+        *("--metrics-port", str(ports.metrics)),
+    ]
+
+
+@contextmanager
+def serving(repository: Path, log: Path) -> Iterator[Serving]:
+    """Run `python -m ops.serve` until it has printed its message."""
+    process = subprocess.Popen(
+        command(repository, log, Ports.free()), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        yield Serving(process, int(children[0]), "".join(lines))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.integration
+def test_ctrl_c_stops_all_of_it_quietly(repository, tmp_path):
+    with serving(repository, tmp_path / "log") as server:
+        assert processes_of_group(server.triton)
+        server.process.send_signal(signal.SIGINT)
+        rest, _ = server.process.communicate(timeout=30)
+        assert (server.process.returncode, rest) == (0, "\nStopped.\n")
+        assert processes_of_group(server.triton) == []
+
+
+@pytest.mark.integration
+def test_what_it_prints_works_when_pasted(repository, tmp_path):
+    with serving(repository, tmp_path / "log") as server:
+        lines = server.message.replace("\\\n", "").splitlines()
+        curl = next(line for line in lines if "curl" in line)
+        answer = subprocess.run(shlex.split(curl), capture_output=True, text=True, check=True)
+        assert serve.PROMPT in answer.stdout
+        load = next(line for line in lines if "perf_analyzer" in line)
+        report = subprocess.run(
+            # Short windows: that it runs matters here, not what it measures.
+            [*shlex.split(load), "--measurement-interval=500", "--stability-percentage=999"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert "Concurrency: 4, throughput: " in report.stdout
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.integration
+def test_a_crash_is_told_in_the_logs_words(repository, tmp_path, capfd):
+    with serving(repository, tmp_path / "log") as server:
+        subprocess.run(["kill", "-SEGV", str(server.triton)], check=True)
+        assert server.process.wait(30) == 1
+    assert "tritonserver ended" in capfd.readouterr().err
+
+
+def test_a_taken_port_is_told_in_one_line(repository, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = Ports(other.getsockname()[1], 1, 2)
+        done = subprocess.run(
+            command(repository, tmp_path / "log", ports), cwd=ROOT, capture_output=True, text=True
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: port {ports.http} on 127.0.0.1 cannot be used (Address already in use): "
+        "choose another with PORT=…\n",
+    )
+
+
+@pytest.mark.integration
+def test_a_model_that_fails_to_load_ends_it(tmp_path):
+    repository = write_model(tmp_path / "repository", "import nonexistent")
+    done = subprocess.run(
+        command(repository, tmp_path / "log", Ports.free()),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "No module named 'nonexistent'" in done.stderr
