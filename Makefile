@@ -14,6 +14,7 @@ MODEL ?= ensemble#! the model that the message of `make serve` shows
 REPOSITORY ?= model_repository#! the model repository that Triton reads
 CHECKPOINT ?= build/demo/checkpoint#! the checkpoint that the engine is built from
 PRECISION ?= fp32#! how the engine stores its weights
+SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/settings.py
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
@@ -50,7 +51,7 @@ serve: repository ## Serve the demo model on Triton, from nothing but this check
 
 .PHONY: repository
 repository: build-engines ## Assemble the model repository that Triton reads
-	@$(run) -m ensembles --repository "$(REPOSITORY)"
+	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)')
 
 # Not a file target: a path may hold spaces, and an engine for another checkpoint or precision is
 # stale whatever its age. The last build's settings lie in .cache/engine.
@@ -58,8 +59,7 @@ repository: build-engines ## Assemble the model repository that Triton reads
 build-engines: venv ## Build the engine from CHECKPOINT, unless it is there and up to date
 	@settings='$(CHECKPOINT) $(PRECISION) $(REPOSITORY)'; \
 	if [ "$$settings" != "$$(cat .cache/engine 2>/dev/null)" ] || [ ! -f "$(engine)" ] || \
-	    [ -n "$$(find build "$(CHECKPOINT)" -newer "$(engine)" -type f \
-	        ! -path 'build/demo/*' ! -name '*.pyc' 2>/dev/null | head -1)" ]; then \
+	    [ -n "$$(find build/*.py "$(CHECKPOINT)" -newer "$(engine)" -type f | head -1)" ]; then \
 	    $(run) -m build --checkpoint "$(CHECKPOINT)" --precision "$(PRECISION)" \
 	        --output "$(REPOSITORY)/tensorrt_llm/1" && \
 	    mkdir -p .cache && echo "$$settings" > .cache/engine; \
