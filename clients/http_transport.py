@@ -1,6 +1,7 @@
 """The ensemble over HTTP: Triton's ``generate`` and ``generate_stream`` endpoints.
 
-Leaving a response unread closes its connection, and that cancels the request at the server.
+Leaving a response unread closes its connection, and that cancels the request at the server. Triton
+sees it after the first response only, though: a request that does not stream runs to its end.
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""The clients against a real Triton with the demo engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from clients import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    GenerationOptions,
+    InvalidRequestError,
+    ServerUnavailableError,
+)
+from clients.__main__ import main
+from clients.client import WireProtocol
+from clients.options import OptionKeywords
+from clients.perf import __main__ as perf
+from tests.integration.conftest import Server
+from tests.integration.test_cancellation import await_cancelled, cancelled
+
+pytestmark = pytest.mark.integration
+
+PROMPT = "Count from 17 to 140."
+# No token ends it, so that it is cancelled or wrong.
+LONG = GenerationOptions(max_tokens=2000, end_id=-1)
+
+
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def url(triton: Server, protocol: WireProtocol) -> str:
+    return {"grpc": triton.grpc_url, "http": triton.http_url}[protocol]
+
+
+@pytest.fixture
+def client(url: str, protocol: WireProtocol) -> Iterator[Client]:
+    with Client(url, protocol=protocol, timeout_s=60) as client:
+        yield client
+
+
+def test_ready(client: Client) -> None:
+    assert client.is_ready()
+    client.wait_until_ready(1)
+
+
+def test_stream_is_the_answer_in_pieces(client: Client) -> None:
+    result = client.generate(PROMPT, max_tokens=32)
+    pieces = list(client.stream(PROMPT, max_tokens=32))
+    assert result.text
+    assert "".join(piece.text for piece in pieces) == result.text
+    assert len(pieces) > 1
+    assert [piece.finish_reason for piece in pieces[:-1]] == [""] * (len(pieces) - 1)
+    assert pieces[-1].finish_reason == result.finish_reason in {"stop", "length"}
+
+
+def test_protocols_agree(triton: Server) -> None:
+    options = GenerationOptions(
+        max_tokens=16,
+        temperature=0.8,
+        seed=11,
+        return_log_probs=True,
+        return_num_input_tokens=True,
+        return_num_output_tokens=True,
+    )
+    with Client(triton.grpc_url) as grpc, Client(triton.http_url, protocol="http") as http:
+        over_grpc, over_http = (each.generate(PROMPT, options) for each in (grpc, http))
+    assert over_grpc.text == over_http.text
+    assert over_grpc.num_input_tokens == over_http.num_input_tokens
+    assert over_grpc.num_output_tokens == over_http.num_output_tokens
+    assert over_grpc.log_probs == pytest.approx(over_http.log_probs, rel=1e-5)
+    assert over_grpc.cum_log_prob == pytest.approx(sum(over_grpc.log_probs or ()), rel=1e-4)
+
+
+def test_seed_repeats_and_temperature_samples(client: Client) -> None:
+    def draw(seed: int) -> str:
+        return client.generate(PROMPT, max_tokens=24, temperature=1.5, seed=seed).text
+
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in range(6)}) > 1
+
+
+def test_all_options_are_taken(client: Client) -> None:
+    result = client.generate(
+        PROMPT,
+        max_tokens=8,
+        min_tokens=8,
+        temperature=0.9,
+        top_k=5,
+        top_p=0.9,
+        seed=2**64 - 1,
+        stop_words=["☃"],
+        bad_words=["☂"],
+        repetition_penalty=1.1,
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+        embedding_bias={"1": 0.5},
+        exclude_input_in_output=True,
+        return_perf_metrics=True,
+        return_num_output_tokens=True,
+    )
+    assert result.finish_reason == "length"
+    assert result.num_output_tokens == 8
+    assert result.perf_metrics is not None
+    assert 0 <= result.perf_metrics.queue_s <= result.perf_metrics.time_to_first_token_s < 30
+
+
+def test_input_in_output(client: Client) -> None:
+    result = client.generate(PROMPT, max_tokens=4, exclude_input_in_output=False)
+    assert PROMPT in result.text
+
+
+def test_several_answers(client: Client) -> None:
+    results = client.generate_all(
+        PROMPT, max_tokens=12, temperature=1.5, seed=5, num_return_sequences=3
+    )
+    assert [result.sequence_index for result in results] == [0, 1, 2]
+    assert len({result.text for result in results}) > 1
+    pieces = client.stream(PROMPT, max_tokens=12, temperature=1.5, seed=5, num_return_sequences=3)
+    texts = ["", "", ""]
+    for piece in pieces:
+        texts[piece.sequence_index] += piece.text
+    assert texts == [result.text for result in results]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"top_p": 3.0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 100_000}, "max_tokens"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+    ],
+)
+def test_refusals_name_the_input(client: Client, options: OptionKeywords, name: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        client.generate(PROMPT, **options)
+    assert caught.value.input_name == name
+    with pytest.raises(InvalidRequestError):
+        list(client.stream(PROMPT, **options))
+
+
+def test_model_that_is_not_there(url: str, protocol: WireProtocol) -> None:
+    with (
+        Client(url, protocol=protocol, model="galley") as client,
+        pytest.raises(ServerUnavailableError, match="does not have the model"),
+    ):
+        client.generate(PROMPT)
+
+
+def test_leaving_a_stream_ends_the_request(triton: Server, client: Client) -> None:
+    before = cancelled(triton)
+    with closing(client.stream(PROMPT, LONG)) as pieces:
+        next(pieces)
+    await_cancelled(triton, before + 1)
+
+
+def test_deadline(triton: Server, client: Client) -> None:
+    before = cancelled(triton)
+    with pytest.raises(DeadlineExceededError):
+        list(client.stream(PROMPT, LONG, timeout_s=0.3))
+    await_cancelled(triton, before + 1)
+
+
+def test_many_tasks_and_a_cancelled_one(triton: Server, url: str, protocol: WireProtocol) -> None:
+    async def ask() -> list[str]:
+        async with AsyncClient(url, protocol=protocol) as client:
+
+            async def read() -> None:
+                async for _ in client.stream(PROMPT, LONG):
+                    pass
+
+            reader = asyncio.create_task(read())
+            answers = await asyncio.gather(
+                *(client.generate(PROMPT, max_tokens=8) for _ in range(16))
+            )
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            return [answer.text for answer in answers]
+
+    before = cancelled(triton)
+    assert len(set(asyncio.run(ask()))) == 1
+    await_cancelled(triton, before + 1)
+
+
+def test_command_line(triton: Server, capsys) -> None:
+    assert main(["Spell the word lantern.", "--stream", "--usage", "--url", triton.grpc_url]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert "tokens in" in err
+
+
+@pytest.mark.timeout(300)
+def test_load_test(triton: Server, tmp_path, capsys) -> None:
+    arguments = ["--url", triton.grpc_url, "--reports", str(tmp_path), "--concurrency", "1,4"]
+    assert perf.main([*arguments, "--request-count", "24", "--max-tokens", "8"]) == 0
+    levels = json.loads((tmp_path / "perf.json").read_text())["levels"]
+    assert [level["concurrency"] for level in levels] == [1, 4]
+    for level in levels:
+        assert level["requests"] >= 24
+        assert level["output_tokens"] == 8 * level["requests"]
+        assert 0 < level["time_to_first_token_ms"]["p50"] <= level["request_latency_ms"]["p50"]
