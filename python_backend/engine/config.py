@@ -62,7 +62,8 @@ class EngineConfig(BaseModel):
                 f"{path} is missing: build an engine first (make build-engines)"
             ) from None
         except ValidationError as error:
-            raise EngineError(f"{path} does not describe an engine: {error}") from None
+            wrong = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
+            raise EngineError(f"{path} does not describe an engine: {'; '.join(wrong)}") from None
 
     def save(self, folder: Path) -> None:
         """Write ``engine.json`` into an engine folder."""

@@ -77,10 +77,10 @@ class Engine:
                 raise InvalidRequestError(
                     f"{name} has an empty word or a token outside the vocabulary of {vocab_size}"
                 )
-        if params.embedding_bias is not None and params.embedding_bias.shape != (vocab_size,):
+        if params.embedding_bias is not None and params.embedding_bias.size > vocab_size:
             raise InvalidRequestError(
                 f"embedding_bias has {params.embedding_bias.size} values; "
-                f"it must have one for each of the {vocab_size} tokens"
+                f"it can have at most one for each of the {vocab_size} tokens"
             )
 
     def add(self, sequence: Sequence) -> None:

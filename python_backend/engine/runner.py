@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from python_backend.engine.config import EngineConfig
+from python_backend.engine.config import ENGINE_FILE, EngineConfig
 from python_backend.engine.kv_cache import KVCache
 from python_backend.errors import EngineError
 
@@ -48,6 +48,11 @@ class Runner:
             )
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(f"{path} can't be loaded: {error}") from error
+        if _layout(self._session) != _described_layout(config):
+            raise EngineError(
+                f"{path} is not the graph that the {ENGINE_FILE} beside it describes: "
+                "build the engine anew"
+            )
         self._config = config
         self._cache = cache
         self._logits = np.zeros((cache.num_rows, config.vocab_size), dtype=np.float32)
@@ -115,3 +120,20 @@ class Runner:
             for name, array in tensors.items():
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         return binding
+
+
+def _layout(session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
+    """The fixed sizes of a graph's caches and logits, by name."""
+    values = [*session.get_inputs(), *session.get_outputs()]
+    sizes = {v.name: tuple(size for size in v.shape if isinstance(size, int)) for v in values}
+    return {name: sizes[name] for name in sizes if name.startswith("past_") or name == "logits"}
+
+
+def _described_layout(config: EngineConfig) -> dict[str, tuple[int, ...]]:
+    cache = (config.num_kv_heads, config.head_dim)
+    layout: dict[str, tuple[int, ...]] = {
+        f"past_key_values.{layer}.{part}": cache
+        for layer in range(config.num_layers)
+        for part in ("key", "value")
+    }
+    return {**layout, "logits": (config.vocab_size,)}

@@ -49,10 +49,13 @@ def sample(
 
 
 def _shape(row: NDArray[np.float32], sequence: Sequence) -> None:
-    """Apply bias, penalties and prohibitions to one row of logits, in TensorRT-LLM's order."""
+    """Apply bias, penalties and prohibitions to one row of logits, in this order.
+
+    It is TensorRT-LLM's, but that the temperature follows, as elsewhere, and not the bias.
+    """
     params = sequence.params
     if params.embedding_bias is not None:
-        row += params.embedding_bias
+        row[: params.embedding_bias.size] += params.embedding_bias
     if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
         seen, counts = np.unique(sequence.tokens(), return_counts=True)
         values = row[seen]

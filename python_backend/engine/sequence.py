@@ -34,7 +34,8 @@ class SamplingParams:
         end_ids: Tokens that end the sequence and are not part of the output.
         stop_words: Token sequences that end the sequence; they are part of the output.
         bad_words: Token sequences that are never completed.
-        embedding_bias: float32 ``[vocab]`` added to the logits.
+        embedding_bias: float32 ``[tokens]`` added to the logits of the first so many tokens of the
+            vocabulary, all or fewer: logits may be padded beyond what the tokenizer knows.
         log_probs: Whether to report each token's log probability (of the model's own logits).
     """
 

@@ -1,0 +1,103 @@
+"""One sequence: when it ends, and which sampling parameters it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.errors import InvalidRequestError
+
+
+def grow(*tokens: int, **settings: Any) -> Sequence:
+    """A sequence that takes tokens until it ends."""
+    sequence = Sequence(
+        np.array([5], dtype=np.int32), SamplingParams(**{"max_tokens": 9} | settings)
+    )
+    for token in tokens:
+        if not sequence.finished:
+            sequence.append(token)
+    return sequence
+
+
+def test_an_end_token_ends_and_is_not_output() -> None:
+    sequence = grow(1, 2, 3, 4, end_ids=frozenset([3, 8]))
+    assert (sequence.output, sequence.finish_reason) == ([1, 2], "stop")
+
+
+def test_an_end_token_may_be_the_first() -> None:
+    sequence = grow(3, end_ids=frozenset([3]))
+    assert (sequence.output, sequence.finish_reason) == ([], "stop")
+
+
+def test_a_stop_word_ends_and_is_output() -> None:
+    sequence = grow(1, 2, 1, 3, 4, stop_words=((9,), (1, 3)))
+    assert (sequence.output, sequence.finish_reason) == ([1, 2, 1, 3], "stop")
+
+
+def test_a_stop_word_does_not_begin_in_the_prompt() -> None:
+    assert not grow(1, stop_words=((5, 1),)).finished
+
+
+def test_max_tokens_end() -> None:
+    sequence = grow(1, 2, 3, max_tokens=2)
+    assert (sequence.output, sequence.finish_reason) == ([1, 2], "length")
+
+
+def test_a_stop_word_that_ends_with_the_last_token_is_the_reason() -> None:
+    assert grow(1, 2, max_tokens=2, stop_words=((2,),)).finish_reason == "stop"
+
+
+def test_log_probabilities_are_of_the_output() -> None:
+    sequence = Sequence(
+        np.array([5], dtype=np.int32), SamplingParams(max_tokens=9, end_ids=frozenset([3]))
+    )
+    sequence.append(1, -0.5)
+    sequence.append(3, -0.25)
+    assert sequence.log_probs == [-0.5]
+
+
+def test_it_knows_its_tokens_and_what_is_computed() -> None:
+    sequence = grow(7, 8)
+    assert sequence.tokens().tolist() == [5, 7, 8]
+    assert sequence.num_tokens == 3
+    assert sequence.is_prefill
+    sequence.num_computed = 1
+    assert not sequence.is_prefill
+
+
+def test_times_are_in_order() -> None:
+    sequence = grow(1)
+    first = sequence.first_token_ns
+    sequence.append(2)
+    assert 0 < sequence.arrival_ns <= sequence.first_token_ns == first <= sequence.last_token_ns
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
+        ({"temperature": np.nan}, "temperature is nan; it must be 0 or more"),
+        ({"temperature": np.inf}, "temperature is inf; it must be a finite number"),
+        ({"top_k": -1}, "top_k is -1; it must be 0 or more"),
+        ({"top_p": 1.5}, "top_p is 1.5; it must be between 0 and 1"),
+        ({"top_p": np.nan}, "top_p is nan; it must be between 0 and 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0; it must be above 0"),
+        ({"repetition_penalty": np.inf}, "repetition_penalty is inf; it must be a finite number"),
+        ({"presence_penalty": np.nan}, "presence_penalty is nan; it must be a finite number"),
+        ({"frequency_penalty": -np.inf}, "frequency_penalty is -inf; it must be a finite number"),
+        ({"min_tokens": -1}, "min_tokens is -1; it must be between 0 and max_tokens (9)"),
+        ({"min_tokens": 10}, "min_tokens is 10; it must be between 0 and max_tokens (9)"),
+        (
+            {"embedding_bias": np.array([0, np.inf], dtype=np.float32)},
+            "embedding_bias has a value that is not a finite number",
+        ),
+    ],
+)
+def test_a_parameter_out_of_bounds_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        SamplingParams(**{"max_tokens": 9} | settings)
+    assert str(error.value) == message
