@@ -73,9 +73,16 @@ demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour 
 demo-score: $(BUILD_VENV)/.installed ## Measure what the demo model has learned
 	@$(run_build) -m build.demo.score
 
+# Where no server listens, one runs for as long as the load test.
 .PHONY: perf
-perf: $(VENV)/.dev ## Load the running server with perf_analyzer; write a table and a picture
-	@$(run) -m clients.perf $(ARGS)
+perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
+	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \
+	    $(MAKE) repository || exit; \
+	    $(run) -m ops.serve --repository "$(REPOSITORY)" --host "$(HOST)" --http-port "$(PORT)" \
+	        --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)" > /dev/null & \
+	    trap "kill $$! 2>/dev/null; wait" EXIT; \
+	fi; \
+	$(run) -m clients.perf --url "$(HOST):$(GRPC_PORT)" --wait-s 60 $(ARGS)
 
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
