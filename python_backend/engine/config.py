@@ -1,7 +1,7 @@
-"""What an engine folder says about itself: the ``engine.json`` that lies beside the graph.
+"""What an engine folder says about itself: the ``engine.json`` that lies beside the weights.
 
-``build/`` writes it, the runner and the text models read it. It holds what the graph alone does
-not tell (context length, special tokens) and what a reader wants to know before loading it.
+``build/`` writes it, the runner and the text models read it. It holds what the graphs alone do
+not tell (context length, special tokens) and what a reader wants to know before loading them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ class EngineConfig(BaseModel):
     """The description of one built engine.
 
     Attributes:
-        format_version: Version of this file's layout and of the graph's inputs and outputs.
+        format_version: Version of the folder's layout: its files, and the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
         precision: Precision of the weights.
-        graph: File name of the ONNX graph, relative to the engine folder.
         vocab_size: Width of the logits.
         num_layers: Decoder layers, each with one key and one value cache.
+        hidden_size: Width of the residual stream.
+        num_heads: Query heads a layer.
         num_kv_heads: Key and value heads a layer.
         head_dim: Width of one head.
         context_length: Most tokens a sequence can have, prompt and output together.
@@ -35,12 +36,13 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     architecture: str
-    precision: Literal["fp32", "int4"]
-    graph: str = "model.onnx"
+    precision: Literal["fp32", "int8", "int4"]
     vocab_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
     context_length: int = Field(gt=0)
