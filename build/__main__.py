@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import get_args
 
 from build.decoder import ARCHITECTURES
-from build.engine import BuildReport, Precision, build_engine
+from build.engine import BuildReport, build_engine
+from python_backend.engine.config import Precision
 from python_backend.errors import TriremeError
 
 

@@ -1,7 +1,7 @@
 """What a decoder is made of, whatever its checkpoint calls it.
 
 A checkpoint's ``config.json`` becomes a :class:`DecoderSpec`: sizes, rotary embedding, and for
-each layer the tensors that hold its weights. The graph is written from that alone, so supporting
+each layer the tensors that hold its weights. The graphs are written from that alone, so supporting
 another architecture means describing it here.
 """
 
@@ -24,7 +24,7 @@ ARCHITECTURES = (
     "Qwen3ForCausalLM",
 )
 
-# What ONNX Runtime's attention with rotary embedding takes.
+# The engine's attention goes through a head in whole vector registers.
 _HEAD_DIM_MULTIPLE = 16
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -146,14 +146,18 @@ class DecoderSpec:
             shapes[layer.down] = (self.hidden_size, self.intermediate_size)
         return shapes
 
-    def rotary_caches(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The rotary embedding's cosines and sines, ``[context_length, head_dim / 2]`` each."""
+    def rotary_table(self) -> NDArray[np.float32]:
+        """The rotary embedding's cosines and sines, ``[2, context_length, head_dim / 2]``.
+
+        At position ``p``, with ``half = head_dim / 2``, the elements ``i`` and ``i + half`` of a
+        head turn by the angle ``table[:, p, i]``.
+        """
         exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
         inv_freq = self.rope_theta**-exponents
         if self.rope_scaling is not None:
             inv_freq = self.rope_scaling.scale(inv_freq)
         angles = np.outer(np.arange(self.context_length, dtype=np.float64), inv_freq)
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
 def describe_decoder(checkpoint: Checkpoint, context_length: int | None = None) -> DecoderSpec:

@@ -1,4 +1,4 @@
-"""From a checkpoint folder to an engine folder: the graph, ``engine.json`` and the tokenizer."""
+"""From a checkpoint folder to an engine folder: graphs, weights, ``engine.json``, tokenizer."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
-from build.graph import DecoderGraph
-from build.onnx_writer import OnnxWriter
+from build.onnx_writer import WeightsFile
 from build.publish import staged
-from build.storage import Float32Storage, Int4Storage, WeightStorage
-from python_backend.engine.config import ENGINE_FILE, EngineConfig
+from build.segments import StorageFactory, write_segments
+from build.storage import Float32Storage, Int4Storage
+from python_backend.engine.config import (
+    ENGINE_FILE,
+    ROTARY_FILE,
+    WEIGHTS_FILE,
+    EngineConfig,
+    Precision,
+)
 
-Precision = Literal["fp32", "int4"]
-
-GRAPH_FILE = "model.onnx"
-
-_STORAGES: dict[Precision, Callable[[OnnxWriter, Checkpoint], WeightStorage]] = {
+_STORAGES: dict[Precision, StorageFactory] = {
     "fp32": Float32Storage,
     "int4": Int4Storage,
 }
@@ -33,7 +37,15 @@ _COPIED_FILES = (
     "chat_template.jinja",
     GENERATION_CONFIG_FILE,
 )
-_OWN_FILES = (GRAPH_FILE, f"{GRAPH_FILE}.data", ENGINE_FILE, *_COPIED_FILES)
+_FORMAT_1_FILES = ("model.onnx", "model.onnx.data")
+_OWN_FILES = (
+    "segment_*.onnx",
+    WEIGHTS_FILE,
+    ROTARY_FILE,
+    ENGINE_FILE,
+    *_COPIED_FILES,
+    *_FORMAT_1_FILES,
+)
 
 
 @dataclass(frozen=True)
@@ -78,11 +90,16 @@ def build_engine(
         spec = describe_decoder(checkpoint, context_length)
         config = _engine_config(checkpoint, spec, precision)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
-            with OnnxWriter(folder / GRAPH_FILE) as writer:
-                storage = _STORAGES[precision](writer, checkpoint)
-                graph = DecoderGraph(spec, checkpoint, writer, storage)
-                graph.write(lambda done: progress(done, len(spec.layers)))
-                writer.save()
+            with WeightsFile(folder / WEIGHTS_FILE) as weights:
+                write_segments(
+                    folder,
+                    spec,
+                    checkpoint,
+                    weights,
+                    _STORAGES[precision],
+                    lambda done: progress(done, len(spec.layers)),
+                )
+            np.save(folder / ROTARY_FILE, spec.rotary_table())
             for name in _COPIED_FILES:
                 if (checkpoint_folder / name).exists():
                     shutil.copyfile(checkpoint_folder / name, folder / name)
@@ -111,9 +128,10 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
     return EngineConfig(
         architecture=spec.architecture,
         precision=precision,
-        graph=GRAPH_FILE,
         vocab_size=spec.vocab_size,
         num_layers=len(spec.layers),
+        hidden_size=spec.hidden_size,
+        num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         context_length=spec.context_length,

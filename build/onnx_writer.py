@@ -1,6 +1,6 @@
-"""An ONNX graph under construction, its large weights streamed to a file beside it.
+"""ONNX graphs under construction, the large weights of all of them streamed to one file.
 
-The writer knows nodes, constants and values by name, and nothing of transformers. A weight goes to
+A graph knows nodes, constants and weights by name, and nothing of transformers. A weight goes to
 disk block by block while it is read, so no more than a block of it has to be in memory.
 """
 
@@ -9,42 +9,83 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-# The IR version and operator sets that the graph needs, not the newest that `onnx` could write.
+# The IR version and operator sets that the graphs need, not the newest that `onnx` could write.
 _IR_VERSION = 10
 _OPSETS = {"": 21, "com.microsoft": 1}
 # Memory mapping wants weights to begin on a page.
 _ALIGNMENT = 4096
 
 
-class OnnxWriter:
-    """Collects a graph and writes it as ``<name>`` with its weights in ``<name>.data``.
+class _Weight(NamedTuple):
+    """Where a weight lies in the file."""
 
-    Use it as a context manager around the calls that add weights; :meth:`save` comes last.
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+class WeightsFile:
+    """The file that holds the weights of several graphs, each weight once, on pages of its own.
+
+    Use it as a context manager around the calls that add weights.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._data_name = f"{path.name}.data"
-        self._data = (path.parent / self._data_name).open("wb")
-        self._graph = onnx.GraphProto(name=path.stem)
+        self.name = path.name
+        self._file = path.open("wb")
+        self._end = 0
+        self._weights: dict[str, _Weight] = {}
 
-    def __enter__(self) -> OnnxWriter:
+    def __enter__(self) -> WeightsFile:
         return self
 
     def __exit__(
         self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        self._data.close()
+        self._file.close()
+
+    def __getitem__(self, name: str) -> _Weight:
+        return self._weights[name]
+
+    def add(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        blocks: Iterable[NDArray[Any]],
+    ) -> None:
+        """Write a weight as the blocks of its rows arrive; one that is there already stays."""
+        if name in self._weights:
+            return
+        offset = -(-self._end // _ALIGNMENT) * _ALIGNMENT
+        self._file.seek(offset)
+        for block in blocks:
+            self._file.write(np.ascontiguousarray(block, dtype).view(np.uint8).data)
+        self._end = self._file.tell()
+        weight = _Weight(dtype, tuple(shape), offset, self._end - offset)
+        if weight.length != int(np.prod(shape)) * dtype.itemsize:
+            raise ValueError(f"{name}: {weight.length} bytes for {dtype} {weight.shape}")
+        self._weights[name] = weight
+
+
+class OnnxGraph:
+    """Collects one graph, whose large weights go to a :class:`WeightsFile`."""
+
+    def __init__(self, name: str, weights: WeightsFile) -> None:
+        self._graph = onnx.GraphProto(name=name)
+        self._weights = weights
+        self._constants: set[str] = set()
 
     def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
         """Declare an input of the graph; a string in ``shape`` names a dimension that varies."""
@@ -55,14 +96,11 @@ class OnnxWriter:
         """Declare that the value ``name`` is an output of the graph."""
         self._graph.output.append(_value_info(name, dtype, shape))
 
-    def declare(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
-        """State the type and shape of a value where ONNX Runtime could not infer them."""
-        self._graph.value_info.append(_value_info(name, dtype, shape))
-        return name
-
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add a small constant, kept in the graph itself."""
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        """Add a small constant, kept in the graph itself; one that is there already stays."""
+        if name not in self._constants:
+            self._constants.add(name)
+            self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def weight(
@@ -72,21 +110,20 @@ class OnnxWriter:
         shape: Sequence[int],
         blocks: Iterable[NDArray[Any]],
     ) -> str:
-        """Add a large constant, written to the data file as the blocks of its rows arrive."""
-        offset = -(-self._data.tell() // _ALIGNMENT) * _ALIGNMENT
-        self._data.seek(offset)
-        for block in blocks:
-            self._data.write(np.ascontiguousarray(block, dtype).view(np.uint8).data)
-        length = self._data.tell() - offset
-        if length != int(np.prod(shape)) * dtype.itemsize:
-            raise ValueError(f"{name}: {length} bytes for {dtype} {tuple(shape)}")
+        """Add a large constant, written to the file unless another graph has done so."""
+        self._weights.add(name, dtype, shape, blocks)
+        weight = self._weights[name]
         tensor = self._graph.initializer.add(
             name=name,
-            dims=shape,
-            data_type=tensor_type(dtype),
+            dims=weight.shape,
+            data_type=tensor_type(weight.dtype),
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        location = {"location": self._data_name, "offset": offset, "length": length}
+        location = {
+            "location": self._weights.name,
+            "offset": weight.offset,
+            "length": weight.length,
+        }
         for key, value in location.items():
             tensor.external_data.add(key=key, value=str(value))
         return name
@@ -117,16 +154,15 @@ class OnnxWriter:
         )
         return outputs
 
-    def save(self) -> None:
-        """Write the graph."""
-        self._data.close()
+    def save(self, path: Path) -> None:
+        """Write the graph, in the folder of its weights."""
         model = helper.make_model(
             self._graph,
             ir_version=_IR_VERSION,
             opset_imports=[helper.make_opsetid(*opset) for opset in _OPSETS.items()],
             producer_name="trireme",
         )
-        self._path.write_bytes(model.SerializeToString(deterministic=True))
+        path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def tensor_type(dtype: np.dtype[Any]) -> int:

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from build.errors import BuildError
@@ -27,7 +28,8 @@ def staged(destination: Path, own_files: Collection[str], last: str) -> Iterator
 
     Args:
         destination: The folder to create or replace.
-        own_files: The names that the build may write: those it does not write disappear.
+        own_files: Patterns of the names that are the build's: files of a former build that this
+            one does not write disappear.
         last: The file without which a reader takes the folder for empty. Where the file system
             cannot exchange two folders (an overlay, say), files are moved one at a time, and this
             one goes first and comes last.
@@ -78,7 +80,7 @@ def _publish(staging: Path, destination: Path, own_files: Collection[str], last:
         return
     shutil.copymode(destination, staging)
     for entry in destination.iterdir():
-        if entry.name not in own_files and entry.name != "__pycache__":
+        if not _is_own(entry, own_files) and entry.name != "__pycache__":
             shutil.copy2(entry, staging / entry.name, follow_symlinks=False)
     try:
         _exchange(staging, destination)
@@ -104,8 +106,12 @@ def _exchange(one: Path, other: Path) -> None:
 
 def _move_files(staging: Path, destination: Path, own_files: Collection[str], last: str) -> None:
     (destination / last).unlink(missing_ok=True)
-    for name in own_files:
-        if not (staging / name).exists():
-            (destination / name).unlink(missing_ok=True)
+    for entry in destination.iterdir():
+        if _is_own(entry, own_files) and not (staging / entry.name).exists():
+            entry.unlink()
     for entry in sorted(staging.iterdir(), key=lambda entry: entry.name == last):
         entry.replace(destination / entry.name)
+
+
+def _is_own(entry: Path, patterns: Collection[str]) -> bool:
+    return any(fnmatch(entry.name, pattern) for pattern in patterns)

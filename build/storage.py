@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.checkpoint import Checkpoint
-from build.onnx_writer import OnnxWriter, tensor_type
+from build.onnx_writer import OnnxGraph, tensor_type
 from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4
 
 _FLOAT32 = np.dtype(np.float32)
@@ -41,28 +41,23 @@ class WeightStorage(Protocol):
 class Float32Storage:
     """Everything in float32. An output projection tied to the embedding is stored once."""
 
-    def __init__(self, writer: OnnxWriter, checkpoint: Checkpoint) -> None:
-        self._writer = writer
+    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+        self._graph = graph
         self._checkpoint = checkpoint
-        self._written: set[str] = set()
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        return self._writer.node("Gather", [self._weight([table]), ids], output)
+        return self._graph.node("Gather", [self._weight([table]), ids], output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         # Gemm packs a transposed weight at load time as it would any other: measured, it is as
         # fast as a MatMul with the weight transposed on disk.
         inputs = [x, self._weight(weights)]
-        return self._writer.node("Gemm", [*inputs, bias] if bias else inputs, output, transB=1)
+        return self._graph.node("Gemm", [*inputs, bias] if bias else inputs, output, transB=1)
 
     def _weight(self, names: Sequence[str]) -> str:
-        name = "+".join(names)
-        if name not in self._written:
-            self._written.add(name)
-            shape = _stacked_shape(self._checkpoint, names)
-            blocks = _stacked_blocks(self._checkpoint, names)
-            self._writer.weight(name, _FLOAT32, shape, blocks)
-        return name
+        shape = _stacked_shape(self._checkpoint, names)
+        blocks = _stacked_blocks(self._checkpoint, names)
+        return self._graph.weight("+".join(names), _FLOAT32, shape, blocks)
 
 
 class Int4Storage:
@@ -72,18 +67,18 @@ class Int4Storage:
     rounding it would cost quality and gain no time.
     """
 
-    def __init__(self, writer: OnnxWriter, checkpoint: Checkpoint) -> None:
-        self._writer = writer
+    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+        self._graph = graph
         self._checkpoint = checkpoint
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         dtype = self._checkpoint.dtype(table)
         shape = self._checkpoint.shape(table)
-        self._writer.weight(table, dtype, shape, self._checkpoint.blocks(table))
+        self._graph.weight(table, dtype, shape, self._checkpoint.blocks(table))
         if dtype == _FLOAT32:
-            return self._writer.node("Gather", [table, ids], output)
-        rows = self._writer.node("Gather", [table, ids], f"{output}/{dtype}")
-        return self._writer.node("Cast", [rows], output, to=tensor_type(_FLOAT32))
+            return self._graph.node("Gather", [table, ids], output)
+        rows = self._graph.node("Gather", [table, ids], f"{output}/{dtype}")
+        return self._graph.node("Cast", [rows], output, to=tensor_type(_FLOAT32))
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         outputs, columns = _stacked_shape(self._checkpoint, weights)
@@ -95,10 +90,10 @@ class Int4Storage:
         inputs = [x]
         for part, arrays in zip(Int4Rows._fields, zip(*quantized, strict=True), strict=True):
             shape = (outputs, *arrays[0].shape[1:])
-            inputs.append(self._writer.weight(f"{name}/{part}", arrays[0].dtype, shape, arrays))
+            inputs.append(self._graph.weight(f"{name}/{part}", arrays[0].dtype, shape, arrays))
         if bias:
             inputs += ["", bias]
-        return self._writer.node(
+        return self._graph.node(
             "MatMulNBits",
             inputs,
             output,

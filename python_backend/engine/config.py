@@ -7,20 +7,29 @@ not tell (context length, special tokens) and what a reader wants to know before
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from python_backend.errors import EngineError
 
 ENGINE_FILE = "engine.json"
+WEIGHTS_FILE = "weights.bin"
+ROTARY_FILE = "rotary.npy"
+
+Precision: TypeAlias = Literal["fp32", "int8", "int4"]
+
+
+def segment_file(index: int) -> str:
+    """The name of a segment's graph; there is one more than layers (``build/segments.py``)."""
+    return f"segment_{index:02}.onnx"
 
 
 class EngineConfig(BaseModel):
     """The description of one built engine.
 
     Attributes:
-        format_version: Version of the folder's layout: its files, and the graphs' inputs and outputs.
+        format_version: Version of the folder's layout: its files, the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
         precision: Precision of the weights.
         vocab_size: Width of the logits.
@@ -38,7 +47,7 @@ class EngineConfig(BaseModel):
 
     format_version: Literal[2] = 2
     architecture: str
-    precision: Literal["fp32", "int8", "int4"]
+    precision: Precision
     vocab_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)

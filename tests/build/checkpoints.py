@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every supported kind, and a runner for the graphs built from them."""
+"""Tiny random checkpoints of every supported kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -119,44 +118,3 @@ def make_checkpoint(
     """Write a tiny checkpoint of a kind, some settings changed."""
     config = make_config(kind, **changes)
     return write_checkpoint(folder, config, make_tensors(config, dtype), shards)
-
-
-class Engine:
-    """Runs an engine folder's graph over one block of memory for past and present.
-
-    Attributes:
-        lengths: Tokens in the cache of each row.
-    """
-
-    def __init__(self, folder: Path, rows: int = 1, capacity: int = 64) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(
-            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        self._caches = {}
-        for value in self._session.get_inputs():
-            if value.name.startswith("past_key_values."):
-                _, kv_heads, _, head_dim = value.shape
-                cache = np.zeros((rows, kv_heads, capacity, head_dim), np.float32)
-                self._caches[value.name.removeprefix("past_key_values.")] = cache
-        self.lengths = np.zeros(rows, np.int32)
-
-    def step(self, tokens: list[list[int]], rows: slice = slice(None)) -> NDArray[np.float32]:
-        """Append as many tokens to each of some rows; returns ``[rows, vocab]``."""
-        input_ids = np.array(tokens, np.int64)
-        self.lengths[rows] += input_ids.shape[1]
-        lengths = self.lengths[rows]
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", input_ids)
-        binding.bind_cpu_input("seqlens_k", lengths - 1)
-        binding.bind_cpu_input("total_sequence_length", np.array(lengths.max(), np.int32))
-        binding.bind_output("logits")
-        for name, cache in self._caches.items():
-            rows_cache = cache[rows]
-            where = ("cpu", 0, np.float32, rows_cache.shape, rows_cache.ctypes.data)
-            binding.bind_input(f"past_key_values.{name}", *where)
-            binding.bind_output(f"present.{name}", *where)
-        self._session.run_with_iobinding(binding)
-        logits: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
-        return logits

@@ -10,17 +10,21 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from build.__main__ import main
 from build.engine import build_engine
 from build.errors import BuildError, CheckpointError
-from build.graph import DecoderGraph
-from build.onnx_writer import OnnxWriter
-from python_backend.engine.config import EngineConfig
-from tests.build.checkpoints import Engine, make_checkpoint
+from build.onnx_writer import WeightsFile
+from build.segments import Segment
+from python_backend.engine.config import EngineConfig, Precision
+from tests.build.checkpoints import make_checkpoint
+from tests.build.packed import PackedEngine
 
 ROOT = Path(__file__).parents[2]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int4")
 
 
 @pytest.fixture
@@ -43,8 +47,11 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
     add_json(checkpoint, "generation_config.json", eos_token_id=[7, 2])
     report = build_engine(checkpoint, tmp_path / "1", "fp32")
     assert set(contents(tmp_path / "1")) == {
-        "model.onnx",
-        "model.onnx.data",
+        "segment_00.onnx",
+        "segment_01.onnx",
+        "segment_02.onnx",
+        "weights.bin",
+        "rotary.npy",
         "engine.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -56,6 +63,8 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
         precision="fp32",
         vocab_size=101,
         num_layers=2,
+        hidden_size=64,
+        num_heads=4,
         num_kv_heads=2,
         head_dim=16,
         context_length=128,
@@ -66,24 +75,53 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
     assert report.size_bytes == sum(len(file) for file in contents(tmp_path / "1").values())
 
 
-def test_the_graph_has_the_agreed_inputs_and_outputs(tmp_path, checkpoint):
-    build_engine(checkpoint, tmp_path / "1", "int4")
-    session = Engine(tmp_path / "1")._session
-    cache = ("tensor(float)", ["batch", 2, "capacity", 16])
-    parts = [f"{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    assert {value.name: (value.type, value.shape) for value in session.get_inputs()} == {
-        "input_ids": ("tensor(int64)", ["batch", "tokens"]),
-        "seqlens_k": ("tensor(int32)", ["batch"]),
-        "total_sequence_length": ("tensor(int32)", []),
-        **{f"past_key_values.{part}": cache for part in parts},
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_segments_have_the_agreed_inputs_and_outputs(tmp_path, precision):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "qwen3")
+    build_engine(checkpoint, tmp_path / "1", precision)
+    attended = {
+        "attention": ("tensor(float)", ["tokens", 4 * 32]),
+        "residual": ("tensor(float)", ["tokens", 64]),
     }
-    assert {value.name: (value.type, value.shape) for value in session.get_outputs()} == {
-        "logits": ("tensor(float)", ["batch", 101]),
-        **{f"present.{part}": cache for part in parts},
+    to_attend = {
+        "next_residual": ("tensor(float)", ["tokens", 64]),
+        "qkv": ("tensor(float)", ["tokens", (4 + 2 * 2) * 32]),
     }
+    expected = [
+        ({"input_ids": ("tensor(int64)", ["tokens"])}, to_attend),
+        (attended, to_attend),
+        (
+            {**attended, "rows": ("tensor(int64)", ["sequences"])},
+            {"logits": ("tensor(float)", ["sequences", 101])},
+        ),
+    ]
+    for segment, values in zip(PackedEngine(tmp_path / "1").segments, expected, strict=True):
+        inputs, outputs = segment.get_inputs(), segment.get_outputs()
+        assert (
+            {v.name: (v.type, v.shape) for v in inputs},
+            {v.name: (v.type, v.shape) for v in outputs},
+        ) == values
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_the_rotary_table_is_that_of_the_context(tmp_path, checkpoint):
+    build_engine(checkpoint, tmp_path / "1", "fp32", context_length=50)
+    cos, sin = np.load(tmp_path / "1" / "rotary.npy")
+    angles = np.arange(50)[:, None] * 10_000.0 ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-7)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-7)
+
+
+def test_weights_begin_on_pages(tmp_path, checkpoint):
+    build_engine(checkpoint, tmp_path / "1", "fp32")
+    for file in (tmp_path / "1").glob("*.onnx"):
+        for tensor in onnx.load(file, load_external_data=False).graph.initializer:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            if place:
+                assert place["location"] == "weights.bin"
+                assert int(place["offset"]) % 4096 == 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path, checkpoint, precision):
     for name in ("one", "other"):
         build_engine(checkpoint, tmp_path / name, precision)
@@ -94,7 +132,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path, checkpoint, precisio
 
 
 def test_blocks_leave_no_trace_in_the_engine(tmp_path, checkpoint, monkeypatch):
-    for precision in ("fp32", "int4"):
+    for precision in PRECISIONS:
         build_engine(checkpoint, tmp_path / precision, precision)
         with monkeypatch.context() as patch:
             patch.setattr("build.checkpoint._BLOCK_BYTES", 5000)
@@ -150,25 +188,37 @@ def test_another_engine_takes_the_place_but_model_py_stays(tmp_path, checkpoint)
     assert (engine.precision, engine.context_length) == ("int4", 50)
 
 
+def test_files_of_other_engines_disappear(tmp_path):
+    """A build has as many segments as layers; format 1 had one graph and its data."""
+    deep = make_checkpoint(tmp_path / "deep", num_hidden_layers=4)
+    build_engine(deep, tmp_path / "1", "fp32")
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / "1" / name).write_text("format 1")
+    shallow = make_checkpoint(tmp_path / "shallow", num_hidden_layers=1)
+    build_engine(shallow, tmp_path / "1", "fp32")
+    graphs = [file.name for file in (tmp_path / "1").glob("*.onnx*")]
+    assert sorted(graphs) == ["segment_00.onnx", "segment_01.onnx"]
+
+
 def test_an_error_in_the_middle_leaves_the_former_engine(tmp_path, checkpoint, monkeypatch):
     build_engine(checkpoint, tmp_path / "1", "fp32")
     before = contents(tmp_path / "1")
-    monkeypatch.setattr(DecoderGraph, "_mlp", lambda *_: 1 / 0)
+    monkeypatch.setattr(Segment, "_mlp", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_engine(checkpoint, tmp_path / "1", "int4")
     assert contents(tmp_path / "1") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "checkpoint"]
 
 
-@pytest.mark.parametrize("moment", ["DecoderGraph._mlp", "EngineConfig.save"])
+@pytest.mark.parametrize("moment", ["segments.Segment._mlp", "engine.EngineConfig.save"])
 def test_a_killed_build_leaves_the_former_engine(tmp_path, checkpoint, moment):
     output = tmp_path / "1"
     build_engine(checkpoint, output, "fp32")
     before = contents(output)
     program = (
-        "import os, signal, build.engine\n"
+        "import os, signal, build.engine, build.segments\n"
         "from pathlib import Path\n"
-        f"build.engine.{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"build.{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"build.engine.build_engine(Path({str(checkpoint)!r}), Path({str(output)!r}), 'int4')\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
@@ -208,7 +258,7 @@ def test_errors_on_the_command_line_are_one_line(tmp_path, capsys, checkpoint, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(OnnxWriter, "weight", full)
+    monkeypatch.setattr(WeightsFile, "add", full)
     assert main(["--checkpoint", str(checkpoint), *output]) == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 

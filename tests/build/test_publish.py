@@ -10,7 +10,7 @@ from build import publish
 from build.errors import BuildError
 from build.publish import staged
 
-OWN = ("graph", "weights", "settings")
+OWN = ("graph*", "weights", "settings")
 
 
 def write(folder: Path, **files: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from build.engine import build_engine
-from tests.build.checkpoints import Engine
+from tests.build.packed import PackedEngine
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -71,7 +71,7 @@ def test_logits_are_those_of_transformers(tmp_path, name, settings, dtype):
         expected = model.eval()(torch.tensor([TOKENS])).logits[0].numpy()
 
     build_engine(folder, tmp_path / "engine", "fp32")
-    engine = Engine(tmp_path / "engine", capacity=256)
+    engine = PackedEngine(tmp_path / "engine")
     for start, end in ((0, 100), (100, 149), (149, 150)):
-        actual = engine.step([TOKENS[start:end]])[0]
+        actual = engine.step([(0, TOKENS[start:end])])[0]
         np.testing.assert_allclose(actual, expected[end - 1], atol=1e-3)

@@ -1,4 +1,4 @@
-"""The graph computes what the checkpoint means: compared with a reference in float64."""
+"""The segments compute what the checkpoint means: compared with a reference in float64."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from build.engine import Precision, build_engine
+from build.engine import build_engine
 from build.quantize import quantize_int4
+from python_backend.engine.config import WEIGHTS_FILE, Precision
 from tests.build import reference
-from tests.build.checkpoints import KINDS, Engine, make_config, make_tensors, write_checkpoint
+from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint
+from tests.build.packed import PackedEngine
 from tests.build.test_quantize import dequantize, relative_error
 
 TOKENS = [[5, 17, 93, 2, 44, 61, 8, 30, 99, 12, 71, 3], [88, 4, 19, 23, 50], [7]]
-NEXT = [[31], [100], [0]]
+NEXT = [31, 100, 0]
 
 
 @pytest.fixture(params=KINDS)
@@ -37,48 +39,73 @@ def build(
 
 
 def test_prefill(tmp_path, kind):
-    engine, expected = build(tmp_path, kind)
-    actual = Engine(engine).step(TOKENS[:1])
+    folder, expected = build(tmp_path, kind)
+    actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
 def test_chunked_prefill_onto_a_past(tmp_path, kind):
     folder, expected = build(tmp_path, kind)
-    engine = Engine(folder)
+    engine = PackedEngine(folder)
     logits = expected(TOKENS[0])
     for start, end in ((0, 5), (5, 6), (6, 12)):
-        actual = engine.step([TOKENS[0][start:end]])
+        actual = engine.step([(0, TOKENS[0][start:end])])
         np.testing.assert_allclose(actual[0], logits[end - 1], atol=1e-4)
 
 
-def test_batched_decode_of_rows_of_different_lengths(tmp_path, kind):
+def test_sequences_of_different_lengths_packed(tmp_path, kind):
     folder, expected = build(tmp_path, kind)
-    engine = Engine(folder, rows=3)
-    for row, tokens in enumerate(TOKENS):
-        engine.step([tokens], slice(row, row + 1))
-    together = engine.step(NEXT)
-    for row, tokens in enumerate(TOKENS):
-        np.testing.assert_allclose(together[row], expected(tokens + NEXT[row])[-1], atol=1e-4)
+    engine = PackedEngine(folder)
+    # Together: whole prompts; then decode, the rest of a prompt and a new one; then decode.
+    steps = [
+        [(0, TOKENS[0]), (1, TOKENS[1][:2])],
+        [(2, TOKENS[2]), (0, NEXT[:1]), (1, TOKENS[1][2:])],
+        [(0, NEXT[1:2]), (1, NEXT[1:2]), (2, NEXT[2:])],
+    ]
+    so_far: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for batch in steps:
+        actual = engine.step(batch)
+        for row, (sequence, tokens) in enumerate(batch):
+            so_far[sequence] += tokens
+            np.testing.assert_allclose(actual[row], expected(so_far[sequence])[-1], atol=1e-4)
+
+
+def test_the_residual_can_stay_in_its_memory(tmp_path):
+    """A runner may keep the residual stream in one place: outputs bound to the inputs' memory."""
+    folder, _ = build(tmp_path, "llama")
+    segment = PackedEngine(folder).segments[1]
+    rng = np.random.default_rng(0)
+    attention, residual = rng.standard_normal((2, 5, 64), dtype=np.float32)
+    inputs = {"attention": attention, "residual": residual}
+    expected, _ = segment.run(["next_residual", "qkv"], inputs)
+    binding = segment.io_binding()
+    place = ("cpu", 0, np.float32, residual.shape, residual.ctypes.data)
+    binding.bind_cpu_input("attention", attention)
+    binding.bind_input("residual", *place)
+    binding.bind_output("next_residual", *place)
+    binding.bind_output("qkv")
+    segment.run_with_iobinding(binding)
+    np.testing.assert_array_equal(residual, expected)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("kind", ["llama", "llama-untied", "qwen2"], indirect=True)
 def test_half_precision_checkpoints(tmp_path, kind, dtype):
     folder, expected = build(tmp_path, kind, dtype=dtype)
-    actual = Engine(folder).step(TOKENS[:1])
+    actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
 def test_a_single_layer(tmp_path):
     folder, expected = build(tmp_path, "llama", num_hidden_layers=1)
-    actual = Engine(folder).step(TOKENS[:1])
+    actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
 def test_positions_up_to_the_context_length(tmp_path):
     folder, expected = build(tmp_path, "llama3-scaling")
     tokens = [(7 * i) % 101 for i in range(128)]
-    actual = Engine(folder, capacity=128).step([tokens])
+    actual = PackedEngine(folder).step([(0, tokens)])
     np.testing.assert_allclose(actual[0], expected(tokens)[-1], atol=1e-4)
 
 
@@ -86,7 +113,7 @@ def test_tied_embeddings_are_stored_once_in_fp32(tmp_path):
     sizes = {}
     for kind in ("llama", "llama-untied"):
         folder, _ = build(tmp_path / kind, kind)
-        sizes[kind] = (folder / "model.onnx.data").stat().st_size
+        sizes[kind] = (folder / WEIGHTS_FILE).stat().st_size
     table_bytes = 101 * 64 * 4
     assert sizes["llama-untied"] - sizes["llama"] >= table_bytes
 
@@ -104,9 +131,9 @@ def test_int4_is_near_the_weights_it_rounds_to(tmp_path, kind, dtype):
     }
     rounded["lm_head.weight"] = round_to_int4(tensors.get("lm_head.weight", table))
     expected = reference.logits({**config, "tie_word_embeddings": False}, rounded, TOKENS[0])
-    engine = Engine(folder)
+    engine = PackedEngine(folder)
     for start, end in ((0, 5), (5, 12)):
-        actual = engine.step([TOKENS[0][start:end]])[0]
+        actual = engine.step([(0, TOKENS[0][start:end])])[0]
         assert relative_error(actual, expected[end - 1]) < 0.06
         assert actual.argmax() == expected[end - 1].argmax()
 
