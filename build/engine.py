@@ -18,7 +18,7 @@ from build.errors import BuildError, CheckpointError
 from build.onnx_writer import WeightsFile
 from build.publish import staged
 from build.segments import StorageFactory, write_segments
-from build.storage import Float32Storage, Int4Storage
+from build.storage import Float32Storage, Int4Storage, Int8Storage
 from python_backend.engine.config import (
     ENGINE_FILE,
     ROTARY_FILE,
@@ -29,6 +29,7 @@ from python_backend.engine.config import (
 
 _STORAGES: dict[Precision, StorageFactory] = {
     "fp32": Float32Storage,
+    "int8": Int8Storage,
     "int4": Int4Storage,
 }
 _COPIED_FILES = (

@@ -64,19 +64,57 @@ class WeightsFile:
         dtype: np.dtype[Any],
         shape: Sequence[int],
         blocks: Iterable[NDArray[Any]],
+        transposed: bool = False,
     ) -> None:
-        """Write a weight as the blocks of its rows arrive; one that is there already stays."""
+        """Write a weight while its rows arrive; one that is there already stays.
+
+        Args:
+            name: The weight's name in every graph.
+            dtype: How its elements are stored.
+            shape: The shape that it is to have.
+            blocks: Consecutive rows of it; with ``transposed``, of its transpose.
+            transposed: Write a matrix whose columns arrive.
+        """
         if name in self._weights:
             return
         offset = -(-self._end // _ALIGNMENT) * _ALIGNMENT
+        write = self._write_columns if transposed else self._write_rows
+        length = write(offset, dtype, shape, blocks)
+        weight = _Weight(dtype, tuple(shape), offset, length)
+        if length != int(np.prod(shape)) * dtype.itemsize:
+            raise ValueError(f"{name}: {length} bytes for {dtype} {weight.shape}")
+        self._weights[name] = weight
+        self._end = offset + length
+
+    def _write_rows(
+        self,
+        offset: int,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        blocks: Iterable[NDArray[Any]],
+    ) -> int:
         self._file.seek(offset)
         for block in blocks:
             self._file.write(np.ascontiguousarray(block, dtype).view(np.uint8).data)
-        self._end = self._file.tell()
-        weight = _Weight(dtype, tuple(shape), offset, self._end - offset)
-        if weight.length != int(np.prod(shape)) * dtype.itemsize:
-            raise ValueError(f"{name}: {weight.length} bytes for {dtype} {weight.shape}")
-        self._weights[name] = weight
+        return self._file.tell() - offset
+
+    def _write_columns(
+        self,
+        offset: int,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        blocks: Iterable[NDArray[Any]],
+    ) -> int:
+        """Write each block's part of every row to where the row lies."""
+        row_bytes = shape[1] * dtype.itemsize
+        column_bytes = 0
+        for block in blocks:
+            columns = np.ascontiguousarray(block.T, dtype).view(np.uint8)
+            for row, part in enumerate(columns):
+                self._file.seek(offset + row * row_bytes + column_bytes)
+                self._file.write(part.data)
+            column_bytes += columns.shape[1]
+        return shape[0] * column_bytes
 
 
 class OnnxGraph:
@@ -109,9 +147,10 @@ class OnnxGraph:
         dtype: np.dtype[Any],
         shape: Sequence[int],
         blocks: Iterable[NDArray[Any]],
+        transposed: bool = False,
     ) -> str:
-        """Add a large constant, written to the file unless another graph has done so."""
-        self._weights.add(name, dtype, shape, blocks)
+        """Add a large constant, as :meth:`WeightsFile.add` does; graphs may share it."""
+        self._weights.add(name, dtype, shape, blocks, transposed)
         weight = self._weights[name]
         tensor = self._graph.initializer.add(
             name=name,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from build.checkpoint import Checkpoint
 from build.onnx_writer import OnnxGraph, tensor_type
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4
+from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
 
 _FLOAT32 = np.dtype(np.float32)
 # MatMulNBits then quantizes the activations to int8 as well, which is what makes it fast.
@@ -72,13 +72,7 @@ class Int4Storage:
         self._checkpoint = checkpoint
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        dtype = self._checkpoint.dtype(table)
-        shape = self._checkpoint.shape(table)
-        self._graph.weight(table, dtype, shape, self._checkpoint.blocks(table))
-        if dtype == _FLOAT32:
-            return self._graph.node("Gather", [table, ids], output)
-        rows = self._graph.node("Gather", [table, ids], f"{output}/{dtype}")
-        return self._graph.node("Cast", [rows], output, to=tensor_type(_FLOAT32))
+        return _unrounded_embedding(self._graph, self._checkpoint, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         outputs, columns = _stacked_shape(self._checkpoint, weights)
@@ -104,6 +98,83 @@ class Int4Storage:
             block_size=BLOCK_SIZE,
             accuracy_level=_INT8_ACTIVATIONS,
         )
+
+
+class Int8Storage:
+    """Products in eight bits: a scale for each row of weights, and for each row of activations.
+
+    Activations are rounded while the graph runs, each row by its own largest value. Integers add
+    up without rounding, so a row's product is the same whatever rows stand beside it. The
+    embedding table stays in the checkpoint's own dtype, as in four bits.
+    """
+
+    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+        self._graph = graph
+        self._checkpoint = checkpoint
+
+    def embedding(self, table: str, ids: str, output: str) -> str:
+        return _unrounded_embedding(self._graph, self._checkpoint, table, ids, output)
+
+    def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        graph = self._graph
+        levels, largest = self._rounded(x)
+        weight, scales = self._weight(weights)
+        step = graph.constant("int8/step", np.array(1 / 127, np.float32))
+        zero = graph.constant("int8/zero", np.array(128, np.uint8))
+        product = graph.node(
+            "MatMulIntegerToFloat",
+            [levels, weight, step, scales, zero],
+            f"{output}/product",
+            domain="com.microsoft",
+        )
+        if not bias:
+            return graph.node("Mul", [product, largest], output)
+        scaled = graph.node("Mul", [product, largest], f"{output}/scaled")
+        return graph.node("Add", [scaled, bias], output)
+
+    def _rounded(self, x: str) -> tuple[str, str]:
+        """Each row of ``x``, from its largest magnitude down, in 255 levels around 128.
+
+        A row of zeros divides to NaN, rounds to whatever level, and is multiplied by its largest
+        magnitude in the end: to zeros.
+        """
+        graph = self._graph
+        step = graph.constant("int8/step", np.array(1 / 127, np.float32))
+        zero = graph.constant("int8/zero", np.array(128, np.uint8))
+        axis = graph.constant("int8/columns", np.array([1], np.int64))
+        magnitudes = graph.node("Abs", [x], f"{x}/magnitudes")
+        largest = graph.node("ReduceMax", [magnitudes, axis], f"{x}/largest", keepdims=1)
+        parts = graph.node("Div", [x, largest], f"{x}/parts")
+        return graph.node("QuantizeLinear", [parts, step, zero], f"{x}/levels"), largest
+
+    def _weight(self, names: Sequence[str]) -> tuple[str, str]:
+        """Products want the weights transposed, ``[columns, outputs]``."""
+        outputs, columns = _stacked_shape(self._checkpoint, names)
+        name = "+".join(names)
+        scales: list[NDArray[np.float32]] = []
+
+        def levels() -> Iterator[NDArray[np.int8]]:
+            for block in _stacked_blocks(self._checkpoint, names):
+                rows = quantize_int8(block.astype(np.float32, copy=False))
+                scales.append(rows.scales)
+                yield rows.levels
+
+        weight = self._graph.weight(
+            f"{name}/levels", np.dtype(np.int8), (columns, outputs), levels(), transposed=True
+        )
+        return weight, self._graph.weight(f"{name}/scales", _FLOAT32, (outputs,), scales)
+
+
+def _unrounded_embedding(
+    graph: OnnxGraph, checkpoint: Checkpoint, table: str, ids: str, output: str
+) -> str:
+    """Look rows up in a table that stays in the checkpoint's own dtype."""
+    dtype = checkpoint.dtype(table)
+    graph.weight(table, dtype, checkpoint.shape(table), checkpoint.blocks(table))
+    if dtype == _FLOAT32:
+        return graph.node("Gather", [table, ids], output)
+    rows = graph.node("Gather", [table, ids], f"{output}/{dtype}")
+    return graph.node("Cast", [rows], output, to=tensor_type(_FLOAT32))
 
 
 def _stacked_shape(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[int, int]:

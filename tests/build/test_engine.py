@@ -24,7 +24,7 @@ from tests.build.checkpoints import make_checkpoint
 from tests.build.packed import PackedEngine
 
 ROOT = Path(__file__).parents[2]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int4")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 
 
 @pytest.fixture
