@@ -121,7 +121,9 @@ class EngineSettings(Settings):
         max_num_sequences: Most sequences that run at once; others wait.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
-        num_threads: Threads of one operator; 0 is one for each core.
+        kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
+            as it is written; where it is full, requests wait.
+        num_threads: Threads to compute with; 0 is one for each core.
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
         cancellation_check_period_ms: How soon a request whose client went away is noticed.
@@ -130,6 +132,7 @@ class EngineSettings(Settings):
     engine_dir: str = "."
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
+    kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 44)
     num_threads: int = Field(default=0, ge=0, le=1024)
     exclude_input_in_output: bool = True
     cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)

@@ -5,28 +5,37 @@ Single-threaded and without a clock of its own: whoever owns it calls ``step`` w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.engine.config import EngineConfig
-from python_backend.engine.kv_cache import KVCache
+from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.runner import Runner
 from python_backend.engine.sampler import sample
-from python_backend.engine.scheduler import Batch, Scheduler
+from python_backend.engine.scheduler import Scheduler, blocks_for
 from python_backend.engine.sequence import SamplingParams, Sequence
-from python_backend.errors import InvalidRequestError
+from python_backend.errors import EngineError, InvalidRequestError
 
 
 class Engine:
-    """Continues many sequences at once."""
+    """Continues many sequences at once.
+
+    Attributes:
+        config: What the engine folder says about itself.
+        layout: How keys and values lie in a block.
+        scheduler: The sequences and their blocks.
+    """
 
     def __init__(
         self,
         folder: Path,
         max_sequences: int = 32,
         max_num_tokens: int = 512,
+        kv_cache_bytes: int = 1 << 30,
         num_threads: int = 0,
     ) -> None:
         """Load an engine folder.
@@ -35,15 +44,33 @@ class Engine:
             folder: What ``build/`` made.
             max_sequences: Most sequences that run at once; others wait.
             max_num_tokens: Budget of tokens a step.
-            num_threads: Threads of one operator; 0 is one for each core.
+            kv_cache_bytes: Most memory that keys and values take.
+            num_threads: Threads to compute with; 0 is one for each core.
 
         Raises:
-            EngineError: The folder holds no usable engine.
+            EngineError: The folder holds no usable engine, or the budget holds not one block.
         """
-        self.config = EngineConfig.load(folder)
-        self.scheduler = Scheduler(max_sequences, max_num_tokens)
-        self._cache = KVCache(self.config, max_sequences)
-        self._runner = Runner(folder, self.config, self._cache, num_threads)
+        self.config = config = EngineConfig.load(folder)
+        self.layout = layout = Layout(
+            config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim
+        )
+        num_blocks = kv_cache_bytes // layout.block_bytes
+        if not num_blocks:
+            raise EngineError(
+                f"the KV cache has {kv_cache_bytes} bytes; {BLOCK_TOKENS} tokens take "
+                f"{layout.block_bytes}"
+            )
+        self._memory = KVMemory(layout, num_blocks)
+        self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
+        self._runner = Runner(
+            folder,
+            config,
+            self._memory,
+            layout,
+            max_tokens=max_num_tokens + max_sequences,
+            max_sequences=max_sequences,
+            num_threads=num_threads or available_cores(),
+        )
 
     def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
         """Refuse what can never run. Any thread may call this.
@@ -82,13 +109,21 @@ class Engine:
                 f"embedding_bias has {params.embedding_bias.size} values; "
                 f"it can have at most one for each of the {vocab_size} tokens"
             )
+        num_blocks = self.scheduler.pool.num_blocks
+        wanted = blocks_for(prompt.size + params.max_tokens)
+        if wanted > num_blocks:
+            raise InvalidRequestError(
+                f"max_tokens is {params.max_tokens}; with a prompt of {prompt.size} tokens that is "
+                f"{wanted} blocks of keys and values, and the cache has {num_blocks} "
+                f"(room for {num_blocks * BLOCK_TOKENS} tokens)"
+            )
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence that ``check`` accepts."""
         self.scheduler.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """End a sequence now and free its cache row. One that has ended stays as it is."""
+        """End a sequence now and free its memory. One that has ended stays as it is."""
         if not sequence.finished:
             sequence.finish_reason = "cancelled"
             self._remove(sequence)
@@ -105,19 +140,26 @@ class Engine:
             The sequences that advanced: each has one more output token, or ended.
 
         Raises:
-            EngineError: The graph failed. The sequences that were running are out, unfinished;
-                see ``drop_running``.
+            EngineError: The graph failed. The sequences that were running are to be given up with
+                ``drop_running``.
         """
-        batch = self.scheduler.schedule()
-        advanced = self._run(batch)
-        for sequence in advanced:
+        work = self.scheduler.schedule()
+        logits = self._runner.run(work)
+        advanced = [each.sequence for each in work if each.samples]
+        for each in work:
+            self.scheduler.computed(each)
+        tokens, log_probs = sample(logits, advanced)
+        for sequence, token, log_prob in zip(advanced, tokens, log_probs, strict=True):
+            sequence.append(token, log_prob)
             if sequence.finished:
                 self._remove(sequence)
         return advanced
 
     def drop_running(self) -> list[Sequence]:
         """Give up what runs, after a failure; what waits is untouched."""
-        dropped, self.scheduler.running = self.scheduler.running, []
+        dropped = list(self.scheduler.running)
+        for sequence in dropped:
+            self._remove(sequence)
         return dropped
 
     def generate(self, prompts: list[NDArray[np.int32]], params: SamplingParams) -> list[list[int]]:
@@ -130,32 +172,11 @@ class Engine:
             self.step()
         return [sequence.output for sequence in sequences]
 
-    def _run(self, batch: Batch) -> list[Sequence]:
-        advanced: list[Sequence] = []
-        if batch.decodes:
-            logits = self._runner.decode(
-                tokens=[sequence.output[-1] for sequence in batch.decodes],
-                lengths=[sequence.num_computed for sequence in batch.decodes],
-            )
-            for sequence in batch.decodes:
-                sequence.num_computed += 1
-            self._append(logits, batch.decodes)
-            advanced += batch.decodes
-        for chunk in batch.chunks:
-            sequence, start = chunk.sequence, chunk.sequence.num_computed
-            tokens = sequence.prompt[start : start + chunk.tokens]
-            logits = self._runner.prefill(chunk.row, start, tokens)
-            sequence.num_computed += chunk.tokens
-            if not sequence.is_prefill:
-                self._append(logits, [sequence])
-                advanced.append(sequence)
-        return advanced
-
-    def _append(self, logits: NDArray[np.float32], sequences: list[Sequence]) -> None:
-        tokens, log_probs = sample(logits, sequences)
-        for sequence, token, log_prob in zip(sequences, tokens, log_probs, strict=True):
-            sequence.append(token, log_prob)
-
     def _remove(self, sequence: Sequence) -> None:
-        for move in self.scheduler.remove(sequence):
-            self._cache.move(move.source, move.target, move.tokens)
+        self.scheduler.remove(sequence)
+        self._memory.give_back(self.scheduler.take_emptied())
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

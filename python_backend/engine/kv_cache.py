@@ -1,36 +1,153 @@
-"""Where keys and values lie.
+"""The paged KV cache: blocks of 16 tokens, taken as sequences grow and given back when they end.
 
-One array a layer holds a row for each running sequence, long enough for the whole context. Memory
-that was never written is not resident, so an empty cache costs nothing. Row i belongs to the i-th
-running sequence, which lets a decode step bind the first n rows as one batch without a copy.
+Pure bookkeeping lives in :class:`BlockPool`; :class:`KVMemory` is the memory that it speaks of.
+Blocks that are full are remembered by what they hold, so that sequences which begin alike share
+them; the least recently used of those that nobody uses make room when there is need.
 """
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+from collections import OrderedDict
+
 import numpy as np
+from numpy.typing import NDArray
 
-from python_backend.engine.config import EngineConfig
+from python_backend.engine.attention import BLOCK_TOKENS, Layout
 
 
-class KVCache:
-    """Keys and values of all running sequences.
+class BlockPool:
+    """Which block holds what, and who uses it.
+
+    A block is free, used by one or more sequences, or cached: full, remembered, used by nobody.
 
     Attributes:
-        num_rows: Most sequences that can run at once.
-        layers: For each layer its keys and its values, float32
-            ``[num_rows, num_kv_heads, context_length, head_dim]``.
+        num_blocks: Blocks in all.
     """
 
-    def __init__(self, config: EngineConfig, num_rows: int) -> None:
-        self.num_rows = num_rows
-        shape = (num_rows, config.num_kv_heads, config.context_length, config.head_dim)
-        self.layers = [
-            (np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32))
-            for _ in range(config.num_layers)
-        ]
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._users = [0] * num_blocks
+        self._digest_of: dict[int, bytes] = {}
+        self._block_of: dict[bytes, int] = {}
+        self._cached: OrderedDict[int, None] = OrderedDict()
 
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first tokens of one row over another, so that running rows stay together."""
-        for keys, values in self.layers:
-            keys[target, :, :tokens] = keys[source, :, :tokens]
-            values[target, :, :tokens] = values[source, :, :tokens]
+    @property
+    def num_available(self) -> int:
+        """Blocks that can be taken: free ones, and cached ones that would be forgotten."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def num_used(self) -> int:
+        """Blocks that sequences use."""
+        return self.num_blocks - self.num_available
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks that nobody uses and that hold a known prefix."""
+        return len(self._cached)
+
+    def is_free(self, block: int) -> bool:
+        """Whether a block is used by nobody and holds nothing of use."""
+        return not self._users[block] and block not in self._digest_of
+
+    def find(self, tokens: NDArray[np.int32]) -> list[int]:
+        """Take the cached or used blocks that hold the beginning of a sequence.
+
+        Args:
+            tokens: int32 ``[tokens]``; at least one token is always left to compute.
+
+        Returns:
+            The blocks, each of which has one more user now.
+        """
+        blocks = []
+        digest = b""
+        for start in range(0, (len(tokens) - 1) // BLOCK_TOKENS * BLOCK_TOKENS, BLOCK_TOKENS):
+            digest = chain(digest, tokens[start : start + BLOCK_TOKENS])
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            self._users[block] += 1
+            self._cached.pop(block, None)
+            blocks.append(block)
+        return blocks
+
+    def take(self, count: int) -> list[int]:
+        """Take blocks to write into.
+
+        Raises:
+            IndexError: Fewer are available; none is taken.
+        """
+        if count > self.num_available:
+            raise IndexError(f"{count} blocks wanted, {self.num_available} available")
+        blocks = []
+        for _ in range(count):
+            if not self._free:
+                oldest, _ = self._cached.popitem(last=False)
+                self._forget(oldest)
+                self._free.append(oldest)
+            blocks.append(self._free.pop())
+        for block in blocks:
+            self._users[block] = 1
+        return blocks
+
+    def remember(self, block: int, digest: bytes) -> None:
+        """Note what a full block holds, unless another block is known to hold the same."""
+        if digest not in self._block_of and block not in self._digest_of:
+            self._digest_of[block] = digest
+            self._block_of[digest] = block
+
+    def release(self, blocks: list[int]) -> list[int]:
+        """Give blocks back, last ones first, so that the ends of prefixes are forgotten first.
+
+        Returns:
+            Those that hold nothing of use any more.
+        """
+        emptied = []
+        for block in reversed(blocks):
+            self._users[block] -= 1
+            if self._users[block]:
+                continue
+            if block in self._digest_of:
+                self._cached[block] = None
+            else:
+                self._free.append(block)
+                emptied.append(block)
+        return emptied
+
+    def _forget(self, block: int) -> None:
+        del self._block_of[self._digest_of.pop(block)]
+
+
+def chain(digest: bytes, tokens: NDArray[np.int32]) -> bytes:
+    """What identifies a full block: its tokens and, by the digest before it, all before them."""
+    return hashlib.blake2b(digest + tokens.tobytes(), digest_size=16).digest()
+
+
+class KVMemory:
+    """The blocks themselves.
+
+    The whole budget is reserved, and resident only where keys and values were written: the
+    operating system's page table knows which. Blocks that hold nothing of use are given back to it.
+
+    Attributes:
+        blocks: float32 ``[num_blocks, *layout.block_shape]``.
+    """
+
+    def __init__(self, layout: Layout, num_blocks: int) -> None:
+        self._block_bytes = layout.block_bytes
+        self._map = mmap.mmap(-1, num_blocks * layout.block_bytes, flags=mmap.MAP_PRIVATE)
+        # A huge page would make memory resident that nothing was written to.
+        self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        flat: NDArray[np.float32] = np.frombuffer(self._map, dtype=np.float32)
+        self.blocks = flat.reshape(num_blocks, *layout.block_shape)
+
+    def give_back(self, blocks: list[int]) -> None:
+        """Return the memory of blocks to the operating system; they read as zeros then."""
+        for block in blocks:
+            start = -(-block * self._block_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            end = (block + 1) * self._block_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            if end > start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, end - start)

@@ -1,11 +1,13 @@
-"""Running the ONNX graph.
+"""Running the ONNX graph, cut at its attentions.
 
-Binds rows of the KV cache as past and present of one buffer, so that a step copies no keys or
-values, and keeps the bindings of each decode batch size, which never change.
+ONNX Runtime computes what lies between two attentions, on the tokens of all scheduled sequences
+packed without padding; the attention kernel does the rest on the paged KV cache. A step makes no
+copy of keys or values and allocates nothing that grows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,127 +15,163 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from python_backend.engine.config import ENGINE_FILE, EngineConfig
-from python_backend.engine.kv_cache import KVCache
+from python_backend.engine.attention import Layout, PackedBatch, load_attention
+from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
+from python_backend.engine.kv_cache import KVMemory
+from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
 
 class Runner:
-    """An ONNX Runtime session over a KV cache."""
+    """The segments of a graph and the attention between them."""
 
     def __init__(
-        self, folder: Path, config: EngineConfig, cache: KVCache, num_threads: int = 0
+        self,
+        folder: Path,
+        config: EngineConfig,
+        memory: KVMemory,
+        layout: Layout,
+        max_tokens: int,
+        max_sequences: int,
+        num_threads: int,
     ) -> None:
         """Load the graph.
 
         Args:
             folder: The engine folder.
             config: Its description.
-            cache: Where keys and values lie.
-            num_threads: Threads of one operator; 0 is one for each core.
+            memory: Where keys and values lie.
+            layout: How they lie there.
+            max_tokens: Most tokens of a step.
+            max_sequences: Most sequences of a step.
+            num_threads: Threads of one operator and of attention.
 
         Raises:
-            EngineError: The graph is missing, damaged or of another layout.
+            EngineError: The graph is missing, damaged or not the one that ``config`` describes.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        # A spinning thread takes its core from Triton and from the other models' processes.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        path = folder / config.graph
+        self._segments = [
+            _load_segment(folder, config, index, num_threads)
+            for index in range(config.num_layers + 1)
+        ]
+        width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self._ids = np.zeros(max_tokens, dtype=np.int64)
+        self._rows = np.zeros(max_sequences, dtype=np.int64)
+        self._qkv = np.zeros((max_tokens, width), dtype=np.float32)
+        self._attended = np.zeros(
+            (max_tokens, config.num_heads * config.head_dim), dtype=np.float32
+        )
+        self._residual = np.zeros((max_tokens, config.hidden_size), dtype=np.float32)
+        self._logits = np.zeros((max_sequences, config.vocab_size), dtype=np.float32)
         try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            rotary = np.load(folder / "rotary.npy")
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{folder / 'rotary.npy'} can't be read: {error}") from error
+        if rotary.shape[::2] != (2, config.head_dim // 2) or rotary.dtype != np.float32:
+            raise EngineError(f"{folder / 'rotary.npy'} is not this engine's")
+        self._attention = load_attention(layout, memory.blocks, rotary, num_threads)
+
+    def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
+        """Compute the scheduled tokens.
+
+        Args:
+            work: What is scheduled; the sequences' blocks have room for it.
+
+        Returns:
+            float32 ``[sequences, vocab]``: logits after the last token of each sequence that is to
+            choose a next one, in order; valid until the next call.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        batch, tokens, rows = self._pack(work)
+        ids, qkv = self._ids[:tokens], self._qkv[:tokens]
+        attended = self._attended[:tokens]
+        # A segment has read its residual before it writes the next one: they share memory.
+        residual = self._residual[:tokens]
+        outputs = {"next_residual": residual, "qkv": qkv}
+        self._compute(0, {"input_ids": ids}, outputs)
+        last = len(self._segments) - 1
+        for index in range(1, last):
+            self._attention(index - 1, batch, qkv, attended)
+            self._compute(index, {"attention": attended, "residual": residual}, outputs)
+        self._attention(last - 1, batch, qkv, attended)
+        logits = self._logits[:rows]
+        if rows:
+            inputs = {"attention": attended, "residual": residual, "rows": self._rows[:rows]}
+            self._compute(last, inputs, {"logits": logits})
+        return logits
+
+    def _pack(self, work: list[Scheduled]) -> tuple[PackedBatch, int, int]:
+        """Lay the scheduled tokens side by side; returns how many they and the samples are."""
+        starts = np.zeros(len(work) + 1, dtype=np.int32)
+        np.cumsum([each.num_tokens for each in work], out=starts[1:])
+        lengths = np.array([each.sequence.num_computed for each in work], dtype=np.int32)
+        tables = np.zeros((len(work), max(len(e.sequence.blocks) for e in work)), dtype=np.int32)
+        rows = 0
+        for index, each in enumerate(work):
+            sequence, computed = each.sequence, each.sequence.num_computed
+            tables[index, : len(sequence.blocks)] = sequence.blocks
+            span = slice(starts[index], starts[index + 1])
+            self._ids[span] = sequence.pending(each.num_tokens)
+            if each.samples:
+                self._rows[rows] = starts[index + 1] - 1
+                rows += 1
+            assert computed + each.num_tokens <= sequence.num_tokens, "tokens that don't exist"
+        return PackedBatch(starts, lengths, tables), int(starts[-1]), rows
+
+    def _compute(
+        self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        session = self._segments[index]
+        try:
+            binding = session.io_binding()
+            for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+                for name, array in tensors.items():
+                    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
-            raise EngineError(f"{path} can't be loaded: {error}") from error
-        if _layout(self._session) != _described_layout(config):
-            raise EngineError(
-                f"{path} is not the graph that the {ENGINE_FILE} beside it describes: "
-                "build the engine anew"
-            )
-        self._config = config
-        self._cache = cache
-        self._logits = np.zeros((cache.num_rows, config.vocab_size), dtype=np.float32)
-        self._tokens = np.zeros((cache.num_rows, 1), dtype=np.int64)
-        self._lengths = np.zeros(cache.num_rows, dtype=np.int32)
-        self._total = np.zeros((), dtype=np.int32)
-        self._decodes: dict[int, ort.IOBinding] = {}
-
-    def prefill(self, row: int, start: int, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Compute prompt tokens of one sequence.
-
-        Args:
-            row: Its cache row.
-            start: Tokens that the row has already.
-            tokens: int32 ``[tokens]``, the ones to add.
-
-        Returns:
-            float32 ``[1, vocab]``: logits after the last token, valid until the next call.
-        """
-        self._lengths[row] = start + tokens.size - 1
-        self._total[...] = start + tokens.size
-        ids = tokens.astype(np.int64)[None]
-        self._run(self._bind(row, 1, ids))
-        return self._logits[row : row + 1]
-
-    def decode(self, tokens: list[int], lengths: list[int]) -> NDArray[np.float32]:
-        """Compute one token for each sequence in the first rows.
-
-        Args:
-            tokens: The newest token of each.
-            lengths: Tokens that each row has already.
-
-        Returns:
-            float32 ``[sequences, vocab]``, valid until the next call.
-        """
-        count = len(tokens)
-        self._tokens[:count, 0] = tokens
-        self._lengths[:count] = lengths
-        self._total[...] = max(lengths) + 1
-        if count not in self._decodes:
-            self._decodes[count] = self._bind(0, count, self._tokens[:count])
-        self._run(self._decodes[count])
-        return self._logits[:count]
-
-    def _run(self, binding: ort.IOBinding) -> None:
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # see __init__
             raise EngineError(f"the engine failed: {error}") from error
 
-    def _bind(self, row: int, count: int, ids: NDArray[np.int64]) -> ort.IOBinding:
-        binding = self._session.io_binding()
-        rows = slice(row, row + count)
-        inputs: dict[str, NDArray[Any]] = {
-            "input_ids": ids,
-            "seqlens_k": self._lengths[rows],
-            "total_sequence_length": self._total,
-        }
-        outputs: dict[str, NDArray[Any]] = {"logits": self._logits[rows]}
-        for layer, arrays in enumerate(self._cache.layers):
-            for part, array in zip(("key", "value"), arrays, strict=True):
-                inputs[f"past_key_values.{layer}.{part}"] = array[rows]
-                outputs[f"present.{layer}.{part}"] = array[rows]
-        for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, array in tensors.items():
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return binding
+
+def _widths(config: EngineConfig, index: int) -> dict[str, int | None]:
+    """Each tensor of a segment and its last dimension; None where that varies."""
+    first, last = index == 0, index == config.num_layers
+    attended = config.num_heads * config.head_dim
+    inputs = (
+        {"input_ids": None} if first else {"attention": attended, "residual": config.hidden_size}
+    )
+    if last:
+        return {**inputs, "rows": None, "logits": config.vocab_size}
+    qkv = attended + 2 * config.num_kv_heads * config.head_dim
+    return {**inputs, "next_residual": config.hidden_size, "qkv": qkv}
 
 
-def _layout(session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
-    """The fixed sizes of a graph's caches and logits, by name."""
-    values = [*session.get_inputs(), *session.get_outputs()]
-    sizes = {v.name: tuple(size for size in v.shape if isinstance(size, int)) for v in values}
-    return {name: sizes[name] for name in sizes if name.startswith("past_") or name == "logits"}
-
-
-def _described_layout(config: EngineConfig) -> dict[str, tuple[int, ...]]:
-    cache = (config.num_kv_heads, config.head_dim)
-    layout: dict[str, tuple[int, ...]] = {
-        f"past_key_values.{layer}.{part}": cache
-        for layer in range(config.num_layers)
-        for part in ("key", "value")
+def _load_segment(
+    folder: Path, config: EngineConfig, index: int, num_threads: int
+) -> ort.InferenceSession:
+    """A segment's session; refuses another graph, which would write past the memory it is given."""
+    path = folder / segment_file(index)
+    session = _load(path, num_threads)
+    found = {
+        tensor.name: tensor.shape[-1] if isinstance(tensor.shape[-1], int) else None
+        for tensor in (*session.get_inputs(), *session.get_outputs())
     }
-    return {**layout, "logits": (config.vocab_size,)}
+    if found != _widths(config, index):
+        raise EngineError(
+            f"{path} is not the graph that the {ENGINE_FILE} beside it describes: "
+            "build the engine anew"
+        )
+    return session
+
+
+def _load(path: Path, num_threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    # A spinning thread takes its core from Triton and from the other models' processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, without a common base
+        raise EngineError(f"{path} can't be loaded: {error}") from error

@@ -110,6 +110,10 @@ class Sequence:
         output: Tokens generated so far, without the end token.
         log_probs: Log probability of each output token, where asked for.
         num_computed: Tokens whose keys and values are in the cache.
+        blocks: The cache's blocks that hold them, in order.
+        digests: What identifies each of its full blocks.
+        num_new_blocks: Blocks taken for it so far.
+        num_reused_blocks: Blocks that were there when it began.
         finish_reason: Empty while it runs, else one of ``contract.FINISH_REASONS``.
     """
 
@@ -120,6 +124,10 @@ class Sequence:
         self.output: list[int] = []
         self.log_probs: list[float] = []
         self.num_computed = 0
+        self.blocks: list[int] = []
+        self.digests: list[bytes] = []
+        self.num_new_blocks = 0
+        self.num_reused_blocks = 0
         self.finish_reason = ""
         self.arrival_ns = time.time_ns()
         self.first_scheduled_ns = 0
@@ -133,9 +141,9 @@ class Sequence:
         return len(self.prompt) + len(self.output)
 
     @property
-    def is_prefill(self) -> bool:
-        """Whether a part of the prompt still has to be computed."""
-        return self.num_computed < len(self.prompt)
+    def num_pending(self) -> int:
+        """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
+        return self.num_tokens - self.num_computed
 
     @property
     def finished(self) -> bool:
@@ -145,6 +153,13 @@ class Sequence:
     def tokens(self) -> NDArray[np.int32]:
         """Prompt and output, int32 ``[tokens]``."""
         return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
+
+    def pending(self, count: int) -> NDArray[np.int32]:
+        """The next tokens to compute, int32 ``[count]``."""
+        if self.num_computed >= len(self.prompt):
+            start = self.num_computed - len(self.prompt)
+            return np.asarray(self.output[start : start + count], dtype=np.int32)
+        return self.tokens()[self.num_computed : self.num_computed + count]
 
     def append(self, token: int, log_prob: float | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""

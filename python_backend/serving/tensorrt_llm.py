@@ -89,6 +89,7 @@ class TritonPythonModel:
             resolve(args, self._settings.engine_dir),
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,
+            kv_cache_bytes=self._settings.kv_cache_bytes,
             num_threads=self._settings.num_threads,
         )
         self._metrics = EngineMetrics(args["model_name"], args["model_version"])
@@ -295,8 +296,8 @@ def _reported(piece: _Piece, sequence: Sequence, reporting: Reporting) -> dict[s
     if reporting.num_output_tokens:
         outputs["num_output_tokens"] = np.array([[len(piece.tokens)]], dtype=np.int32)
     if reporting.perf_metrics:
-        # The cache gives a sequence one block, its row, and shares none.
-        for name, blocks in (("alloc_new", 1), ("reused", 0), ("alloc_total", 1)):
+        new, reused = sequence.num_new_blocks, sequence.num_reused_blocks
+        for name, blocks in (("alloc_new", new), ("reused", reused), ("alloc_total", new + reused)):
             outputs[f"kv_cache_{name}_blocks"] = np.array([[blocks]], dtype=np.int32)
         for name, time_ns in (
             ("arrival", sequence.arrival_ns),

@@ -135,6 +135,7 @@ def test_cancelling_frees_the_row(load: Callable[..., Engine]) -> None:
     engine.step()
     assert engine.scheduler.running == [first]
     engine.cancel(first)
+    assert engine.scheduler.pool.num_used == 0
     assert engine.step() == [second]
 
 
@@ -176,20 +177,21 @@ def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., Engine
     assert engine.generate([longer], SamplingParams(max_tokens=1)) == [output[4:]]
 
 
-@pytest.mark.parametrize("method", ["prefill", "decode"])
+@pytest.mark.parametrize("steps", [0, 1])
 def test_a_failing_step_drops_what_runs_and_no_more(
-    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, method: str
+    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     engine = load(max_sequences=2)
     sequences = add(engine, *PROMPTS, params=GREEDY)
-    if method == "decode":
+    for _ in range(steps):
         engine.step()
 
-    def fail(*_: Any) -> None:
-        raise RuntimeError("out of order")
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("out of order")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner._session, "run_with_iobinding", fail)
+        patch.setitem(engine._runner._segments, 1, Failing())
         with pytest.raises(EngineError, match="the engine failed: out of order"):
             engine.step()
     assert engine.drop_running() == sequences[:2]
@@ -268,13 +270,13 @@ def test_a_foreign_engine_json_is_named_in_a_line(damaged: Path, text: str) -> N
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.onnx.data"])
+@pytest.mark.parametrize("file", ["segment_01.onnx", "weights.bin"])
 def test_a_missing_or_damaged_graph_is_named(damaged: Path, file: str) -> None:
     (damaged / file).write_bytes((damaged / file).read_bytes()[:100])
-    with pytest.raises(EngineError, match=rf"{damaged}/model\.onnx can't be loaded: "):
+    with pytest.raises(EngineError, match=rf"{damaged}/segment_0[01]\.onnx can't be loaded: "):
         Engine(damaged)
     (damaged / file).unlink()
-    with pytest.raises(EngineError, match=rf"{damaged}/model\.onnx can't be loaded: "):
+    with pytest.raises(EngineError, match=rf"{damaged}/segment_0[01]\.onnx can't be loaded: "):
         Engine(damaged)
 
 
@@ -285,5 +287,52 @@ def test_a_missing_or_damaged_graph_is_named(damaged: Path, file: str) -> None:
 def test_a_graph_other_than_described_is_named(damaged: Path, name: str, value: int) -> None:
     config = json.loads((damaged / "engine.json").read_bytes())
     (damaged / "engine.json").write_text(json.dumps({**config, name: value}))
-    with pytest.raises(EngineError, match=r"model\.onnx is not the graph that the engine\.json"):
+    with pytest.raises(
+        EngineError,
+        match=r"segment_0\d\.onnx is not the graph that the engine\.json|can't be loaded|rotary",
+    ):
         Engine(damaged)
+
+
+def test_preempted_sequences_go_on_where_they_were(load: Callable[..., Engine]) -> None:
+    """Room for about two sequences: the others are put off again and again."""
+    params = SamplingParams(max_tokens=40, top_p=0.95, temperature=1.5, seed=5)
+    engine = load(kv_cache_bytes=6 * load().layout.block_bytes)
+    sequences = add(engine, *PROMPTS, params=params)
+    finish(engine)
+    assert engine.scheduler.num_preempted > 2
+    assert [sequence.output for sequence in sequences] == alone(load(), params)
+
+
+def test_what_the_cache_can_never_hold_is_refused_with_the_figure(
+    load: Callable[..., Engine],
+) -> None:
+    engine = load(kv_cache_bytes=3 * load().layout.block_bytes)
+    check(engine, [5] * 40, max_tokens=8)
+    message = (
+        r"max_tokens is 9; with a prompt of 40 tokens that is 4 blocks .* has 3 \(.* 48 tokens"
+    )
+    with pytest.raises(InvalidRequestError, match=message):
+        check(engine, [5] * 40, max_tokens=9)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_a_warm_prefix_changes_nothing(load: Callable[..., Engine], params: SamplingParams) -> None:
+    (prefix,) = make_prompts(50)
+    prompts = [np.concatenate([prefix, tail]) for tail in make_prompts(3, 20, 1)]
+    cold = [load().generate([prompt], params)[0] for prompt in prompts]
+    engine = load()
+    engine.generate([prompts[0]], params)
+    sequences = add(engine, *prompts, params=params)
+    finish(engine)
+    assert [sequence.output for sequence in sequences] == cold
+    assert all(sequence.num_reused_blocks >= 3 for sequence in sequences)
+
+
+def test_without_a_compiler_the_engine_says_the_same(
+    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outputs = load().generate(PROMPTS, GREEDY)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load().generate(PROMPTS, GREEDY) == outputs

@@ -1,39 +1,81 @@
-"""The KV cache: rows that move."""
+"""The KV cache: who uses which block, and what memory that takes."""
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
+import pytest
 
-from python_backend.engine.config import EngineConfig
-from python_backend.engine.kv_cache import KVCache
-
-CONFIG = EngineConfig(
-    architecture="LlamaForCausalLM",
-    precision="fp32",
-    vocab_size=11,
-    num_layers=3,
-    num_kv_heads=2,
-    head_dim=4,
-    context_length=8,
-    end_token_ids=(0,),
-    pad_token_id=0,
-)
+from python_backend.engine.attention import BLOCK_TOKENS, Layout
+from python_backend.engine.kv_cache import BlockPool, KVMemory, chain
 
 
-def test_there_is_room_for_the_whole_context_of_each_row() -> None:
-    cache = KVCache(CONFIG, num_rows=5)
-    assert cache.num_rows == 5
-    assert [array.shape for layer in cache.layers for array in layer] == [(5, 2, 8, 4)] * 6
+def test_blocks_are_taken_and_given_back() -> None:
+    pool = BlockPool(3)
+    blocks = pool.take(2)
+    assert (pool.num_used, pool.num_available) == (2, 1)
+    with pytest.raises(IndexError, match="2 blocks wanted, 1 available"):
+        pool.take(2)
+    assert pool.num_available == 1
+    assert sorted(pool.release(blocks)) == sorted(blocks)
+    assert (pool.num_used, pool.num_available) == (0, 3)
 
 
-def test_a_move_copies_the_first_tokens_of_every_layer_and_nothing_else() -> None:
-    cache = KVCache(CONFIG, num_rows=3)
-    arrays = [array for layer in cache.layers for array in layer]
-    for index, array in enumerate(arrays):
-        array[:] = np.random.default_rng(index).random(array.shape)
-    before = [array.copy() for array in arrays]
-    cache.move(source=2, target=0, tokens=5)
-    for array, old in zip(arrays, before, strict=True):
-        assert np.array_equal(array[0, :, :5], old[2, :, :5])
-        assert np.array_equal(array[0, :, 5:], old[0, :, 5:])
-        assert np.array_equal(array[1:], old[1:])
+def tokens(*kinds: int) -> np.ndarray:
+    return np.repeat(np.array(kinds, dtype=np.int32), BLOCK_TOKENS)
+
+
+def test_a_known_prefix_is_found_as_far_as_it_goes() -> None:
+    pool = BlockPool(4)
+    blocks = pool.take(2)
+    digest = b""
+    for block, kind in zip(blocks, (1, 2), strict=True):
+        digest = chain(digest, tokens(kind))
+        pool.remember(block, digest)
+    assert pool.release(blocks) == []
+    assert pool.num_cached == 2
+    assert pool.find(tokens(1, 3, 2)) == blocks[:1]
+    assert pool.find(tokens(1, 2, 9)) == blocks
+    assert pool.find(tokens(2, 1)) == []
+    assert pool.num_used == 2
+
+
+def test_the_end_of_a_prefix_is_forgotten_first() -> None:
+    pool = BlockPool(2)
+    blocks = pool.take(2)
+    first = chain(b"", tokens(1))
+    pool.remember(blocks[0], first)
+    pool.remember(blocks[1], chain(first, tokens(2)))
+    pool.release(blocks)
+    assert pool.take(1) == blocks[1:]
+    assert pool.find(tokens(1, 2, 3)) == blocks[:1]
+
+
+def test_the_same_content_is_remembered_once() -> None:
+    pool = BlockPool(2)
+    one, two = pool.take(2)
+    digest = chain(b"", tokens(1))
+    pool.remember(one, digest)
+    pool.remember(two, digest)
+    assert pool.release([one, two]) == [two]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_memory_is_resident_only_where_it_was_written() -> None:
+    layout = Layout(num_layers=4, num_heads=8, num_kv_heads=4, head_dim=64)
+    before = resident_bytes()
+    memory = KVMemory(layout, 512)
+    assert resident_bytes() - before < 8 << 20
+    memory.blocks[100:300] = 1
+    written = 200 * layout.block_bytes
+    assert resident_bytes() - before == pytest.approx(written, rel=0.04)
+    memory.give_back(list(range(100, 300)))
+    assert resident_bytes() - before < 8 << 20
+    assert not memory.blocks[100:300].any()
+    memory.blocks[0] = 1
+    assert memory.blocks[0].all()

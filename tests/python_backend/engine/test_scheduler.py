@@ -1,190 +1,228 @@
-"""The scheduler: whatever comes and goes, rows stay together and every sequence ends."""
+"""The scheduler: whatever comes and goes, memory is accounted for and every sequence ends."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from python_backend.engine.scheduler import Batch, Chunk, Move, Scheduler
+from python_backend.engine.attention import BLOCK_TOKENS
+from python_backend.engine.kv_cache import BlockPool
+from python_backend.engine.scheduler import Scheduled, Scheduler, blocks_for
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 
-def make_sequence(prompt: int, max_tokens: int = 5) -> Sequence:
-    return Sequence(np.zeros(prompt, dtype=np.int32), SamplingParams(max_tokens=max_tokens))
+def make_sequence(prompt: int | list[int], max_tokens: int = 5) -> Sequence:
+    tokens = [0] * prompt if isinstance(prompt, int) else prompt
+    return Sequence(np.array(tokens, dtype=np.int32), SamplingParams(max_tokens=max_tokens))
 
 
-def advance(batch: Batch) -> list[Sequence]:
-    """Do a step's work as the engine does; returns the sequences that have one more token."""
-    for sequence in batch.decodes:
-        sequence.num_computed += 1
-    for chunk in batch.chunks:
-        chunk.sequence.num_computed += chunk.tokens
-    done = [chunk.sequence for chunk in batch.chunks if not chunk.sequence.is_prefill]
-    for sequence in (*batch.decodes, *done):
+def make_scheduler(blocks: int = 64, max_sequences: int = 4, max_num_tokens: int = 64) -> Scheduler:
+    return Scheduler(BlockPool(blocks), max_sequences, max_num_tokens)
+
+
+def advance(scheduler: Scheduler, work: list[Scheduled]) -> None:
+    """Do a step's work as the engine does."""
+    samples = [each.sequence for each in work if each.samples]
+    for each in work:
+        scheduler.computed(each)
+    for sequence in samples:
         sequence.append(0)
-    return [*batch.decodes, *done]
+        if sequence.finished:
+            scheduler.remove(sequence)
 
 
 class Comings(RuleBasedStateMachine):
-    """Sequences come, go and run, in any order.
+    """Sequences come, go and run, in any order, in little memory and with shared prefixes."""
 
-    Beside the scheduler, two plain models: the queue of sequences that were never scheduled, and
-    the cache's rows, each with whose tokens and how many it holds.
-    """
-
-    @initialize(rows=st.integers(1, 5), budget=st.integers(1, 12))
-    def start(self, rows: int, budget: int) -> None:
-        self.num_rows, self.budget = rows, budget
-        self.scheduler = Scheduler(rows, budget)
-        self.queue: deque[Sequence] = deque()
+    @initialize(blocks=st.integers(4, 10), rows=st.integers(1, 5), budget=st.integers(1, 40))
+    def start(self, blocks: int, rows: int, budget: int) -> None:
+        self.num_blocks, self.num_rows, self.budget = blocks, rows, budget
+        self.scheduler = make_scheduler(blocks, rows, budget)
         self.alive: list[Sequence] = []
-        self.rows: dict[int, tuple[int, int]] = {}
 
-    @rule(prompt=st.integers(1, 20), max_tokens=st.integers(1, 6))
-    def add(self, prompt: int, max_tokens: int) -> None:
-        sequence = make_sequence(prompt, max_tokens)
-        self.scheduler.add(sequence)
-        self.queue.append(sequence)
-        self.alive.append(sequence)
+    @rule(kind=st.integers(0, 2), prompt=st.integers(1, 60), max_tokens=st.integers(1, 40))
+    def add(self, kind: int, prompt: int, max_tokens: int) -> None:
+        if blocks_for(prompt + max_tokens) <= self.num_blocks:
+            sequence = make_sequence([kind] * prompt, max_tokens)
+            self.scheduler.add(sequence)
+            self.alive.append(sequence)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         if self.alive:
-            self.remove(data.draw(st.sampled_from(self.alive)))
+            sequence = data.draw(st.sampled_from(self.alive))
+            self.scheduler.remove(sequence)
+            self.alive.remove(sequence)
 
     @rule()
     def cancel_what_is_gone(self) -> None:
-        assert self.scheduler.remove(make_sequence(1)) == []
+        self.scheduler.remove(make_sequence(1))
 
     @rule()
     def step(self) -> None:
-        batch = self.scheduler.schedule()
-        self.check_budget(batch)
-        for row, sequence in enumerate(batch.decodes):
-            assert self.rows[row] == (sequence.id, sequence.num_computed)
-            self.rows[row] = (sequence.id, sequence.num_computed + 1)
-        for chunk in batch.chunks:
-            if chunk.sequence.num_computed:
-                assert self.rows[chunk.row] == (chunk.sequence.id, chunk.sequence.num_computed)
-            else:
-                assert chunk.sequence is self.queue.popleft()
-            self.rows[chunk.row] = (chunk.sequence.id, chunk.sequence.num_computed + chunk.tokens)
-        for sequence in advance(batch):
-            if sequence.finished:
-                self.remove(sequence)
+        work = self.scheduler.schedule()
+        assert bool(work) == bool(self.alive)
+        self.check_budget(work)
+        for each in work:
+            assert each.num_tokens > 0
+            end = each.sequence.num_computed + each.num_tokens
+            assert blocks_for(end) <= len(each.sequence.blocks)
+        advance(self.scheduler, work)
+        self.alive = [sequence for sequence in self.alive if not sequence.finished]
 
-    def remove(self, sequence: Sequence) -> None:
-        for move in self.scheduler.remove(sequence):
-            owner, tokens = self.rows[move.source]
-            assert tokens == move.tokens
-            self.rows[move.target] = (owner, tokens)
-        self.alive.remove(sequence)
-        if sequence in self.queue:
-            self.queue.remove(sequence)
-
-    def check_budget(self, batch: Batch) -> None:
-        used = len(batch.decodes) + sum(chunk.tokens for chunk in batch.chunks)
-        bound = max(self.budget, len(batch.decodes) + 1)
-        assert used <= bound
-        assert used > 0 or not self.alive
-        assert all(chunk.tokens > 0 for chunk in batch.chunks)
-        # Nothing waits while there is a row and budget for it.
-        assert not self.scheduler.waiting or used == bound or self.rows_are_full()
-
-    def rows_are_full(self) -> bool:
-        return len(self.scheduler.running) == self.num_rows
+    def check_budget(self, work: list[Scheduled]) -> None:
+        scheduled = [each.sequence for each in work]
+        assert len(scheduled) == len({id(sequence) for sequence in scheduled})
+        decodes = sum(each.sequence.num_pending == 1 for each in work)
+        assert sum(each.num_tokens for each in work) <= max(self.budget, decodes + 1)
 
     @invariant()
-    def the_ith_running_sequence_lies_in_row_i(self) -> None:
-        for row, sequence in enumerate(self.scheduler.running):
-            assert self.rows[row] == (sequence.id, sequence.num_computed)
-        assert len(self.scheduler.running) <= self.num_rows
+    def blocks_are_accounted_for(self) -> None:
+        users = Counter(block for sequence in self.alive for block in sequence.blocks)
+        pool = self.scheduler.pool
+        assert pool.num_used == len(users)
+        assert pool.num_used + pool.num_available == self.num_blocks
+        for sequence in self.alive:
+            assert blocks_for(sequence.num_computed) <= len(sequence.blocks)
+            assert len(sequence.digests) == sequence.num_computed // BLOCK_TOKENS
 
     @invariant()
-    def only_the_last_prompt_is_unfinished(self) -> None:
-        assert not any(sequence.is_prefill for sequence in self.scheduler.running[:-1])
-
-    @invariant()
-    def first_come_first_served(self) -> None:
-        assert self.scheduler.waiting == self.queue
+    def what_is_written_to_is_shared_with_nobody(self) -> None:
+        written = [
+            block
+            for sequence in self.scheduler.running
+            for block in sequence.blocks[sequence.num_computed // BLOCK_TOKENS :]
+        ]
+        users = Counter(block for sequence in self.alive for block in sequence.blocks)
+        assert all(users[block] == 1 for block in written)
 
     @invariant()
     def nobody_is_lost(self) -> None:
         held = [*self.scheduler.running, *self.scheduler.waiting]
-        assert sorted(sequence.id for sequence in held) == [sequence.id for sequence in self.alive]
+        assert {sequence.id for sequence in held} == {sequence.id for sequence in self.alive}
+        assert len(held) == len(self.alive)
+        assert len(self.scheduler.running) <= self.num_rows
         assert self.scheduler.has_work == bool(self.alive)
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        steps = sum(len(sequence.prompt) + sequence.params.max_tokens for sequence in self.alive)
-        for _ in range(steps):
+        for _ in range(10_000):
+            if not self.alive:
+                break
             self.step()
         assert not self.scheduler.has_work
+        assert self.scheduler.pool.num_used == 0
 
 
 TestComings = Comings.TestCase
-TestComings.settings = settings(max_examples=60, stateful_step_count=30)
+TestComings.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 def test_prompts_are_cut_to_the_budget_beside_what_runs() -> None:
-    scheduler = Scheduler(max_sequences=4, max_num_tokens=8)
-    first, second, third = (make_sequence(prompt) for prompt in (3, 9, 2))
+    scheduler = make_scheduler(max_num_tokens=8)
+    first, second, third = (make_sequence([kind] * n) for kind, n in ((1, 3), (2, 9), (3, 2)))
     scheduler.add(first)
-    advance(scheduler.schedule())
+    advance(scheduler, scheduler.schedule())
     scheduler.add(second)
     scheduler.add(third)
-    batch = scheduler.schedule()
-    assert batch == Batch(decodes=[first], chunks=[Chunk(second, row=1, tokens=7)])
-    advance(batch)
-    assert scheduler.schedule() == Batch(
-        decodes=[first], chunks=[Chunk(second, row=1, tokens=2), Chunk(third, row=2, tokens=2)]
-    )
+    work = scheduler.schedule()
+    assert work == [Scheduled(first, 1), Scheduled(second, 7)]
+    advance(scheduler, work)
+    assert scheduler.schedule() == [
+        Scheduled(first, 1),
+        Scheduled(second, 2),
+        Scheduled(third, 2),
+    ]
 
 
-def test_a_prompt_advances_even_where_decoding_uses_the_budget_up() -> None:
-    scheduler = Scheduler(max_sequences=4, max_num_tokens=2)
-    for _ in range(3):
-        scheduler.add(make_sequence(1))
-    while scheduler.waiting:
-        advance(scheduler.schedule())
-    late = make_sequence(4)
-    scheduler.add(late)
-    assert scheduler.schedule().chunks == [Chunk(late, row=3, tokens=1)]
-
-
-def test_what_runs_moves_up_and_an_unfinished_prompt_stays_last() -> None:
-    scheduler = Scheduler(max_sequences=4, max_num_tokens=6)
-    first, second, third, prompt = (make_sequence(tokens) for tokens in (1, 1, 1, 9))
-    for sequence in (first, second, third, prompt):
+def test_every_stream_advances_even_where_the_budget_is_smaller() -> None:
+    scheduler = make_scheduler(max_num_tokens=2)
+    sequences = [make_sequence([kind], max_tokens=9) for kind in range(3)]
+    for sequence in sequences:
         scheduler.add(sequence)
-    advance(scheduler.schedule())
-    assert prompt.is_prefill
-    moves = scheduler.remove(first)
-    assert moves == [Move(2, 0, third.num_computed), Move(3, 2, prompt.num_computed)]
-    assert scheduler.running == [third, second, prompt]
+    while scheduler.waiting:
+        advance(scheduler, scheduler.schedule())
+    assert [each.num_tokens for each in scheduler.schedule()] == [1, 1, 1]
 
 
-def test_the_last_one_leaves_without_a_move() -> None:
-    scheduler = Scheduler(max_sequences=2, max_num_tokens=8)
-    first, second = make_sequence(1), make_sequence(1)
+def test_first_come_first_served() -> None:
+    scheduler = make_scheduler(max_sequences=1)
+    first, second = make_sequence([1], 2), make_sequence([2], 2)
     scheduler.add(first)
     scheduler.add(second)
-    advance(scheduler.schedule())
-    assert scheduler.remove(second) == []
-    assert scheduler.remove(second) == []
+    advance(scheduler, scheduler.schedule())
     assert scheduler.running == [first]
+    advance(scheduler, scheduler.schedule())
+    assert first.finished
+    assert [each.sequence for each in scheduler.schedule()] == [second]
+    assert second.first_scheduled_ns >= first.first_scheduled_ns > 0
 
 
-def test_the_time_of_the_first_schedule_is_noted() -> None:
-    scheduler = Scheduler(max_sequences=1, max_num_tokens=8)
-    first, second = make_sequence(1), make_sequence(1)
+def test_a_prompt_that_finds_no_room_waits() -> None:
+    scheduler = make_scheduler(blocks=4)
+    first, second = make_sequence([1] * 40, 2), make_sequence([2] * 40, 2)
     scheduler.add(first)
     scheduler.add(second)
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.running == [first]
+    assert list(scheduler.waiting) == [second]
+    advance(scheduler, scheduler.schedule())
+    assert [each.sequence for each in scheduler.schedule()] == [second]
+
+
+def test_where_memory_runs_out_the_youngest_waits_again() -> None:
+    scheduler = make_scheduler(blocks=3)
+    first, second = make_sequence([1] * 16, 30), make_sequence([2] * 16, 30)
+    scheduler.add(first)
+    scheduler.add(second)
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.running == [first, second]
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.num_preempted == 1
+    assert scheduler.running == [first]
+    assert list(scheduler.waiting) == [second]
+    assert second.blocks == []
+    assert len(second.output) == 1
+
+
+def test_a_shared_beginning_is_computed_once() -> None:
+    scheduler = make_scheduler()
+    first, second = make_sequence([7] * 40), make_sequence([7] * 40 + [8])
+    scheduler.add(first)
+    advance(scheduler, scheduler.schedule())
+    scheduler.add(second)
+    work = scheduler.schedule()
+    assert Scheduled(second, 41 - 32) in work
+    assert second.blocks[:2] == first.blocks[:2]
+    assert second.num_reused_blocks == 2
+
+
+def test_at_least_the_last_token_is_computed() -> None:
+    scheduler = make_scheduler()
+    first, second = make_sequence([7] * 32, 1), make_sequence([7] * 32, 1)
+    for sequence in (first, second):
+        scheduler.add(sequence)
+        work = scheduler.schedule()
+        advance(scheduler, work)
+    assert second.num_reused_blocks == 1
+    assert second.finished
+
+
+def test_the_least_recently_used_prefix_makes_room() -> None:
+    scheduler = make_scheduler(blocks=4)
+    for kind in (1, 2, 1, 3):
+        sequence = make_sequence([kind] * 20, 1)
+        scheduler.add(sequence)
+        advance(scheduler, scheduler.schedule())
+        assert sequence.num_reused_blocks == (
+            1 if scheduler.pool.num_cached == 2 and kind == 1 else 0
+        )
+    again = make_sequence([1] * 20, 1)
+    scheduler.add(again)
     scheduler.schedule()
-    assert first.first_scheduled_ns >= first.arrival_ns
-    assert second.first_scheduled_ns == 0
+    assert again.num_reused_blocks == 1

@@ -63,9 +63,11 @@ def test_it_knows_its_tokens_and_what_is_computed() -> None:
     sequence = grow(7, 8)
     assert sequence.tokens().tolist() == [5, 7, 8]
     assert sequence.num_tokens == 3
-    assert sequence.is_prefill
-    sequence.num_computed = 1
-    assert not sequence.is_prefill
+    assert sequence.num_pending == 3
+    assert sequence.pending(3).tolist() == [5, 7, 8]
+    sequence.num_computed = 2
+    assert sequence.num_pending == 1
+    assert sequence.pending(1).tolist() == [8]
 
 
 def test_times_are_in_order() -> None:

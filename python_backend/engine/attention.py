@@ -1,0 +1,288 @@
+"""Paged attention: the C kernel, compiled on first use, and what it computes in numpy.
+
+The kernel is compiled for the processor it runs on, once, and kept in the user's cache. Where there
+is no C compiler the numpy version takes its place: right, and slow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from python_backend.errors import EngineError
+
+BLOCK_TOKENS = 16
+"""Tokens of a block: the lanes of the kernel's vectors."""
+
+_SOURCE = Path(__file__).parent / "kernels" / "attention.c"
+_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where keys and values lie in a block pool, and how heads share them.
+
+    The pool is float32 ``[blocks, layers, 2, num_kv_heads, 16 * head_dim]``; keys lie transposed in
+    a block, ``[head_dim, 16]``, values ``[16, head_dim]``.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def block_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one block, all layers."""
+        return (self.num_layers, 2, self.num_kv_heads, BLOCK_TOKENS * self.head_dim)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block, all layers."""
+        return int(np.prod(self.block_shape)) * 4
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """New tokens of several sequences, packed without padding.
+
+    Attributes:
+        starts: int32 ``[sequences + 1]``, the first packed token of each.
+        lengths: int32 ``[sequences]``, tokens that each has in the cache already.
+        tables: int32 ``[sequences, width]``, their blocks.
+    """
+
+    starts: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    tables: NDArray[np.int32]
+
+
+class Attention(Protocol):
+    """Attention of one layer for a packed batch."""
+
+    def __call__(
+        self,
+        layer: int,
+        batch: PackedBatch,
+        qkv: NDArray[np.float32],
+        output: NDArray[np.float32],
+    ) -> None:
+        """Write the new tokens' keys and values into their blocks and attend.
+
+        Args:
+            layer: Which layer.
+            batch: Whose tokens.
+            qkv: ``[tokens, (num_heads + 2 * num_kv_heads) * head_dim]``, not rotated.
+            output: ``[tokens, num_heads * head_dim]``, written.
+        """
+
+
+def load_attention(
+    layout: Layout,
+    pool: NDArray[np.float32],
+    rotary: NDArray[np.float32],
+    num_threads: int,
+) -> Attention:
+    """The fastest attention that this machine can run.
+
+    Args:
+        layout: The pool's layout.
+        pool: ``[blocks, *layout.block_shape]``.
+        rotary: ``[2, context, head_dim / 2]``, cosines and sines of each position.
+        num_threads: Threads to compute with.
+    """
+    library = compile_kernel()
+    if library is None:
+        return NumpyAttention(layout, pool, rotary)
+    return KernelAttention(library, layout, pool, rotary, num_threads)
+
+
+def compile_kernel() -> Path | None:
+    """The compiled kernel, from the cache where it is there; None where no compiler is.
+
+    Raises:
+        EngineError: There is a compiler, and it fails.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    key = hashlib.sha256(_SOURCE.read_bytes())
+    key.update(" ".join(_FLAGS).encode() + _processor())
+    name = f"attention-{key.hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
+    if (folder / name).is_file():
+        return folder / name
+    if compiler is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="trireme-"))
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as unfinished:
+        command = [compiler, *_FLAGS, "-o", unfinished.name, str(_SOURCE), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            Path(unfinished.name).unlink()
+            raise EngineError(f"{compiler} can't compile {_SOURCE}: {done.stderr.strip()}")
+    return Path(unfinished.name).replace(folder / name)
+
+
+def _processor() -> bytes:
+    """What decides what ``-march=native`` means."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join(sorted(kept)).encode()
+
+
+class _Batch(ctypes.Structure):
+    """Mirrors ``Batch`` in attention.c."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_void_p),
+        ("block_stride", ctypes.c_int64),
+        ("layer_stride", ctypes.c_int64),
+        ("num_heads", ctypes.c_int32),
+        ("num_kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("qkv", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("cosines", ctypes.c_void_p),
+        ("sines", ctypes.c_void_p),
+        ("num_sequences", ctypes.c_int32),
+        ("starts", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
+        ("table_width", ctypes.c_int64),
+    )
+
+
+class KernelAttention:
+    """The C kernel over one pool."""
+
+    def __init__(
+        self,
+        library: Path,
+        layout: Layout,
+        pool: NDArray[np.float32],
+        rotary: NDArray[np.float32],
+        num_threads: int,
+    ) -> None:
+        kernel = ctypes.CDLL(str(library))
+        error = kernel.trireme_attention_threads(ctypes.c_int(num_threads))
+        if error:
+            raise EngineError(f"the attention threads can't start: {os.strerror(error)}")
+        self._run = kernel.trireme_attention
+        self._run.restype = None
+        self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
+        self._arrays = (pool, rotary)  # kept alive: the kernel knows their addresses only
+        layer_stride = int(np.prod(layout.block_shape[1:]))
+        self._batch = _Batch(
+            blocks=pool.ctypes.data,
+            block_stride=layout.num_layers * layer_stride,
+            layer_stride=layer_stride,
+            num_heads=layout.num_heads,
+            num_kv_heads=layout.num_kv_heads,
+            head_dim=layout.head_dim,
+            scale=layout.head_dim**-0.5,
+            cosines=rotary[0].ctypes.data,
+            sines=rotary[1].ctypes.data,
+        )
+
+    def __call__(
+        self,
+        layer: int,
+        batch: PackedBatch,
+        qkv: NDArray[np.float32],
+        output: NDArray[np.float32],
+    ) -> None:
+        self._batch.qkv = qkv.ctypes.data
+        self._batch.output = output.ctypes.data
+        self._batch.num_sequences = batch.lengths.size
+        self._batch.starts = batch.starts.ctypes.data
+        self._batch.lengths = batch.lengths.ctypes.data
+        self._batch.tables = batch.tables.ctypes.data
+        self._batch.table_width = batch.tables.shape[1]
+        self._run(ctypes.byref(self._batch), layer)
+
+
+class NumpyAttention:
+    """What the kernel computes, in numpy."""
+
+    def __init__(
+        self, layout: Layout, pool: NDArray[np.float32], rotary: NDArray[np.float32]
+    ) -> None:
+        self._layout = layout
+        self._pool = pool
+        self._cosines, self._sines = rotary
+
+    def __call__(
+        self,
+        layer: int,
+        batch: PackedBatch,
+        qkv: NDArray[np.float32],
+        output: NDArray[np.float32],
+    ) -> None:
+        for sequence, length in enumerate(batch.lengths.tolist()):
+            tokens = slice(batch.starts[sequence], batch.starts[sequence + 1])
+            output[tokens] = self._attend(layer, batch.tables[sequence], length, qkv[tokens])
+
+    def _attend(
+        self, layer: int, table: NDArray[np.int32], length: int, qkv: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        layout, count = self._layout, len(qkv)
+        heads = qkv.reshape(count, -1, layout.head_dim)
+        query = heads[:, : layout.num_heads]
+        key = heads[:, layout.num_heads : -layout.num_kv_heads]
+        positions = np.arange(length, length + count)
+        query, key = (self._rotate(part, positions) for part in (query, key))
+        total = length + count
+        blocks = table[: -(-total // BLOCK_TOKENS)]
+        pool = self._pool[:, layer]
+        shape = (len(blocks), layout.num_kv_heads, layout.head_dim, BLOCK_TOKENS)
+        keys = pool[blocks, 0].reshape(shape).transpose(0, 3, 1, 2)
+        values = pool[blocks, 1].reshape(len(blocks), layout.num_kv_heads, BLOCK_TOKENS, -1)
+        keys = keys.reshape(-1, layout.num_kv_heads, layout.head_dim)
+        values = values.transpose(0, 2, 1, 3).reshape(keys.shape)
+        keys[positions] = key
+        values[positions] = heads[:, -layout.num_kv_heads :]
+        self._write(layer, blocks, keys, values)
+        group = layout.num_heads // layout.num_kv_heads
+        keys, values = (np.repeat(part[:total], group, axis=1) for part in (keys, values))
+        scores = np.einsum("qhd,khd->hqk", query, keys) * layout.head_dim**-0.5
+        scores[:, np.arange(total) > positions[:, None]] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        attended: NDArray[np.float32] = np.einsum("hqk,khd->qhd", weights, values)
+        return attended.reshape(count, -1)
+
+    def _write(
+        self,
+        layer: int,
+        blocks: NDArray[np.int32],
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+    ) -> None:
+        shape = (len(blocks), BLOCK_TOKENS, self._layout.num_kv_heads, self._layout.head_dim)
+        flat = (len(blocks), self._layout.num_kv_heads, -1)
+        self._pool[blocks, layer, 0] = keys.reshape(shape).transpose(0, 2, 3, 1).reshape(flat)
+        self._pool[blocks, layer, 1] = values.reshape(shape).transpose(0, 2, 1, 3).reshape(flat)
+
+    def _rotate(
+        self, heads: NDArray[np.float32], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        cosines, sines = self._cosines[positions, None], self._sines[positions, None]
+        low, high = np.split(heads, 2, axis=-1)
+        return np.concatenate([low * cosines - high * sines, high * cosines + low * sines], axis=-1)

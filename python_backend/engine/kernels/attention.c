@@ -1,0 +1,363 @@
+/* Paged attention for many sequences at once, on a CPU.
+ *
+ * One call takes the new tokens of all running sequences, packed without padding, and for one layer
+ * rotates their queries and keys, writes keys and values into the sequences' blocks, and attends.
+ *
+ * A block holds the keys and values of 16 tokens of one sequence, in all layers:
+ * [layer][key or value][kv head][1024 or so floats]. Keys lie transposed, [dim][16 tokens], so that
+ * 16 scores come out of one vector without a horizontal sum; values lie [16 tokens][dim].
+ *
+ * A query's result depends on its own sequence alone and is computed in one order whatever else is
+ * in the batch, so it is the same bits alone, among others, or in another chunk.
+ *
+ * Vectors are GCC's, so this compiles for any target; -march=native makes them AVX-512 where it is.
+ */
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LANES = 16,       /* tokens of a block, and floats of a vector */
+    TILE_TOKENS = 4,  /* queries of one sequence that share the reading of keys and values */
+    MAX_ROWS = 14,    /* rows whose sums stay in registers */
+};
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+/* Mirrored by python_backend/engine/attention.py. */
+typedef struct {
+    float *blocks;          /* [blocks][layers][2][kv_heads][LANES * head_dim] */
+    int64_t block_stride;   /* floats of a block */
+    int64_t layer_stride;   /* floats of a layer in a block */
+    int32_t num_heads, num_kv_heads, head_dim;
+    float scale;
+    const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
+    float *output;          /* [tokens][num_heads * head_dim] */
+    const float *cosines;   /* [context][head_dim / 2] */
+    const float *sines;
+    int32_t num_sequences;
+    const int32_t *starts;  /* [sequences + 1]: first packed token of each */
+    const int32_t *lengths; /* [sequences]: tokens already in the cache */
+    const int32_t *tables;  /* [sequences][table_width]: their blocks */
+    int64_t table_width;
+} Batch;
+
+/* ---- threads -------------------------------------------------------------------------------- */
+
+typedef void (*Unit)(const Batch *, int layer, int unit);
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t wake, idle;
+    int workers, busy;
+    unsigned generation;
+    Unit run;
+    const Batch *batch;
+    int layer, units;
+    atomic_int next;
+} pool = {.mutex = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER,
+          .idle = PTHREAD_COND_INITIALIZER};
+
+static void take_units(void) {
+    int unit;
+    while ((unit = atomic_fetch_add(&pool.next, 1)) < pool.units)
+        pool.run(pool.batch, pool.layer, unit);
+}
+
+static void *work(void *unused) {
+    unsigned seen = 0;
+    (void)unused;
+    pthread_mutex_lock(&pool.mutex);
+    for (;;) {
+        while (pool.generation == seen) pthread_cond_wait(&pool.wake, &pool.mutex);
+        seen = pool.generation;
+        pthread_mutex_unlock(&pool.mutex);
+        take_units();
+        pthread_mutex_lock(&pool.mutex);
+        if (--pool.busy == 0) pthread_cond_signal(&pool.idle);
+    }
+    return NULL;
+}
+
+/* Have so many threads in all, the caller's among them. Returns 0, or an errno. */
+int trireme_attention_threads(int threads) {
+    int error = 0;
+    pthread_mutex_lock(&pool.mutex);
+    while (!error && pool.workers < threads - 1) {
+        pthread_t thread;
+        error = pthread_create(&thread, NULL, work, NULL);
+        if (!error) {
+            pthread_detach(thread);
+            pool.workers++;
+        }
+    }
+    pthread_mutex_unlock(&pool.mutex);
+    return error;
+}
+
+/* Run units on all threads; little work stays with the caller, who wakes nobody. */
+static void parallel(Unit run, const Batch *batch, int layer, int units, int is_little) {
+    if (is_little || !pool.workers) {
+        for (int unit = 0; unit < units; unit++) run(batch, layer, unit);
+        return;
+    }
+    pthread_mutex_lock(&pool.mutex);
+    pool.run = run, pool.batch = batch, pool.layer = layer, pool.units = units;
+    atomic_store(&pool.next, 0);
+    pool.busy = pool.workers;
+    pool.generation++;
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.mutex);
+    take_units();
+    pthread_mutex_lock(&pool.mutex);
+    while (pool.busy) pthread_cond_wait(&pool.idle, &pool.mutex);
+    pthread_mutex_unlock(&pool.mutex);
+}
+
+/* ---- vectors -------------------------------------------------------------------------------- */
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE void store(float *to, vec value) { *(vec *)to = value; }
+INLINE vec splat(float value) { return value - (vec){0}; }
+INLINE vec pick(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+/* e to the x for x <= 0, to about 1e-7 of its value: 2^n by the exponent's bits, the rest by a
+ * polynomial (Cephes, exp2f). */
+INLINE vec exponential(vec x) {
+    x = pick(x < -87.0f, splat(-87.0f), x);
+    vec scaled = x * 1.44269504088896f;
+    ivec whole = __builtin_convertvector(scaled - 0.5f, ivec);
+    vec part = scaled - __builtin_convertvector(whole, vec);
+    vec y = splat(1.535336188319500e-4f);
+    y = y * part + 1.339887440266574e-3f;
+    y = y * part + 9.618437357674640e-3f;
+    y = y * part + 5.550332471162809e-2f;
+    y = y * part + 2.402264791363012e-1f;
+    y = y * part + 6.931472028550421e-1f;
+    y = y * part + 1.0f;
+    return (vec)((ivec)y + (whole << 23));
+}
+
+/* scores[row][0..15] = queries[row] . keys[..][0..15] */
+INLINE void score_rows(int rows, const float *queries, int dim, const float *keys, float *scores,
+                       int64_t stride) {
+    vec sums[MAX_ROWS];
+    for (int row = 0; row < rows; row++) sums[row] = splat(0);
+    for (int d = 0; d < dim; d++) {
+        vec key = load(keys + d * LANES);
+        for (int row = 0; row < rows; row++) sums[row] += queries[row * dim + d] * key;
+    }
+    for (int row = 0; row < rows; row++) store(scores + row * stride, sums[row]);
+}
+
+/* output[row] += sum over tokens of weights[row][token] * values[token] */
+INLINE void add_rows(int rows, const float *weights, int64_t stride, const float *values, int dim,
+                     int tokens, float *output) {
+    for (int d = 0; d < dim; d += LANES) {
+        vec sums[MAX_ROWS];
+        for (int row = 0; row < rows; row++) sums[row] = load(output + row * dim + d);
+        for (int token = 0; token < tokens; token++) {
+            vec value = load(values + token * dim + d);
+            for (int row = 0; row < rows; row++) sums[row] += weights[row * stride + token] * value;
+        }
+        for (int row = 0; row < rows; row++) store(output + row * dim + d, sums[row]);
+    }
+}
+
+/* A number of rows that the compiler knows, so that the sums are registers. */
+#define FOR_ROWS(rows, call)                                                                       \
+    switch (rows) {                                                                                \
+    case 1: call(1); break;                                                                        \
+    case 2: call(2); break;                                                                        \
+    case 3: call(3); break;                                                                        \
+    case 4: call(4); break;                                                                        \
+    case 5: call(5); break;                                                                        \
+    case 6: call(6); break;                                                                        \
+    case 7: call(7); break;                                                                        \
+    case 8: call(8); break;                                                                        \
+    case 9: call(9); break;                                                                        \
+    case 10: call(10); break;                                                                      \
+    case 11: call(11); break;                                                                      \
+    case 12: call(12); break;                                                                      \
+    case 13: call(13); break;                                                                      \
+    default: call(MAX_ROWS); break;                                                                \
+    }
+
+static void score(int rows, const float *queries, int dim, const float *keys, float *scores,
+                  int64_t stride) {
+#define CALL(n) score_rows(n, queries, dim, keys, scores, stride)
+    FOR_ROWS(rows, CALL)
+#undef CALL
+}
+
+static void add(int rows, const float *weights, int64_t stride, const float *values, int dim,
+                int tokens, float *output) {
+#define CALL(n) add_rows(n, weights, stride, values, dim, tokens, output)
+    FOR_ROWS(rows, CALL)
+#undef CALL
+}
+
+/* ---- one layer ------------------------------------------------------------------------------ */
+
+static int tiles_of(const Batch *batch, int sequence) {
+    int tokens = batch->starts[sequence + 1] - batch->starts[sequence];
+    return (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+}
+
+/* Where a tile of tokens lies: its sequence, its first packed token and how many. */
+static void find_tile(const Batch *batch, int tile, int *sequence, int *first, int *count) {
+    int s = 0;
+    while (tile >= tiles_of(batch, s)) tile -= tiles_of(batch, s++);
+    *sequence = s;
+    *first = batch->starts[s] + tile * TILE_TOKENS;
+    *count = batch->starts[s + 1] - *first;
+    if (*count > TILE_TOKENS) *count = TILE_TOKENS;
+}
+
+static float *block_of(const Batch *batch, int layer, int sequence, int index) {
+    int64_t block = batch->tables[sequence * batch->table_width + index];
+    return batch->blocks + block * batch->block_stride + layer * batch->layer_stride;
+}
+
+static int64_t row_width(const Batch *batch) {
+    return (int64_t)(batch->num_heads + 2 * batch->num_kv_heads) * batch->head_dim;
+}
+
+/* Rotate the keys of a tile's tokens and write them and the values into their blocks. */
+static void write_tile(const Batch *batch, int layer, int tile) {
+    int sequence, first, count, dim = batch->head_dim, half = dim / 2;
+    find_tile(batch, tile, &sequence, &first, &count);
+    for (int token = first; token < first + count; token++) {
+        int position = batch->lengths[sequence] + token - batch->starts[sequence];
+        int slot = position % LANES;
+        float *block = block_of(batch, layer, sequence, position / LANES);
+        const float *cosine = batch->cosines + (int64_t)position * half;
+        const float *sine = batch->sines + (int64_t)position * half;
+        const float *key = batch->qkv + token * row_width(batch) + batch->num_heads * dim;
+        const float *value = key + batch->num_kv_heads * dim;
+        for (int head = 0; head < batch->num_kv_heads; head++, key += dim, value += dim) {
+            float *keys = block + (int64_t)head * LANES * dim;
+            float *values = block + (int64_t)(batch->num_kv_heads + head) * LANES * dim;
+            for (int i = 0; i < half; i++) {
+                keys[i * LANES + slot] = key[i] * cosine[i] - key[i + half] * sine[i];
+                keys[(i + half) * LANES + slot] = key[i + half] * cosine[i] + key[i] * sine[i];
+            }
+            memcpy(values + slot * dim, value, dim * sizeof(float));
+        }
+    }
+}
+
+typedef struct {
+    float *memory;
+    int64_t size;
+} Scratch;
+
+static _Thread_local Scratch scratch;
+
+static float *scratch_of(int64_t floats) {
+    if (scratch.size < floats) {
+        free(scratch.memory);
+        scratch.size = floats + floats / 2;
+        scratch.memory = aligned_alloc(64, (scratch.size * sizeof(float) + 63) / 64 * 64);
+        if (!scratch.memory) abort();
+    }
+    return scratch.memory;
+}
+
+/* Softmax over the first `count` of `stride` scores; the others become 0. Returns the sum's
+ * inverse, by which the weighted values are multiplied in the end. */
+static float soften(float *scores, int64_t count, int64_t stride) {
+    for (int64_t i = count; i < stride; i++) scores[i] = -INFINITY;
+    vec tops = load(scores);
+    for (int64_t i = LANES; i < stride; i += LANES) {
+        vec some = load(scores + i);
+        tops = pick(some > tops, some, tops);
+    }
+    float top = tops[0];
+    for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    vec sums = splat(0);
+    for (int64_t i = 0; i < stride; i += LANES) {
+        vec some = load(scores + i);
+        some = pick(some == -INFINITY, splat(0), exponential(some - top));
+        store(scores + i, some);
+        sums += some;
+    }
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += sums[i];
+    return 1.0f / sum;
+}
+
+/* Attention of a tile's queries over one key and value head. */
+static void attend_tile(const Batch *batch, int layer, int unit) {
+    int head = unit % batch->num_kv_heads, dim = batch->head_dim, half = dim / 2;
+    int group = batch->num_heads / batch->num_kv_heads;
+    int sequence, first, count;
+    find_tile(batch, unit / batch->num_kv_heads, &sequence, &first, &count);
+    int position = batch->lengths[sequence] + first - batch->starts[sequence];
+    int rows = group * count, total = position + count;
+    int blocks = (total + LANES - 1) / LANES;
+    int64_t stride = (int64_t)blocks * LANES;
+    float *queries = scratch_of(rows * (2 * dim + stride));
+    float *outputs = queries + rows * dim, *scores = outputs + rows * dim;
+
+    for (int row = 0; row < rows; row++) {
+        int token = first + row / group;
+        const float *query =
+            batch->qkv + token * row_width(batch) + (head * group + row % group) * dim;
+        const float *cosine = batch->cosines + (int64_t)(position + row / group) * half;
+        const float *sine = batch->sines + (int64_t)(position + row / group) * half;
+        for (int i = 0; i < half; i++) {
+            float a = query[i], b = query[i + half];
+            queries[row * dim + i] = (a * cosine[i] - b * sine[i]) * batch->scale;
+            queries[row * dim + i + half] = (b * cosine[i] + a * sine[i]) * batch->scale;
+        }
+    }
+    for (int block = 0; block < blocks; block++) {
+        const float *keys =
+            block_of(batch, layer, sequence, block) + (int64_t)head * LANES * dim;
+        for (int row = 0; row < rows; row += MAX_ROWS)
+            score(rows - row, queries + row * dim, dim, keys,
+                  scores + row * stride + block * LANES, stride);
+    }
+    float inverse[rows];
+    for (int row = 0; row < rows; row++)
+        inverse[row] = soften(scores + row * stride, position + row / group + 1, stride);
+    memset(outputs, 0, rows * dim * sizeof(float));
+    for (int block = 0; block < blocks; block++) {
+        const float *values = block_of(batch, layer, sequence, block) +
+                              (int64_t)(batch->num_kv_heads + head) * LANES * dim;
+        int tokens = total - block * LANES < LANES ? total - block * LANES : LANES;
+        for (int row = 0; row < rows; row += MAX_ROWS)
+            add(rows - row, scores + row * stride + block * LANES, stride, values, dim, tokens,
+                outputs + row * dim);
+    }
+    for (int row = 0; row < rows; row++) {
+        float *output = batch->output +
+                        ((int64_t)(first + row / group) * batch->num_heads + head * group +
+                         row % group) * dim;
+        for (int d = 0; d < dim; d++) output[d] = outputs[row * dim + d] * inverse[row];
+    }
+}
+
+/* One layer's attention for a packed batch. */
+void trireme_attention(const Batch *batch, int layer) {
+    int tiles = 0;
+    int64_t scores = 0;
+    for (int s = 0; s < batch->num_sequences; s++) {
+        int tokens = batch->starts[s + 1] - batch->starts[s];
+        tiles += tiles_of(batch, s);
+        scores += (int64_t)tokens * (batch->lengths[s] + tokens) * batch->num_heads;
+    }
+    parallel(write_tile, batch, layer, tiles, tiles < 16);
+    parallel(attend_tile, batch, layer, tiles * batch->num_kv_heads, scores < 8192);
+}

@@ -1,0 +1,144 @@
+"""Paged attention: the kernel computes what numpy does, and each row by itself."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from python_backend.engine import attention
+from python_backend.engine.attention import (
+    KernelAttention,
+    Layout,
+    NumpyAttention,
+    PackedBatch,
+    compile_kernel,
+    load_attention,
+)
+from python_backend.errors import EngineError
+
+CONTEXT, BLOCKS, TABLE = 200, 64, 12
+
+LAYOUTS = [
+    Layout(num_layers=2, num_heads=14, num_kv_heads=2, head_dim=64),
+    Layout(num_layers=2, num_heads=8, num_kv_heads=4, head_dim=32),
+    Layout(num_layers=1, num_heads=4, num_kv_heads=4, head_dim=16),
+    Layout(num_layers=1, num_heads=32, num_kv_heads=8, head_dim=128),
+    Layout(num_layers=1, num_heads=20, num_kv_heads=1, head_dim=48),
+]
+
+
+def rotary(head_dim: int) -> NDArray[np.float32]:
+    angles = np.arange(CONTEXT)[:, None] / 10000 ** (np.arange(0, head_dim, 2) / head_dim)
+    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+def kernel(layout: Layout, pool: NDArray[np.float32], threads: int = 2) -> KernelAttention:
+    library = compile_kernel()
+    assert library is not None, "these tests need a C compiler"
+    return KernelAttention(library, layout, pool, rotary(layout.head_dim), threads)
+
+
+def random_qkv(layout: Layout, tokens: int, seed: int) -> NDArray[np.float32]:
+    width = (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((tokens, width), dtype=np.float32)
+
+
+def output_of(layout: Layout, tokens: int) -> NDArray[np.float32]:
+    return np.full((tokens, layout.num_heads * layout.head_dim), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(layout: Layout) -> None:
+    """Over prompts, chunks of prompts and single tokens of four sequences, in scattered blocks."""
+    reference_pool = np.zeros((BLOCKS, *layout.block_shape), dtype=np.float32)
+    pool = np.full_like(reference_pool, np.nan)  # what was never written must not be read
+    together, reference = (
+        kernel(layout, pool),
+        NumpyAttention(layout, reference_pool, rotary(layout.head_dim)),
+    )
+    tables = np.random.default_rng(0).permutation(BLOCKS)[: 4 * TABLE].astype(np.int32)
+    tables = tables.reshape(4, TABLE)
+    lengths = np.zeros(4, dtype=np.int32)
+    for round_, counts in enumerate(([5, 37, 1, 100], [1, 1, 1, 1], [17, 1, 3, 2])):
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        batch = PackedBatch(starts, lengths.copy(), tables)
+        for layer in range(layout.num_layers):
+            qkv = random_qkv(layout, int(starts[-1]), seed=10 * round_ + layer)
+            output, expected = output_of(layout, len(qkv)), output_of(layout, len(qkv))
+            together(layer, batch, qkv, output)
+            reference(layer, batch, qkv, expected)
+            np.testing.assert_allclose(output, expected, atol=1e-5)
+            alone = kernel(layout, pool.copy(), threads=1)
+            for sequence, count in enumerate(counts):
+                for token in range(count):
+                    single = PackedBatch(
+                        np.array([0, 1], dtype=np.int32),
+                        lengths[sequence : sequence + 1] + token,
+                        tables[sequence : sequence + 1],
+                    )
+                    row = int(starts[sequence]) + token
+                    one = output_of(layout, 1)
+                    alone(layer, single, qkv[row : row + 1], one)
+                    assert one[0].tobytes() == output[row].tobytes()
+        lengths += np.array(counts, dtype=np.int32)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    layout = LAYOUTS[1]
+    pool = np.zeros((BLOCKS, *layout.block_shape), dtype=np.float32)
+    qkv = random_qkv(layout, 50, seed=1) * 30
+    batch = PackedBatch(
+        np.array([0, 50], dtype=np.int32),
+        np.zeros(1, dtype=np.int32),
+        np.arange(4, dtype=np.int32)[None],
+    )
+    output, expected = output_of(layout, 50), output_of(layout, 50)
+    kernel(layout, pool)(0, batch, qkv, output)
+    NumpyAttention(layout, np.zeros_like(pool), rotary(32))(0, batch, qkv, expected)
+    np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-2)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "trireme"
+
+
+def test_the_kernel_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = compile_kernel()
+    assert library is not None
+    assert list(cache.iterdir()) == [library]
+    monkeypatch.setenv("PATH", "")
+    assert compile_kernel() == library
+
+
+def test_without_a_compiler_numpy_takes_its_place(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    layout = LAYOUTS[2]
+    pool = np.zeros((1, *layout.block_shape), dtype=np.float32)
+    assert isinstance(load_attention(layout, pool, rotary(16), 1), NumpyAttention)
+
+
+def test_a_compiler_that_fails_says_why(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(EngineError, match="can't compile .*attention.c: no room"):
+        compile_kernel()
+    assert list(cache.iterdir()) == []
+
+
+def test_the_kernel_compiles_without_a_warning(tmp_path: Path) -> None:
+    command = ["cc", *attention._FLAGS, "-Wall", "-Wextra", "-Werror"]
+    source = str(attention._SOURCE)
+    subprocess.run([*command, "-o", str(tmp_path / "a.so"), source, "-lm"], check=True)
