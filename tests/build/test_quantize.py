@@ -1,4 +1,4 @@
-"""Four-bit weights: the arithmetic, and that ONNX Runtime reads the layout as we mean it."""
+"""Weights in few bits: the arithmetic, and that ONNX Runtime reads the layout as we mean it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4
+from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -25,7 +25,8 @@ def dequantize(quantized: Int4Rows, columns: int) -> NDArray[np.float64]:
     rows, blocks = quantized.scales.shape
     levels = unpack(quantized.packed).astype(np.float64)
     zero_points = unpack(quantized.zero_points)[:, :blocks, None]
-    values = (levels - zero_points) * quantized.scales[:, :, None].astype(np.float64)
+    scales = quantized.scales[:, :, None].astype(np.float64)
+    values: NDArray[np.float64] = (levels - zero_points) * scales
     return values.reshape(rows, -1)[:, :columns]
 
 
@@ -50,9 +51,25 @@ def test_a_weight_is_off_by_one_step_at_most_and_zero_stays_zero(rows):
     assert (error[rows == 0] == 0).all()
 
 
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 3), st.integers(1, 40)),
+        elements=st.floats(-1000, 1000, width=32),
+    )
+)
+def test_a_weight_in_eight_bits_is_off_by_half_a_step_at_most(rows):
+    levels, scales = quantize_int8(rows)
+    error = np.abs(levels * scales[:, None].astype(np.float64) - rows)
+    assert (error <= 0.5001 * scales[:, None] + 1e-40).all()
+    assert (levels >= -127).all()
+
+
 def test_the_error_on_normal_weights():
     rows = np.random.default_rng(0).standard_normal((64, 1024), dtype=np.float32)
     assert relative_error(dequantize(quantize_int4(rows), 1024), rows) < 0.082
+    levels, scales = quantize_int8(rows)
+    assert relative_error(levels * scales[:, None], rows) < 0.0085
 
 
 @pytest.mark.parametrize("columns", [32, 64, 96, 40, 7])
