@@ -119,6 +119,13 @@ def test_top_k_alone_draws_among_k() -> None:
     assert counts.keys() == {1, 3, 2}
 
 
+def test_what_is_banned_is_not_drawn_however_few_are_left() -> None:
+    logits = np.arange(VOCAB, dtype=np.float32)
+    bad_words = tuple((token,) for token in range(VOCAB) if token not in {1, 4})
+    params = SamplingParams(max_tokens=1, top_k=5, temperature=9.0, bad_words=bad_words)
+    assert frequencies(logits, params, draws=50).keys() == {1, 4}
+
+
 def test_the_seed_decides() -> None:
     def draw(seed: int | None) -> list[int]:
         sequence = make_sequence(top_p=1.0, seed=seed)
