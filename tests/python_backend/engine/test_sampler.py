@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -96,6 +96,7 @@ def test_greedy_takes_the_likeliest(logits: NDArray[np.float32], settings: dict[
     assert log_probs == [None]
 
 
+@settings(max_examples=50)
 @given(
     logits=LOGITS,
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
@@ -135,6 +136,7 @@ def test_the_seed_decides() -> None:
     assert draw(None) != draw(None)
 
 
+@settings(max_examples=50)
 @given(rows=st.lists(st.tuples(LOGITS, PARAMS), min_size=2, max_size=5))
 def test_neighbours_in_the_batch_change_nothing(
     rows: list[tuple[NDArray[np.float32], SamplingParams]],

@@ -128,7 +128,7 @@ class Comings(RuleBasedStateMachine):
 
 
 TestComings = Comings.TestCase
-TestComings.settings = settings(max_examples=60, stateful_step_count=30)
+TestComings.settings = settings(max_examples=50, stateful_step_count=25)
 
 
 def test_prompts_are_cut_to_the_budget_beside_what_runs() -> None:
