@@ -34,6 +34,7 @@ class Thread:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> postprocessing.TritonPythonModel:
     monkeypatch.setattr(postprocessing, "Thread", Thread)
+    monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 0.0, raising=False)
     monkeypatch.setattr(InferenceRequest, "made", [])
     folder = tmp_path / "tensorrt_llm" / "1"
     folder.mkdir(parents=True)
