@@ -156,9 +156,9 @@ class Sequence:
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return
-        self.output.append(token)
         if log_prob is not None:
             self.log_probs.append(log_prob)
+        self.output.append(token)
         if any(ends_with(self.output, word) for word in self.params.stop_words):
             self.finish_reason = "stop"
         elif len(self.output) >= self.params.max_tokens:
