@@ -84,7 +84,7 @@ def server_error(message: str, status: str | None, address: str) -> ClientError:
         return DeadlineExceededError("the answer was not complete in time")
     if message.startswith("Request for unknown model"):
         return ServerUnavailableError(f"{address} does not have the model: {message}", address)
-    if status == "UNAVAILABLE":
+    if status in ("UNAVAILABLE", "UNIMPLEMENTED"):  # nothing there, or something else
         return unavailable(address, message)
     if status == "INVALID_ARGUMENT":
         named = _ANYWHERE.search(message)

@@ -6,6 +6,13 @@ import importlib.util
 
 import pytest
 
+if importlib.util.find_spec("hypothesis") is not None:  # the build environment has none
+    from hypothesis import HealthCheck, settings
+
+    # A slow or busy machine fails no test.
+    settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, rather than fail, what needs the build environment when this is not it."""

@@ -116,3 +116,8 @@ def test_an_allowed_import_passes(tmp_path, room, source):
     (tmp_path / room).mkdir()
     (tmp_path / room / "module.py").write_text(source)
     assert violations(tmp_path, room) == []
+
+
+def test_the_tests_of_every_room_are_collected(pytestconfig):
+    # Many tools take a folder named `build` for outputs and pass over it.
+    assert not set(pytestconfig.getini("norecursedirs")) & set(ROOMS)

@@ -89,8 +89,12 @@ def _write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "perf.json").write_text(report.to_json(), encoding="utf-8")
     (folder / "perf.md").write_text(report.to_markdown(), encoding="utf-8")
-    draw(report, folder / "perf.png")
-    print(f"Wrote perf.json, perf.md and perf.png to {folder}.")
+    try:
+        draw(report, folder / "perf.png")
+    except ImportError:
+        print(f"Wrote perf.json and perf.md to {folder}; a picture needs matplotlib.")
+    else:
+        print(f"Wrote perf.json, perf.md and perf.png to {folder}.")
 
 
 def _concurrencies(text: str) -> tuple[int, ...]:

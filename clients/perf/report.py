@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -14,7 +15,8 @@ from typing import Any
 
 from clients.perf.profile import Level, Percentiles
 
-_PACKAGES = ("tritonclient", "onnxruntime", "numpy")  # perf_analyzer is a part of tritonclient
+# Of this environment, which is mostly the server's too; perf_analyzer comes with tritonclient.
+_PACKAGES = ("tritonclient", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Report:
     ) -> Report:
         """Put figures together with what this process knows of its surroundings."""
         versions = {"tritonserver": server_version, "python": platform.python_version()}
-        versions.update({name: metadata.version(name) for name in _PACKAGES})
+        for name in _PACKAGES:
+            with suppress(metadata.PackageNotFoundError):
+                versions[name] = metadata.version(name)
         return cls(
             date=started.astimezone(timezone.utc).isoformat(timespec="seconds"),
             revision=_revision(),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
+from python_backend.errors import EngineError
 
 
 class BlockPool:
@@ -137,8 +138,20 @@ class KVMemory:
     """
 
     def __init__(self, layout: Layout, num_blocks: int) -> None:
+        """Reserve the memory.
+
+        Raises:
+            EngineError: The machine can't reserve so much.
+        """
         self._block_bytes = layout.block_bytes
-        self._map = mmap.mmap(-1, num_blocks * layout.block_bytes, flags=mmap.MAP_PRIVATE)
+        size_bytes = num_blocks * layout.block_bytes
+        try:
+            self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError):
+            raise EngineError(
+                f"a KV cache of {size_bytes / 2**30:.0f} GiB can't be reserved: "
+                "lower kv_cache_bytes"
+            ) from None
         # A huge page would make memory resident that nothing was written to.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         flat: NDArray[np.float32] = np.frombuffer(self._map, dtype=np.float32)

@@ -97,8 +97,8 @@ class Runner:
         self._attention(last - 1, batch, qkv, attended)
         logits = self._logits[:rows]
         if rows:
-            inputs = {"attention": attended, "residual": residual, "rows": self._rows[:rows]}
-            self._compute(last, inputs, {"logits": logits})
+            inputs = {"attention": attended, "residual": residual}
+            self._compute(last, {**inputs, "rows": self._rows[:rows]}, {"logits": logits})
         return logits
 
     def _pack(self, work: list[Scheduled]) -> tuple[PackedBatch, int, int]:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from python_backend.errors import InvalidRequestError
 
-_ids = itertools.count(1)
+# From the time on: an engine that is started anew must not use an id again while others still
+# know the sequence that had it.
+_ids = itertools.count(time.time_ns())
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Sequence:
     when it runs and the KV cache where its keys and values lie.
 
     Attributes:
-        id: Unique in this process.
+        id: Unique, also among sequences of an earlier process.
         prompt: int32 ``[tokens]``.
         params: How it is sampled.
         output: Tokens generated so far, without the end token.
@@ -169,9 +171,9 @@ class Sequence:
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return
-        self.output.append(token)
         if log_prob is not None:
             self.log_probs.append(log_prob)
+        self.output.append(token)
         if any(ends_with(self.output, word) for word in self.params.stop_words):
             self.finish_reason = "stop"
         elif len(self.output) >= self.params.max_tokens:

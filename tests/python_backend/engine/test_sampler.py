@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -96,6 +96,7 @@ def test_greedy_takes_the_likeliest(logits: NDArray[np.float32], settings: dict[
     assert log_probs == [None]
 
 
+@settings(max_examples=50)
 @given(
     logits=LOGITS,
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
@@ -119,6 +120,13 @@ def test_top_k_alone_draws_among_k() -> None:
     assert counts.keys() == {1, 3, 2}
 
 
+def test_what_is_banned_is_not_drawn_however_few_are_left() -> None:
+    logits = np.arange(VOCAB, dtype=np.float32)
+    bad_words = tuple((token,) for token in range(VOCAB) if token not in {1, 4})
+    params = SamplingParams(max_tokens=1, top_k=5, temperature=9.0, bad_words=bad_words)
+    assert frequencies(logits, params, draws=50).keys() == {1, 4}
+
+
 def test_the_seed_decides() -> None:
     def draw(seed: int | None) -> list[int]:
         sequence = make_sequence(top_p=1.0, seed=seed)
@@ -128,6 +136,7 @@ def test_the_seed_decides() -> None:
     assert draw(None) != draw(None)
 
 
+@settings(max_examples=50)
 @given(rows=st.lists(st.tuples(LOGITS, PARAMS), min_size=2, max_size=5))
 def test_neighbours_in_the_batch_change_nothing(
     rows: list[tuple[NDArray[np.float32], SamplingParams]],

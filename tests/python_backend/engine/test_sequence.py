@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import runpy
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,14 @@ def test_times_are_in_order() -> None:
     first = sequence.first_token_ns
     sequence.append(2)
     assert 0 < sequence.arrival_ns <= sequence.first_token_ns == first <= sequence.last_token_ns
+
+
+def test_an_engine_that_is_started_anew_does_not_use_an_id_again() -> None:
+    """Postprocessing would take its pieces for those of a stream that broke off."""
+    earlier = grow(1)
+    anew = runpy.run_path(inspect.getfile(Sequence))
+    later = anew["Sequence"](earlier.prompt, earlier.params)
+    assert earlier.id < later.id < 2**64
 
 
 @pytest.mark.parametrize(

@@ -28,16 +28,19 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def sentencepiece(strip: bool = True) -> Tokenizer:
-    """BPE with byte fallback and visible spaces, as Llama 2's and Mistral's."""
+def sentencepiece(strip: bool = True, byte_fallback: bool = True) -> Tokenizer:
+    """BPE with visible spaces and, if wanted, byte fallback, as Llama 2's and Mistral's."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += "▁ ▁▁ ▁the ▁cat the a ▁a▁b é ñ 猫 京 🐱 . <0x".split()
+    pieces += ["", *"▁ ▁▁ ▁the ▁cat the a ▁a▁b é ñ 猫 京 🐱 . <0x".split()]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if strip:
-        parts.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(parts)
+    parts = {
+        decoders.Replace("▁", " "): True,
+        decoders.ByteFallback(): byte_fallback,
+        decoders.Fuse(): True,
+        decoders.Strip(" ", 1, 0): strip,
+    }
+    tokenizer.decoder = decoders.Sequence([part for part, wanted in parts.items() if wanted])
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     _add_tokens(tokenizer)
     return tokenizer

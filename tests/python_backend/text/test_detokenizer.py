@@ -15,6 +15,7 @@ TOKENIZERS = {
     "byte-level": byte_level(),
     "sentencepiece": sentencepiece(),
     "sentencepiece-unstripped": sentencepiece(strip=False),
+    "sentencepiece-without-bytes": sentencepiece(byte_fallback=False),
 }
 VOCABULARIES = {name: Vocabulary(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
@@ -24,7 +25,7 @@ LENGTHS = st.lists(st.integers(0, 5), min_size=1, max_size=10)
 def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     """Any tokens, and ids that the vocabulary lacks; often added ones and parts of characters."""
     vocabulary = tokenizer.get_vocab()
-    parts = {f"<0x{byte:02X}>" for byte in " aé🐱".encode()} | set("ĠaÃ©ðŁĲ±")
+    parts = {f"<0x{byte:02X}>" for byte in " aé🐱".encode()} | {*"ĠaÃ©ðŁĲ±", "", "▁▁", "the"}
     telling = sorted(tokenizer.get_added_tokens_decoder())
     telling += [vocabulary[part] for part in sorted(parts & vocabulary.keys())]
     return st.lists(st.integers(0, len(vocabulary) + 3) | st.sampled_from(telling), max_size=24)

@@ -54,6 +54,8 @@ def test_a_tokenizer_without_an_end_token_takes_the_engines(tmp_path: Path) -> N
         precision="fp32",
         vocab_size=400,
         num_layers=1,
+        hidden_size=16,
+        num_heads=1,
         num_kv_heads=1,
         head_dim=8,
         context_length=8,

@@ -1,0 +1,121 @@
+"""As much of Triton's Python API as the models use, so that they can run without a server.
+
+Import it before a model: it takes the place of ``triton_python_backend_utils``, which exists only
+inside Triton.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from python_backend.contract import Model
+
+_NUMPY = {
+    "BOOL": np.bool_,
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "STRING": np.object_,
+    "UINT64": np.uint64,
+}
+
+
+class Tensor:
+    def __init__(self, name: str, array: NDArray[Any]) -> None:
+        self.name = name
+        self._array = array
+
+    def as_numpy(self) -> NDArray[Any]:
+        return self._array
+
+
+class TritonError:
+    INVALID_ARG = 3
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        self.message = message
+        self.code = code
+
+
+class InferenceResponse:
+    def __init__(self, tensors: Iterable[Tensor] = (), error: TritonError | None = None) -> None:
+        self.outputs = {tensor.name: tensor.as_numpy() for tensor in tensors}
+        self.error = error
+
+
+@dataclass
+class Request:
+    """A request that a model is given; also the sender of its responses."""
+
+    tensors: dict[str, Tensor]
+    cancelled: bool = False
+    responses: list[InferenceResponse] = field(default_factory=list)
+    ended: bool = False
+
+    def request_id(self) -> str:
+        return "r"
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def get_response_sender(self) -> Request:
+        return self
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        assert not self.ended
+        self.responses += [] if response is None else [response]
+        self.ended = bool(flags)
+
+
+class InferenceRequest:
+    """A request that a model makes."""
+
+    made: list[InferenceRequest]
+
+    def __init__(self, model_name: str, inputs: list[Tensor], **_: Any) -> None:
+        self.model_name = model_name
+        self.inputs = {tensor.name: tensor.as_numpy() for tensor in inputs}
+
+    def exec(self, decoupled: bool) -> list[InferenceResponse]:
+        InferenceRequest.made.append(self)
+        return []
+
+
+InferenceRequest.made = []
+
+
+def make_request(model: Model, cancelled: bool = False, **inputs: Any) -> Request:
+    """A request to a model, its inputs in the types of the contract."""
+    types = {tensor.name: _NUMPY[tensor.data_type] for tensor in model.inputs}
+    tensors = {name: Tensor(name, np.array(value, types[name])) for name, value in inputs.items()}
+    return Request(tensors, cancelled)
+
+
+def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
+    """What Triton initializes a model with whose version folder is ``folder/1``."""
+    values = {name: {"string_value": text} for name, text in parameters.items()}
+    config = {"name": folder.name, "parameters": values}
+    return {
+        "model_config": json.dumps(config),
+        "model_repository": str(folder),
+        "model_version": "1",
+    }
+
+
+_module: Any = ModuleType("triton_python_backend_utils")
+_module.Tensor = Tensor
+_module.TritonError = TritonError
+_module.InferenceRequest = InferenceRequest
+_module.InferenceResponse = InferenceResponse
+_module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+_module.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
+sys.modules["triton_python_backend_utils"] = _module
