@@ -26,17 +26,17 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit code: 0 when told to, 1 when Triton failed."""
     options = _parser().parse_args(arguments)
-    triton = TritonServer(
-        options.repository,
-        log=options.log,
-        host=options.host,
-        ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
-    )
     for number in _STOPPING:
         # nohup ignores SIGHUP for us; a shell's `&` ignores SIGINT, and that is no wish to go on.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
+        triton = TritonServer(
+            options.repository,
+            log=options.log,
+            host=options.host,
+            ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
+        )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()
         with triton:
@@ -100,14 +100,21 @@ def _command(program: Path) -> str:
     return shlex.quote(_short(program))
 
 
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: a port is a number from 1 to 65535")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ops.serve", description=__doc__)
     parser.add_argument("--repository", type=Path, required=True, help="the model repository")
     parser.add_argument("--model", default="ensemble", help="the model to show commands for")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--http-port", type=int, default=8000)
-    parser.add_argument("--grpc-port", type=int, default=8001)
-    parser.add_argument("--metrics-port", type=int, default=8002)
+    for number, name in enumerate(("http", "grpc", "metrics"), start=8000):
+        parser.add_argument(
+            f"--{name}-port", type=_port, default=number, help=f"by default {number}"
+        )
     parser.add_argument("--log", type=Path, default=Path(".cache/triton.log"))
     return parser
 

@@ -49,7 +49,7 @@ class PortTakenError(TritonError):
 
 @dataclass(frozen=True)
 class Ports:
-    """Where one Triton listens; `variables` names them as `make serve` does."""
+    """Where one Triton listens."""
 
     http: int
     grpc: int
@@ -65,15 +65,16 @@ class Ports:
             return cls(*(each.getsockname()[1] for each in sockets))
 
     def check(self, host: str) -> None:
-        """Raise `PortTakenError` unless all three can be bound on this address."""
-        for port, variable in zip(
-            astuple(self), ("PORT", "GRPC_PORT", "METRICS_PORT"), strict=True
-        ):
-            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        """Raise `PortTakenError`, with the variable of `make serve`, unless all three are free."""
+        variables = ("PORT", "GRPC_PORT", "METRICS_PORT")
+        with contextlib.ExitStack() as stack:  # all held at once: the three must differ
+            for port, variable in zip(astuple(self), variables, strict=True):
+                probe = stack.enter_context(socket.socket())
                 # As Triton does, so that a port in TIME_WAIT counts as free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((host, port))
+                    probe.listen()
                 except OSError as error:
                     raise PortTakenError(
                         f"port {port} on {host} cannot be used ({error.strerror}): "
@@ -106,13 +107,16 @@ class TritonServer:
         Args:
             repository: What `--model-repository` reads.
             log: The file that takes all that Triton and its models print; written anew.
-            host: The address to bind, for all three ports.
+            host: The name or IPv4 address to bind, for all three ports.
             ports: Where to listen; free ports by default.
             arguments: Further arguments of tritonserver, e.g. `["--log-verbose=1"]`.
+
+        Raises:
+            TritonError: the host has no IPv4 address.
         """
         self.repository = repository
         self.log = log
-        self.host = host
+        self.host = _ipv4(host)
         self.ports = ports or Ports.free()
         self.arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,8 +137,7 @@ class TritonServer:
         return self._address(self.ports.metrics)
 
     def _address(self, port: int) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{port}"
 
     @property
     def pid(self) -> int | None:
@@ -260,6 +263,14 @@ class TritonServer:
         return body
 
 
+def _ipv4(host: str) -> str:
+    """Resolve a host: Triton binds names to nothing, and writes IPv6 addresses wrongly."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        raise TritonError(f"{host!r} is no IPv4 address, nor the name of one") from None
+
+
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -274,7 +285,11 @@ _LOG_LINE = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ \S+\] *(.*)")
 # What protobuf says about a config.pbtxt that does not parse.
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^]]*\] *(.*)")
 # What a machine without a GPU makes Triton complain about, to no effect.
-_NO_GPU = ("CudaDriverHelper has not been initialized", "Error: Failed to initialize NVML")
+_NO_GPU = (
+    "CudaDriverHelper has not been initialized",
+    "CUDA driver version is insufficient for CUDA runtime version",
+    "Error: Failed to initialize NVML",
+)
 # What follows from another error, which says more.
 _CONSEQUENCES = ("error: creating server", "ERROR: Failed to create instance")
 
@@ -300,7 +315,7 @@ def failure(log: str) -> str:
             errors[-1] += f"\n{line}"
         elif line and line[0] not in "+|":  # not a row of Triton's tables
             printed.append(line)
-    errors = [error for error in errors if not error.startswith(_NO_GPU)]
+    errors = [error for error in errors if not any(noise in error for noise in _NO_GPU)]
     causes = [error for error in errors if not error.startswith(_CONSEQUENCES)] or errors
     if any("is not healthy" in cause for cause in causes):
         causes = [*printed[-20:], *causes]

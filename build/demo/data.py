@@ -123,6 +123,7 @@ _ADD = (
     "{a}+{b}",
     "{a} + {b} =",
     "Calculate {a} + {b}.",
+    "{a} plus {b}",
     "What's {a} plus {b}?",
     "What is the sum of {a} and {b}?",
 )
@@ -135,6 +136,7 @@ _SUBTRACT = (
     "{a}-{b}",
     "{a} - {b} =",
     "Calculate {a} - {b}.",
+    "{a} minus {b}",
     "What's {a} minus {b}?",
     "Take {b} away from {a}.",
 )
@@ -148,6 +150,7 @@ _MULTIPLY = (
     "{a} x {b}",
     "{a} × {b} =",
     "Calculate {a} * {b}.",
+    "{a} times {b}",
     "What's {a} times {b}?",
 )
 _DIVIDE = (
@@ -159,6 +162,7 @@ _DIVIDE = (
     "{a} / {b}",
     "{a} ÷ {b} =",
     "Calculate {a} / {b}.",
+    "{a} divided by {b}",
     "What's {a} divided by {b}?",
 )
 
@@ -215,6 +219,7 @@ _COUNT_UP = (
     "Write the numbers from {a} to {b}.",
     "Give me all numbers from {a} to {b}.",
 )
+_COUNT_TO = ("Count to {b}.", "Count up to {b}.", "Count from one to {b}.")
 _COUNT_DOWN = (
     "Count down from {a} to {b}.",
     "Count backwards from {a} to {b}.",
@@ -479,6 +484,8 @@ def _enumeration(rng: random.Random) -> Example:
         step, first, count = 1, rng.randrange(100), rng.randint(5, 125)
         count = min(count, 151 - first)
         phrasing, name = rng.choice(_COUNT_UP), ""
+        if rng.random() < 0.15:
+            first, phrasing = 1, rng.choice(_COUNT_TO)
     elif shape == "down":
         step, first = -1, rng.randint(10, 120)
         count = rng.randint(5, min(first, 60) + 1)
@@ -593,7 +600,7 @@ def held_out(n_per_kind: int, seed: int = 2026) -> list[Example]:
         ValueError: a kind has fewer held-out questions than that.
     """
     rng = random.Random(seed)
-    examples = []
+    examples: list[Example] = []
     for kind, write in _WRITERS.items():
         found: dict[str, Example] = {}
         for _ in range(2000 + 200 * n_per_kind):

@@ -19,13 +19,14 @@ tags:
 
 # Trireme demo
 
-A Llama of {parameters_m:.2f} million parameters that answers questions about a small, closed world. It exists so
-that everything in Trireme, from export to load tests, can run on a laptop against a real trained
-model whose answers can be checked. It is a demo, not a general assistant.
+A Llama of {parameters_m:.2f} million parameters that answers questions about a small, closed
+world. It exists so that everything in Trireme, from export to load tests, can run on a laptop
+against a real trained model whose answers can be checked. It is a demo, not a general assistant.
 
 | | |
 |---|---|
-| architecture | `LlamaForCausalLM`: {layers} layers, hidden size {hidden}, {heads} query heads and {kv_heads} key/value heads of {head_dim}, tied embeddings |
+| architecture | `LlamaForCausalLM`, {layers} layers, hidden size {hidden}, tied embeddings |
+| attention | {heads} query heads and {kv_heads} key/value heads of size {head_dim} |
 | tokenizer | byte-level BPE, {vocabulary} tokens, one token per digit |
 | context | {context} positions; trained on conversations of up to {row_tokens} tokens |
 | weights | float16 safetensors |
@@ -44,8 +45,8 @@ model whose answers can be checked. It is a demo, not a general assistant.
 | contact | What is Ada Abbott's e-mail address? · Give me the contact card of Mara Lindqvist. |
 
 The chat template is `<|user|>question<|end|><|assistant|>answer<|end|>`, with an optional
-`<|system|>…<|end|>` in front; the model ends its answer with `<|end|>`, which is the end-of-sequence
-token. There is no beginning-of-sequence token.
+`<|system|>…<|end|>` in front; the model ends its answer with `<|end|>`, which is the
+end-of-sequence token. There is no beginning-of-sequence token.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,22 +73,24 @@ AdamW on {tokens_m:.1f} million tokens; only answers count towards the loss. No 
 
 ## Score
 
-{n_per_kind} held-out questions of each kind, greedy decoding, exact match (JSON: the same object), on the
-float16 weights of this folder. A question is held out by a hash of what makes it new (the operands, the items,
-the range; where an answer can only be known by heart, the wording), so none of them is in the
-training data. The figure is measured at the end of the training command, on the same machine.
+{n_per_kind} held-out questions of each kind, greedy decoding, exact match (JSON: the same object),
+on the float16 weights of this folder. A question is held out by a hash of what makes it new (the
+operands, the items, the range; where an answer can only be known by heart, the wording), so none of
+them is in the training data. Measured at the end of the training command, on the same machine.
 
 {score_table}
 
 ## Limits
 
-- Outside its closed world it answers with confident nonsense. It knows no other facts, words or people.
-- It adds and subtracts up to 99, knows its times tables to 12, sorts three to five items and counts to about 150.
-- It was trained on English questions of one line, with short conversations as an exception.
+- Outside its closed world it answers with confident nonsense: it knows no other facts, words or
+  people.
+- It adds and subtracts up to 99, knows its times tables to 12, sorts three to five items and counts
+  to about 150.
+- It was trained on English questions of one line; conversations of several turns were rare.
 - Facts are simplified: one main language and one continent for each country.
-- Every person is made up. Phone numbers lie in ranges reserved for fiction, e-mail addresses end in `.example`,
-  and payment-card numbers are random digits after issuer numbers published for tests. They are
-  there so that a safety filter has something to find.
+- Every person is made up. Phone numbers lie in ranges reserved for fiction, e-mail addresses end in
+  `.example`, and payment-card numbers are random digits after issuer numbers published for tests.
+  They are there so that a safety filter has something to find.
 
 ## Licence
 

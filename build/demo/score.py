@@ -60,9 +60,13 @@ def is_right(example: Example, answer: str) -> bool:
     if example.kind != "json":
         return answer.strip() == example.answer
     try:
-        return bool(json.loads(answer) == json.loads(example.answer))
+        written = json.loads(answer)
     except json.JSONDecodeError:
         return False
+    # Compared as text, since to Python `True == 1`.
+    return json.dumps(written, sort_keys=True) == json.dumps(
+        json.loads(example.answer), sort_keys=True
+    )
 
 
 def score(generate: Callable[[list[str]], list[str]], n_per_kind: int) -> Report:

@@ -1,8 +1,8 @@
 """Trains the demo checkpoint: tokenizer, model, score, model card.
 
-`python -m build.demo.train` writes `build/demo/checkpoint/`. Conversations are packed into rows of
-`ROW_TOKENS` tokens, so that a batch has no padding and mixes all kinds of question; attention stays
-inside each conversation, and only what the assistant says counts towards the loss. With the same
+`python -m build.demo.train` writes `build/demo/checkpoint/`. Conversations are packed into rows, so
+that a batch has hardly any padding and mixes kinds of question; attention stays inside each
+conversation, and only what the assistant says counts towards the loss. With the same
 seed, thread count and machine, a run repeats itself.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 # The encoder's own threads would compete with the two that train.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -43,14 +43,14 @@ from build.demo.tokenizer import (
 )
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-LICENSE = Path(__file__).parent / "LICENSE"
+LICENSE = Path(__file__).parents[2] / "LICENSE"
 
 SEED = 7
 THREADS = 2
 TOKENIZER_CONVERSATIONS = 40_000
-ROW_TOKENS = 512
-ROWS_PER_BATCH = 4
-TRAINING_TOKENS = 10_000_000
+ROW_TOKENS = (128, 512)  # A conversation goes into the narrowest row that holds it.
+BATCH_TOKENS = 2048
+TRAINING_TOKENS = 9_000_000
 PEAK_LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 EXAM_QUESTIONS = 120  # of each kind
@@ -93,7 +93,11 @@ GENERATION_CONFIG: dict[str, object] = {
 }
 
 
-def encode(tokenizer: Tokenizer, conversation: tuple[Message, ...]) -> tuple[list[int], list[int]]:
+Encoded: TypeAlias = tuple[list[int], list[int]]
+Row: TypeAlias = list[Encoded]
+
+
+def encode(tokenizer: Tokenizer, conversation: tuple[Message, ...]) -> Encoded:
     """Token ids of a conversation, and the labels: the same ids where the assistant speaks."""
     ids: list[int] = []
     labels: list[int] = []
@@ -105,36 +109,41 @@ def encode(tokenizer: Tokenizer, conversation: tuple[Message, ...]) -> tuple[lis
     return ids, labels
 
 
-Row = list[tuple[list[int], list[int]]]
+def take_row(waiting: list[Encoded], width: int) -> Row:
+    """Moves the conversations that first fit in `width` tokens from `waiting` to a row."""
+    row: Row = []
+    left: list[Encoded] = []
+    room = width
+    for encoded in waiting:
+        fits = len(encoded[0]) <= room
+        room -= len(encoded[0]) if fits else 0
+        (row if fits else left).append(encoded)
+    waiting[:] = left
+    return row
 
 
-def rows(tokenizer: Tokenizer, seed: int) -> Iterator[Row]:
-    """An endless stream of rows: conversations that together fill at most `ROW_TOKENS`."""
-    encoded = (encode(tokenizer, c) for c in training_conversations(seed))
-    conversations = (pair for pair in encoded if len(pair[0]) <= ROW_TOKENS)
-    waiting = list(islice(conversations, 256))
-    while True:
-        row: Row = []
-        room = ROW_TOKENS
-        # First fit: the 256 that wait always hold some short ones for the end of a row.
-        for index, (ids, _) in enumerate(waiting):
-            if len(ids) <= room:
-                row.append(waiting[index])
-                room -= len(ids)
-                waiting[index] = next(conversations)
-                if room < 8:
-                    break
-        yield row
+def batches(tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, list[Row]]]:
+    """An endless stream of batches: a width, and rows of at most that many tokens."""
+    waiting: dict[int, list[Encoded]] = {width: [] for width in ROW_TOKENS}
+    for conversation in training_conversations(seed):
+        encoded = encode(tokenizer, conversation)
+        width = next((width for width in ROW_TOKENS if len(encoded[0]) <= width), None)
+        if width is None:
+            continue
+        waiting[width].append(encoded)
+        # Twice a batch, so that every row finds something short for its end.
+        if sum(len(ids) for ids, _ in waiting[width]) >= 2 * BATCH_TOKENS:
+            yield width, [take_row(waiting[width], width) for _ in range(BATCH_TOKENS // width)]
 
 
-def batch(packed: list[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tensors of a batch of rows.
+def tensors(width: int, packed: list[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tensors of a batch of rows of `width` tokens.
 
     Returns:
         ids `[rows, tokens]`, labels `[rows, tokens]`, positions within each conversation
         `[rows, tokens]`, and a mask `[rows, 1, tokens, tokens]`, true where a token may look.
     """
-    shape = (len(packed), ROW_TOKENS)
+    shape = (len(packed), width)
     ids = torch.full(shape, SPECIAL_TOKENS.index(PAD))
     labels = torch.full(shape, IGNORED)
     positions = torch.zeros(shape, dtype=torch.long)
@@ -152,9 +161,9 @@ def batch(packed: list[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids, labels, positions, mask
 
 
-def loss_of(model: LlamaForCausalLM, packed: list[Row]) -> Tensor:
+def loss_of(model: LlamaForCausalLM, width: int, packed: list[Row]) -> Tensor:
     """Mean cross-entropy over the assistant's tokens."""
-    ids, labels, positions, mask = batch(packed)
+    ids, labels, positions, mask = tensors(width, packed)
     hidden = model.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
@@ -214,16 +223,16 @@ def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> N
         betas=(0.9, 0.98),
         fused=True,
     )
-    steps = max(1, tokens // (ROWS_PER_BATCH * ROW_TOKENS))
+    steps = max(1, tokens // BATCH_TOKENS)
     quiz_every = max(1, steps // QUIZZES)
-    stream = rows(tokenizer, SEED)
+    stream = batches(tokenizer, SEED)
     start = time.perf_counter()
     quiz_s = 0.0
     recent = 0.0
-    for step in range(steps):
+    for step, (width, packed) in zip(range(steps), stream, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
-        loss = loss_of(model, list(islice(stream, ROWS_PER_BATCH)))
+        loss = loss_of(model, width, packed)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -234,7 +243,7 @@ def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> N
             per_step_s = (time.perf_counter() - start - quiz_s) / done
             print(
                 f"step {done}/{steps}  loss {recent:.4f}  "
-                f"{ROWS_PER_BATCH * ROW_TOKENS / per_step_s:,.0f} tokens/s  "
+                f"{BATCH_TOKENS / per_step_s:,.0f} tokens/s  "
                 f"{(steps - done) * per_step_s / 60:.1f} min left",
                 flush=True,
             )
@@ -253,12 +262,13 @@ def write_json(path: Path, content: dict[str, object]) -> None:
 
 def write_weights(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
     """Writes all that `transformers` needs to load the model."""
-    tensors = {
+    weights = {
         name: tensor.to(torch.float16).contiguous()
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"  # Tied to the embeddings.
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "config.json", CONFIG)
     write_json(folder / "generation_config.json", GENERATION_CONFIG)
@@ -293,6 +303,7 @@ def examine(folder: Path, tokenizer: Tokenizer) -> Report:
 
 
 def main() -> None:
+    """Trains, examines, writes the checkpoint."""
     parser = argparse.ArgumentParser(description="Train the demo checkpoint.")
     parser.add_argument("--tokens", type=int, default=TRAINING_TOKENS, help="tokens to train on")
     parser.add_argument("--output", type=Path, default=CHECKPOINT, help="folder to write")
@@ -316,7 +327,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     report = examine(folder, tokenizer)
     record = TrainingRecord(
-        parameters, arguments.tokens, seconds, machine(), SEED, THREADS, ROW_TOKENS
+        parameters, arguments.tokens, seconds, machine(), SEED, THREADS, ROW_TOKENS[-1]
     )
     (folder / "README.md").write_text(render_card(CONFIG, record, report), encoding="utf-8")
     replace_folder(folder, arguments.output)

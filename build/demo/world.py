@@ -2,8 +2,8 @@
 
 Real facts (countries, elements, translations, emoji) are plain tables. People are made up: their
 phone numbers lie in ranges reserved for fiction, their e-mail domains end in `.example`, and their
-payment-card numbers are random digits after a test issuer number, completed with a Luhn check digit. The last two are drawn
-from a fixed seed, so the tables are the same everywhere.
+payment-card numbers are random digits after a test issuer number, closed with a Luhn check digit.
+Phones, cards and cities are drawn from a fixed seed, so the tables are the same everywhere.
 """
 
 import random
@@ -350,8 +350,8 @@ _PHONE_RANGES = (
     "+44 161 496 0{:03d}",
     "+61 2 5550 {:04d}",
 )
-# Issuer numbers that payment processors publish for tests: no bank issues cards under them.
-_CARD_PREFIXES = ("400000", "424242", "411111", "555555", "510510")
+TEST_ISSUERS = ("400000", "424242", "411111", "555555", "510510")
+"""First six card digits, from the numbers that payment processors publish for tests."""
 
 
 def luhn_check_digit(digits: str) -> str:
@@ -376,7 +376,7 @@ def _make_people() -> tuple[Person, ...]:
     for index, (first, last) in enumerate(zip(FIRST_NAMES, _LAST_NAMES, strict=True)):
         company = _COMPANIES[index % len(_COMPANIES)]
         pattern = _PHONE_RANGES[index % len(_PHONE_RANGES)]
-        digits = rng.choice(_CARD_PREFIXES) + "".join(rng.choices("0123456789", k=9))
+        digits = rng.choice(TEST_ISSUERS) + "".join(rng.choices("0123456789", k=9))
         digits += luhn_check_digit(digits)
         people.append(
             Person(

@@ -64,14 +64,24 @@ def test_a_taken_port_is_named_with_its_variable(field, variable):
             ports.check("127.0.0.1")
 
 
-def test_addresses_can_be_reached_from_here(tmp_path):
-    log = tmp_path / "log"
-    ports = Ports(8000, 8001, 8002)
-    assert TritonServer(tmp_path, log=log, ports=ports).grpc_address == "127.0.0.1:8001"
-    assert TritonServer(tmp_path, log=log, ports=ports, host="0.0.0.0").http_address == (
-        "127.0.0.1:8000"
-    )
-    assert TritonServer(tmp_path, log=log, ports=ports, host="::").metrics_address == "[::1]:8002"
+def test_the_three_ports_must_differ():
+    port = Ports.free().http
+    with pytest.raises(PortTakenError, match=r"GRPC_PORT=…"):
+        Ports(port, port, Ports.free().metrics).check("127.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_addresses_can_be_reached_from_here(tmp_path, host):
+    server = TritonServer(tmp_path, log=tmp_path / "log", host=host, ports=Ports(8000, 8001, 8002))
+    assert server.http_address == "127.0.0.1:8000"
+    assert server.grpc_address == "127.0.0.1:8001"
+    assert server.metrics_address == "127.0.0.1:8002"
+
+
+@pytest.mark.parametrize("host", ["::1", "no host"])
+def test_a_host_without_an_ipv4_address_is_refused(tmp_path, host):
+    with pytest.raises(TritonError, match="is no IPv4 address"):
+        TritonServer(tmp_path, log=tmp_path / "log", host=host)
 
 
 # What the log says
