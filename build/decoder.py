@@ -64,7 +64,8 @@ class LayerTensors:
     qk_norm: tuple[str, str] | None
     attention_output: str
     mlp_norm: str
-    gate_up: tuple[str, ...]
+    gate: str
+    up: str
     down: str
 
 
@@ -140,9 +141,7 @@ class DecoderSpec:
             )
             shapes.update((name, head_dim) for name in layer.qk_norm or ())
             shapes[layer.attention_output] = (self.hidden_size, self.q_size)
-            shapes.update(
-                (name, (self.intermediate_size, self.hidden_size)) for name in layer.gate_up
-            )
+            shapes[layer.gate] = shapes[layer.up] = (self.intermediate_size, self.hidden_size)
             shapes[layer.down] = (self.hidden_size, self.intermediate_size)
         return shapes
 
@@ -313,6 +312,7 @@ def _layer_tensors(index: int, qkv_bias: bool, qk_norm: bool) -> LayerTensors:
         qk_norm=(f"{attention}.q_norm.weight", f"{attention}.k_norm.weight") if qk_norm else None,
         attention_output=f"{attention}.o_proj.weight",
         mlp_norm=f"{layer}.post_attention_layernorm.weight",
-        gate_up=(f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
+        gate=f"{layer}.mlp.gate_proj.weight",
+        up=f"{layer}.mlp.up_proj.weight",
         down=f"{layer}.mlp.down_proj.weight",
     )

@@ -146,12 +146,13 @@ class Segment:
         graph.output("qkv", np.float32, ["tokens", spec.q_size + 2 * spec.kv_size])
 
     def _mlp(self, name: str, tensors: LayerTensors, hidden: str) -> str:
-        """``down(silu(gate) * up)``; QuickGelu with ``alpha`` 1 is SiLU in one operator."""
+        """``down(silu(gate) * up)``; QuickGelu with ``alpha`` 1 is SiLU in one operator.
+
+        Gate and up are two products: one would have to be split, and splitting copies it.
+        """
         graph = self._graph
-        gate_up = self._storage.linear(hidden, tensors.gate_up, f"{name}/gate_up")
-        gate, up = graph.multi_node(
-            "Split", [gate_up], [f"{name}/gate", f"{name}/up"], axis=1, num_outputs=2
-        )
+        gate = self._storage.linear(hidden, [tensors.gate], f"{name}/gate")
+        up = self._storage.linear(hidden, [tensors.up], f"{name}/up")
         activated = graph.node("QuickGelu", [gate], f"{name}/silu", domain=_CONTRIB, alpha=1.0)
         gated = graph.node("Mul", [activated, up], f"{name}/gated")
         return self._storage.linear(gated, [tensors.down], f"{name}/down")

@@ -111,6 +111,7 @@ class Int8Storage:
     def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
         self._graph = graph
         self._checkpoint = checkpoint
+        self._known: dict[str, tuple[str, str]] = {}
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         return _unrounded_embedding(self._graph, self._checkpoint, table, ids, output)
@@ -135,9 +136,13 @@ class Int8Storage:
     def _rounded(self, x: str) -> tuple[str, str]:
         """Each row of ``x``, from its largest magnitude down, in 255 levels around 128.
 
+        Products of the same value share the work.
+
         A row of zeros divides to NaN, rounds to whatever level, and is multiplied by its largest
         magnitude in the end: to zeros.
         """
+        if x in self._known:
+            return self._known[x]
         graph = self._graph
         step = graph.constant("int8/step", np.array(1 / 127, np.float32))
         zero = graph.constant("int8/zero", np.array(128, np.uint8))
@@ -145,7 +150,9 @@ class Int8Storage:
         magnitudes = graph.node("Abs", [x], f"{x}/magnitudes")
         largest = graph.node("ReduceMax", [magnitudes, axis], f"{x}/largest", keepdims=1)
         parts = graph.node("Div", [x, largest], f"{x}/parts")
-        return graph.node("QuantizeLinear", [parts, step, zero], f"{x}/levels"), largest
+        levels = graph.node("QuantizeLinear", [parts, step, zero], f"{x}/levels")
+        self._known[x] = levels, largest
+        return self._known[x]
 
     def _weight(self, names: Sequence[str]) -> tuple[str, str]:
         """Products want the weights transposed, ``[columns, outputs]``."""
