@@ -106,6 +106,10 @@ class Int8Storage:
     Activations are rounded while the graph runs, each row by its own largest value. Integers add
     up without rounding, so a row's product is the same whatever rows stand beside it. The
     embedding table stays in the checkpoint's own dtype, as in four bits.
+
+    Unsigned activations and signed weights are what ONNX Runtime is fast at: signed activations
+    take thirty times as long. Processors without VNNI instructions need a session option
+    (:mod:`python_backend.engine.processor`).
     """
 
     def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:

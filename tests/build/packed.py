@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from python_backend.engine.config import ROTARY_FILE, EngineConfig, segment_file
+from python_backend.engine.processor import exact_products
 
 Array = NDArray[np.float32]
 
@@ -26,6 +27,8 @@ class PackedEngine:
     def __init__(self, folder: Path) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
+        for entry in exact_products().items():
+            options.add_session_config_entry(*entry)
         self.config = EngineConfig.load(folder)
         self.segments = [
             ort.InferenceSession(

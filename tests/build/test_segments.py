@@ -171,6 +171,24 @@ def test_int8_rows_do_not_depend_on_their_neighbours(tmp_path, kind, rows):
             np.testing.assert_array_equal(all_rows[rows], some_rows)
 
 
+def test_int8_products_do_not_overflow(tmp_path):
+    """All weights and activations at their largest, where sums of products are too."""
+    config = make_config("llama")
+    tensors = make_tensors(config)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    tensors[name] = np.full((64, 64), 0.5, np.float32)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", config, tensors)
+    build_engine(checkpoint, tmp_path / "engine", "int8")
+    segment = PackedEngine(tmp_path / "engine").segments[1]
+    residual = np.zeros((4, 64), np.float32)
+    attention = np.ones((4, 64), np.float32)
+    # The norms after the product don't know its magnitude: a part of the residual shows it.
+    residual[:, ::2] = -32
+    actual, _ = segment.run(None, {"attention": attention, "residual": residual})
+    expected, _ = segment.run(None, {"attention": attention * 0, "residual": residual + 32})
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_int8_rows_of_zeros(tmp_path):
     """Nothing to divide by: the product is zero, and what is added to it stays."""
     folder, _ = build(tmp_path, "llama", "int8")
