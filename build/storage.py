@@ -108,7 +108,7 @@ class Int8Storage:
     embedding table stays in the checkpoint's own dtype, as in four bits.
 
     Unsigned activations and signed weights are what ONNX Runtime is fast at: signed activations
-    take thirty times as long. Processors without VNNI instructions need a session option
+    take a dozen times as long. Processors without VNNI instructions need a session option
     (:mod:`python_backend.engine.processor`).
     """
 
