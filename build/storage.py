@@ -159,7 +159,11 @@ class Int8Storage:
         return self._known[x]
 
     def _weight(self, names: Sequence[str]) -> tuple[str, str]:
-        """Products want the weights transposed, ``[columns, outputs]``."""
+        """Products want the weights transposed, ``[columns, outputs]``.
+
+        A block is turned and written at a time. Of a block of 16-bit weights, seven times its
+        bytes are in memory at most, and a float32 a row of the whole matrix.
+        """
         outputs, columns = _stacked_shape(self._checkpoint, names)
         name = "+".join(names)
         scales: list[NDArray[np.float32]] = []

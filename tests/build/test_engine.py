@@ -263,13 +263,14 @@ def test_errors_on_the_command_line_are_one_line(tmp_path, capsys, checkpoint, m
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
-def test_a_build_holds_a_block_in_memory_and_not_the_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_build_holds_a_block_in_memory_and_not_the_checkpoint(tmp_path, monkeypatch, precision):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", vocab_size=50_000)  # 12.8 MB
     monkeypatch.setattr("build.checkpoint._BLOCK_BYTES", 100_000)
-    build_engine(checkpoint, tmp_path / "1", "fp32")  # what is imported late is imported here
+    build_engine(checkpoint, tmp_path / "1", precision)  # what is imported late is imported here
     tracemalloc.start()
     try:
-        build_engine(checkpoint, tmp_path / "1", "fp32")
+        build_engine(checkpoint, tmp_path / "1", precision)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
