@@ -84,6 +84,10 @@ perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a
 	fi; \
 	$(run) -m clients.perf --url "$(HOST):$(GRPC_PORT)" --wait-s 60 $(ARGS)
 
+.PHONY: bench-engine
+bench-engine: venv ## Measure the engine in process on a model of half a billion random weights
+	@$(run) -m benchmarks.engine $(ARGS)
+
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build

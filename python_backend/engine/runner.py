@@ -61,6 +61,8 @@ class Runner:
             (max_tokens, config.num_heads * config.head_dim), dtype=np.float32
         )
         self._residual = np.zeros((max_tokens, config.hidden_size), dtype=np.float32)
+        # Arrays lie at the beginning of the buffers, so their sizes say which they are.
+        self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
         self._logits = np.zeros((max_sequences, config.vocab_size), dtype=np.float32)
         try:
             rotary = np.load(folder / "rotary.npy")
@@ -123,14 +125,29 @@ class Runner:
         self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
     ) -> None:
         session = self._segments[index]
+        sizes = tuple(len(array) for array in (*inputs.values(), *outputs.values()))
         try:
-            binding = session.io_binding()
-            for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-                for name, array in tensors.items():
-                    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding = self._bindings.get((index, sizes))
+            if binding is None:
+                binding = _bind(session, inputs, outputs)
+                if max(sizes) <= len(self._rows):  # steps that only decode: few sizes, often
+                    self._bindings[index, sizes] = binding
             session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(f"the engine failed: {error}") from error
+
+
+def _bind(
+    session: ort.InferenceSession,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Mapping[str, NDArray[Any]],
+) -> ort.IOBinding:
+    """Have a session read and write arrays where they are."""
+    binding = session.io_binding()
+    for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+        for name, array in tensors.items():
+            bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    return binding
 
 
 def _widths(config: EngineConfig, index: int) -> dict[str, int | None]:

@@ -1,0 +1,1 @@
+"""Measuring Trireme, and Trireme beside its peers."""
