@@ -381,8 +381,8 @@ def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Path | None
     lines = [
         "#!/bin/sh",
         f"{WRAPPER_MARK}: written by ops/triton.py, which rewrites it.",
-        # The stub's embedded Python takes the first python3 on PATH for its own. That of Python 3.10
-        # also minds these two, later ones do not.
+        # The stub's embedded Python takes the first python3 on PATH for its own. Python 3.10's also
+        # minds these two, later ones do not.
         "unset PYTHONHOME PYTHONPATH",
         "PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}",
         _prepend("PATH", Path(sys.prefix, "bin")),
