@@ -25,7 +25,8 @@ def dequantize(quantized: Int4Rows, columns: int) -> NDArray[np.float64]:
     rows, blocks = quantized.scales.shape
     levels = unpack(quantized.packed).astype(np.float64)
     zero_points = unpack(quantized.zero_points)[:, :blocks, None]
-    values = (levels - zero_points) * quantized.scales[:, :, None].astype(np.float64)
+    scales = quantized.scales[:, :, None].astype(np.float64)
+    values: NDArray[np.float64] = (levels - zero_points) * scales
     return values.reshape(rows, -1)[:, :columns]
 
 
