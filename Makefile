@@ -18,7 +18,7 @@ SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/set
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
-ARGS ?=#! further arguments for `make perf` or `make test`
+ARGS ?=#! further arguments of the commands behind perf, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
     $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
@@ -70,10 +70,9 @@ demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour 
 	@$(run_build) -m build.demo.train
 
 .PHONY: demo-score
-demo-score: $(BUILD_VENV)/.installed ## Measure what the demo model has learned
-	@$(run_build) -m build.demo.score
+demo-score: venv ## Examine the demo model on held-out questions, through its engine
+	@$(run) -m build.demo.exam $(ARGS)
 
-# Where no server listens, one runs for as long as the load test.
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
 	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \

@@ -335,7 +335,7 @@ def install() -> Path:
 
     The wrapper runs the tritonserver on PATH where there is one (as in NVIDIA's containers), else
     the one that the nvidia-pytriton wheel carries. Either way the server's embedded Python finds
-    this environment's packages, and through them ours: it takes no notice of PYTHONPATH.
+    this environment's packages, and by its `trireme.pth` ours.
 
     Raises:
         TritonError: there is no tritonserver for this Python, or it lacks its shared library.
@@ -381,8 +381,9 @@ def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Path | None
     lines = [
         "#!/bin/sh",
         f"{WRAPPER_MARK}: written by ops/triton.py, which rewrites it.",
-        "unset PYTHONHOME",
-        # The stub's embedded Python takes the first python3 on PATH for its own.
+        # The stub's embedded Python takes the first python3 on PATH for its own. Python 3.10's also
+        # minds these two, later ones do not.
+        "unset PYTHONHOME PYTHONPATH",
         "PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}",
         _prepend("PATH", Path(sys.prefix, "bin")),
     ]
