@@ -11,5 +11,9 @@ class InvalidRequestError(TriremeError, ValueError):
     """A request's input is wrong. The message names the input and the bound."""
 
 
+class ServerBusyError(TriremeError):
+    """There is no room for a request now; it may succeed later."""
+
+
 class EngineError(TriremeError):
     """An engine is missing, damaged or failed while it ran."""

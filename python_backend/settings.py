@@ -119,6 +119,7 @@ class EngineSettings(Settings):
     Attributes:
         engine_dir: Folder of the engine; relative to the model's version folder.
         max_num_sequences: Most sequences that run at once; others wait.
+        max_queue_size: Most sequences that wait; a request beyond is refused at once.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
         kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
@@ -131,6 +132,7 @@ class EngineSettings(Settings):
 
     engine_dir: str = "."
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
+    max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 44)
     num_threads: int = Field(default=0, ge=0, le=1024)

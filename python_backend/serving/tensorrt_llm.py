@@ -22,10 +22,16 @@ from numpy.typing import NDArray
 
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import Sequence
-from python_backend.errors import InvalidRequestError
+from python_backend.errors import InvalidRequestError, ServerBusyError
 from python_backend.serving.metrics import EngineMetrics
 from python_backend.serving.request import GenerationRequest, Reporting, read_request
-from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
+from python_backend.serving.triton import (
+    Inputs,
+    invalid_argument,
+    model_config,
+    resolve,
+    unavailable,
+)
 from python_backend.settings import EngineSettings, from_model_config
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -126,6 +132,8 @@ class TritonPythonModel:
                     self._take(request, inputs)
             except InvalidRequestError as error:
                 request.get_response_sender().send(invalid_argument(error), flags=_FINAL)
+            except ServerBusyError as error:
+                request.get_response_sender().send(unavailable(error), flags=_FINAL)
 
     def finalize(self) -> None:
         """End the threads; what is still running ends as cancelled."""
@@ -143,6 +151,12 @@ class TritonPythonModel:
         )
         for row in generation.rows:
             self._engine.check(row.prompt, row.params)
+        waiting = self._inbox.qsize() + len(self._engine.scheduler.waiting)
+        if waiting + len(generation.rows) > self._settings.max_queue_size:
+            raise ServerBusyError(
+                f"the queue is full: {waiting} sequences wait and this request has "
+                f"{len(generation.rows)}; max_queue_size is {self._settings.max_queue_size}"
+            )
         taken = _Request(request, generation)
         self._inbox.put(lambda: self._start(taken))
 

@@ -31,6 +31,13 @@ def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
     )
 
 
+def unavailable(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that asks a client to come again later."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+    )
+
+
 class Inputs:
     """The inputs of one request, whose rows are its batch."""
 

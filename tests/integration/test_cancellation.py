@@ -42,11 +42,15 @@ def await_cancelled(triton: Server, count: int, timeout_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def await_running(triton: Server, count: int = 1) -> None:
+def await_metric(triton: Server, name: str, count: int) -> None:
     deadline = time.monotonic() + 30
-    while metric(triton, "trireme_running_sequences") < count:
-        assert time.monotonic() < deadline, "the request did not start"
+    while metric(triton, name) < count:
+        assert time.monotonic() < deadline, f"{name} stays under {count}"
         time.sleep(0.02)
+
+
+def await_running(triton: Server) -> None:
+    await_metric(triton, "trireme_running_sequences", 1)
 
 
 @pytest.mark.parametrize("stream", [True, False])
