@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import BLOCK_TOKENS, Layout
+from python_backend.engine.attention import BLOCK_TOKENS, KernelAttention, Layout
 from python_backend.engine.config import EngineConfig
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.runner import Runner
@@ -71,6 +71,11 @@ class Engine:
             max_sequences=max_sequences,
             num_threads=num_threads or available_cores(),
         )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether attention runs in the C kernel rather than, slowly, in numpy."""
+        return isinstance(self._runner.attention, KernelAttention)
 
     def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
         """Refuse what can never run. Any thread may call this.

@@ -23,7 +23,11 @@ from python_backend.errors import EngineError
 
 
 class Runner:
-    """The segments of a graph and the attention between them."""
+    """The segments of a graph and the attention between them.
+
+    Attributes:
+        attention: What computes attention.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,7 @@ class Runner:
             raise EngineError(f"{folder / 'rotary.npy'} can't be read: {error}") from error
         if rotary.shape[::2] != (2, config.head_dim // 2) or rotary.dtype != np.float32:
             raise EngineError(f"{folder / 'rotary.npy'} is not this engine's")
-        self._attention = load_attention(layout, memory.blocks, rotary, num_threads)
+        self.attention = load_attention(layout, memory.blocks, rotary, num_threads)
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
         """Compute the scheduled tokens.
@@ -94,9 +98,9 @@ class Runner:
         self._compute(0, {"input_ids": ids}, outputs)
         last = len(self._segments) - 1
         for index in range(1, last):
-            self._attention(index - 1, batch, qkv, attended)
+            self.attention(index - 1, batch, qkv, attended)
             self._compute(index, {"attention": attended, "residual": residual}, outputs)
-        self._attention(last - 1, batch, qkv, attended)
+        self.attention(last - 1, batch, qkv, attended)
         logits = self._logits[:rows]
         if rows:
             inputs = {"attention": attended, "residual": residual}

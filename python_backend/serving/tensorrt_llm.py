@@ -108,6 +108,10 @@ class TritonPythonModel:
             kv_cache_bytes=self._settings.kv_cache_bytes,
             num_threads=self._settings.num_threads,
         )
+        if not self._engine.is_compiled:
+            pb_utils.Logger.log_warn(
+                "there is no C compiler (cc or gcc) on the PATH: attention runs in numpy, slowly"
+            )
         self._metrics = EngineMetrics(args["model_name"], args["model_version"])
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)

@@ -333,7 +333,10 @@ def test_a_warm_prefix_changes_nothing(load: Callable[..., Engine], params: Samp
 def test_without_a_compiler_the_engine_says_the_same(
     load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    outputs = load().generate(PROMPTS, GREEDY)
+    compiled = load()
+    assert compiled.is_compiled
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert load().generate(PROMPTS, GREEDY) == outputs
+    plain = load()
+    assert not plain.is_compiled
+    assert plain.generate(PROMPTS, GREEDY) == compiled.generate(PROMPTS, GREEDY)
