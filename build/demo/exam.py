@@ -11,7 +11,8 @@ from pathlib import Path
 
 from build.demo.data import KINDS
 from build.demo.score import score
-from build.engine import Precision, build_engine
+from build.engine import build_engine
+from python_backend.engine.config import Precision
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import SamplingParams
 from python_backend.text.detokenizer import Detokenizer
@@ -56,7 +57,7 @@ def main() -> int:
     """Hold the exam and print the marks; the exit code tells whether it was passed."""
     parser = argparse.ArgumentParser(prog="python -m build.demo.exam", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=_CHECKPOINT)
-    parser.add_argument("--precision", choices=["fp32", "int4"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="fp32")
     parser.add_argument("--questions", type=int, default=120, help="of each kind")
     parser.add_argument("--failures", action="store_true", help="print what was answered wrongly")
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from python_backend.engine.attention import Layout, PackedBatch, load_attention
 from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
+from python_backend.engine.processor import exact_products
 from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
@@ -191,6 +192,8 @@ def _load(path: Path, num_threads: int) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     # A spinning thread takes its core from Triton and from the other models' processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in exact_products().items():
+        options.add_session_config_entry(name, value)
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
