@@ -18,13 +18,12 @@ PROMPT = "Count from 5 to 90."
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with room for two running and two waiting sequences, and little memory."""
+    """A server with room for two running and two waiting sequences."""
     folder = tmp_path_factory.mktemp("small")
     repository = make_repository(
         folder / "repository",
         "tensorrt_llm.max_num_sequences=2",
         "tensorrt_llm.max_queue_size=2",
-        f"tensorrt_llm.kv_cache_bytes={3 << 20}",
     )
     with TritonServer(repository, log=folder / "log") as server:
         yield Server(server.ports)
@@ -32,23 +31,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_a_full_queue_refuses_at_once_and_the_others_are_served(small: Server) -> None:
     speaker = Speaker(small.grpc_url)
-    expected = speaker.ask(PROMPT, 200, end_id=-1).text
-    running = [speaker.start(PROMPT, 200, end_id=-1, stream=True) for _ in range(2)]
+    expected = speaker.ask(PROMPT, 1900, end_id=-1).text
+    running = [speaker.start(PROMPT, 1900, end_id=-1, stream=True) for _ in range(2)]
     await_metric(small, "trireme_running_sequences", 2)
-    waiting = [speaker.start(PROMPT, 200, end_id=-1) for _ in range(2)]
+    waiting = [speaker.start(PROMPT, 1900, end_id=-1) for _ in range(2)]
     await_metric(small, "trireme_waiting_sequences", 2)
     refused = speaker.ask(PROMPT, 8)
     assert refused.error is not None
     assert "the queue is full: 2 sequences wait" in refused.error
     assert "max_queue_size is 2" in refused.error
     assert [stream.answer().text for stream in (*running, *waiting)] == [expected] * 4
-
-
-def test_what_the_cache_can_never_hold_is_refused_with_the_figure(small: Server) -> None:
-    answer = Speaker(small.grpc_url).ask(PROMPT, 1500)
-    assert answer.error is not None
-    assert "max_tokens is 1500" in answer.error
-    assert "blocks of keys and values" in answer.error
 
 
 def test_a_beginning_that_was_seen_is_not_computed_again(small: Server) -> None:
