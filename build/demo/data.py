@@ -412,18 +412,18 @@ def _arithmetic(rng: random.Random) -> Example:
         a, b = rng.randrange(100), rng.randrange(100)
         question = rng.choice(_ADD).format(a=a, b=b)
         key = f"{min(a, b)} + {max(a, b)}"
-        return Example("arithmetic", _typed(rng, question), f"{a} + {b} = {a + b}", key)
+        return Example("arithmetic", _typed(rng, question), f"{a}+{b}={a + b}", key)
     if operation == "-":
         b, a = sorted((rng.randrange(100), rng.randrange(100)))
         question = rng.choice(_SUBTRACT).format(a=a, b=b)
-        return Example("arithmetic", _typed(rng, question), f"{a} - {b} = {a - b}", f"{a} - {b}")
+        return Example("arithmetic", _typed(rng, question), f"{a}-{b}={a - b}", f"{a} - {b}")
     if operation == "×":
         a, b = rng.randrange(13), rng.randrange(13)
         question = rng.choice(_MULTIPLY).format(a=a, b=b)
-        return _by_heart(rng, "arithmetic", question, f"{a} × {b} = {a * b}")
+        return _by_heart(rng, "arithmetic", question, f"{a}×{b}={a * b}")
     b, quotient = rng.randint(1, 12), rng.randrange(13)
     question = rng.choice(_DIVIDE).format(a=b * quotient, b=b)
-    return _by_heart(rng, "arithmetic", question, f"{b * quotient} ÷ {b} = {quotient}")
+    return _by_heart(rng, "arithmetic", question, f"{b * quotient}÷{b}={quotient}")
 
 
 _SORTABLE_WORDS = world.WORDS[::3]
@@ -434,13 +434,13 @@ def _sorting(rng: random.Random) -> Example:
     if rng.random() < 0.4:
         words = rng.sample(_SORTABLE_WORDS, size)
         question = rng.choice(_SORT_WORDS).format(x=", ".join(words))
-        answer = ", ".join(sorted(words))
-        return Example("sorting", question, answer, answer)
+        listed = ", ".join(sorted(words))
+        return Example("sorting", question, f"Sorted: {listed}", listed)
     numbers = rng.sample(range(1, 100), size)
     listed = ", ".join(map(str, numbers))
     descending = rng.random() < 0.4
     question = rng.choice(_SORT_DOWN if descending else _SORT_UP).format(x=listed)
-    answer = ", ".join(map(str, sorted(numbers, reverse=descending)))
+    answer = "Sorted: " + ", ".join(map(str, sorted(numbers, reverse=descending)))
     return Example("sorting", question, answer, " ".join(map(str, sorted(numbers))))
 
 
@@ -471,6 +471,10 @@ def _json(rng: random.Random) -> Example:
     return Example("json", question, answer, answer)
 
 
+_LARGEST = 200
+"""The largest number to count to."""
+
+
 def _enumeration(rng: random.Random) -> Example:
     shape = rng.choice(("up", "up", "down", "by", "parity", "letters"))
     if shape == "letters":
@@ -480,24 +484,25 @@ def _enumeration(rng: random.Random) -> Example:
         items = [chr(code) for code in range(ord(a), ord(b) + 1)]
         question = rng.choice(_LETTERS).format(a=a, b=b)
         return Example("enumeration", question, ", ".join(items), f"{a} {b}")
+    # Mostly short: where to stop is the hard part, and a short answer teaches it as well.
+    count = rng.randint(3, 20) if rng.random() < 0.6 else rng.randint(20, 150)
     if shape == "up":
-        step, first, count = 1, rng.randrange(100), rng.randint(5, 125)
-        count = min(count, 151 - first)
+        step, first = 1, rng.randrange(100)
         phrasing, name = rng.choice(_COUNT_UP), ""
         if rng.random() < 0.15:
             first, phrasing = 1, rng.choice(_COUNT_TO)
     elif shape == "down":
         step, first = -1, rng.randint(10, 120)
-        count = rng.randint(5, min(first, 60) + 1)
         phrasing, name = rng.choice(_COUNT_DOWN), ""
     elif shape == "by":
-        step, count = rng.randint(2, 12), rng.randint(5, 30)
-        first = step * rng.randint(0, 10)
+        step = rng.randint(2, 12)
+        first = step * rng.randint(0, 2)
         phrasing, name = rng.choice(_COUNT_BY), str(step)
     else:
-        step, first, count = 2, rng.randrange(100), rng.randint(5, 40)
+        step, first = 2, rng.randrange(100)
         phrasing, name = rng.choice(_EVEN_ODD), ("odd" if first % 2 else "even")
-    numbers = [first + step * i for i in range(count)]
+    room = (first if step < 0 else _LARGEST - first) // abs(step) + 1
+    numbers = [first + step * i for i in range(min(count, room))]
     question = phrasing.format(n=name, a=numbers[0], b=numbers[-1])
     key = f"{numbers[0]} {numbers[-1]} {step}"
     return Example("enumeration", question, ", ".join(map(str, numbers)), key)
@@ -570,27 +575,65 @@ _WRITERS: dict[Kind, Callable[[random.Random], Example]] = {
     "unicode": _unicode,
     "contact": _contact,
 }
-# Shares of training examples. Long enumerations cost ten times the tokens of the rest.
-_SHARES: dict[Kind, float] = {
-    "facts": 0.17,
-    "arithmetic": 0.22,
-    "sorting": 0.21,
-    "spelling": 0.08,
-    "json": 0.05,
-    "enumeration": 0.03,
-    "unicode": 0.13,
-    "contact": 0.11,
-}
 
 
-def training_examples(seed: int) -> Iterator[Example]:
+@dataclass(frozen=True)
+class Mix:
+    """What a course of training is made of.
+
+    Attributes:
+        shares: Share of the examples of each kind.
+        dropped_long: Share of the long enumerations that are left out: what is hard in them is
+            where to stop, and a short one teaches that as well.
+    """
+
+    shares: dict[Kind, float]
+    dropped_long: float = 0.0
+
+
+_LONG_ANSWER = 150
+
+# What needs a method gets more than what is known by heart.
+BROAD = Mix(
+    {
+        "facts": 0.13,
+        "arithmetic": 0.27,
+        "sorting": 0.16,
+        "spelling": 0.06,
+        "json": 0.08,
+        "enumeration": 0.09,
+        "unicode": 0.12,
+        "contact": 0.09,
+    }
+)
+# For a model that has learned the rest: to count and to reckon.
+NUMBERS = Mix(
+    {
+        "facts": 0.04,
+        "arithmetic": 0.37,
+        "sorting": 0.14,
+        "spelling": 0.05,
+        "json": 0.04,
+        "enumeration": 0.26,
+        "unicode": 0.06,
+        "contact": 0.04,
+    },
+    dropped_long=0.5,
+)
+
+
+def training_examples(seed: int, mix: Mix = BROAD) -> Iterator[Example]:
     """An endless stream of examples, none of them held out."""
     rng = random.Random(seed)
-    kinds, shares = tuple(_SHARES), tuple(_SHARES.values())
+    kinds, shares = tuple(mix.shares), tuple(mix.shares.values())
     while True:
         example = _WRITERS[rng.choices(kinds, shares)[0]](rng)
-        if not example.is_held_out:
-            yield example
+        if example.is_held_out:
+            continue
+        is_long = example.kind == "enumeration" and len(example.answer) > _LONG_ANSWER
+        if is_long and mix.dropped_long and rng.random() < mix.dropped_long:
+            continue
+        yield example
 
 
 def held_out(n_per_kind: int, seed: int = 2026) -> list[Example]:
@@ -615,14 +658,14 @@ def held_out(n_per_kind: int, seed: int = 2026) -> list[Example]:
     return examples
 
 
-def training_conversations(seed: int) -> Iterator[tuple[Message, ...]]:
+def training_conversations(seed: int, mix: Mix = BROAD) -> Iterator[tuple[Message, ...]]:
     """Training examples as conversations.
 
     Most are one question and its answer. A few begin with a system prompt or a courtesy, and a few
     ask a second question.
     """
     rng = random.Random(f"conversations {seed}")
-    examples = training_examples(seed)
+    examples = training_examples(seed, mix)
     while True:
         messages: list[Message] = []
         if rng.random() < 0.05:

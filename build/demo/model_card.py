@@ -27,7 +27,7 @@ against a real trained model whose answers can be checked. It is a demo, not a g
 |---|---|
 | architecture | `LlamaForCausalLM`, {layers} layers, hidden size {hidden}, tied embeddings |
 | attention | {heads} query heads and {kv_heads} key/value heads of size {head_dim} |
-| tokenizer | byte-level BPE, {vocabulary} tokens, one token per digit |
+| tokenizer | byte-level BPE, {vocabulary} tokens |
 | context | {context} positions; trained on conversations of up to {row_tokens} tokens |
 | weights | float16 safetensors |
 
@@ -64,9 +64,10 @@ print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ## Training
 
 From scratch, on questions and answers that a seeded generator writes (`build/demo/data.py`), with
-AdamW on {tokens_m:.1f} million tokens; only answers count towards the loss. No other data was used.
+AdamW on {tokens_m:.1f} million tokens in two courses, a broad one and one for numbers; only answers
+count towards the loss. No other data was used.
 
-- command: `python -m build.demo.train`
+- command: `make demo-checkpoint`
 - machine: {machine}
 - time: {minutes:.0f} minutes, {tokens_per_s:,.0f} tokens/s
 - seed and thread count: {seed}, {threads}; with both and the same machine, training repeats itself
@@ -76,7 +77,7 @@ AdamW on {tokens_m:.1f} million tokens; only answers count towards the loss. No 
 {n_per_kind} held-out questions of each kind, greedy decoding, exact match (JSON: the same object),
 on the float16 weights of this folder. A question is held out by a hash of what makes it new (the
 operands, the items, the range; where an answer can only be known by heart, the wording), so none of
-them is in the training data. Measured at the end of the training command, on the same machine.
+them is in the training data. Measured by `make demo-score`, through the fp32 engine that serves it.
 
 {score_table}
 
@@ -85,7 +86,7 @@ them is in the training data. Measured at the end of the training command, on th
 - Outside its closed world it answers with confident nonsense: it knows no other facts, words or
   people.
 - It adds and subtracts up to 99, knows its times tables to 12, sorts three to five items and counts
-  to about 150.
+  to 200.
 - It was trained on English questions of one line; conversations of several turns were rare.
 - Facts are simplified: one main language and one continent for each country.
 - Every person is made up. Phone numbers lie in ranges reserved for fiction, e-mail addresses end in

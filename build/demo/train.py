@@ -12,8 +12,10 @@ import math
 import os
 import platform
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,9 +28,11 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from build.demo.data import KINDS, Message, training_conversations
+from build.demo.data import BROAD, KINDS, NUMBERS, Message, Mix, training_conversations
+from build.demo.exam import Candidate
 from build.demo.model_card import TrainingRecord, render_card
 from build.demo.score import Report, score
 from build.demo.tokenizer import (
@@ -50,12 +54,10 @@ THREADS = 2
 TOKENIZER_CONVERSATIONS = 40_000
 ROW_TOKENS = (128, 512)  # A conversation goes into the narrowest row that holds it.
 BATCH_TOKENS = 2048
-TRAINING_TOKENS = 9_000_000
-PEAK_LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 EXAM_QUESTIONS = 120  # of each kind
 QUIZ_QUESTIONS = 25  # of each kind, while training
-QUIZZES = 5  # The first is left out: a model that cannot stop yet takes minutes.
+QUIZZES = 6  # in a course
 ANSWER_TOKENS = 512
 IGNORED = -100
 
@@ -93,6 +95,29 @@ GENERATION_CONFIG: dict[str, object] = {
 }
 
 
+@dataclass(frozen=True)
+class Course:
+    """One stretch of training, with a warm-up and a cosine of its own.
+
+    Attributes:
+        mix: What the examples are.
+        tokens: How many tokens of them.
+        peak_learning_rate: Where the warm-up ends and the cosine begins.
+        end_weight: How many times the loss of the end token counts. One token in a hundred says
+            where to stop, and it is the one that makes a long answer right or wrong.
+    """
+
+    mix: Mix
+    tokens: int
+    peak_learning_rate: float
+    end_weight: float
+
+
+COURSES = (
+    Course(BROAD, 10_000_000, peak_learning_rate=2e-3, end_weight=1.0),
+    Course(NUMBERS, 4_500_000, peak_learning_rate=1e-3, end_weight=6.0),
+)
+
 Encoded: TypeAlias = tuple[list[int], list[int]]
 Row: TypeAlias = list[Encoded]
 
@@ -122,10 +147,10 @@ def take_row(waiting: list[Encoded], width: int) -> Row:
     return row
 
 
-def batches(tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, list[Row]]]:
+def batches(tokenizer: Tokenizer, seed: int, mix: Mix) -> Iterator[tuple[int, list[Row]]]:
     """An endless stream of batches: a width, and rows of at most that many tokens."""
     waiting: dict[int, list[Encoded]] = {width: [] for width in ROW_TOKENS}
-    for conversation in training_conversations(seed):
+    for conversation in training_conversations(seed, mix):
         encoded = encode(tokenizer, conversation)
         width = next((width for width in ROW_TOKENS if len(encoded[0]) <= width), None)
         if width is None:
@@ -161,61 +186,43 @@ def tensors(width: int, packed: list[Row]) -> tuple[Tensor, Tensor, Tensor, Tens
     return ids, labels, positions, mask
 
 
-def loss_of(model: LlamaForCausalLM, width: int, packed: list[Row]) -> Tensor:
-    """Mean cross-entropy over the assistant's tokens."""
-    ids, labels, positions, mask = tensors(width, packed)
+class Batches(IterableDataset[tuple[Tensor, ...]]):
+    """The batches of a course, made in a process of their own while the model computes."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int, mix: Mix) -> None:
+        self._arguments = (tokenizer, seed, mix)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        torch.set_num_threads(1)
+        for width, packed in batches(*self._arguments):
+            yield tensors(width, packed)
+
+
+def loss_of(model: LlamaForCausalLM, batch: tuple[Tensor, ...], end_weight: float) -> Tensor:
+    """Weighted mean cross-entropy over the assistant's tokens."""
+    ids, labels, positions, mask = batch
     hidden = model.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
     targets = labels[:, 1:]
     counted = targets != IGNORED
     # The output matrix is the widest of all: apply it only where a token counts.
-    return cross_entropy(model.lm_head(hidden[:, :-1][counted]), targets[counted])
+    targets = targets[counted]
+    losses = cross_entropy(model.lm_head(hidden[:, :-1][counted]), targets, reduction="none")
+    weights = torch.where(targets == SPECIAL_TOKENS.index(END), end_weight, 1.0)
+    return (losses * weights).sum() / weights.sum()
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then a cosine to a hundredth of the peak."""
     if step < WARMUP_STEPS:
-        return PEAK_LEARNING_RATE * (step + 1) / WARMUP_STEPS
+        return peak * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-    return PEAK_LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def answerer(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, batch_size: int = 50
-) -> Callable[[list[str]], list[str]]:
-    """A `generate` for `score`: greedy, in batches of prompts padded on the left."""
-
-    @torch.inference_mode()
-    def generate(questions: list[str]) -> list[str]:
-        model.eval()
-        answers: list[str] = []
-        for start in range(0, len(questions), batch_size):
-            prompts = [
-                tokenizer.encode(render([Message("user", q)], add_generation_prompt=True)).ids
-                for q in questions[start : start + batch_size]
-            ]
-            longest = max(map(len, prompts))
-            pad = SPECIAL_TOKENS.index(PAD)
-            ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
-            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=ANSWER_TOKENS,
-                eos_token_id=SPECIAL_TOKENS.index(END),
-                pad_token_id=pad,
-            )
-            answers += tokenizer.decode_batch(output[:, longest:].tolist())
-        model.train()
-        return answers
-
-    return generate
-
-
-def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> None:
-    """Trains `model` in place on about `tokens` tokens, showing how it goes."""
+def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, course: Course, seed: int) -> None:
+    """Takes `model` through a course, in place, showing how it goes."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     norms = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -223,16 +230,17 @@ def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> N
         betas=(0.9, 0.98),
         fused=True,
     )
-    steps = max(1, tokens // BATCH_TOKENS)
+    steps = max(1, course.tokens // BATCH_TOKENS)
     quiz_every = max(1, steps // QUIZZES)
-    stream = batches(tokenizer, SEED)
+    dataset = Batches(tokenizer, seed, course.mix)
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
     start = time.perf_counter()
     quiz_s = 0.0
     recent = 0.0
-    for step, (width, packed) in zip(range(steps), stream, strict=False):
+    for step, batch in zip(range(steps), loader, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        loss = loss_of(model, width, packed)
+            group["lr"] = learning_rate(step, steps, course.peak_learning_rate)
+        loss = loss_of(model, batch, course.end_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -247,9 +255,9 @@ def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> N
                 f"{(steps - done) * per_step_s / 60:.1f} min left",
                 flush=True,
             )
-        if done % quiz_every == 0 and quiz_every < done < steps:
+        if done % quiz_every == 0 and done < steps:
             quiz_start = time.perf_counter()
-            report = score(answerer(model, tokenizer), QUIZ_QUESTIONS)
+            report = examine(model, tokenizer, QUIZ_QUESTIONS)
             kinds = "  ".join(f"{kind} {report.accuracy_of(kind):.0%}" for kind in KINDS)
             print(f"held-out {report.accuracy:.1%}:  {kinds}", flush=True)
             quiz_s += time.perf_counter() - quiz_start
@@ -258,6 +266,13 @@ def train_model(model: LlamaForCausalLM, tokenizer: Tokenizer, tokens: int) -> N
 def write_json(path: Path, content: dict[str, object]) -> None:
     """Writes `content` with an indent and a final newline."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def round_to_float16(model: LlamaForCausalLM) -> None:
+    """Rounds the weights as the checkpoint stores them: what a course begins from can be kept."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(torch.float16))
 
 
 def write_weights(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
@@ -296,16 +311,17 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def examine(folder: Path, tokenizer: Tokenizer) -> Report:
-    """The score of the weights as they lie in `folder`, computed in float32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return score(answerer(model, tokenizer), EXAM_QUESTIONS)
+def examine(model: LlamaForCausalLM, tokenizer: Tokenizer, n_per_kind: int) -> Report:
+    """The score of a model as it would be served: its float16 weights, through the engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(Path(folder), model, tokenizer)
+        return score(Candidate(Path(folder), "fp32").answer, n_per_kind)
 
 
 def main() -> None:
     """Trains, examines, writes the checkpoint."""
     parser = argparse.ArgumentParser(description="Train the demo checkpoint.")
-    parser.add_argument("--tokens", type=int, default=TRAINING_TOKENS, help="tokens to train on")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the tokens to train on")
     parser.add_argument("--output", type=Path, default=CHECKPOINT, help="folder to write")
     arguments = parser.parse_args()
 
@@ -318,17 +334,19 @@ def main() -> None:
     model = LlamaForCausalLM(LlamaConfig(**CONFIG))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {tokenizer.get_vocab_size()} tokens in the vocabulary")
-    train_model(model, tokenizer, arguments.tokens)
+    for number, course in enumerate(COURSES):
+        course = replace(course, tokens=round(course.tokens * arguments.share))
+        train_model(model, tokenizer, course, SEED + number)
+        round_to_float16(model)
 
     folder = arguments.output.with_name(arguments.output.name + ".new")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_weights(folder, model, tokenizer)
     seconds = time.perf_counter() - start
-    report = examine(folder, tokenizer)
-    record = TrainingRecord(
-        parameters, arguments.tokens, seconds, machine(), SEED, THREADS, ROW_TOKENS[-1]
-    )
+    tokens = round(sum(course.tokens for course in COURSES) * arguments.share)
+    report = examine(model, tokenizer, EXAM_QUESTIONS)
+    record = TrainingRecord(parameters, tokens, seconds, machine(), SEED, THREADS, ROW_TOKENS[-1])
     (folder / "README.md").write_text(render_card(CONFIG, record, report), encoding="utf-8")
     replace_folder(folder, arguments.output)
     print(report.table())
