@@ -132,10 +132,10 @@ def test_triton_stops_at_once_after_cancellations(tmp_path: Path) -> None:
     with TritonServer(repository, log=tmp_path / "log") as server:
         own = Server(server.ports)
         speaker = Speaker(own.grpc_url)
-        for stream in (True, False, True):
+        for count, stream in enumerate((True, False, True), start=1):
             under_way = speaker.start(**LONG, stream=stream)
             await_running(own)
             under_way.cancel()
-        await_cancelled(own, 3)
+            await_cancelled(own, count)
         server.stop(grace_s=20)
     assert "Exit timeout expired" not in server.log.read_text(errors="replace")

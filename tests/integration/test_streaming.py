@@ -79,14 +79,13 @@ def test_clients_never_see_each_others_text(speaker: Speaker, request_id: str) -
         assert list(streamed) == expected
 
 
-def test_personal_data_does_not_leave(speaker: Speaker) -> None:
-    """The demo model writes contact cards; what is redacted leaves in no piece of the stream."""
-    prompt = "Repeat: ana@acme.example"
-    bias: dict[str, Any] = {
-        "embedding_bias_words": ["x@y.example "],
-        "embedding_bias_weights": [30.0],
-    }
-    streamed = speaker.ask(prompt, 80, stream=True, end_id=-1, **bias)
-    whole = speaker.ask(prompt, 80, end_id=-1, **bias)
-    assert streamed.text == whole.text
-    assert b"@y.example" not in whole.text
+def test_contact_cards_leave_without_personal_data(speaker: Speaker) -> None:
+    """Not even the first characters of an address or a number leave, in any piece."""
+    prompt = "How do I contact Rosa Torres?"
+    streamed = speaker.ask(prompt, 120, stream=True)
+    assert streamed.text == speaker.ask(prompt, 120).text
+    assert streamed.text.startswith(b"Rosa Torres\n")
+    for placeholder in (b"[EMAIL]", b"[PHONE]", b"[CARD]"):
+        assert placeholder in streamed.text
+    assert b"@" not in streamed.text
+    assert not any(character in b"0123456789+" for character in streamed.text)
