@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -135,4 +136,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # A shell ignores SIGINT for what it starts in the background; that is no wish to go on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

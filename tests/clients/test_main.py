@@ -114,8 +114,6 @@ def program(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        # As in a terminal, also where the tests run in the background of a shell that ignores it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     with process:
