@@ -118,8 +118,8 @@ class Scheduler:
         Returns:
             How many were scheduled: all of them, or none where the sequence has to wait again.
         """
-        busy = {id(work.sequence) for work in scheduled}
         while sequence in self.running and not self._fits(sequence, num_tokens):
+            busy = {id(work.sequence) for work in scheduled}
             self._preempt(next(other for other in reversed(self.running) if id(other) not in busy))
         if sequence not in self.running:
             return 0
