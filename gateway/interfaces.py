@@ -7,7 +7,7 @@ Redis and a log on disk live in rooms of their own, and a laptop without any of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -139,8 +139,22 @@ class AuditLog(Protocol):
             AuditUnavailable: It could not, and nothing is to be served unaudited.
         """
 
+    def begin(
+        self, request_id: str, time: float, principal: Principal, model: str
+    ) -> Awaitable[None]:
+        """Write down that a request was taken in, before a model hears of it.
+
+        The record is with the operating system when this returns, so a killed process can't lose
+        it, and on disk when what it returns has been awaited: await that before the answer's first
+        byte goes out, beside the model's work on the prompt rather than before it. Every request
+        that began ends with one `append`.
+
+        Raises:
+            AuditUnavailable: It could not be written.
+        """
+
     async def append(self, record: AuditRecord) -> None:
-        """Write a record. It is on disk when this returns.
+        """Write down how a request ended. The record is on disk when this returns.
 
         Raises:
             AuditUnavailable: It could not be written.
