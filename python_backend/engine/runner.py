@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import Layout, PackedBatch, load_attention
-from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
+from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
 from python_backend.engine.scheduler import Scheduled
@@ -54,6 +54,11 @@ class Runner:
         Raises:
             EngineError: The graph is missing, damaged or not the one that ``config`` describes.
         """
+        if config.attention != AttentionConfig():
+            raise EngineError(
+                f"{folder} needs attention that this engine does not have yet: "
+                f"{config.attention.model_dump_json(exclude_defaults=True)}"
+            )
         self._segments = [
             _load_segment(folder, config, index, num_threads)
             for index in range(config.num_layers + 1)
