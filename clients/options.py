@@ -33,6 +33,7 @@ class OptionKeywords(TypedDict, total=False):
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_perf_metrics: bool | None
+    priority: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ class GenerationOptions:
         return_num_input_tokens: Report the prompt's tokens.
         return_num_output_tokens: Report the tokens generated.
         return_perf_metrics: Report the engine's `PerfMetrics`.
+        priority: 1 goes first, 5 last; 3 is the default. Not known to TensorRT-LLM's engine.
 
     Raises:
         InvalidRequestError: A value is of another type than the server takes. Whether it makes
@@ -97,6 +99,7 @@ class GenerationOptions:
     return_num_input_tokens: bool | None = None
     return_num_output_tokens: bool | None = None
     return_perf_metrics: bool | None = None
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop_words", "bad_words"):

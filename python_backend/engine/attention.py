@@ -1,32 +1,18 @@
-"""Paged attention: the C kernel, compiled on first use, and what it computes in numpy.
-
-The kernel is compiled for the processor it runs on, once, and kept in the user's cache. Where there
-is no C compiler the numpy version takes its place: right, and slow.
-"""
+"""Paged attention: the C kernel, and what it computes in numpy where there is no C compiler."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.errors import EngineError
+from python_backend.engine.kernels import load_kernels
 
 BLOCK_TOKENS = 16
 """Tokens of a block: the lanes of the kernel's vectors."""
-
-_SOURCE = Path(__file__).parent / "kernels" / "attention.c"
-_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 
 
 @dataclass(frozen=True)
@@ -102,48 +88,10 @@ def load_attention(
         rotary: ``[2, context, head_dim / 2]``, cosines and sines of each position.
         num_threads: Threads to compute with.
     """
-    library = compile_kernel()
-    if library is None:
+    kernels = load_kernels(num_threads)
+    if kernels is None:
         return NumpyAttention(layout, pool, rotary)
-    return KernelAttention(library, layout, pool, rotary, num_threads)
-
-
-def compile_kernel() -> Path | None:
-    """The compiled kernel, from the cache where it is there; None where no compiler is.
-
-    Raises:
-        EngineError: There is a compiler, and it fails.
-    """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    key = hashlib.sha256(_SOURCE.read_bytes())
-    key.update(" ".join(_FLAGS).encode() + _processor())
-    name = f"attention-{key.hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
-    if (folder / name).is_file():
-        return folder / name
-    if compiler is None:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="trireme-"))
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as unfinished:
-        command = [compiler, *_FLAGS, "-o", unfinished.name, str(_SOURCE), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            Path(unfinished.name).unlink()
-            raise EngineError(f"{compiler} can't compile {_SOURCE}: {done.stderr.strip()}")
-    return Path(unfinished.name).replace(folder / name)
-
-
-def _processor() -> bytes:
-    """What decides what ``-march=native`` means."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return "\n".join(sorted(kept)).encode()
+    return KernelAttention(kernels, layout, pool, rotary)
 
 
 class _Batch(ctypes.Structure):
@@ -174,17 +122,12 @@ class KernelAttention:
 
     def __init__(
         self,
-        library: Path,
+        kernels: ctypes.CDLL,
         layout: Layout,
         pool: NDArray[np.float32],
         rotary: NDArray[np.float32],
-        num_threads: int,
     ) -> None:
-        kernel = ctypes.CDLL(str(library))
-        error = kernel.trireme_attention_threads(ctypes.c_int(num_threads))
-        if error:
-            raise EngineError(f"the attention threads can't start: {os.strerror(error)}")
-        self._run = kernel.trireme_attention
+        self._run = kernels.trireme_attention
         self._run.restype = None
         self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
         self._arrays = (pool, rotary)  # kept alive: the kernel knows their addresses only

@@ -91,6 +91,7 @@ ALL = GenerationOptions(
     return_num_input_tokens=True,
     return_num_output_tokens=False,
     return_perf_metrics=True,
+    priority=1,
 )
 
 

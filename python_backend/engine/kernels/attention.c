@@ -13,9 +13,9 @@
  * Vectors are GCC's, so this compiles for any target; -march=native makes them AVX-512 where it is.
  */
 
+#include "threads.h"
+
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,78 +47,11 @@ typedef struct {
     int64_t table_width;
 } Batch;
 
-/* ---- threads -------------------------------------------------------------------------------- */
-
-typedef void (*Unit)(const Batch *, int layer, int unit);
-
-static struct {
-    pthread_mutex_t mutex;
-    pthread_cond_t wake, idle;
-    int workers, busy;
-    unsigned generation;
-    Unit run;
+/* What a unit of work is told. */
+typedef struct {
     const Batch *batch;
-    int layer, units;
-    atomic_int next;
-} pool = {.mutex = PTHREAD_MUTEX_INITIALIZER,
-          .wake = PTHREAD_COND_INITIALIZER,
-          .idle = PTHREAD_COND_INITIALIZER};
-
-static void take_units(void) {
-    int unit;
-    while ((unit = atomic_fetch_add(&pool.next, 1)) < pool.units)
-        pool.run(pool.batch, pool.layer, unit);
-}
-
-static void *work(void *unused) {
-    unsigned seen = 0;
-    (void)unused;
-    pthread_mutex_lock(&pool.mutex);
-    for (;;) {
-        while (pool.generation == seen) pthread_cond_wait(&pool.wake, &pool.mutex);
-        seen = pool.generation;
-        pthread_mutex_unlock(&pool.mutex);
-        take_units();
-        pthread_mutex_lock(&pool.mutex);
-        if (--pool.busy == 0) pthread_cond_signal(&pool.idle);
-    }
-    return NULL;
-}
-
-/* Have so many threads in all, the caller's among them. Returns 0, or an errno. */
-int trireme_attention_threads(int threads) {
-    int error = 0;
-    pthread_mutex_lock(&pool.mutex);
-    while (!error && pool.workers < threads - 1) {
-        pthread_t thread;
-        error = pthread_create(&thread, NULL, work, NULL);
-        if (!error) {
-            pthread_detach(thread);
-            pool.workers++;
-        }
-    }
-    pthread_mutex_unlock(&pool.mutex);
-    return error;
-}
-
-/* Run units on all threads; little work stays with the caller, who wakes nobody. */
-static void parallel(Unit run, const Batch *batch, int layer, int units, int is_little) {
-    if (is_little || !pool.workers) {
-        for (int unit = 0; unit < units; unit++) run(batch, layer, unit);
-        return;
-    }
-    pthread_mutex_lock(&pool.mutex);
-    pool.run = run, pool.batch = batch, pool.layer = layer, pool.units = units;
-    atomic_store(&pool.next, 0);
-    pool.busy = pool.workers;
-    pool.generation++;
-    pthread_cond_broadcast(&pool.wake);
-    pthread_mutex_unlock(&pool.mutex);
-    take_units();
-    pthread_mutex_lock(&pool.mutex);
-    while (pool.busy) pthread_cond_wait(&pool.idle, &pool.mutex);
-    pthread_mutex_unlock(&pool.mutex);
-}
+    int layer;
+} Job;
 
 /* ---- vectors -------------------------------------------------------------------------------- */
 
@@ -234,7 +167,9 @@ static int64_t row_width(const Batch *batch) {
 }
 
 /* Rotate the keys of a tile's tokens and write them and the values into their blocks. */
-static void write_tile(const Batch *batch, int layer, int tile) {
+static void write_tile(const void *job, int tile) {
+    const Batch *batch = ((const Job *)job)->batch;
+    int layer = ((const Job *)job)->layer;
     int sequence, first, count, dim = batch->head_dim, half = dim / 2;
     find_tile(batch, tile, &sequence, &first, &count);
     for (int token = first; token < first + count; token++) {
@@ -298,7 +233,9 @@ static float soften(float *scores, int64_t count, int64_t stride) {
 }
 
 /* Attention of a tile's queries over one key and value head. */
-static void attend_tile(const Batch *batch, int layer, int unit) {
+static void attend_tile(const void *job, int unit) {
+    const Batch *batch = ((const Job *)job)->batch;
+    int layer = ((const Job *)job)->layer;
     int head = unit % batch->num_kv_heads, dim = batch->head_dim, half = dim / 2;
     int group = batch->num_heads / batch->num_kv_heads;
     int sequence, first, count;
@@ -349,6 +286,15 @@ static void attend_tile(const Batch *batch, int layer, int unit) {
     }
 }
 
+/* Little work stays with the caller, who wakes nobody. */
+static void run_units(TriremeUnit run, const Job *job, int units, int is_little) {
+    if (!is_little) {
+        trireme_parallel(run, job, units);
+        return;
+    }
+    for (int unit = 0; unit < units; unit++) run(job, unit);
+}
+
 /* One layer's attention for a packed batch. */
 void trireme_attention(const Batch *batch, int layer) {
     int tiles = 0;
@@ -358,6 +304,7 @@ void trireme_attention(const Batch *batch, int layer) {
         tiles += tiles_of(batch, s);
         scores += (int64_t)tokens * (batch->lengths[s] + tokens) * batch->num_heads;
     }
-    parallel(write_tile, batch, layer, tiles, tiles < 16);
-    parallel(attend_tile, batch, layer, tiles * batch->num_kv_heads, scores < 8192);
+    const Job job = {batch, layer};
+    run_units(write_tile, &job, tiles, tiles < 16);
+    run_units(attend_tile, &job, tiles * batch->num_kv_heads, scores < 8192);
 }

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from python_backend.engine import attention
 from python_backend.engine.attention import (
     KernelAttention,
     Layout,
     NumpyAttention,
     PackedBatch,
-    compile_kernel,
-    load_attention,
 )
-from python_backend.errors import EngineError
+from python_backend.engine.kernels import load_kernels
 
 CONTEXT, BLOCKS, TABLE = 200, 64, 12
 
@@ -37,9 +31,9 @@ def rotary(head_dim: int) -> NDArray[np.float32]:
 
 
 def kernel(layout: Layout, pool: NDArray[np.float32], threads: int = 2) -> KernelAttention:
-    library = compile_kernel()
-    assert library is not None, "these tests need a C compiler"
-    return KernelAttention(library, layout, pool, rotary(layout.head_dim), threads)
+    kernels = load_kernels(threads)
+    assert kernels is not None, "these tests need a C compiler"
+    return KernelAttention(kernels, layout, pool, rotary(layout.head_dim))
 
 
 def random_qkv(layout: Layout, tokens: int, seed: int) -> NDArray[np.float32]:
@@ -101,44 +95,3 @@ def test_large_scores_do_not_overflow() -> None:
     kernel(layout, pool)(0, batch, qkv, output)
     NumpyAttention(layout, np.zeros_like(pool), rotary(32))(0, batch, qkv, expected)
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-2)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "trireme"
-
-
-def test_the_kernel_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = compile_kernel()
-    assert library is not None
-    assert list(cache.iterdir()) == [library]
-    monkeypatch.setenv("PATH", "")
-    assert compile_kernel() == library
-
-
-def test_without_a_compiler_numpy_takes_its_place(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "")
-    layout = LAYOUTS[2]
-    pool = np.zeros((1, *layout.block_shape), dtype=np.float32)
-    assert isinstance(load_attention(layout, pool, rotary(16), 1), NumpyAttention)
-
-
-def test_a_compiler_that_fails_says_why(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    compiler = tmp_path / "cc"
-    compiler.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(EngineError, match=r"can't compile .*attention\.c: no room"):
-        compile_kernel()
-    assert list(cache.iterdir()) == []
-
-
-def test_the_kernel_compiles_without_a_warning(tmp_path: Path) -> None:
-    command = ["cc", *attention._FLAGS, "-Wall", "-Wextra", "-Werror"]
-    source = str(attention._SOURCE)
-    subprocess.run([*command, "-o", str(tmp_path / "a.so"), source, "-lm"], check=True)

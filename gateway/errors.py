@@ -1,0 +1,96 @@
+"""What the gateway answers when it doesn't answer: its errors as a small tree.
+
+GatewayError
+├── AuthenticationError    who asks is not known                      401
+├── PermissionDenied       known, and may not do this                 403
+├── LimitExceeded          a rate or a quota is used up               429
+└── AuditUnavailable       what can't be audited isn't served         503
+
+Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
+edge turns any of them into an answer in one place. A message is written for the one who asked: it
+names the field and the bound, never the inside of the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class GatewayError(Exception):
+    """Base of every error that ends a request with an answer of its own.
+
+    Attributes:
+        message: What to tell the one who asked.
+        status: The HTTP status.
+        kind: OpenAI's error ``type``.
+        code: OpenAI's error ``code``, a word that programs can compare.
+        param: The request's field that is to blame, None where none is.
+        headers: HTTP headers that the answer carries.
+    """
+
+    status = 500
+    kind = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        if code is not None:
+            self.code = code
+
+
+class AuthenticationError(GatewayError):
+    """No credential, or one that nobody has."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gRPC
+    """The credential is good and doesn't reach so far."""
+
+    status = 403
+    kind = "permission_error"
+    code = "permission_denied"
+
+
+class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
+    """A rate, a quota or the number of concurrent requests is used up.
+
+    Attributes:
+        limit: The limit's name, such as ``requests_per_minute``.
+        retry_after_s: When a try may succeed.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        retry_after_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The audit log can't take another record, so no request is taken in."""
+
+    status = 503
+    code = "audit_unavailable"
