@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from python_backend.errors import EngineError
 
@@ -81,6 +81,20 @@ class EngineConfig(BaseModel):
     context_length: int = Field(gt=0)
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> EngineConfig:
+        """Refuse what would have the attention kernel read past an array's end."""
+        attention, layers = self.attention, self.num_layers
+        if attention.windows and len(attention.windows) != layers:
+            raise ValueError(
+                f"attention.windows has to have one number for each of {layers} layers"
+            )
+        if any(layer >= layers for layer in attention.unrotated_layers):
+            raise ValueError(f"attention.unrotated_layers names a layer beyond the {layers}")
+        if (attention.rotary_dim or 0) > self.head_dim:
+            raise ValueError(f"attention.rotary_dim is more than the head_dim of {self.head_dim}")
+        return self
 
     @classmethod
     def load(cls, folder: Path) -> EngineConfig:

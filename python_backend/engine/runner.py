@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import Layout, PackedBatch, load_attention
-from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig, segment_file
+from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
 from python_backend.engine.scheduler import Scheduled
@@ -54,11 +54,6 @@ class Runner:
         Raises:
             EngineError: The graph is missing, damaged or not the one that ``config`` describes.
         """
-        if config.attention != AttentionConfig():
-            raise EngineError(
-                f"{folder} needs attention that this engine does not have yet: "
-                f"{config.attention.model_dump_json(exclude_defaults=True)}"
-            )
         self._segments = [
             _load_segment(folder, config, index, num_threads)
             for index in range(config.num_layers + 1)
@@ -78,9 +73,12 @@ class Runner:
             rotary = np.load(folder / "rotary.npy")
         except (OSError, ValueError) as error:
             raise EngineError(f"{folder / 'rotary.npy'} can't be read: {error}") from error
-        if rotary.shape[::2] != (2, config.head_dim // 2) or rotary.dtype != np.float32:
+        rotary_dim = config.attention.rotary_dim or config.head_dim
+        if rotary.shape[::2] != (2, rotary_dim // 2) or rotary.dtype != np.float32:
             raise EngineError(f"{folder / 'rotary.npy'} is not this engine's")
-        self.attention = load_attention(layout, memory.blocks, rotary, num_threads)
+        self.attention = load_attention(
+            layout, memory.blocks, rotary, num_threads, config.attention
+        )
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
         """Compute the scheduled tokens.
