@@ -33,7 +33,10 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
-    assert by_name(ENSEMBLE_MODEL.inputs) == upstream.ENSEMBLE_INPUTS
+    inputs = by_name(ENSEMBLE_MODEL.inputs)
+    for name in ("messages", "tools", "chat_template_kwargs"):
+        assert inputs.pop(name) == Tensor(name, "STRING", optional=True)
+    assert inputs == upstream.ENSEMBLE_INPUTS
     outputs = by_name(ENSEMBLE_MODEL.outputs)
     extra = outputs.pop("finish_reason")
     assert extra == Tensor("finish_reason", "STRING")
@@ -53,7 +56,11 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
             upstream.ENGINE_OUTPUTS,
             {"sequence_id", "finish_reason"},
         ),
-        (PREPROCESSING_MODEL.inputs, upstream.PREPROCESSING_INPUTS, set()),
+        (
+            PREPROCESSING_MODEL.inputs,
+            upstream.PREPROCESSING_INPUTS,
+            {"MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS"},
+        ),
         (PREPROCESSING_MODEL.outputs, upstream.PREPROCESSING_OUTPUTS, {"LIVENESS_PROBES"}),
         (
             POSTPROCESSING_MODEL.inputs,
