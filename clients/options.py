@@ -40,6 +40,7 @@ class OptionKeywords(TypedDict, total=False):
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]]
     chat_template_kwargs: Mapping[str, Any]
+    priority: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class GenerationOptions:
         messages: A chat in place of the prompt, which must be empty then: OpenAI's messages.
         tools: Functions that the model may call, as OpenAI's chat API has them.
         chat_template_kwargs: What else the checkpoint's chat template is given.
+        priority: 1 goes first, 5 last; 3 is the default. Not known to TensorRT-LLM's engine.
 
     Raises:
         InvalidRequestError: A value is of another type than the server takes. Whether it makes
@@ -110,6 +112,7 @@ class GenerationOptions:
     messages: Sequence[Mapping[str, Any]] = ()
     tools: Sequence[Mapping[str, Any]] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop_words", "bad_words"):

@@ -44,7 +44,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
-        for node in [*template.find_all(nodes.For), *template.find_all(nodes.Macro)]:
+        loops: list[nodes.For | nodes.Macro] = [*template.find_all(nodes.For)]
+        for node in [*loops, *template.find_all(nodes.Macro)]:
             line = node.lineno
             call = nodes.Call(nodes.Name(_TICK, "load", lineno=line), [], [], None, None)
             node.body.insert(0, nodes.ExprStmt(call.set_lineno(line), lineno=line))

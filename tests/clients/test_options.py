@@ -94,6 +94,7 @@ ALL = GenerationOptions(
     messages=[{"role": "user", "content": "Où ?"}],
     tools=[{"type": "function", "function": {"name": "now"}}],
     chat_template_kwargs={"enable_thinking": False},
+    priority=1,
 )
 
 
