@@ -3,7 +3,9 @@
 GatewayError
 ├── AuthenticationError    who asks is not known                      401
 ├── PermissionDenied       known, and may not do this                 403
+├── IdentityUnavailable    who asks can't be found out now            503
 ├── LimitExceeded          a rate or a quota is used up               429
+├── LimitsUnavailable      whether it is can't be found out now       503
 └── AuditUnavailable       what can't be audited isn't served         503
 
 Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
@@ -64,6 +66,13 @@ class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gR
     code = "permission_denied"
 
 
+class IdentityUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The database of keys, or the identity provider, doesn't answer."""
+
+    status = 503
+    code = "identity_unavailable"
+
+
 class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
     """A rate, a quota or the number of concurrent requests is used up.
 
@@ -87,6 +96,13 @@ class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
         super().__init__(message, headers=headers)
         self.limit = limit
         self.retry_after_s = retry_after_s
+
+
+class LimitsUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """What is used up can't be told, so nothing is given out."""
+
+    status = 503
+    code = "limits_unavailable"
 
 
 class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened

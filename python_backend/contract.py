@@ -6,6 +6,7 @@ tests derive from this module; nothing else spells a tensor's name, type or shap
 
 What Trireme adds is optional tensors beside theirs, kept in groups of their own below:
 
+- ``messages``, ``tools`` and ``chat_template_kwargs``: a chat as JSON, in place of ``text_input``;
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
@@ -118,6 +119,9 @@ PREPROCESSING_MODEL = Model(
         _optional("END_ID", "INT32"),
         _optional("PAD_ID", "INT32"),
         _optional("PROMPT_TABLE_EXTRA_ID", "UINT64"),
+        _optional("MESSAGES", "STRING"),
+        _optional("TOOLS", "STRING"),
+        _optional("CHAT_TEMPLATE_KWARGS", "STRING"),
     ),
     outputs=(
         Tensor("INPUT_ID", "INT32", (-1,)),
@@ -292,6 +296,9 @@ ENSEMBLE_MODEL = Model(
         _optional("lora_config", "INT32", -1, 3, ragged=True),
         _optional("guided_decoding_guide_type", "STRING", ragged=True),
         _optional("guided_decoding_guide", "STRING", ragged=True),
+        _optional("messages", "STRING"),
+        _optional("tools", "STRING"),
+        _optional("chat_template_kwargs", "STRING"),
         *(_optional(name, data_type) for name, data_type in _REQUEST_EXTRAS),
     ),
     outputs=(
@@ -366,6 +373,9 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "END_ID": "end_id",
                 "PAD_ID": "pad_id",
                 "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
+                "MESSAGES": "messages",
+                "TOOLS": "tools",
+                "CHAT_TEMPLATE_KWARGS": "chat_template_kwargs",
             },
             output_map={
                 "INPUT_ID": "_INPUT_ID",

@@ -36,7 +36,7 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
-    assert added == {"priority"}
+    assert added == {"priority", "messages", "tools", "chat_template_kwargs"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
     extra = outputs.pop("finish_reason")
@@ -57,7 +57,11 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
             upstream.ENGINE_OUTPUTS,
             {"sequence_id", "finish_reason"},
         ),
-        (PREPROCESSING_MODEL.inputs, upstream.PREPROCESSING_INPUTS, set()),
+        (
+            PREPROCESSING_MODEL.inputs,
+            upstream.PREPROCESSING_INPUTS,
+            {"MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS"},
+        ),
         (PREPROCESSING_MODEL.outputs, upstream.PREPROCESSING_OUTPUTS, {"LIVENESS_PROBES"}),
         (
             POSTPROCESSING_MODEL.inputs,
