@@ -28,9 +28,9 @@ DRAW = np.dtype(
 """How a row's token is drawn; mirrored by ``Draw`` in kernels/sampling.c.
 
 Kept are the ``top_k`` heaviest tokens (0: all; 1: the highest logit) whose weight is at least
-``least_weight`` (at least 1; the heaviest weighs 2^30), and of those the heaviest that together have
-``top_p`` of the weight (1: all). Among equal weights the lower id counts as heavier. ``random``, in
-``[0, 1)``, says where in the kept weights, in the order of ids, the drawn token lies.
+``least_weight`` (at least 1; the heaviest weighs 2^30), and of those the heaviest that together
+have ``top_p`` of the weight (1: all). Among equal weights the lower id counts as heavier.
+``random``, in ``[0, 1)``, says where in the kept weights, in the order of ids, the drawn token is.
 """
 
 ONE = 1 << 30
@@ -86,9 +86,7 @@ class KernelSelection:
         """See ``Selection``."""
         rows, size = logits.shape
         tokens = np.zeros(rows, dtype=np.int32)
-        self._choose(
-            logits.ctypes.data, rows, size, draws.ctypes.data, tokens.ctypes.data
-        )
+        self._choose(logits.ctypes.data, rows, size, draws.ctypes.data, tokens.ctypes.data)
         chosen: list[int] = tokens.tolist()
         return chosen
 
