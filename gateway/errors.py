@@ -50,6 +50,13 @@ class GatewayError(Exception):
             self.code = code
 
 
+class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_request_error
+    """A field is missing, wrong, or asks for what isn't supported; the message names it."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
 class AuthenticationError(GatewayError):
     """No credential, or one that nobody has."""
 
