@@ -79,10 +79,13 @@ class TritonSettings(UpstreamSettings):
 
     Attributes:
         address: ``host:port`` of its gRPC endpoint.
+        priorities: Whether its ensemble knows the input `priority`, as Trireme's own engine does
+            and TensorRT-LLM's doesn't.
     """
 
     kind: Literal["triton"] = "triton"
     address: str = Field(pattern=r"^[^\s/]+:\d+$")
+    priorities: bool = True
 
 
 class ProviderSettings(UpstreamSettings):
@@ -175,6 +178,7 @@ class ModelSettings(Settings):
         rules: Exceptions from the weighted split.
         fallback: Who answers where none of the versions can; None is nobody.
         default_max_tokens: How long an answer may get where the request doesn't say.
+        default_temperature: How its tokens are drawn then: OpenAI's 1; 0 is greedy.
         max_tokens: The most that a request may ask for.
     """
 
@@ -183,6 +187,7 @@ class ModelSettings(Settings):
     rules: tuple[RuleSettings, ...] = ()
     fallback: FallbackSettings | None = None
     default_max_tokens: int = Field(default=256, ge=1)
+    default_temperature: float = Field(default=1.0, ge=0, le=2)
     max_tokens: int = Field(default=32768, ge=1)
 
     @model_validator(mode="after")

@@ -113,10 +113,12 @@ class Delta:
     Attributes:
         index: Which answer, from 0: the prompt's index times `n`, and the answer's own.
         text: What follows.
-        finish_reason: ``stop``, ``length``, ``content_filter``; empty while it goes on.
+        finish_reason: ``stop``, ``length`` or ``content_filter``, or ``cancelled`` or ``error``
+            where it was cut off; empty while it goes on.
         output_tokens: Tokens generated for this text.
         prompt_tokens: Length of the prompt; None where this delta doesn't say.
         logprobs: Of each token, where they were asked for.
+        verdicts: What the safety policy found, as ``output:email:redact``.
     """
 
     index: int = 0
@@ -125,3 +127,4 @@ class Delta:
     output_tokens: int = 0
     prompt_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None
+    verdicts: tuple[str, ...] = ()

@@ -49,15 +49,33 @@ class Mailbox:
             Exception: What the mailbox was closed with.
         """
         while not self._deltas and not self._closed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._change()
+        return self._take()
+
+    async def take_rest(self) -> list[Delta]:
+        """All that will still come, one piece an answer.
+
+        Raises:
+            Exception: What the mailbox was closed with; what came before it is dropped.
+        """
+        while not self._closed:
+            await self._change()
+        if self._error is not None:
+            raise self._error
+        return self._take()
+
+    def _take(self) -> list[Delta]:
         if not self._deltas and self._error is not None:
             raise self._error
         deltas, self._deltas = list(self._deltas.values()), {}
         return deltas
+
+    async def _change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -7,10 +7,16 @@ can be tested without a server. Who of several replicas gets the request is `gat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.configuration import Configuration, FallbackSettings, ModelSettings, VersionSettings
+from gateway.configuration import (
+    Configuration,
+    FallbackSettings,
+    ModelSettings,
+    ProviderSettings,
+    VersionSettings,
+)
 from gateway.errors import ModelNotFound, PermissionDenied
 from gateway.interfaces import Principal
 from gateway.upstreams.fleet import Replica
@@ -55,7 +61,7 @@ class Router:
         self._names = {name: name for name in configuration.models}
         for name, model in configuration.models.items():
             self._names.update(dict.fromkeys(model.aliases, name))
-        self._targets: dict[tuple[str, str, str | None], Target] = {}
+        self._targets: dict[tuple[str, str, str | None, bool], Target] = {}
 
     def models(self, principal: Principal) -> list[Model]:
         """All that somebody may ask, aliases too, in the order of their names."""
@@ -82,31 +88,33 @@ class Router:
     def target(
         self, model: Model, principal: Principal, request_id: str, prompt_bytes: int
     ) -> Target:
-        """The version for a request, and the upstreams of it that may have the principal's data.
+        """The version for a request, and those of its upstreams that may have the request.
+
+        A version that none of the principal's data may go to is as if it weren't there.
 
         Raises:
-            PermissionDenied: The principal's data may go to none of them.
+            PermissionDenied: That holds for all of them.
         """
-        version = _by_rule(model, principal, prompt_bytes) or _by_share(
-            model.settings, principal, request_id
-        )
-        # One tuple for the same choice: the queue compares them.
-        key = (model.name, version.name, principal.data_residency)
-        target = self._targets.get(key)
-        if target is None:
-            replicas = tuple(
-                self._replicas[name]
-                for name in version.upstreams
-                if _resides(self._replicas[name], principal)
-            )
-            target = self._targets[key] = Target(version.name, version.model, replicas)
-        if not target.replicas:
+        targets = {v.name: self._target(model.name, v, principal) for v in model.settings.versions}
+        versions = [v for v in model.settings.versions if targets[v.name].replicas]
+        if not versions:
             raise PermissionDenied(
-                f"the data of {principal.tenant} must stay in {principal.data_residency}, and "
-                f"{model.asked} is not served there",
+                f"{model.asked} is served only where the requests of {principal.tenant} may not go",
                 code="data_residency",
             )
-        return target
+        version = _by_rule(model, versions, principal, prompt_bytes) or _by_share(
+            versions, principal, request_id
+        )
+        return targets[version.name]
+
+    def _target(self, model: str, version: VersionSettings, principal: Principal) -> Target:
+        # One object for the same choice: the queue compares the replicas.
+        key = (model, version.name, principal.data_residency, principal.fallback_allowed)
+        if key not in self._targets:
+            replicas = (self._replicas[name] for name in version.upstreams)
+            allowed = tuple(replica for replica in replicas if _may_have(replica, principal))
+            self._targets[key] = Target(version.name, version.model, allowed)
+        return self._targets[key]
 
     def fallback(
         self, model: Model, principal: Principal
@@ -116,7 +124,7 @@ class Router:
         if fallback is None or not principal.fallback_allowed:
             return None
         replica = self._replicas[fallback.upstream]
-        if not _resides(replica, principal):
+        if not _may_have(replica, principal):
             return None
         return Target(f"{fallback.upstream}/{fallback.model}", fallback.model, (replica,)), fallback
 
@@ -125,32 +133,41 @@ def _may_ask(principal: Principal, asked: str, name: str) -> bool:
     return principal.models is None or asked in principal.models or name in principal.models
 
 
-def _resides(replica: Replica, principal: Principal) -> bool:
+def _may_have(replica: Replica, principal: Principal) -> bool:
+    """Whether a principal's data may go there."""
+    if isinstance(replica.settings, ProviderSettings) and not principal.fallback_allowed:
+        return False
     residency = principal.data_residency
     return residency is None or replica.settings.region == residency
 
 
-def _by_rule(model: Model, principal: Principal, prompt_bytes: int) -> VersionSettings | None:
+def _by_rule(
+    model: Model, versions: Sequence[VersionSettings], principal: Principal, prompt_bytes: int
+) -> VersionSettings | None:
+    names = {version.name: version for version in versions}
     for rule in model.settings.rules:
         if (
-            (rule.aliases is None or model.asked in rule.aliases)
+            rule.version in names
+            and (rule.aliases is None or model.asked in rule.aliases)
             and (rule.tenants is None or principal.tenant in rule.tenants)
             and rule.min_prompt_bytes <= prompt_bytes
             and (rule.max_prompt_bytes is None or prompt_bytes <= rule.max_prompt_bytes)
         ):
-            return next(v for v in model.settings.versions if v.name == rule.version)
+            return names[rule.version]
     return None
 
 
-def _by_share(model: ModelSettings, principal: Principal, request_id: str) -> VersionSettings:
-    for version in model.versions:
+def _by_share(
+    versions: Sequence[VersionSettings], principal: Principal, request_id: str
+) -> VersionSettings:
+    for version in versions:
         if principal.tenant in version.tenants:
             return version
     # The request's id decides, so that a replay of it goes the same way.
     digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-    point = int.from_bytes(digest, "big") / 2**64 * sum(v.weight for v in model.versions)
-    for version in model.versions:
+    point = int.from_bytes(digest, "big") / 2**64 * sum(v.weight for v in versions)
+    for version in versions:
         point -= version.weight
         if point < 0:
             return version
-    return max(model.versions, key=lambda v: v.weight)  # rounding, at the very end
+    return max(versions, key=lambda v: v.weight)  # rounding, at the very end

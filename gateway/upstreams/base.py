@@ -33,11 +33,13 @@ class UpstreamRefused(UpstreamError):  # noqa: N818 - says what happened
 
     Attributes:
         param: The job's field that is to blame, in OpenAI's words; None where it doesn't say.
+        code: OpenAI's word for what is wrong, ``content_filter`` say; None for none.
     """
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class UpstreamTimeout(UpstreamError):  # noqa: N818 - says what happened
