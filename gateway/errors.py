@@ -12,6 +12,8 @@ GatewayError
 ├── GenerationFailed       a model took the request and failed              502
 ├── Overloaded             no room, or the deadline can't be met            503
 ├── Unavailable            nobody is there who could answer                 503
+├── IdentityUnavailable    who asks can't be found out now                  503
+├── LimitsUnavailable      what is used up can't be found out now           503
 ├── AuditUnavailable       what can't be audited isn't served               503
 └── DeadlineExceeded       the answer wasn't there in time                  504
 
@@ -145,6 +147,13 @@ class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gR
     code = "permission_denied"
 
 
+class IdentityUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The database of keys, or the identity provider, doesn't answer."""
+
+    status = 503
+    code = "identity_unavailable"
+
+
 class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
     """A rate, a quota or the number of concurrent requests is used up.
 
@@ -168,6 +177,13 @@ class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
         super().__init__(message, headers=headers)
         self.limit = limit
         self.retry_after_s = retry_after_s
+
+
+class LimitsUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """What is used up can't be told, so nothing is given out."""
+
+    status = 503
+    code = "limits_unavailable"
 
 
 class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened

@@ -122,6 +122,7 @@ class Triton:
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
+            min_p=sampling.min_p,
             seed=None if sampling.seed is None else sampling.seed % 2**64,
             stop_words=sampling.stop,
             min_tokens=sampling.min_tokens,
