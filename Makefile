@@ -125,7 +125,7 @@ typecheck: $(VENV)/.dev ## Check the types
 	@$(run) -m mypy --no-error-summary .
 
 .PHONY: venv
-venv: $(VENV)/.serving ## Make the serving environment, with Triton in it
+venv: $(VENV)/.gateway ## Make the serving environment, with Triton and the gateway in it
 	@:
 
 .PHONY: clean
@@ -143,7 +143,11 @@ $(VENV)/.serving: requirements/serving.txt
 	@$(run) -m clients.perf_analyzer > /dev/null
 	@touch "$@"
 
-$(VENV)/.dev: $(VENV)/.serving requirements/dev.txt
+$(VENV)/.gateway: $(VENV)/.serving requirements/gateway.txt
+	@$(run) $(install_lock) requirements/gateway.txt
+	@touch "$@"
+
+$(VENV)/.dev: $(VENV)/.gateway requirements/dev.txt
 	@echo 'Installing the tools for tests and checks in $(VENV)'
 	@$(run) $(install_lock) requirements/dev.txt
 	@touch "$@"

@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 """Each room and the modules of other rooms that it may import (`*`: all of them)."""
 
-FUTURE = {"gateway", "deploy", "benchmarks"}
+FUTURE = {"deploy", "benchmarks"}
 """Rooms of the design that are still to be built."""
 
 TORCH = {"torch", "transformers"}

@@ -166,7 +166,7 @@ def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., Engine]
     finish(engine)
     assert sequence.output == output[:5]
     assert len(sequence.log_probs) == 5
-    assert all(log_prob <= 0 for log_prob in sequence.log_probs)
+    assert all(told.chosen <= 0 for told in sequence.log_probs)
 
 
 def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., Engine]) -> None:
@@ -196,6 +196,7 @@ def test_a_failing_step_drops_what_runs_and_no_more(
         with pytest.raises(EngineError, match="the engine failed: out of order"):
             engine.step()
     assert engine.drop_running() == sequences[:2]
+    assert engine.scheduler.pool.num_used == 0
     assert engine.scheduler.running == []
     finish(engine)
     assert [sequence.output for sequence in sequences[2:]] == alone(load())[2:]

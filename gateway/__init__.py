@@ -1,0 +1,1 @@
+"""The front door: an OpenAI-compatible API before one or more Tritons."""

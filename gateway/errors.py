@@ -1,0 +1,193 @@
+"""What the gateway answers when it doesn't answer: its errors as a small tree.
+
+GatewayError
+├── InvalidRequest         a field is wrong, or asks for what isn't there   400
+├── AuthenticationError    who asks is not known                            401
+├── PermissionDenied       known, and may not do this                       403
+├── ModelNotFound          no such model                                    404
+├── BodyTimeout            the request didn't arrive in time                408
+├── BodyTooLarge           a longer body than is read                       413
+├── LimitExceeded          a rate or a quota is used up                     429
+├── HeadersTooLarge        more headers than are read                       431
+├── GenerationFailed       a model took the request and failed              502
+├── Overloaded             no room, or the deadline can't be met            503
+├── Unavailable            nobody is there who could answer                 503
+├── IdentityUnavailable    who asks can't be found out now                  503
+├── LimitsUnavailable      what is used up can't be found out now           503
+├── AuditUnavailable       what can't be audited isn't served               503
+└── DeadlineExceeded       the answer wasn't there in time                  504
+
+Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
+edge turns any of them into an answer in one place. A message is written for the one who asked: it
+names the field and the bound, never the inside of the gateway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+
+class GatewayError(Exception):
+    """Base of every error that ends a request with an answer of its own.
+
+    Attributes:
+        message: What to tell the one who asked.
+        status: The HTTP status.
+        kind: OpenAI's error ``type``.
+        code: OpenAI's error ``code``, a word that programs can compare.
+        param: The request's field that is to blame, None where none is.
+        headers: HTTP headers that the answer carries.
+    """
+
+    status = 500
+    kind = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_request_error
+    """A field is missing, wrong, or asks for what isn't supported; the message names it."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ModelNotFound(GatewayError):  # noqa: N818 - says what happened
+    """No model has that name, for this tenant."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "model_not_found"
+
+
+class BodyTimeout(GatewayError):  # noqa: N818 - says what happened
+    """The request's body took too long to arrive."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
+
+
+class BodyTooLarge(GatewayError):  # noqa: N818 - says what happened
+    """The request's body is longer than the gateway reads."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+
+class HeadersTooLarge(GatewayError):  # noqa: N818 - says what happened
+    """The request's headers are longer than the gateway reads."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "headers_too_large"
+
+
+class GenerationFailed(GatewayError):  # noqa: N818 - says what happened
+    """A model took the request and failed to answer it, or to finish."""
+
+    status = 502
+    code = "generation_failed"
+
+
+class Overloaded(GatewayError):  # noqa: N818 - says what happened
+    """There is no room for the request, or none in time; nothing was done for it."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, code: str | None = None) -> None:
+        retry_after = str(max(1, math.ceil(retry_after_s)))
+        super().__init__(message, code=code, headers={"retry-after": retry_after})
+
+
+class Unavailable(GatewayError):  # noqa: N818 - says what happened
+    """No upstream is there that could answer."""
+
+    status = 503
+    code = "unavailable"
+
+
+class DeadlineExceeded(GatewayError):  # noqa: N818 - says what happened
+    """The request's deadline passed before its answer was complete."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class AuthenticationError(GatewayError):
+    """No credential, or one that nobody has."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gRPC
+    """The credential is good and doesn't reach so far."""
+
+    status = 403
+    kind = "permission_error"
+    code = "permission_denied"
+
+
+class IdentityUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The database of keys, or the identity provider, doesn't answer."""
+
+    status = 503
+    code = "identity_unavailable"
+
+
+class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
+    """A rate, a quota or the number of concurrent requests is used up.
+
+    Attributes:
+        limit: The limit's name, such as ``requests_per_minute``.
+        retry_after_s: When a try may succeed.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        retry_after_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class LimitsUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """What is used up can't be told, so nothing is given out."""
+
+    status = 503
+    code = "limits_unavailable"
+
+
+class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The audit log can't take another record, so no request is taken in."""
+
+    status = 503
+    code = "audit_unavailable"
