@@ -97,9 +97,8 @@ bench-peers: $(VENV)/.dev ## Measure Trireme beside other CPU engines, each in i
 	    $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(ARGS)
 
 .PHONY: bench-soak
-bench-soak: $(VENV)/.dev repository ## Load the whole server for MINUTES, watch its memory
-	@$(run) -m benchmarks.soak --repository "$(REPOSITORY)" --minutes $(MINUTES) \
-	    $(ARGS)
+bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
+	@$(run) -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 .PHONY: bench-hardware
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds

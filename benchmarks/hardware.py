@@ -120,26 +120,29 @@ def steps(workload: Workload) -> list[Step]:
     prompts += [(workload.shared, workload.own)] * workload.concurrent
     tokens = sum(count for _, count in prompts)
     pairs = sum(count * before + count * (count + 1) // 2 for before, count in prompts)
-    num_prefills = -(-tokens // PREFILL_TOKENS)
-    for part in np.array_split(np.arange(tokens), num_prefills):
-        share = len(part) / tokens
+    for start in range(0, tokens, PREFILL_TOKENS):
+        end = min(start + PREFILL_TOKENS, tokens)
+
+        def share(total: int, start: int = start, end: int = end) -> int:
+            return total * end // tokens - total * start // tokens
+
         found.append(
             Step(
-                tokens=len(part),
-                logits=round(workload.concurrent * share),
+                tokens=end - start,
+                logits=share(workload.concurrent),
                 kv_tokens=0,  # just written, and counted with the attention
-                pairs=round(pairs * share),
+                pairs=share(pairs),
             )
         )
     length = workload.shared + workload.own
     for position in range(1, workload.output):
         # Keys and values that sequences share are in memory once, and so need to be read once.
-        context = workload.concurrent * (workload.own + position)
+        before = workload.shared + workload.concurrent * (workload.own + position - 1)
         found.append(
             Step(
                 tokens=workload.concurrent,
                 logits=workload.concurrent,
-                kv_tokens=workload.shared + context,
+                kv_tokens=before,
                 pairs=workload.concurrent * (length + position),
             )
         )

@@ -50,7 +50,14 @@ class Workshop:
         print(f"{environment.name}: installing {requirements.relative_to(ROOT)}", flush=True)
         venv.create(home, with_pip=True, clear=True)
         log = self.folder / environment.name / "pip.log"
-        pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+        ]
         _run([*pip, "install", "--requirement", requirements], log, environment.variables)
         if environment.remove:
             _run([*pip, "uninstall", "--yes", *environment.remove], log)

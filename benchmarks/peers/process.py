@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import family, memory_bytes
 from benchmarks.peers.prepare import ROOT, worker_environment
 
 
@@ -24,6 +25,12 @@ class Worker:
 
     Between two requests the whole process group is held by SIGSTOP, so that no thread of a system
     that waits, spinning or polling, takes time from the one that is measured.
+
+    Attributes:
+        name: For error messages.
+        timeout_s: How long an answer may take.
+        pid: The process.
+        ready: What the worker said once it had loaded its model.
     """
 
     def __init__(self, name: str, command: list[str], log: Path, timeout_s: float = 900) -> None:
@@ -40,7 +47,7 @@ class Worker:
         """
         self.name = name
         self._log = log
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -52,6 +59,7 @@ class Worker:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+        self.pid = self._process.pid
         try:
             self.ready: dict[str, Any] = self._answer()["ready"]
         except BaseException:
@@ -88,16 +96,16 @@ class Worker:
     @property
     def memory_bytes(self) -> int:
         """Proportional resident memory of the worker and all that it started."""
-        return sum(map(_memory_bytes, _family(self._process.pid)))
+        return sum(map(memory_bytes, family(self.pid)))
 
-    def stop(self) -> None:
+    def stop(self, grace_s: float = 20) -> None:
         """End the worker: ask first, then kill."""
         self._signal(signal.SIGCONT)
         with suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
         try:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=grace_s)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._process.wait()
@@ -107,8 +115,8 @@ class Worker:
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(self._timeout_s):
-                raise self._error(f"was silent for {self._timeout_s:g} s")
+            if not selector.select(self.timeout_s):
+                raise self._error(f"was silent for {self.timeout_s:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._error("ended")
@@ -123,7 +131,7 @@ class Worker:
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self.pid, number)
 
 
 _LIBC = ctypes.CDLL(None)
@@ -133,22 +141,3 @@ _PR_SET_PDEATHSIG = 1
 def _end_with_parent() -> None:
     """In the child, before exec: a stopped worker must not outlive a comparison that was killed."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all its descendants, whatever sessions they are in."""
-    family = [pid]
-    for each in family:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
-            with suppress(OSError):
-                family += map(int, children.read_text().split())
-    return family
-
-
-def _memory_bytes(pid: int) -> int:
-    """Proportional set size, in which memory that processes share counts once."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
