@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from python_backend.engine.description import Tensor
+
 # The IR version and operator sets that the graphs need, not the newest that `onnx` could write.
 _IR_VERSION = 10
 _OPSETS = {"": 21, "com.microsoft": 1}
@@ -57,6 +59,13 @@ class WeightsFile:
 
     def __getitem__(self, name: str) -> _Weight:
         return self._weights[name]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Where each weight lies."""
+        return {
+            name: Tensor(dtype=str(weight.dtype), shape=weight.shape, offset=weight.offset)
+            for name, weight in self._weights.items()
+        }
 
     def add(
         self,

@@ -189,6 +189,6 @@ class Segment:
         )
 
     def _vector(self, names: Sequence[str]) -> str:
-        """Add one-dimensional tensors, end to end, as a float32 constant."""
-        parts = [self._checkpoint.tensor(name).astype(np.float32) for name in names]
-        return self._graph.constant("+".join(names), np.concatenate(parts))
+        """Add one-dimensional tensors, end to end, in float32."""
+        vector = np.concatenate([self._checkpoint.tensor(name) for name in names])
+        return self._graph.weight("+".join(names), np.dtype(np.float32), vector.shape, [vector])

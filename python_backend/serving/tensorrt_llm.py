@@ -108,10 +108,7 @@ class TritonPythonModel:
             kv_cache_bytes=self._settings.kv_cache_bytes,
             num_threads=self._settings.num_threads,
         )
-        if not self._engine.is_compiled:
-            pb_utils.Logger.log_warn(
-                "there is no C compiler (cc or gcc) on the PATH: attention runs in numpy, slowly"
-            )
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner}")
         self._metrics = EngineMetrics(args["model_name"], args["model_version"])
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)

@@ -1,0 +1,320 @@
+/* Products of activations and weights that both are rounded to integers.
+ *
+ * Weights lie in panels of 64 outputs. In 8 bits a panel is [columns / 4][64 outputs][4 columns] of
+ * the level plus 128, as the instruction multiplies unsigned by signed bytes; activations are the
+ * signed side. In 4 bits it is [columns / 8][64 outputs][4 bytes], the first four columns in the
+ * low halves of the bytes and the next four in the high halves.
+ *
+ * Integers add up exactly in whatever order, and what floats there are, are added in the order of
+ * the groups. So a row's result is the same bits whatever rows stand beside it.
+ */
+
+#include "linear.h"
+
+#if HAS_LINEAR
+
+#include "threads.h"
+#include "vectors.h"
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <string.h>
+
+enum { GROUP = INT4_GROUP, VECTORS = PANEL / LANES };
+
+int linear_groups(const Linear *linear) {
+    return linear->bits == 8 ? 1 : linear->columns / GROUP;
+}
+
+/* ---- activations ---------------------------------------------------------------------------- */
+
+/* Round a group of values by their largest magnitude; half goes to even. */
+static void round_group(const float *values, int count, int padded, int8_t *levels, float *scale,
+                        float *sum) {
+    const __m512 sign = _mm512_set1_ps(-0.0f);
+    __m512 tops = _mm512_setzero_ps();
+    int i = 0;
+    for (; i + LANES <= count; i += LANES)
+        tops = _mm512_max_ps(tops, _mm512_andnot_ps(sign, _mm512_loadu_ps(values + i)));
+    __mmask16 rest = (__mmask16)((1u << (count - i)) - 1);
+    if (rest)
+        tops = _mm512_max_ps(tops, _mm512_andnot_ps(sign, _mm512_maskz_loadu_ps(rest, values + i)));
+    float top = _mm512_reduce_max_ps(tops);
+    *scale = top / 127.0f;
+    const __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
+    __m512i sums = _mm512_setzero_si512();
+    for (i = 0; i < padded; i += LANES) {
+        int left = count - i;
+        __mmask16 valid = left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        __m512i level =
+            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(valid, values + i), by));
+        sums = _mm512_add_epi32(sums, level);
+        _mm_storeu_si128((__m128i *)(levels + i), _mm512_cvtsepi32_epi8(level));
+    }
+    *sum = (float)_mm512_reduce_add_epi32(sums);
+}
+
+void linear_round(const Linear *linear, const float *values, int valid, const Rounded *to,
+                  int row) {
+    int8_t *levels = to->levels + (int64_t)row * to->columns;
+    float *scales = to->scales + (int64_t)row * to->groups;
+    float *sums = to->sums + (int64_t)row * to->groups;
+    if (linear->bits == 8) {
+        round_group(values, valid, to->columns, levels, scales, sums);
+        return;
+    }
+    for (int group = 0; group < to->groups; group++) {
+        int start = group * GROUP, left = valid - start;
+        round_group(values + start, left < GROUP ? left : GROUP, GROUP, levels + start,
+                    scales + group, sums + group);
+    }
+}
+
+/* ---- tiles ---------------------------------------------------------------------------------- */
+
+INLINE __m512i four_levels(const int8_t *levels) {
+    int32_t four;
+    memcpy(&four, levels, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* results[row][vector] of `rows` rows and `vectors` vectors of a panel in 8 bits. */
+INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                   int vector, int vectors, __m512 *results) {
+    __m512i sums[24];
+    for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
+    int64_t columns = linear->columns;
+    const int8_t *levels = input->levels + (int64_t)first * columns;
+    const uint8_t *weights = linear->levels + ((int64_t)panel * columns * PANEL) + vector * 64;
+    for (int64_t k = 0; k < columns; k += 4, weights += 4 * PANEL) {
+        __m512i w[VECTORS];
+        for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
+        for (int row = 0; row < rows; row++) {
+            __m512i a = four_levels(levels + row * columns + k);
+            for (int v = 0; v < vectors; v++)
+                sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
+        }
+    }
+    const float *scales = (const float *)linear->scales + panel * PANEL + vector * LANES;
+    for (int row = 0; row < rows; row++) {
+        __m512 scale = _mm512_set1_ps(input->scales[first + row]);
+        __m512i offset = _mm512_set1_epi32(128 * (int32_t)input->sums[first + row]);
+        for (int v = 0; v < vectors; v++) {
+            __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[row * vectors + v], offset));
+            results[row * vectors + v] =
+                _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_loadu_ps(scales + v * LANES));
+        }
+    }
+}
+
+/* The same in 4 bits. */
+INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                   int vector, int vectors, __m512 *results) {
+    const __m512i low = _mm512_set1_epi8(15);
+    int64_t columns = linear->columns, groups = columns / GROUP;
+    for (int i = 0; i < rows * vectors; i++) results[i] = _mm512_setzero_ps();
+    const int8_t *levels = input->levels + (int64_t)first * columns;
+    const float *row_scales = input->scales + (int64_t)first * groups;
+    const float *row_sums = input->sums + (int64_t)first * groups;
+    const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL / 2 + vector * 64;
+    const uint16_t *scales =
+        (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
+    const uint8_t *zeros = linear->zeros + (int64_t)panel * groups * PANEL / 2;
+    for (int64_t group = 0; group < groups; group++) {
+        __m512i sums[24];
+        for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
+        for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL) {
+            __m512i even[VECTORS], odd[VECTORS];
+            for (int v = 0; v < vectors; v++) {
+                __m512i both = _mm512_load_si512(weights + 64 * v);
+                even[v] = _mm512_and_si512(both, low);
+                odd[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            }
+            for (int row = 0; row < rows; row++) {
+                const int8_t *some = levels + row * columns + group * GROUP + k;
+                __m512i a = four_levels(some), b = four_levels(some + 4);
+                for (int v = 0; v < vectors; v++) {
+                    __m512i sum = sums[row * vectors + v];
+                    sum = _mm512_dpbusd_epi32(sum, even[v], a);
+                    sums[row * vectors + v] = _mm512_dpbusd_epi32(sum, odd[v], b);
+                }
+            }
+        }
+        __m512 scale[VECTORS], zero[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            /* Vectors 0 and 1 have their zero points in low halves, 2 and 3 in high ones. */
+            int at = vector + v;
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(zeros + (at & 1) * LANES));
+            if (at & 2) bytes = _mm_srli_epi16(bytes, 4);
+            bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            zero[v] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+            scale[v] =
+                _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + v * LANES)));
+        }
+        for (int row = 0; row < rows; row++) {
+            __m512 row_scale = _mm512_set1_ps(row_scales[row * groups + group]);
+            __m512 row_sum = _mm512_set1_ps(row_sums[row * groups + group]);
+            for (int v = 0; v < vectors; v++) {
+                int i = row * vectors + v;
+                __m512 sum = _mm512_cvtepi32_ps(sums[i]);
+                sum = _mm512_fnmadd_ps(zero[v], row_sum, sum); /* exact: below 2 to the 24 */
+                sum = _mm512_mul_ps(sum, row_scale);
+                results[i] = _mm512_fmadd_ps(sum, scale[v], results[i]);
+            }
+        }
+        scales += PANEL;
+        zeros += PANEL / 2;
+    }
+}
+
+/* ---- epilogues ------------------------------------------------------------------------------ */
+
+INLINE __m512 silu(__m512 x) { return _mm512_mul_ps(x, (__m512)sigmoid((vec)x)); }
+
+INLINE __m512 gelu(__m512 x) {
+    /* x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3)) is x * (1 + tanh(..)) / 2. */
+    __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.0713548162726f),
+                                   _mm512_set1_ps(1.5957691216057f));
+    return _mm512_mul_ps(x, (__m512)sigmoid((vec)_mm512_mul_ps(x, cubic)));
+}
+
+INLINE void put(float *output, int left, __m512 value, int adds) {
+    if (left <= 0) return;
+    __mmask16 exists = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
+    if (adds) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(exists, output));
+    _mm512_mask_storeu_ps(output, exists, value);
+}
+
+INLINE void finish(const Linear *linear, int panel, int rows, int vector, int vectors,
+                   Epilogue epilogue, const __m512 *results, float *output, int64_t stride,
+                   int width) {
+    const float *bias = linear->bias ? linear->bias + panel * PANEL + vector * LANES : NULL;
+    for (int row = 0; row < rows; row++, output += stride) {
+        __m512 values[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            values[v] = results[row * vectors + v];
+            if (bias) values[v] = _mm512_add_ps(values[v], _mm512_loadu_ps(bias + v * LANES));
+        }
+        if (epilogue == WRITE || epilogue == ADD) {
+            int start = panel * PANEL + vector * LANES;
+            for (int v = 0; v < vectors; v++)
+                put(output + start + v * LANES, width - start - v * LANES, values[v],
+                    epilogue == ADD);
+        } else { /* gates are even vectors, ups odd ones */
+            int start = (panel * PANEL + vector * LANES) / 2;
+            for (int v = 0; v < vectors; v += 2) {
+                __m512 gate = epilogue == SILU_GATE ? silu(values[v]) : gelu(values[v]);
+                put(output + start + v / 2 * LANES, width - start - v / 2 * LANES,
+                    _mm512_mul_ps(gate, values[v + 1]), 0);
+            }
+        }
+    }
+}
+
+/* ---- a panel -------------------------------------------------------------------------------- */
+
+INLINE void run_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                  Epilogue epilogue, float *output, int64_t stride, int width) {
+    __m512 results[24];
+    tile_8(linear, input, first, rows, panel, 0, VECTORS, results);
+    finish(linear, panel, rows, 0, VECTORS, epilogue, results, output, stride, width);
+}
+
+INLINE void run_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                  int vectors, Epilogue epilogue, float *output, int64_t stride, int width) {
+    for (int vector = 0; vector < VECTORS; vector += vectors) {
+        __m512 results[24];
+        tile_4(linear, input, first, rows, panel, vector, vectors, results);
+        finish(linear, panel, rows, vector, vectors, epilogue, results, output, stride, width);
+    }
+}
+
+void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                  Epilogue epilogue, float *output, int64_t stride, int width) {
+    enum { MOST = 6 };
+    int tiles = (rows + MOST - 1) / MOST;
+    output += first * stride;
+    for (; tiles; tiles--) {
+        int count = (rows + tiles - 1) / tiles;
+#define RUN_8(n)                                                                                   \
+    case n: run_8(linear, input, first, n, panel, epilogue, output, stride, width); break;
+#define RUN_4(n, v)                                                                                \
+    case n: run_4(linear, input, first, n, panel, v, epilogue, output, stride, width); break;
+        if (linear->bits == 8) {
+            switch (count) { RUN_8(1) RUN_8(2) RUN_8(3) RUN_8(4) RUN_8(5) RUN_8(6) }
+        } else {
+            switch (count) { RUN_4(1, 4) RUN_4(2, 4) RUN_4(3, 2) RUN_4(4, 2) RUN_4(5, 2) RUN_4(6, 2) }
+        }
+        first += count;
+        rows -= count;
+        output += count * stride;
+    }
+}
+
+/* ---- packing -------------------------------------------------------------------------------- */
+
+/* Where the outputs of a matrix go: vector i of 16 outputs to vector `every` * i + `offset`, so
+ * that gates and ups alternate. */
+typedef struct {
+    const void *levels;
+    const float *scales;
+    const uint8_t *zeros;
+    int32_t outputs, columns, padded; /* columns that exist, and with padding */
+    int32_t every, offset;
+    uint8_t *to_levels;
+    void *to_scales;
+    uint8_t *to_zeros;
+} Packing;
+
+/* 8 bits: levels int8 [columns][outputs], scales [outputs]. */
+static void pack_int8(const void *context, int source) {
+    const Packing *pack = context;
+    int vector = pack->every * source + pack->offset;
+    int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
+    uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL + slot * 64;
+    const int8_t *levels = pack->levels;
+    int count = pack->outputs - source * LANES < LANES ? pack->outputs - source * LANES : LANES;
+    for (int k = 0; k < pack->columns; k++) {
+        uint8_t *group = to + (int64_t)(k / 4) * 4 * PANEL + k % 4;
+        const int8_t *from = levels + (int64_t)k * pack->outputs + source * LANES;
+        for (int i = 0; i < count; i++) group[i * 4] = (uint8_t)(from[i] + 128);
+    }
+    memcpy((float *)pack->to_scales + vector * LANES, pack->scales + source * LANES,
+           count * sizeof(float));
+}
+
+/* 4 bits: levels [outputs][groups][16], two a byte; scales [outputs][groups];
+ * zeros [outputs][(groups + 1) / 2], two a byte. */
+static void pack_int4(const void *context, int source) {
+    const Packing *pack = context;
+    int vector = pack->every * source + pack->offset;
+    int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
+    int64_t groups = pack->padded / INT4_GROUP;
+    uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL / 2 + slot * 64;
+    _Float16 *to_scales = (_Float16 *)pack->to_scales + (int64_t)panel * groups * PANEL;
+    uint8_t *to_zeros = pack->to_zeros + (int64_t)panel * groups * PANEL / 2;
+    int count = pack->outputs - source * LANES < LANES ? pack->outputs - source * LANES : LANES;
+    for (int i = 0; i < count; i++) {
+        int64_t output = source * LANES + i;
+        const uint8_t *from = (const uint8_t *)pack->levels + output * groups * (INT4_GROUP / 2);
+        for (int64_t k = 0; k < groups * INT4_GROUP; k++) {
+            uint8_t level = k % 2 ? from[k / 2] >> 4 : from[k / 2] & 15;
+            to[k / 8 * 4 * PANEL + i * 4 + k % 4] |= k % 8 < 4 ? level : level << 4;
+        }
+        for (int64_t group = 0; group < groups; group++) {
+            uint8_t pair = pack->zeros[output * ((groups + 1) / 2) + group / 2];
+            uint8_t zero = group % 2 ? pair >> 4 : pair & 15;
+            to_scales[group * PANEL + slot * LANES + i] =
+                (_Float16)pack->scales[output * groups + group];
+            to_zeros[group * (PANEL / 2) + slot % 2 * LANES + i] |= slot < 2 ? zero : zero << 4;
+        }
+    }
+}
+
+/* Pack a matrix into memory that is zero. */
+void trireme_pack(const Packing *pack, int bits) {
+    int vectors = (pack->outputs + LANES - 1) / LANES;
+    trireme_parallel(bits == 8 ? pack_int8 : pack_int4, pack, vectors);
+}
+
+#endif

@@ -1,0 +1,361 @@
+"""Running a quantized decoder in C: a step is one call (``kernels/decoder.c``).
+
+The weights are those that the graphs name, packed at load time in the order in which the kernels
+read them. What is computed is what the graphs compute, up to the rounding of floats.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from python_backend.engine.attention import KernelAttention, Layout
+from python_backend.engine.config import WEIGHTS_FILE, EngineConfig
+from python_backend.engine.description import DecoderDescription, Layer, Tensor
+from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kv_cache import KVMemory
+from python_backend.engine.runner import Limits, Packer, load_rotary
+from python_backend.engine.scheduler import Scheduled
+from python_backend.errors import EngineError
+
+_PANEL = 64
+_LANES = 16
+_GROUP = 32
+_SILU_GATE = 2
+_BITS = {"int8": 8, "int4": 4}
+_EMBEDDING_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+
+
+class _Linear(ctypes.Structure):
+    """Mirrors ``Linear`` in linear.h."""
+
+    _fields_ = (
+        ("bits", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("panels", ctypes.c_int32),
+        ("levels", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("zeros", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """Mirrors ``Layer`` in decoder.c."""
+
+    _fields_ = (
+        ("attention_norm", ctypes.c_void_p),
+        ("qkv", _Linear),
+        ("q_norm", ctypes.c_void_p),
+        ("k_norm", ctypes.c_void_p),
+        ("attention_output", _Linear),
+        ("mlp_norm", ctypes.c_void_p),
+        ("gate_up", _Linear),
+        ("down", _Linear),
+    )
+
+
+class _Decoder(ctypes.Structure):
+    """Mirrors ``Decoder`` in decoder.c."""
+
+    _fields_ = (
+        ("num_layers", ctypes.c_int32),
+        ("hidden_size", ctypes.c_int32),
+        ("intermediate_size", ctypes.c_int32),
+        ("vocab_size", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("embedding_dtype", ctypes.c_int32),
+        ("norm_eps", ctypes.c_float),
+        ("embedding", ctypes.c_void_p),
+        ("final_norm", ctypes.c_void_p),
+        ("lm_head", _Linear),
+        ("layers", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("normed", ctypes.c_void_p),
+        ("qkv", ctypes.c_void_p),
+        ("attended", ctypes.c_void_p),
+        ("gated", ctypes.c_void_p),
+        ("levels", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    )
+
+
+class _Step(ctypes.Structure):
+    """Mirrors ``Step`` in decoder.c."""
+
+    _fields_ = (
+        ("num_tokens", ctypes.c_int32),
+        ("num_rows", ctypes.c_int32),
+        ("ids", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+    )
+
+
+class _Packing(ctypes.Structure):
+    """Mirrors ``Packing`` in linear.c."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("zeros", ctypes.c_void_p),
+        ("outputs", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("padded", ctypes.c_int32),
+        ("every", ctypes.c_int32),
+        ("offset", ctypes.c_int32),
+        ("to_levels", ctypes.c_void_p),
+        ("to_scales", ctypes.c_void_p),
+        ("to_zeros", ctypes.c_void_p),
+    )
+
+
+def load_native_runner(
+    folder: Path, config: EngineConfig, memory: KVMemory, layout: Layout, limits: Limits
+) -> NativeRunner | None:
+    """The native runner, if it can run this engine on this machine.
+
+    Args:
+        folder: The engine folder.
+        config: Its description.
+        memory: Where keys and values lie.
+        layout: How they lie there.
+        limits: What to make room for.
+
+    Raises:
+        EngineError: A file is damaged or not the one that ``config`` describes.
+    """
+    description = DecoderDescription.load(folder)
+    if description is None or config.precision not in _BITS:
+        return None
+    kernels = load_kernels(limits.num_threads)
+    if kernels is None or not hasattr(kernels, "trireme_decode"):
+        return None
+    return NativeRunner(kernels, folder, config, description, memory, layout, limits)
+
+
+class NativeRunner:
+    """The C decoder and its packed weights."""
+
+    name = "native decoder"
+
+    def __init__(
+        self,
+        kernels: ctypes.CDLL,
+        folder: Path,
+        config: EngineConfig,
+        description: DecoderDescription,
+        memory: KVMemory,
+        layout: Layout,
+        limits: Limits,
+    ) -> None:
+        """Pack the weights; the arguments are those of :func:`load_native_runner`."""
+        self._decode = kernels.trireme_decode
+        self._decode.restype = None
+        self._packer = Packer(limits)
+        self._logits = _zeros(limits.max_sequences, config.vocab_size)
+        weights = _Weights(kernels, folder, config, description)
+        attention = KernelAttention(kernels, layout, memory.blocks, load_rotary(folder, config))
+        self._attention = attention
+        layers = (_Layer * config.num_layers)(*map(weights.layer, description.layers))
+        attended = config.num_heads * config.head_dim
+        widest = max(attended, config.hidden_size, description.intermediate_size)
+        widest = _padded(widest, _GROUP)
+        arrays = {
+            "residual": _zeros(limits.max_tokens, config.hidden_size),
+            "normed": _zeros(limits.max_tokens, config.hidden_size),
+            "qkv": _zeros(
+                limits.max_tokens, attended + 2 * config.num_kv_heads * config.head_dim
+            ),
+            "attended": _zeros(limits.max_tokens, attended),
+            "gated": _zeros(limits.max_tokens, description.intermediate_size),
+            "levels": _zeros(limits.max_tokens, widest, dtype=np.int8),
+            "scales": _zeros(limits.max_tokens, widest // _GROUP),
+            "sums": _zeros(limits.max_tokens, widest // _GROUP),
+        }
+        embedding, dtype = weights.embedding()
+        self._decoder = _Decoder(
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=description.intermediate_size,
+            vocab_size=config.vocab_size,
+            activation=_SILU_GATE,
+            embedding_dtype=dtype,
+            norm_eps=description.norm_eps,
+            embedding=embedding,
+            final_norm=weights.vector(description.final_norm),
+            lm_head=weights.linear([description.lm_head], config.vocab_size, config.hidden_size),
+            layers=ctypes.addressof(layers),
+            **{name: array.ctypes.data for name, array in arrays.items()},
+        )
+        # Kept alive: the decoder knows their addresses only.
+        self._alive = (arrays, layers, weights.memory)
+
+    def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
+        packed = self._packer.pack(work)
+        step = _Step(
+            num_tokens=packed.ids.size,
+            num_rows=packed.rows.size,
+            ids=packed.ids.ctypes.data,
+            rows=packed.rows.ctypes.data,
+            logits=self._logits.ctypes.data,
+        )
+        batch = self._attention.describe(packed.batch)
+        self._decode(ctypes.byref(self._decoder), ctypes.byref(batch), ctypes.byref(step))
+        return self._logits[: packed.rows.size]
+
+
+class _Weights:
+    """Packs an engine's weights.
+
+    Attributes:
+        memory: What they were packed into, and the file.
+    """
+
+    def __init__(
+        self,
+        kernels: ctypes.CDLL,
+        folder: Path,
+        config: EngineConfig,
+        description: DecoderDescription,
+    ) -> None:
+        self._kernels = kernels
+        self._config = config
+        self._description = description
+        self._path = folder / WEIGHTS_FILE
+        self._bits = _BITS[config.precision]
+        try:
+            self._file = np.memmap(self._path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{self._path} can't be read: {error}") from error
+        self.memory: list[NDArray[Any]] = [self._file]
+
+    def layer(self, layer: Layer) -> _Layer:
+        config, intermediate = self._config, self._description.intermediate_size
+        attended = config.num_heads * config.head_dim
+        qkv = attended + 2 * config.num_kv_heads * config.head_dim
+        head = config.head_dim
+        return _Layer(
+            attention_norm=self.vector(layer.attention_norm),
+            qkv=self.linear([layer.qkv], qkv, config.hidden_size, layer.qkv_bias),
+            q_norm=self.vector(layer.q_norm, head) if layer.q_norm else None,
+            k_norm=self.vector(layer.k_norm, head) if layer.k_norm else None,
+            attention_output=self.linear([layer.attention_output], config.hidden_size, attended),
+            mlp_norm=self.vector(layer.mlp_norm),
+            gate_up=self.linear([layer.gate, layer.up], intermediate, config.hidden_size),
+            down=self.linear([layer.down], config.hidden_size, intermediate),
+        )
+
+    def embedding(self) -> tuple[int, int]:
+        """The address of the token embedding, and the number of its dtype."""
+        name = self._description.embedding
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        array = self._tensor(name, None, shape)
+        return array.ctypes.data, _EMBEDDING_DTYPES[self._description.tensors[name].dtype]
+
+    def vector(self, name: str, size: int | None = None) -> int:
+        """The address of a float32 vector, by default as wide as the residual stream."""
+        return self._tensor(name, "float32", (size or self._config.hidden_size,)).ctypes.data
+
+    def linear(
+        self, names: list[str], outputs: int, columns: int, bias: str | None = None
+    ) -> _Linear:
+        """Pack a product; of two, vectors of their outputs alternate.
+
+        Args:
+            names: Weights ``[outputs, columns]`` each, one or two of them.
+            outputs: Of each.
+            columns: Inputs.
+            bias: A bias ``[outputs]``, if any.
+        """
+        padded, every = _padded(columns, _GROUP), len(names)
+        panels = -(-outputs * every // _PANEL)
+        groups = padded // _GROUP
+        if self._bits == 8:
+            levels = _huge((panels, padded, _PANEL), np.uint8)
+            scales = _huge((panels, _PANEL), np.float32)
+            zeros = None
+        else:
+            levels = _huge((panels, padded, _PANEL // 2), np.uint8)
+            scales = _huge((panels, groups, _PANEL), np.float16)
+            zeros = _huge((panels, groups, _PANEL // 2), np.uint8)
+        for offset, name in enumerate(names):
+            if self._bits == 8:
+                from_levels = self._tensor(f"{name}/levels", "int8", (columns, outputs))
+                from_scales = self._tensor(f"{name}/scales", "float32", (outputs,))
+                from_zeros = None
+            else:
+                shape = (outputs, groups)
+                from_levels = self._tensor(f"{name}/packed", "uint8", (*shape, _GROUP // 2))
+                from_scales = self._tensor(f"{name}/scales", "float32", shape)
+                from_zeros = self._tensor(
+                    f"{name}/zero_points", "uint8", (outputs, -(-groups // 2))
+                )
+            packing = _Packing(
+                levels=from_levels.ctypes.data,
+                scales=from_scales.ctypes.data,
+                zeros=None if from_zeros is None else from_zeros.ctypes.data,
+                outputs=outputs,
+                columns=columns,
+                padded=padded,
+                every=every,
+                offset=offset,
+                to_levels=levels.ctypes.data,
+                to_scales=scales.ctypes.data,
+                to_zeros=None if zeros is None else zeros.ctypes.data,
+            )
+            self._kernels.trireme_pack(ctypes.byref(packing), ctypes.c_int(self._bits))
+        linear = _Linear(
+            bits=self._bits,
+            columns=padded,
+            panels=panels,
+            levels=levels.ctypes.data,
+            scales=scales.ctypes.data,
+        )
+        self.memory += [levels, scales]
+        if zeros is not None:
+            linear.zeros = zeros.ctypes.data
+            self.memory.append(zeros)
+        if bias is not None:
+            values = _zeros(panels * _PANEL)
+            values[:outputs] = self._tensor(bias, "float32", (outputs,))
+            linear.bias = values.ctypes.data
+            self.memory.append(values)
+        return linear
+
+    def _tensor(self, name: str, dtype: str | None, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A tensor of the file, checked; one of bfloat16 comes as uint16."""
+        tensor: Tensor | None = self._description.tensors.get(name)
+        if tensor is None or tensor.shape != shape or dtype not in (None, tensor.dtype):
+            raise EngineError(
+                f"{self._path} has no {name} of {dtype or 'some type'} {list(shape)}: "
+                "build the engine anew"
+            )
+        found = np.dtype("uint16" if tensor.dtype == "bfloat16" else tensor.dtype)
+        end = tensor.offset + int(np.prod(shape)) * found.itemsize
+        if end > self._file.size:
+            raise EngineError(f"{self._path} ends before {name} does: build the engine anew")
+        return self._file[tensor.offset : end].view(found).reshape(shape)
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _zeros(*shape: int, dtype: type = np.float32) -> NDArray[Any]:
+    return _huge(shape, dtype)
+
+
+def _huge(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    """Zeros that begin on a page, on huge pages where the system has them."""
+    size_bytes = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    count = int(np.prod(shape))
+    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
