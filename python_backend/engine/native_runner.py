@@ -159,25 +159,25 @@ class NativeRunner:
         self._decode = kernels.trireme_decode
         self._decode.restype = None
         self._packer = Packer(limits)
-        self._logits = _zeros(limits.max_sequences, config.vocab_size)
-        weights = _Weights(kernels, folder, config, description)
+        arena = _Arena()
+        self._logits = arena.zeros(limits.max_sequences, config.vocab_size)
+        weights = _Weights(kernels, folder, config, description, arena)
         attention = KernelAttention(kernels, layout, memory.blocks, load_rotary(folder, config))
         self._attention = attention
         layers = (_Layer * config.num_layers)(*map(weights.layer, description.layers))
         attended = config.num_heads * config.head_dim
         widest = max(attended, config.hidden_size, description.intermediate_size)
         widest = _padded(widest, _GROUP)
+        tokens = limits.max_tokens
         arrays = {
-            "residual": _zeros(limits.max_tokens, config.hidden_size),
-            "normed": _zeros(limits.max_tokens, config.hidden_size),
-            "qkv": _zeros(
-                limits.max_tokens, attended + 2 * config.num_kv_heads * config.head_dim
-            ),
-            "attended": _zeros(limits.max_tokens, attended),
-            "gated": _zeros(limits.max_tokens, description.intermediate_size),
-            "levels": _zeros(limits.max_tokens, widest, dtype=np.int8),
-            "scales": _zeros(limits.max_tokens, widest // _GROUP),
-            "sums": _zeros(limits.max_tokens, widest // _GROUP),
+            "residual": arena.zeros(tokens, config.hidden_size),
+            "normed": arena.zeros(tokens, config.hidden_size),
+            "qkv": arena.zeros(tokens, attended + 2 * config.num_kv_heads * config.head_dim),
+            "attended": arena.zeros(tokens, attended),
+            "gated": arena.zeros(tokens, description.intermediate_size),
+            "levels": arena.zeros(tokens, widest, dtype=np.int8),
+            "scales": arena.zeros(tokens, widest // _GROUP),
+            "sums": arena.zeros(tokens, widest // _GROUP),
         }
         embedding, dtype = weights.embedding()
         self._decoder = _Decoder(
@@ -195,7 +195,7 @@ class NativeRunner:
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
         # Kept alive: the decoder knows their addresses only.
-        self._alive = (arrays, layers, weights.memory)
+        self._alive = (arena, layers, weights)
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
         packed = self._packer.pack(work)
@@ -212,11 +212,7 @@ class NativeRunner:
 
 
 class _Weights:
-    """Packs an engine's weights.
-
-    Attributes:
-        memory: What they were packed into, and the file.
-    """
+    """Packs an engine's weights."""
 
     def __init__(
         self,
@@ -224,8 +220,10 @@ class _Weights:
         folder: Path,
         config: EngineConfig,
         description: DecoderDescription,
+        arena: _Arena,
     ) -> None:
         self._kernels = kernels
+        self._arena = arena
         self._config = config
         self._description = description
         self._path = folder / WEIGHTS_FILE
@@ -234,7 +232,6 @@ class _Weights:
             self._file = np.memmap(self._path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
             raise EngineError(f"{self._path} can't be read: {error}") from error
-        self.memory: list[NDArray[Any]] = [self._file]
 
     def layer(self, layer: Layer) -> _Layer:
         config, intermediate = self._config, self._description.intermediate_size
@@ -277,14 +274,15 @@ class _Weights:
         padded, every = _padded(columns, _GROUP), len(names)
         panels = -(-outputs * every // _PANEL)
         groups = padded // _GROUP
+        zeros_of = self._arena.zeros
         if self._bits == 8:
-            levels = _huge((panels, padded, _PANEL), np.uint8)
-            scales = _huge((panels, _PANEL), np.float32)
+            levels = zeros_of(panels, padded, _PANEL, dtype=np.uint8)
+            scales = zeros_of(panels, _PANEL)
             zeros = None
         else:
-            levels = _huge((panels, padded, _PANEL // 2), np.uint8)
-            scales = _huge((panels, groups, _PANEL), np.float16)
-            zeros = _huge((panels, groups, _PANEL // 2), np.uint8)
+            levels = zeros_of(panels, padded, _PANEL // 2, dtype=np.uint8)
+            scales = zeros_of(panels, groups, _PANEL, dtype=np.float16)
+            zeros = zeros_of(panels, groups, _PANEL // 2, dtype=np.uint8)
         for offset, name in enumerate(names):
             if self._bits == 8:
                 from_levels = self._tensor(f"{name}/levels", "int8", (columns, outputs))
@@ -318,15 +316,12 @@ class _Weights:
             levels=levels.ctypes.data,
             scales=scales.ctypes.data,
         )
-        self.memory += [levels, scales]
         if zeros is not None:
             linear.zeros = zeros.ctypes.data
-            self.memory.append(zeros)
         if bias is not None:
-            values = _zeros(panels * _PANEL)
+            values = self._arena.zeros(panels * _PANEL)
             values[:outputs] = self._tensor(bias, "float32", (outputs,))
             linear.bias = values.ctypes.data
-            self.memory.append(values)
         return linear
 
     def _tensor(self, name: str, dtype: str | None, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -348,14 +343,31 @@ def _padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _zeros(*shape: int, dtype: type = np.float32) -> NDArray[Any]:
-    return _huge(shape, dtype)
+class _Arena:
+    """Hands out zeroed memory from a few large mappings, so that most of it is on huge pages.
 
+    Attributes:
+        mappings: What has to stay alive as long as the memory is used.
+    """
 
-def _huge(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    """Zeros that begin on a page, on huge pages where the system has them."""
-    size_bytes = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
-    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    count = int(np.prod(shape))
-    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+    _MAPPING_BYTES = 64 << 20
+    _PAGE_BYTES = 2 << 20
+    _LINE_BYTES = 64
+
+    def __init__(self) -> None:
+        self.mappings: list[mmap.mmap] = []
+        self._used = 0
+
+    def zeros(self, *shape: int, dtype: type = np.float32) -> NDArray[Any]:
+        """An array of zeros that begins on a cache line."""
+        count = int(np.prod(shape))
+        size_bytes = _padded(count * np.dtype(dtype).itemsize, self._LINE_BYTES)
+        if not self.mappings or self._used + size_bytes > len(self.mappings[-1]):
+            length = max(_padded(size_bytes, self._PAGE_BYTES), self._MAPPING_BYTES)
+            mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+            self.mappings.append(mapping)
+            self._used = 0
+        offset, self._used = self._used, self._used + size_bytes
+        array: NDArray[Any] = np.frombuffer(self.mappings[-1], dtype, count, offset)
+        return array.reshape(shape)

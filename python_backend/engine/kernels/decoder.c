@@ -1,7 +1,7 @@
 /* A whole step of a decoder: from token ids to logits, on the tokens of all scheduled sequences
  * packed without padding.
  *
- * A layer is nine regions of parallel work. What is too little to share, such as the norm of a
+ * A layer is ten regions of parallel work. What is too little to share, such as the norm of a
  * single row, the caller computes alone: that is quicker than to wait for others.
  */
 
@@ -52,7 +52,10 @@ typedef struct {
     float *logits;       /* [rows][vocab] */
 } Step;
 
-enum { LITTLE = 4096 }; /* values that one thread handles before another has awoken */
+enum {
+    LITTLE = 4096, /* values that one thread handles before another has awoken */
+    RUNS = 48,     /* runs of panels that a matrix is read in where memory takes the time */
+};
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
@@ -68,6 +71,7 @@ typedef struct {
     const float *norm;   /* what the rows are normed by before they are rounded, or NULL */
     int width;
     int rows, block; /* of a panel: all, and those of a unit */
+    int run;         /* panels of a unit, one after the other in memory */
     Epilogue epilogue;
     float *output;
     int64_t stride;
@@ -141,10 +145,13 @@ static void norm_heads(const void *context, int row) {
 static void multiply_unit(const void *context, int unit) {
     const Region *region = context;
     int blocks = (region->rows + region->block - 1) / region->block;
-    int panel = unit / blocks, first = unit % blocks * region->block;
+    int first = unit % blocks * region->block;
     int rows = region->rows - first < region->block ? region->rows - first : region->block;
-    linear_panel(region->linear, &region->rounded, first, rows, panel, region->epilogue,
-                 region->output, region->stride, (int)region->stride);
+    int panel = unit / blocks * region->run, end = panel + region->run;
+    if (end > region->linear->panels) end = region->linear->panels;
+    for (; panel < end; panel++)
+        linear_panel(region->linear, &region->rounded, first, rows, panel, region->epilogue,
+                     region->output, region->stride, (int)region->stride);
 }
 
 /* output = epilogue(linear(norm(values))) */
@@ -160,6 +167,7 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
         .width = width,
         .rows = rows,
         .block = rows,
+        .run = 1,
         .epilogue = epilogue,
         .output = output,
         .stride = stride,
@@ -169,7 +177,10 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
     while (region.block > 48 && linear->panels * (rows / region.block) < 32)
         region.block = (region.block + 1) / 2;
     int blocks = (rows + region.block - 1) / region.block;
-    trireme_parallel(multiply_unit, &region, linear->panels * blocks);
+    /* With few rows it is memory that takes the time, and it is read faster in long runs. */
+    if (rows <= 8) region.run = 1 + linear->panels / RUNS;
+    int runs = (linear->panels + region.run - 1) / region.run;
+    trireme_parallel(multiply_unit, &region, runs * blocks);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */

@@ -72,9 +72,11 @@ void linear_round(const Linear *linear, const float *values, int valid, const Ro
 
 /* ---- tiles ---------------------------------------------------------------------------------- */
 
-INLINE __m512i four_levels(const int8_t *levels) {
+/* Four levels of a row in every lane. Rows lie at two addresses and multiples of a stride, which
+ * are addressing modes: so many pointers would not stay in registers. */
+INLINE __m512i four_levels(const int8_t *low, const int8_t *high, int64_t stride, int row) {
     int32_t four;
-    memcpy(&four, levels, sizeof four);
+    memcpy(&four, row < 3 ? low + row * stride : high + (row - 3) * stride, sizeof four);
     return _mm512_set1_epi32(four);
 }
 
@@ -84,13 +86,15 @@ INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int ro
     __m512i sums[24];
     for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
     int64_t columns = linear->columns;
-    const int8_t *levels = input->levels + (int64_t)first * columns;
+    const int8_t *low = input->levels + (int64_t)first * columns, *high = low + 3 * columns;
     const uint8_t *weights = linear->levels + ((int64_t)panel * columns * PANEL) + vector * 64;
-    for (int64_t k = 0; k < columns; k += 4, weights += 4 * PANEL) {
+    const uint8_t *end = weights + columns * PANEL;
+#pragma GCC unroll 4
+    for (; weights != end; weights += 4 * PANEL, low += 4, high += 4) {
         __m512i w[VECTORS];
         for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
         for (int row = 0; row < rows; row++) {
-            __m512i a = four_levels(levels + row * columns + k);
+            __m512i a = four_levels(low, high, columns, row);
             for (int v = 0; v < vectors; v++)
                 sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
         }
@@ -113,7 +117,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     const __m512i low = _mm512_set1_epi8(15);
     int64_t columns = linear->columns, groups = columns / GROUP;
     for (int i = 0; i < rows * vectors; i++) results[i] = _mm512_setzero_ps();
-    const int8_t *levels = input->levels + (int64_t)first * columns;
+    const int8_t *low_rows = input->levels + (int64_t)first * columns;
+    const int8_t *high_rows = low_rows + 3 * columns;
     const float *row_scales = input->scales + (int64_t)first * groups;
     const float *row_sums = input->sums + (int64_t)first * groups;
     const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL / 2 + vector * 64;
@@ -123,7 +128,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     for (int64_t group = 0; group < groups; group++) {
         __m512i sums[24];
         for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
-        for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL) {
+        for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL, low_rows += 8, high_rows += 8) {
             __m512i even[VECTORS], odd[VECTORS];
             for (int v = 0; v < vectors; v++) {
                 __m512i both = _mm512_load_si512(weights + 64 * v);
@@ -131,8 +136,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
                 odd[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
             }
             for (int row = 0; row < rows; row++) {
-                const int8_t *some = levels + row * columns + group * GROUP + k;
-                __m512i a = four_levels(some), b = four_levels(some + 4);
+                __m512i a = four_levels(low_rows, high_rows, columns, row);
+                __m512i b = four_levels(low_rows + 4, high_rows + 4, columns, row);
                 for (int v = 0; v < vectors; v++) {
                     __m512i sum = sums[row * vectors + v];
                     sum = _mm512_dpbusd_epi32(sum, even[v], a);
@@ -169,13 +174,31 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
 
 /* ---- epilogues ------------------------------------------------------------------------------ */
 
-INLINE __m512 silu(__m512 x) { return _mm512_mul_ps(x, (__m512)sigmoid((vec)x)); }
+/* x / (1 + e to the -y), the exponential to about 1e-7 of its value: 2^n by the exponent, the rest
+ * by a polynomial (Cephes, exp2f). */
+INLINE __m512 over_one_plus_exp(__m512 x, __m512 y) {
+    __m512 scaled = _mm512_mul_ps(y, _mm512_set1_ps(-1.44269504088896f));
+    scaled = _mm512_min_ps(scaled, _mm512_set1_ps(126.0f));
+    __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 part = _mm512_sub_ps(scaled, whole);
+    __m512 power = _mm512_set1_ps(1.535336188319500e-4f);
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.339887440266574e-3f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(9.618437357674640e-3f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(5.550332471162809e-2f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(2.402264791363012e-1f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(6.931472028550421e-1f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.0f));
+    power = _mm512_scalef_ps(power, whole);
+    return _mm512_div_ps(x, _mm512_add_ps(power, _mm512_set1_ps(1.0f)));
+}
+
+INLINE __m512 silu(__m512 x) { return over_one_plus_exp(x, x); }
 
 INLINE __m512 gelu(__m512 x) {
-    /* x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3)) is x * (1 + tanh(..)) / 2. */
-    __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.0713548162726f),
+    /* x * (1 + tanh(y)) / 2 is x / (1 + e to the -2y); y = sqrt(2 / pi) * (x + 0.044715 x^3). */
+    __m512 twice = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.0713548162726f),
                                    _mm512_set1_ps(1.5957691216057f));
-    return _mm512_mul_ps(x, (__m512)sigmoid((vec)_mm512_mul_ps(x, cubic)));
+    return over_one_plus_exp(x, _mm512_mul_ps(x, twice));
 }
 
 INLINE void put(float *output, int left, __m512 value, int adds) {
@@ -185,7 +208,7 @@ INLINE void put(float *output, int left, __m512 value, int adds) {
     _mm512_mask_storeu_ps(output, exists, value);
 }
 
-INLINE void finish(const Linear *linear, int panel, int rows, int vector, int vectors,
+static void finish(const Linear *linear, int panel, int rows, int vector, int vectors,
                    Epilogue epilogue, const __m512 *results, float *output, int64_t stride,
                    int width) {
     const float *bias = linear->bias ? linear->bias + panel * PANEL + vector * LANES : NULL;
@@ -213,37 +236,50 @@ INLINE void finish(const Linear *linear, int panel, int rows, int vector, int ve
 
 /* ---- a panel -------------------------------------------------------------------------------- */
 
-INLINE void run_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                  Epilogue epilogue, float *output, int64_t stride, int width) {
-    __m512 results[24];
-    tile_8(linear, input, first, rows, panel, 0, VECTORS, results);
-    finish(linear, panel, rows, 0, VECTORS, epilogue, results, output, stride, width);
-}
-
-INLINE void run_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                  int vectors, Epilogue epilogue, float *output, int64_t stride, int width) {
-    for (int vector = 0; vector < VECTORS; vector += vectors) {
-        __m512 results[24];
-        tile_4(linear, input, first, rows, panel, vector, vectors, results);
-        finish(linear, panel, rows, vector, vectors, epilogue, results, output, stride, width);
+/* Tiles of a number of rows that the compiler knows, so that the sums are registers; functions of
+ * their own, so that nothing else is. */
+#define TILES(rows, vectors_4)                                                                     \
+    static __attribute__((noinline)) void tile_8_##rows(                                           \
+        const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
+        __m512 *results) {                                                                         \
+        tile_8(linear, input, first, rows, panel, vector, VECTORS, results);                       \
+    }                                                                                              \
+    static __attribute__((noinline)) void tile_4_##rows(                                           \
+        const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
+        __m512 *results) {                                                                         \
+        tile_4(linear, input, first, rows, panel, vector, vectors_4, results);                     \
     }
-}
+TILES(1, 4)
+TILES(2, 4)
+TILES(3, 2)
+TILES(4, 2)
+TILES(5, 2)
+TILES(6, 2)
+
+typedef struct {
+    void (*run)(const Linear *, const Rounded *, int first, int panel, int vector, __m512 *results);
+    int vectors;
+} Tile;
+
+enum { MOST_ROWS = 6 };
+
+static const Tile TILES_8[] = {{tile_8_1, 4}, {tile_8_2, 4}, {tile_8_3, 4},
+                               {tile_8_4, 4}, {tile_8_5, 4}, {tile_8_6, 4}};
+static const Tile TILES_4[] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
+                               {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                   Epilogue epilogue, float *output, int64_t stride, int width) {
-    enum { MOST = 6 };
-    int tiles = (rows + MOST - 1) / MOST;
+    const Tile *all = linear->bits == 8 ? TILES_8 : TILES_4;
     output += first * stride;
-    for (; tiles; tiles--) {
+    for (int tiles = (rows + MOST_ROWS - 1) / MOST_ROWS; tiles; tiles--) {
         int count = (rows + tiles - 1) / tiles;
-#define RUN_8(n)                                                                                   \
-    case n: run_8(linear, input, first, n, panel, epilogue, output, stride, width); break;
-#define RUN_4(n, v)                                                                                \
-    case n: run_4(linear, input, first, n, panel, v, epilogue, output, stride, width); break;
-        if (linear->bits == 8) {
-            switch (count) { RUN_8(1) RUN_8(2) RUN_8(3) RUN_8(4) RUN_8(5) RUN_8(6) }
-        } else {
-            switch (count) { RUN_4(1, 4) RUN_4(2, 4) RUN_4(3, 2) RUN_4(4, 2) RUN_4(5, 2) RUN_4(6, 2) }
+        const Tile *tile = all + count - 1;
+        for (int vector = 0; vector < VECTORS; vector += tile->vectors) {
+            __m512 results[MOST_ROWS * VECTORS];
+            tile->run(linear, input, first, panel, vector, results);
+            finish(linear, panel, count, vector, tile->vectors, epilogue, results, output, stride,
+                   width);
         }
         first += count;
         rows -= count;

@@ -37,10 +37,4 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)y + (whole << 23));
 }
 
-/* 1 / (1 + e to the -x), of the side whose exponential can't overflow. */
-INLINE vec sigmoid(vec x) {
-    vec small = exponential(pick(x < 0.0f, x, -x));
-    return pick(x < 0.0f, small, splat(1)) / (1.0f + small);
-}
-
 #endif
