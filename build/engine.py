@@ -97,7 +97,7 @@ def build_engine(
                 write_segments(
                     folder,
                     spec,
-                    checkpoint,
+                    spec.tensors(checkpoint),
                     weights,
                     _STORAGES[precision],
                     lambda done: progress(done, len(spec.layers)),
@@ -138,6 +138,7 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
+        attention=spec.attention,
         context_length=spec.context_length,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
@@ -148,7 +149,10 @@ def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescripti
     """What the native decoder reads, in place of the graphs."""
     return DecoderDescription(
         intermediate_size=spec.intermediate_size,
+        activation=spec.activation,
         norm_eps=spec.norm_eps,
+        embedding_scale=spec.embedding_scale,
+        logit_softcap=spec.logit_softcap,
         embedding=spec.embedding,
         layers=tuple(
             Layer(
@@ -158,10 +162,12 @@ def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescripti
                 q_norm=layer.qk_norm[0] if layer.qk_norm else None,
                 k_norm=layer.qk_norm[1] if layer.qk_norm else None,
                 attention_output=layer.attention_output,
+                post_attention_norm=layer.post_attention_norm,
                 mlp_norm=layer.mlp_norm,
                 gate=layer.gate,
                 up=layer.up,
                 down=layer.down,
+                post_mlp_norm=layer.post_mlp_norm,
             )
             for layer in spec.layers
         ),

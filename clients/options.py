@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from clients import tensors
 from clients.errors import InvalidRequestError
+
+_JSON = ("messages", "tools", "chat_template_kwargs")
+"""Options that travel as JSON."""
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -33,6 +37,10 @@ class OptionKeywords(TypedDict, total=False):
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_perf_metrics: bool | None
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]]
+    chat_template_kwargs: Mapping[str, Any]
+    priority: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,10 @@ class GenerationOptions:
         return_num_input_tokens: Report the prompt's tokens.
         return_num_output_tokens: Report the tokens generated.
         return_perf_metrics: Report the engine's `PerfMetrics`.
+        messages: A chat in place of the prompt, which must be empty then: OpenAI's messages.
+        tools: Functions that the model may call, as OpenAI's chat API has them.
+        chat_template_kwargs: What else the checkpoint's chat template is given.
+        priority: 1 goes first, 5 last; 3 is the default. Not known to TensorRT-LLM's engine.
 
     Raises:
         InvalidRequestError: A value is of another type than the server takes. Whether it makes
@@ -97,6 +109,10 @@ class GenerationOptions:
     return_num_input_tokens: bool | None = None
     return_num_output_tokens: bool | None = None
     return_perf_metrics: bool | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop_words", "bad_words"):
@@ -113,7 +129,10 @@ class GenerationOptions:
         inputs: dict[str, Sequence[tensors.Value]] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name == "embedding_bias":
+            if each.name in _JSON:
+                if value:
+                    inputs[each.name] = (json.dumps(value, ensure_ascii=False),)
+            elif each.name == "embedding_bias":
                 if value:
                     inputs["embedding_bias_words"] = tuple(value)
                     inputs["embedding_bias_weights"] = tuple(value.values())

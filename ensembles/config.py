@@ -12,12 +12,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ensembles.settings import RepositorySettings
 from python_backend.contract import (
     ENSEMBLE,
-    ENSEMBLE_MODEL,
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
     TENSORRT_LLM_MODEL,
     Model,
     Tensor,
+    ensemble_model,
     ensemble_steps,
 )
 from python_backend.settings import Settings
@@ -75,7 +75,7 @@ def _python_model(
 
 
 def _ensemble(settings: RepositorySettings) -> pb.ModelConfig:
-    config = _model(ENSEMBLE_MODEL, settings)
+    config = _model(ensemble_model(settings.engine), settings)
     config.platform = ENSEMBLE
     for step in ensemble_steps(settings.engine):
         entry = config.ensemble_scheduling.step.add()

@@ -6,9 +6,12 @@ tests derive from this module; nothing else spells a tensor's name, type or shap
 
 What Trireme adds is optional tensors beside theirs, kept in groups of their own below:
 
+- ``messages``, ``tools`` and ``chat_template_kwargs``: a chat as JSON, in place of ``text_input``;
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
+- ``priority``: which requests go first; Triton doesn't show its own request priority to a Python
+  model;
 - ``liveness_probes``: preprocessing asks the engine for empty responses while it has no tokens to
   send. A client that went away shows only where the ensemble's last step is called, and without
   them a request that doesn't stream would run to its end for nobody.
@@ -21,7 +24,7 @@ is the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Engine = Literal["onnxruntime", "tensorrtllm"]
@@ -34,6 +37,10 @@ ENSEMBLE = "ensemble"
 
 FINISH_REASONS = ("", "stop", "length", "cancelled")
 """Values of ``finish_reason``: still running, ended by itself, out of tokens, client went away."""
+
+PRIORITY_LEVELS = 5
+DEFAULT_PRIORITY = 3
+"""``priority`` is Triton's: from 1, the most urgent, to the number of levels; 0 is the default."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ PREPROCESSING_MODEL = Model(
         _optional("END_ID", "INT32"),
         _optional("PAD_ID", "INT32"),
         _optional("PROMPT_TABLE_EXTRA_ID", "UINT64"),
+        _optional("MESSAGES", "STRING"),
+        _optional("TOOLS", "STRING"),
+        _optional("CHAT_TEMPLATE_KWARGS", "STRING"),
     ),
     outputs=(
         Tensor("INPUT_ID", "INT32", (-1,)),
@@ -154,7 +164,14 @@ _ENGINE_STATISTICS = (
 
 STATISTICS = tuple(tensor.name for tensor in _ENGINE_STATISTICS)
 
-_ENGINE_EXTRA_INPUTS = (_scalar("sequence_id", "UINT64"), _scalar("liveness_probes", "BOOL"))
+_REQUEST_EXTRAS = (("priority", "INT32"),)
+"""What a client may ask of our engine beside what it may ask of TensorRT-LLM's."""
+
+_ENGINE_EXTRA_INPUTS = (
+    _scalar("sequence_id", "UINT64"),
+    _scalar("liveness_probes", "BOOL"),
+    *(_scalar(name, data_type) for name, data_type in _REQUEST_EXTRAS),
+)
 _ENGINE_EXTRA_OUTPUTS = (
     Tensor("sequence_id", "UINT64"),
     Tensor("finish_reason", "STRING"),
@@ -279,6 +296,10 @@ ENSEMBLE_MODEL = Model(
         _optional("lora_config", "INT32", -1, 3, ragged=True),
         _optional("guided_decoding_guide_type", "STRING", ragged=True),
         _optional("guided_decoding_guide", "STRING", ragged=True),
+        _optional("messages", "STRING"),
+        _optional("tools", "STRING"),
+        _optional("chat_template_kwargs", "STRING"),
+        *(_optional(name, data_type) for name, data_type in _REQUEST_EXTRAS),
     ),
     outputs=(
         Tensor("text_output", "STRING", (-1,)),
@@ -286,6 +307,16 @@ ENSEMBLE_MODEL = Model(
         Tensor("finish_reason", "STRING"),
     ),
 )
+
+
+def ensemble_model(engine: Engine = "onnxruntime") -> Model:
+    """The ensemble around an engine: what that engine knows nothing of is not offered."""
+    if engine == "onnxruntime":
+        return ENSEMBLE_MODEL
+    unknown = {name for name, _ in _REQUEST_EXTRAS}
+    inputs = tuple(tensor for tensor in ENSEMBLE_MODEL.inputs if tensor.name not in unknown)
+    return replace(ENSEMBLE_MODEL, inputs=inputs)
+
 
 _RENAMED_ENGINE_INPUTS = {
     "runtime_top_k": "top_k",
@@ -306,7 +337,7 @@ _ENGINE_INPUTS_FROM_PREPROCESSING = {
 
 
 def _engine_input_map(engine: Engine) -> dict[str, str]:
-    offered = set(ENSEMBLE_MODEL.input_names())
+    offered = set(ensemble_model(engine).input_names())
     mapping = dict(_ENGINE_INPUTS_FROM_PREPROCESSING)
     if engine == "onnxruntime":
         mapping["liveness_probes"] = "_LIVENESS_PROBES"
@@ -342,6 +373,9 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "END_ID": "end_id",
                 "PAD_ID": "pad_id",
                 "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
+                "MESSAGES": "messages",
+                "TOOLS": "tools",
+                "CHAT_TEMPLATE_KWARGS": "chat_template_kwargs",
             },
             output_map={
                 "INPUT_ID": "_INPUT_ID",

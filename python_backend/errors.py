@@ -15,5 +15,9 @@ class ServerBusyError(TriremeError):
     """There is no room for a request now; it may succeed later."""
 
 
+class RequestTimeoutError(TriremeError):
+    """A request's time is up before it is answered."""
+
+
 class EngineError(TriremeError):
     """An engine is missing, damaged or failed while it ran."""

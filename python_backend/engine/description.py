@@ -44,10 +44,12 @@ class Layer(_Model):
         q_norm: What each query head is normed by, if it is.
         k_norm: What each key head is normed by, if it is.
         attention_output: The product after attention.
+        post_attention_norm: What that is normed by before it is added, if it is.
         mlp_norm: What the MLP's input is normed by.
         gate: The MLP's gate.
         up: What the gate multiplies.
         down: The MLP's last product.
+        post_mlp_norm: What that is normed by before it is added, if it is.
     """
 
     attention_norm: str
@@ -56,10 +58,12 @@ class Layer(_Model):
     q_norm: str | None
     k_norm: str | None
     attention_output: str
+    post_attention_norm: str | None
     mlp_norm: str
     gate: str
     up: str
     down: str
+    post_mlp_norm: str | None
 
 
 class DecoderDescription(_Model):
@@ -67,7 +71,10 @@ class DecoderDescription(_Model):
 
     Attributes:
         intermediate_size: Width of the MLP.
+        activation: What the MLP's gate goes through.
         norm_eps: Epsilon of every RMS norm.
+        embedding_scale: Factor on the embedding's rows.
+        logit_softcap: Logits become ``cap * tanh(logit / cap)``; None leaves them.
         embedding: The token embedding.
         layers: Its layers.
         final_norm: What the last layer's output is normed by.
@@ -76,7 +83,10 @@ class DecoderDescription(_Model):
     """
 
     intermediate_size: int = Field(gt=0)
+    activation: Literal["silu", "gelu"]
     norm_eps: float = Field(gt=0)
+    embedding_scale: float = Field(gt=0)
+    logit_softcap: float | None = Field(gt=0)
     embedding: str
     layers: tuple[Layer, ...]
     final_norm: str

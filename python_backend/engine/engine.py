@@ -161,11 +161,15 @@ class Engine:
                 self._remove(sequence)
         return advanced
 
+    def drop(self, sequence: Sequence) -> None:
+        """Give up a sequence and free its memory; it has no reason to have finished."""
+        self._remove(sequence)
+
     def drop_running(self) -> list[Sequence]:
         """Give up what runs, after a failure; what waits is untouched."""
         dropped = list(self.scheduler.running)
         for sequence in dropped:
-            self._remove(sequence)
+            self.drop(sequence)
         return dropped
 
     def generate(self, prompts: list[NDArray[np.int32]], params: SamplingParams) -> list[list[int]]:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import BLOCK_TOKENS, Layout
+from python_backend.engine.attention import Layout
 from python_backend.errors import EngineError
 
 
@@ -54,19 +54,17 @@ class BlockPool:
         """Whether a block is used by nobody and holds nothing of use."""
         return not self._users[block] and block not in self._digest_of
 
-    def find(self, tokens: NDArray[np.int32]) -> list[int]:
+    def find(self, digests: list[bytes]) -> list[int]:
         """Take the cached or used blocks that hold the beginning of a sequence.
 
         Args:
-            tokens: int32 ``[tokens]``; at least one token is always left to compute.
+            digests: What identifies each of the sequence's blocks, in order.
 
         Returns:
-            The blocks, each of which has one more user now.
+            The blocks, as far as they are known; each has one more user now.
         """
         blocks = []
-        digest = b""
-        for start in range(0, (len(tokens) - 1) // BLOCK_TOKENS * BLOCK_TOKENS, BLOCK_TOKENS):
-            digest = chain(digest, tokens[start : start + BLOCK_TOKENS])
+        for digest in digests:
             block = self._block_of.get(digest)
             if block is None:
                 break

@@ -26,7 +26,7 @@ from python_backend.errors import EngineError
 _PANEL = 64
 _LANES = 16
 _GROUP = 32
-_SILU_GATE = 2
+_GATES = {"silu": 2, "gelu": 3}
 _BITS = {"int8": 8, "int4": 4}
 _EMBEDDING_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 
@@ -54,9 +54,11 @@ class _Layer(ctypes.Structure):
         ("q_norm", ctypes.c_void_p),
         ("k_norm", ctypes.c_void_p),
         ("attention_output", _Linear),
+        ("post_attention_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
         ("gate_up", _Linear),
         ("down", _Linear),
+        ("post_mlp_norm", ctypes.c_void_p),
     )
 
 
@@ -71,6 +73,8 @@ class _Decoder(ctypes.Structure):
         ("activation", ctypes.c_int32),
         ("embedding_dtype", ctypes.c_int32),
         ("norm_eps", ctypes.c_float),
+        ("embedding_scale", ctypes.c_float),
+        ("logit_softcap", ctypes.c_float),
         ("embedding", ctypes.c_void_p),
         ("final_norm", ctypes.c_void_p),
         ("lm_head", _Linear),
@@ -162,8 +166,9 @@ class NativeRunner:
         arena = _Arena()
         self._logits = arena.zeros(limits.max_sequences, config.vocab_size)
         weights = _Weights(kernels, folder, config, description, arena)
-        attention = KernelAttention(kernels, layout, memory.blocks, load_rotary(folder, config))
-        self._attention = attention
+        self._attention = KernelAttention(
+            kernels, layout, memory.blocks, load_rotary(folder, config), config.attention
+        )
         layers = (_Layer * config.num_layers)(*map(weights.layer, description.layers))
         attended = config.num_heads * config.head_dim
         widest = max(attended, config.hidden_size, description.intermediate_size)
@@ -185,9 +190,11 @@ class NativeRunner:
             hidden_size=config.hidden_size,
             intermediate_size=description.intermediate_size,
             vocab_size=config.vocab_size,
-            activation=_SILU_GATE,
+            activation=_GATES[description.activation],
             embedding_dtype=dtype,
             norm_eps=description.norm_eps,
+            embedding_scale=description.embedding_scale,
+            logit_softcap=description.logit_softcap or 0.0,
             embedding=embedding,
             final_norm=weights.vector(description.final_norm),
             lm_head=weights.linear([description.lm_head], config.vocab_size, config.hidden_size),
@@ -241,12 +248,14 @@ class _Weights:
         return _Layer(
             attention_norm=self.vector(layer.attention_norm),
             qkv=self.linear([layer.qkv], qkv, config.hidden_size, layer.qkv_bias),
-            q_norm=self.vector(layer.q_norm, head) if layer.q_norm else None,
-            k_norm=self.vector(layer.k_norm, head) if layer.k_norm else None,
+            q_norm=self.optional(layer.q_norm, head),
+            k_norm=self.optional(layer.k_norm, head),
             attention_output=self.linear([layer.attention_output], config.hidden_size, attended),
+            post_attention_norm=self.optional(layer.post_attention_norm),
             mlp_norm=self.vector(layer.mlp_norm),
             gate_up=self.linear([layer.gate, layer.up], intermediate, config.hidden_size),
             down=self.linear([layer.down], config.hidden_size, intermediate),
+            post_mlp_norm=self.optional(layer.post_mlp_norm),
         )
 
     def embedding(self) -> tuple[int, int]:
@@ -259,6 +268,10 @@ class _Weights:
     def vector(self, name: str, size: int | None = None) -> int:
         """The address of a float32 vector, by default as wide as the residual stream."""
         return self._tensor(name, "float32", (size or self._config.hidden_size,)).ctypes.data
+
+    def optional(self, name: str | None, size: int | None = None) -> int | None:
+        """The same of a vector that not every decoder has."""
+        return None if name is None else self.vector(name, size)
 
     def linear(
         self, names: list[str], outputs: int, columns: int, bias: str | None = None

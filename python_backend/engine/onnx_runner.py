@@ -63,7 +63,9 @@ class OnnxRunner:
         self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
         self._logits = np.zeros((limits.max_sequences, config.vocab_size), dtype=np.float32)
         rotary = load_rotary(folder, config)
-        self._attention = load_attention(layout, memory.blocks, rotary, limits.num_threads)
+        self._attention = load_attention(
+            layout, memory.blocks, rotary, limits.num_threads, config.attention
+        )
         kernel = "C" if isinstance(self._attention, KernelAttention) else "numpy (no C compiler)"
         self.name = f"ONNX Runtime, attention in {kernel}"
 

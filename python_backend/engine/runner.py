@@ -95,7 +95,7 @@ class Packer:
 
 
 def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
-    """The rotary embedding's cosines and sines, ``[2, context, head_dim / 2]``.
+    """The rotary embedding's cosines and sines, ``[2, context, rotary_dim / 2]``.
 
     Raises:
         EngineError: They are missing or not this engine's.
@@ -105,6 +105,7 @@ def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
         rotary: NDArray[np.float32] = np.load(path)
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} can't be read: {error}") from error
-    if rotary.shape[::2] != (2, config.head_dim // 2) or rotary.dtype != np.float32:
+    rotary_dim = config.attention.rotary_dim or config.head_dim
+    if rotary.shape[::2] != (2, rotary_dim // 2) or rotary.dtype != np.float32:
         raise EngineError(f"{path} is not this engine's")
     return rotary

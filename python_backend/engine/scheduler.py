@@ -1,9 +1,14 @@
 """Which sequences run in the next step, and with how many of their tokens.
 
-First come, first served, at every step: sequences join as soon as there is room and leave as they
-finish. Long prompts are computed in chunks beside the running sequences, under a budget of tokens a
-step that bounds the gap between two tokens of a running stream. Memory is taken as sequences grow;
-where it runs out, the youngest running sequence waits again and later goes on where it was.
+The most urgent first: by priority, and within a priority in the order of arrival. Sequences join as
+soon as there is room and leave as they finish. Long prompts are computed in chunks beside the
+running sequences, under a budget of tokens a step that bounds the gap between two tokens of a
+running stream. Memory is taken as sequences grow; where it runs out, the least urgent running
+sequence waits again and later goes on where it was.
+
+Nobody starves: after ``MAX_OVERTAKES`` others have been let in before the sequence that has waited
+longest, it is promoted above all priorities, for admission as for memory. The oldest promoted
+sequence is put off by nobody, so it ends, and the next becomes the oldest.
 
 Pure bookkeeping: no model and no arrays but the tokens.
 """
@@ -11,12 +16,16 @@ Pure bookkeeping: no model and no arrays but the tokens.
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
 
 from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import BlockPool, chain
 from python_backend.engine.sequence import Sequence
+
+MAX_OVERTAKES = 8
+"""Sequences that are let in before the one that waits longest, at most: others of higher priority
+keep eight ninths of the admissions however many of lower priority wait."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,11 @@ class Scheduler:
     """Owns the waiting and the running sequences and their blocks.
 
     Attributes:
-        waiting: In the order in which they are to run.
-        running: In the order in which they began.
+        waiting: The most urgent first.
+        running: The most urgent first.
         num_preempted: How often a running sequence had to wait again.
+        num_looked_up_blocks: Full blocks of prompts that were looked up in the prefix cache.
+        num_reused_blocks: Those that were found there.
     """
 
     def __init__(self, pool: BlockPool, max_sequences: int, max_num_tokens: int) -> None:
@@ -52,14 +63,17 @@ class Scheduler:
         self.pool = pool
         self._max_sequences = max_sequences
         self._max_num_tokens = max_num_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preempted = 0
+        self.num_looked_up_blocks = 0
+        self.num_reused_blocks = 0
+        self._overtakes = 0
         self._emptied: list[int] = []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=_urgency)
 
     @property
     def has_work(self) -> bool:
@@ -67,36 +81,33 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def schedule(self) -> list[Scheduled]:
-        """The next step's work: sequences that decode first, then prompts, then new sequences."""
+        """The next step's work: a token of each that decodes, then prompts as the budget allows."""
         scheduled: list[Scheduled] = []
         preempted = self.num_preempted
-        for sequence in [sequence for sequence in self.running if sequence.num_pending == 1]:
-            self._continue(sequence, 1, scheduled)
         # A prompt advances in every step, even where decoding alone uses the budget up.
-        budget = max(self._max_num_tokens - len(scheduled), 1)
-        for sequence in [sequence for sequence in self.running if sequence.num_pending > 1]:
-            if budget > 0:
+        decodes = sum(sequence.num_pending == 1 for sequence in self.running)
+        budget = max(self._max_num_tokens - decodes, 1)
+        for sequence in list(self.running):
+            if sequence.num_pending == 1:
+                self._continue(sequence, 1, scheduled)
+            elif budget > 0:
                 budget -= self._continue(sequence, min(sequence.num_pending, budget), scheduled)
-        while budget > 0 and self.num_preempted == preempted and self._admit():
-            sequence = self.running[-1]
-            budget -= self._continue(sequence, min(sequence.num_pending, budget), scheduled)
+        while budget > 0 and self.num_preempted == preempted:
+            admitted = self._admit()
+            if admitted is None:
+                break
+            budget -= self._continue(admitted, min(admitted.num_pending, budget), scheduled)
         return scheduled
 
     def computed(self, work: Scheduled) -> None:
         """Note that tokens were computed, and what the blocks that became full hold."""
-        self._computed(work.sequence, work.num_tokens)
-
-    def _computed(self, sequence: Sequence, num_tokens: int) -> None:
-        sequence.num_computed += num_tokens
+        sequence = work.sequence
+        full_before = sequence.num_computed // BLOCK_TOKENS
+        sequence.num_computed += work.num_tokens
         full = sequence.num_computed // BLOCK_TOKENS
-        if full == len(sequence.digests):
-            return
-        tokens = sequence.tokens()
-        for index in range(len(sequence.digests), full):
-            before = sequence.digests[-1] if sequence.digests else b""
-            part = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
-            sequence.digests.append(chain(before, part))
-            self.pool.remember(sequence.blocks[index], sequence.digests[-1])
+        _extend_digests(sequence, full)
+        for index in range(full_before, full):
+            self.pool.remember(sequence.blocks[index], sequence.digests[index])
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence and give its blocks back."""
@@ -129,23 +140,48 @@ class Scheduler:
         scheduled.append(Scheduled(sequence, num_tokens))
         return num_tokens
 
-    def _admit(self) -> bool:
-        """Start the first waiting sequence if all that it has to compute first finds room."""
+    def _admit(self) -> Sequence | None:
+        """Start the next waiting sequence if all that it has to compute first finds room."""
         if not self.waiting or len(self.running) == self._max_sequences:
-            return False
-        sequence = self.waiting[0]
-        tokens = sequence.tokens()
-        sequence.blocks = self.pool.find(tokens)
-        if blocks_for(len(tokens)) - len(sequence.blocks) > self.pool.num_available:
+            return None
+        sequence = self._next()
+        # At least one token is left to compute.
+        _extend_digests(sequence, (sequence.num_tokens - 1) // BLOCK_TOKENS)
+        known = sequence.digests[: (sequence.num_tokens - 1) // BLOCK_TOKENS]
+        sequence.blocks = self.pool.find(known)
+        found = len(sequence.blocks)
+        no_room = blocks_for(sequence.num_tokens) - found > self.pool.num_available
+        if no_room or (found < len(known) and self._is_being_computed(known[found])):
             self._release(sequence)
-            return False
-        self.waiting.popleft()
-        self.running.append(sequence)
-        sequence.num_reused_blocks = len(sequence.blocks)
-        self._computed(sequence, len(sequence.blocks) * BLOCK_TOKENS)
+            return None
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_urgency)
+        sequence.num_computed = found * BLOCK_TOKENS
+        overtaken = any(other.id < sequence.id for other in self.waiting)
+        self._overtakes = self._overtakes + 1 if overtaken else 0
         if not sequence.first_scheduled_ns:
             sequence.first_scheduled_ns = time.time_ns()
-        return True
+            sequence.num_reused_blocks = found
+            self.num_looked_up_blocks += len(known)
+            self.num_reused_blocks += found
+        return sequence
+
+    def _next(self) -> Sequence:
+        """The waiting sequence whose turn it is."""
+        if self._overtakes >= MAX_OVERTAKES:
+            longest = min(self.waiting, key=lambda sequence: sequence.id)
+            self.waiting.remove(longest)
+            longest.is_promoted = True
+            insort(self.waiting, longest, key=_urgency)
+        return self.waiting[0]
+
+    def _is_being_computed(self, digest: bytes) -> bool:
+        """Whether a running prompt is about to fill such a block: then it is worth to wait."""
+        return any(
+            digest in sequence.digests[sequence.num_computed // BLOCK_TOKENS :]
+            for sequence in self.running
+            if sequence.num_pending > 1
+        )
 
     def _fits(self, sequence: Sequence, num_tokens: int) -> bool:
         return self._wanted(sequence, num_tokens) <= self.pool.num_available
@@ -154,22 +190,37 @@ class Scheduler:
         return blocks_for(sequence.num_computed + num_tokens) - len(sequence.blocks)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Let a running sequence wait again, first in the queue.
+        """Let a running sequence wait again, in its place in the queue.
 
         Its full blocks stay cached as long as nobody needs them, so it may lose little.
         """
         self.running.remove(sequence)
         self._release(sequence)
-        self.waiting.appendleft(sequence)
+        insort(self.waiting, sequence, key=_urgency)
         self.num_preempted += 1
 
     def _release(self, sequence: Sequence) -> None:
         self._emptied += self.pool.release(sequence.blocks)
         sequence.blocks = []
-        sequence.digests = []
         sequence.num_computed = 0
 
 
 def blocks_for(num_tokens: int) -> int:
     """Blocks that so many tokens take."""
     return -(-num_tokens // BLOCK_TOKENS)
+
+
+def _urgency(sequence: Sequence) -> tuple[int, int]:
+    """Smaller is sooner."""
+    return (0 if sequence.is_promoted else sequence.priority, sequence.id)
+
+
+def _extend_digests(sequence: Sequence, count: int) -> None:
+    """Have the digests of a sequence's first blocks; they outlive the blocks while it waits."""
+    if len(sequence.digests) >= count:
+        return
+    tokens = sequence.tokens()
+    for index in range(len(sequence.digests), count):
+        before = sequence.digests[-1] if sequence.digests else b""
+        part = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+        sequence.digests.append(chain(before, part))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from python_backend.contract import DEFAULT_PRIORITY
 from python_backend.errors import InvalidRequestError
 
 # From the time on: an engine that is started anew must not use an id again while others still
@@ -106,23 +107,32 @@ class Sequence:
     when it runs and the KV cache where its keys and values lie.
 
     Attributes:
-        id: Unique, also among sequences of an earlier process.
+        id: Unique, also among sequences of an earlier process; rises in the order of arrival.
         prompt: int32 ``[tokens]``.
         params: How it is sampled.
+        priority: 1 is the most urgent; see ``contract.PRIORITY_LEVELS``.
+        is_promoted: Whether it has waited so long that it goes before every priority.
         output: Tokens generated so far, without the end token.
         log_probs: Log probability of each output token, where asked for.
         num_computed: Tokens whose keys and values are in the cache.
         blocks: The cache's blocks that hold them, in order.
-        digests: What identifies each of its full blocks.
+        digests: What identifies each of its full blocks, as far as that was worked out.
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
         finish_reason: Empty while it runs, else one of ``contract.FINISH_REASONS``.
     """
 
-    def __init__(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
+    def __init__(
+        self,
+        prompt: NDArray[np.int32],
+        params: SamplingParams,
+        priority: int = DEFAULT_PRIORITY,
+    ) -> None:
         self.id = next(_ids)
         self.prompt = prompt
         self.params = params
+        self.priority = priority
+        self.is_promoted = False
         self.output: list[int] = []
         self.log_probs: list[float] = []
         self.num_computed = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from python_backend.contract import ensemble_steps
 from python_backend.errors import InvalidRequestError
 from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
 from python_backend.settings import PreprocessingSettings, from_model_config
+from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
 _CLIENT_NAMES = ensemble_steps()[0].input_map
@@ -42,7 +45,7 @@ class TritonPythonModel:
                 raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
         texts = _texts(inputs, "QUERY")
         assert texts is not None, "Triton refuses a request without QUERY"
-        prompts = [self._encode(row[0]) for row in texts]
+        prompts = self._prompts(inputs, [row[0] for row in texts])
         batch = len(prompts)
         lengths = np.array([[prompt.size] for prompt in prompts], dtype=np.int32)
         ids = np.full((batch, lengths.max()), self._tokenizer.pad_id, dtype=np.int32)
@@ -61,6 +64,42 @@ class TritonPythonModel:
                 pb_utils.Tensor("LIVENESS_PROBES", np.ones((batch, 1), dtype=bool)),
             ]
         )
+
+    def _prompts(self, inputs: Inputs, texts: list[str]) -> list[NDArray[np.int32]]:
+        """Tokens of each row, from its chat or from its text."""
+        chats, tools, variables = (
+            _texts(inputs, name) for name in ("MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS")
+        )
+        if chats is None:
+            if tools or variables:
+                raise InvalidRequestError("tools and chat_template_kwargs need messages")
+            return [self._encode(text) for text in texts]
+        return [
+            self._encode_chat(
+                text,
+                read_messages(chat[0]),
+                read_tools(tools[row][0]) if tools else None,
+                read_variables(variables[row][0]) if variables else None,
+            )
+            for row, (text, chat) in enumerate(zip(texts, chats, strict=True))
+        ]
+
+    def _encode_chat(
+        self,
+        text: str,
+        messages: list[Message],
+        tools: list[Tool] | None,
+        variables: dict[str, Any] | None,
+    ) -> NDArray[np.int32]:
+        if text:
+            raise InvalidRequestError("text_input must be empty beside messages")
+        template = self._tokenizer.chat_template
+        if template is None:
+            raise InvalidRequestError("messages: the checkpoint has no chat template")
+        prompt = template.render(messages, tools, variables)
+        if not prompt:
+            raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
+        return self._tokenizer.encode(prompt, add_special_tokens=False)
 
     def _encode(self, text: str) -> NDArray[np.int32]:
         if not text:

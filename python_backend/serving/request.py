@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.contract import UNSUPPORTED_INPUTS
+from python_backend.contract import DEFAULT_PRIORITY, PRIORITY_LEVELS, UNSUPPORTED_INPUTS
 from python_backend.engine.sequence import SamplingParams
 from python_backend.errors import InvalidRequestError
 
@@ -42,6 +42,7 @@ class Row:
 
     prompt: NDArray[np.int32]
     params: SamplingParams
+    priority: int
     batch_index: int
     sequence_index: int
 
@@ -67,13 +68,18 @@ class Reporting:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A checked request."""
+    """A checked request.
+
+    Attributes:
+        timeout_us: Microseconds that the answer may take; 0 is without end.
+    """
 
     rows: list[Row]
     reporting: Reporting
     batch_size: int
     num_return_sequences: int
     liveness_probes: bool
+    timeout_us: int
 
 
 def read_request(
@@ -131,6 +137,7 @@ def read_request(
     bad_words = _word_lists(inputs, "bad_words_list", batch)
     bias = inputs.array("embedding_bias")
     log_probs = flag("return_log_probs")
+    priorities = [_priority(value) for value in scalars("priority", 0)]
 
     rows = []
     for index in range(batch):
@@ -151,7 +158,8 @@ def read_request(
                 **{parameter: values[index] for parameter, values in sampling.items()},
             )
             # Triton takes the request's memory back before the sequence has run: copy.
-            rows.append(Row(ids[index, : lengths[index]].copy(), params, index, copy))
+            prompt = ids[index, : lengths[index]].copy()
+            rows.append(Row(prompt, params, priorities[index], index, copy))
 
     streaming = flag("streaming")
     reporting = Reporting(
@@ -162,8 +170,22 @@ def read_request(
         num_output_tokens=flag("return_num_output_tokens"),
     )
     return GenerationRequest(
-        rows, reporting, batch, num_return_sequences, liveness_probes=flag("liveness_probes")
+        rows,
+        reporting,
+        batch,
+        num_return_sequences,
+        liveness_probes=flag("liveness_probes"),
+        timeout_us=inputs.timeout_us(),
     )
+
+
+def _priority(value: int) -> int:
+    if not 0 <= value <= PRIORITY_LEVELS:
+        raise InvalidRequestError(
+            f"priority is {value}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
+            "or 0 for the default"
+        )
+    return value or DEFAULT_PRIORITY
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:

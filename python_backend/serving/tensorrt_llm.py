@@ -8,6 +8,8 @@ it has by then.
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import Sequence
-from python_backend.errors import InvalidRequestError, ServerBusyError
+from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
 from python_backend.serving.metrics import EngineMetrics
 from python_backend.serving.request import GenerationRequest, Reporting, read_request
 from python_backend.serving.triton import (
@@ -38,14 +40,24 @@ _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class _Request:
-    """One Triton request: where its responses go, and how many sequences still run."""
+    """One Triton request: where its responses go, and how many sequences still run.
+
+    Attributes:
+        deadline_s: When its time is up, on the monotonic clock.
+    """
 
     def __init__(self, request: pb_utils.InferenceRequest, generation: GenerationRequest) -> None:
         self.id: str = request.request_id()
         self.sender = request.get_response_sender()
         self.generation = generation
+        self.deadline_s = time.monotonic() + (generation.timeout_us / 1e6 or math.inf)
         self.streams = [
-            _Stream(self, Sequence(row.prompt, row.params), row.batch_index, row.sequence_index)
+            _Stream(
+                self,
+                Sequence(row.prompt, row.params, row.priority),
+                row.batch_index,
+                row.sequence_index,
+            )
             for row in generation.rows
         ]
         self.unfinished = len(self.streams)
@@ -112,6 +124,7 @@ class TritonPythonModel:
         self._metrics = EngineMetrics(args["model_name"], args["model_version"])
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
+        self._deadlines: list[tuple[float, int]] = []
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._outbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
@@ -174,8 +187,9 @@ class TritonPythonModel:
     def _run_engine(self) -> None:
         next_check_s = time.monotonic()
         while self._take_inbox():
+            self._expire()
             try:
-                for sequence in self._engine.step():
+                for sequence in self._engine.step() if self._engine.has_work else []:
                     self._emit(self._streams[sequence.id])
             except Exception as error:  # whatever a step does, the requests that wait are served
                 self._fail(error)
@@ -204,6 +218,8 @@ class TritonPythonModel:
             self._streams[stream.sequence.id] = stream
             if request.id:
                 self._by_request_id[request.id].add(stream.sequence.id)
+            if request.deadline_s < math.inf:
+                heapq.heappush(self._deadlines, (request.deadline_s, stream.sequence.id))
             self._engine.add(stream.sequence)
 
     def _stop(self, sequence_ids: list[int] | None, request_id: str) -> None:
@@ -218,14 +234,23 @@ class TritonPythonModel:
 
     def _emit(self, stream: _Stream) -> None:
         if stream.sequence.finished:
-            self._forget(stream)
+            self._forget(stream, stream.sequence.finish_reason)
         if stream.has_news and not stream.queued:
             stream.queued = True
             self._outbox.put(lambda: _send_news(stream))
 
-    def _forget(self, stream: _Stream) -> None:
+    def _expire(self) -> None:
+        """End what has had its time, whether it waits or runs."""
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, sequence_id = heapq.heappop(self._deadlines)
+            stream = self._streams.get(sequence_id)
+            if stream is not None:
+                self._engine.drop(stream.sequence)
+                self._end(stream, "timeout", unavailable(_timeout_error(stream)))
+
+    def _forget(self, stream: _Stream, reason: str) -> None:
         sequence_id, request_id = stream.sequence.id, stream.request.id
-        self._metrics.count(stream.sequence)
+        self._metrics.count(stream.sequence, reason)
         del self._streams[sequence_id]
         if request_id:
             self._by_request_id[request_id].discard(sequence_id)
@@ -236,9 +261,13 @@ class TritonPythonModel:
         """Answer what was running with the error; what waits goes on."""
         pb_utils.Logger.log_error(f"a step failed: {error!r}")
         for sequence in self._engine.drop_running():
-            stream = self._streams[sequence.id]
-            self._forget(stream)
-            self._outbox.put(lambda stream=stream: _send_error(stream, error))  # type: ignore[misc]
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            self._end(self._streams[sequence.id], "error", response)
+
+    def _end(self, stream: _Stream, reason: str, response: pb_utils.InferenceResponse) -> None:
+        """Answer a sequence that the engine no longer has with an error."""
+        self._forget(stream, reason)
+        self._outbox.put(lambda: _send_response(stream, response, ends=True))
 
     def _check_clients(self) -> None:
         """See whether clients still wait.
@@ -282,15 +311,18 @@ def _send(piece: _Piece) -> None:
     _send_response(piece.stream, response, ends=bool(piece.finish_reason))
 
 
-def _send_error(stream: _Stream, error: Exception) -> None:
-    response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-    _send_response(stream, response, ends=True)
-
-
 def _send_response(stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
     request = stream.request
     request.unfinished -= ends
     request.sender.send(response, flags=0 if request.unfinished else _FINAL)
+
+
+def _timeout_error(stream: _Stream) -> RequestTimeoutError:
+    timeout_s = stream.request.generation.timeout_us / 1e6
+    return RequestTimeoutError(
+        f"the request's timeout of {timeout_s:g} s expired after "
+        f"{len(stream.sequence.output)} of {stream.sequence.params.max_tokens} tokens"
+    )
 
 
 def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:

@@ -44,6 +44,27 @@ class Inputs:
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._request = request
 
+    def parameters(self) -> dict[str, Any]:
+        """The request's parameters, as its client named them."""
+        parameters: dict[str, Any] = json.loads(self._request.parameters() or "{}")
+        return parameters
+
+    def timeout_us(self) -> int:
+        """The request's timeout in microseconds; 0 is none.
+
+        Triton's ``generate`` endpoints leave it among the parameters, where a client may have
+        written anything.
+
+        Raises:
+            InvalidRequestError: It is not a number of microseconds.
+        """
+        timeout_us: Any = self._request.timeout() or self.parameters().get("timeout", 0)
+        if not isinstance(timeout_us, int) or isinstance(timeout_us, bool) or timeout_us < 0:
+            raise InvalidRequestError(
+                f"timeout is {timeout_us!r}; it must be a whole number of microseconds, 0 or more"
+            )
+        return timeout_us
+
     def array(self, name: str) -> NDArray[Any] | None:
         """An input as ``[batch, …]``, or None where the request leaves it out."""
         tensor = pb_utils.get_input_tensor_by_name(self._request, name)

@@ -91,7 +91,15 @@ ALL = GenerationOptions(
     return_num_input_tokens=True,
     return_num_output_tokens=False,
     return_perf_metrics=True,
+    messages=[{"role": "user", "content": "Où ?"}],
+    tools=[{"type": "function", "function": {"name": "now"}}],
+    chat_template_kwargs={"enable_thinking": False},
+    priority=1,
 )
+
+
+def test_a_chat_travels_as_json() -> None:
+    assert ALL.inputs()["messages"] == ('[{"role": "user", "content": "Où ?"}]',)
 
 
 def test_tensors_are_the_contract_s() -> None:

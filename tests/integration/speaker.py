@@ -119,10 +119,17 @@ class Speaker:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def start(self, text: Any, max_tokens: Any = 64, request_id: str = "", **inputs: Any) -> Stream:
+    def start(
+        self,
+        text: Any,
+        max_tokens: Any = 64,
+        request_id: str = "",
+        timeout: int | None = None,
+        **inputs: Any,
+    ) -> Stream:
         values = {"text_input": text, "max_tokens": max_tokens, **inputs}
         tensors = [tensor(name, value) for name, value in values.items()]
-        return Stream(self.url, tensors, request_id=request_id)
+        return Stream(self.url, tensors, request_id=request_id, timeout=timeout)
 
     def ask(self, text: Any, max_tokens: Any = 64, request_id: str = "", **inputs: Any) -> Answer:
         return self.start(text, max_tokens, request_id, **inputs).answer()

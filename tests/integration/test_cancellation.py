@@ -42,9 +42,9 @@ def await_cancelled(triton: Server, count: int, timeout_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def await_metric(triton: Server, name: str, count: int) -> None:
+def await_metric(triton: Server, name: str, count: int, **labels: str) -> None:
     deadline = time.monotonic() + 30
-    while metric(triton, name) < count:
+    while metric(triton, name, **labels) < count:
         assert time.monotonic() < deadline, f"{name} stays under {count}"
         time.sleep(0.02)
 

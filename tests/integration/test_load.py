@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from ops.triton import TritonServer
 from tests.integration.conftest import Server, make_repository
 from tests.integration.speaker import Speaker
-from tests.integration.test_cancellation import await_metric
+from tests.integration.test_cancellation import await_metric, metric
 
 pytestmark = pytest.mark.integration
 
@@ -41,6 +43,50 @@ def test_a_full_queue_refuses_at_once_and_the_others_are_served(small: Server) -
     assert "the queue is full: 2 sequences wait" in refused.error
     assert "max_queue_size is 2" in refused.error
     assert [stream.answer().text for stream in (*running, *waiting)] == [expected] * 4
+
+
+def test_the_more_urgent_of_those_that_wait_goes_first(small: Server) -> None:
+    speaker = Speaker(small.grpc_url)
+    running = [speaker.start(PROMPT, 300, end_id=-1) for _ in range(2)]
+    await_metric(small, "trireme_running_sequences", 2)
+    waiting = []
+    for count, priority in enumerate((5, 1), start=1):
+        waiting.append(speaker.start(PROMPT, 200, priority=priority, return_perf_metrics=True))
+        await_metric(small, "trireme_waiting_sequences", count)
+    last, first = (stream.answer() for stream in waiting)
+    assert first.array("first_scheduled_time_ns") < last.array("first_scheduled_time_ns")
+    assert all(stream.answer().error is None for stream in running)
+
+
+def timeouts(server: Server) -> int:
+    return metric(server, "trireme_ended_sequences_total", reason="timeout")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_running_request_whose_time_is_up_ends_with_an_error(small: Server, stream: bool) -> None:
+    before = timeouts(small)
+    speaker = Speaker(small.grpc_url)
+    answer = speaker.start(PROMPT, 1900, timeout=300_000, end_id=-1, stream=stream).answer()
+    assert answer.error is not None
+    assert re.search(r"timeout of 0.3 s expired after \d+ of 1900 tokens", answer.error)
+    assert bool(answer.results) == stream
+    await_metric(small, "trireme_ended_sequences_total", before + 1, reason="timeout")
+    assert metric(small, "trireme_running_sequences") == 0
+
+
+def test_a_waiting_request_whose_time_is_up_ends_while_others_run(small: Server) -> None:
+    speaker = Speaker(small.grpc_url)
+    running = [speaker.start(PROMPT, 1900, end_id=-1) for _ in range(2)]
+    await_metric(small, "trireme_running_sequences", 2)
+    # Over HTTP, where Triton leaves a timeout among the request's parameters.
+    body = {"text_input": PROMPT, "max_tokens": 50, "parameters": {"timeout": 200_000}}
+    url = f"{small.http_url}/v2/models/ensemble/generate"
+    response = httpx.post(url, json=body, timeout=60)
+    assert response.is_error
+    assert "timeout of 0.2 s expired after 0 of 50 tokens" in response.json()["error"]
+    assert metric(small, "trireme_running_sequences") == 2
+    for stream in running:
+        stream.cancel()
 
 
 def test_a_beginning_that_was_seen_is_not_computed_again(small: Server) -> None:

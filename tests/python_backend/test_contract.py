@@ -17,6 +17,7 @@ from python_backend.contract import (
     Engine,
     Model,
     Tensor,
+    ensemble_model,
     ensemble_steps,
 )
 from tests.python_backend import upstream
@@ -33,8 +34,11 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
-    assert by_name(ENSEMBLE_MODEL.inputs) == upstream.ENSEMBLE_INPUTS
-    outputs = by_name(ENSEMBLE_MODEL.outputs)
+    inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
+    added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
+    assert added == {"priority", "messages", "tools", "chat_template_kwargs"}
+    assert all(inputs.pop(name).optional for name in added)
+    assert inputs == upstream.ENSEMBLE_INPUTS
     extra = outputs.pop("finish_reason")
     assert extra == Tensor("finish_reason", "STRING")
     assert outputs == upstream.ENSEMBLE_OUTPUTS
@@ -46,14 +50,18 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {"sequence_id", "liveness_probes"},
+            {"sequence_id", "liveness_probes", "priority"},
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
             upstream.ENGINE_OUTPUTS,
             {"sequence_id", "finish_reason"},
         ),
-        (PREPROCESSING_MODEL.inputs, upstream.PREPROCESSING_INPUTS, set()),
+        (
+            PREPROCESSING_MODEL.inputs,
+            upstream.PREPROCESSING_INPUTS,
+            {"MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS"},
+        ),
         (PREPROCESSING_MODEL.outputs, upstream.PREPROCESSING_OUTPUTS, {"LIVENESS_PROBES"}),
         (
             POSTPROCESSING_MODEL.inputs,
@@ -102,12 +110,12 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_ensemble_input_is_used(engine: Engine) -> None:
     used = chain.from_iterable(step.input_map.values() for step in ensemble_steps(engine))
-    assert set(ENSEMBLE_MODEL.input_names()) <= set(used)
+    assert set(ensemble_model(engine).input_names()) <= set(used)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_step_takes_what_the_ensemble_or_an_earlier_step_gives(engine: Engine) -> None:
-    known = set(ENSEMBLE_MODEL.input_names())
+    known = set(ensemble_model(engine).input_names())
     for step in ensemble_steps(engine):
         assert set(step.input_map.values()) <= known
         known |= set(step.output_map.values())

@@ -14,8 +14,12 @@ typedef struct {
     float scale;
     const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
     float *output;          /* [tokens][num_heads * head_dim] */
-    const float *cosines;   /* [context][head_dim / 2] */
+    const float *cosines;   /* [context][rotary_half] */
     const float *sines;
+    int32_t rotary_half;    /* pairs of elements that turn, the first 2 * rotary_half of a head */
+    float softcap;          /* scores become cap * tanh(score / cap); 0: they stay */
+    const int32_t *windows; /* [layers]: keys that a query sees, its own the last; 0: all */
+    const int32_t *turned;  /* [layers]: whether queries and keys turn at all */
     int32_t num_sequences;
     const int32_t *starts;  /* [sequences + 1]: first packed token of each */
     const int32_t *lengths; /* [sequences]: tokens already in the cache */

@@ -22,15 +22,18 @@ typedef struct {
     Linear qkv;
     const float *q_norm, *k_norm; /* of each head, or NULL */
     Linear attention_output;
+    const float *post_attention_norm; /* of what is added to the residual, or NULL */
     const float *mlp_norm;
     Linear gate_up, down;
+    const float *post_mlp_norm;
 } Layer;
 
 typedef struct {
     int32_t num_layers, hidden_size, intermediate_size, vocab_size;
     int32_t activation;      /* an Epilogue */
     int32_t embedding_dtype; /* 0: float, 1: half, 2: bfloat16 */
-    float norm_eps;
+    float norm_eps, embedding_scale;
+    float logit_softcap;   /* logits become cap * tanh(logit / cap); 0: they stay */
     const void *embedding; /* [vocab][hidden] */
     const float *final_norm;
     Linear lm_head;
@@ -116,6 +119,8 @@ static void embed_row(const void *context, int row) {
             memcpy(output + i, &bits, sizeof bits);
         }
     }
+    if (decoder->embedding_scale != 1)
+        for (int i = 0; i < width; i++) output[i] *= decoder->embedding_scale;
 }
 
 static void round_row(const void *context, int row) {
@@ -198,16 +203,44 @@ static void run_layer(const Decoder *decoder, const Batch *batch, int index, int
     trireme_attention(batch, index);
 }
 
+static void add_normed_row(const void *context, int row) {
+    const Region *region = context;
+    int width = region->width;
+    float *delta = region->decoder->normed + (int64_t)row * width;
+    float *residual = region->decoder->residual + (int64_t)row * width;
+    norm_row(delta, region->norm, width, region->decoder->norm_eps, delta);
+    for (int i = 0; i < width; i++) residual[i] += delta[i];
+}
+
+/* residual += linear(values), normed first where there is a norm */
+static void add_product(const Decoder *decoder, const Linear *linear, int rows,
+                        const float *values, int width, const float *norm) {
+    int hidden = decoder->hidden_size;
+    float *output = norm ? decoder->normed : decoder->residual;
+    multiply(decoder, linear, rows, values, width, NULL, norm ? WRITE : ADD, output, hidden);
+    if (!norm) return;
+    const Region region = {.decoder = decoder, .norm = norm, .width = hidden};
+    each_row(add_normed_row, &region, rows);
+}
+
 /* The rest of a layer after its attention. */
 static void finish_layer(const Decoder *decoder, int index, int attended, int rows) {
     const Layer *layer = decoder->layers + index;
     int hidden = decoder->hidden_size, intermediate = decoder->intermediate_size;
-    multiply(decoder, &layer->attention_output, rows, decoder->attended, attended, NULL, ADD,
-             decoder->residual, hidden);
+    add_product(decoder, &layer->attention_output, rows, decoder->attended, attended,
+                layer->post_attention_norm);
     multiply(decoder, &layer->gate_up, rows, decoder->residual, hidden, layer->mlp_norm,
              (Epilogue)decoder->activation, decoder->gated, intermediate);
-    multiply(decoder, &layer->down, rows, decoder->gated, intermediate, NULL, ADD,
-             decoder->residual, hidden);
+    add_product(decoder, &layer->down, rows, decoder->gated, intermediate, layer->post_mlp_norm);
+}
+
+static void cap_row(const void *context, int row) {
+    const Region *region = context;
+    float *logits = region->step->logits + (int64_t)row * region->width;
+    float cap = region->decoder->logit_softcap;
+    int i = 0;
+    for (; i + LANES <= region->width; i += LANES) store(logits + i, capped(load(logits + i), cap));
+    for (; i < region->width; i++) logits[i] = capped(splat(logits[i]), cap)[0];
 }
 
 /* Move the rows whose logits are wanted to the front; their numbers rise. */
@@ -237,6 +270,10 @@ void trireme_decode(const Decoder *decoder, Batch *batch, const Step *step) {
     finish_layer(decoder, last, attended, step->num_rows);
     multiply(decoder, &decoder->lm_head, step->num_rows, decoder->residual, hidden,
              decoder->final_norm, WRITE, step->logits, decoder->vocab_size);
+    if (decoder->logit_softcap > 0) {
+        const Region region = {.decoder = decoder, .step = step, .width = decoder->vocab_size};
+        each_row(cap_row, &region, step->num_rows);
+    }
 }
 
 #endif

@@ -37,4 +37,12 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)y + (whole << 23));
 }
 
+/* cap * tanh(score / cap), of a vector. */
+INLINE vec capped(vec score, float cap) {
+    vec doubled = score * (2.0f / cap);
+    vec small = exponential(pick(doubled > 0, -doubled, doubled));
+    vec part = (1.0f - small) / (1.0f + small) * cap;
+    return pick(doubled > 0, part, -part);
+}
+
 #endif

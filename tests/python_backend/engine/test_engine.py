@@ -196,6 +196,7 @@ def test_a_failing_step_drops_what_runs_and_no_more(
         with pytest.raises(EngineError, match="the engine failed: out of order"):
             engine.step()
     assert engine.drop_running() == sequences[:2]
+    assert engine.scheduler.pool.num_used == 0
     assert engine.scheduler.running == []
     finish(engine)
     assert [sequence.output for sequence in sequences[2:]] == alone(load())[2:]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.engine.kv_cache import BlockPool, KVMemory, chain
@@ -25,40 +24,41 @@ def test_blocks_are_taken_and_given_back() -> None:
     assert (pool.num_used, pool.num_available) == (0, 3)
 
 
-def tokens(*kinds: int) -> NDArray[np.int32]:
-    return np.repeat(np.array(kinds, dtype=np.int32), BLOCK_TOKENS)
+def digests(*kinds: int) -> list[bytes]:
+    """What identifies blocks that hold one token over and over."""
+    chained = [b""]
+    for kind in kinds:
+        chained.append(chain(chained[-1], np.full(BLOCK_TOKENS, kind, dtype=np.int32)))
+    return chained[1:]
 
 
 def test_a_known_prefix_is_found_as_far_as_it_goes() -> None:
     pool = BlockPool(4)
     blocks = pool.take(2)
-    digest = b""
-    for block, kind in zip(blocks, (1, 2), strict=True):
-        digest = chain(digest, tokens(kind))
+    for block, digest in zip(blocks, digests(1, 2), strict=True):
         pool.remember(block, digest)
     assert pool.release(blocks) == []
     assert pool.num_cached == 2
-    assert pool.find(tokens(1, 3, 2)) == blocks[:1]
-    assert pool.find(tokens(1, 2, 9)) == blocks
-    assert pool.find(tokens(2, 1)) == []
+    assert pool.find(digests(1, 3, 2)) == blocks[:1]
+    assert pool.find(digests(1, 2, 9)) == blocks
+    assert pool.find(digests(2, 1)) == []
     assert pool.num_used == 2
 
 
 def test_the_end_of_a_prefix_is_forgotten_first() -> None:
     pool = BlockPool(2)
     blocks = pool.take(2)
-    first = chain(b"", tokens(1))
-    pool.remember(blocks[0], first)
-    pool.remember(blocks[1], chain(first, tokens(2)))
+    for block, digest in zip(blocks, digests(1, 2), strict=True):
+        pool.remember(block, digest)
     pool.release(blocks)
     assert pool.take(1) == blocks[1:]
-    assert pool.find(tokens(1, 2, 3)) == blocks[:1]
+    assert pool.find(digests(1, 2, 3)) == blocks[:1]
 
 
 def test_the_same_content_is_remembered_once() -> None:
     pool = BlockPool(2)
     one, two = pool.take(2)
-    digest = chain(b"", tokens(1))
+    (digest,) = digests(1)
     pool.remember(one, digest)
     pool.remember(two, digest)
     assert pool.release([one, two]) == [two]

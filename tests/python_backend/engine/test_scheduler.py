@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from python_backend.contract import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from python_backend.engine import scheduler as scheduler_module
 from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import BlockPool
-from python_backend.engine.scheduler import Scheduled, Scheduler, blocks_for
+from python_backend.engine.scheduler import MAX_OVERTAKES, Scheduled, Scheduler, blocks_for
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 
-def make_sequence(prompt: int | list[int], max_tokens: int = 5) -> Sequence:
+def make_sequence(
+    prompt: int | list[int], max_tokens: int = 5, priority: int = DEFAULT_PRIORITY
+) -> Sequence:
     tokens = [0] * prompt if isinstance(prompt, int) else prompt
-    return Sequence(np.array(tokens, dtype=np.int32), SamplingParams(max_tokens=max_tokens))
+    params = SamplingParams(max_tokens=max_tokens)
+    return Sequence(np.array(tokens, dtype=np.int32), params, priority)
 
 
 def make_scheduler(blocks: int = 64, max_sequences: int = 4, max_num_tokens: int = 64) -> Scheduler:
@@ -36,7 +42,7 @@ def advance(scheduler: Scheduler, work: list[Scheduled]) -> None:
 
 
 class Comings(RuleBasedStateMachine):
-    """Sequences come, go and run, in any order, in little memory and with shared prefixes."""
+    """Sequences of any priority come, go and run, in little memory and with shared prefixes."""
 
     @initialize(blocks=st.integers(4, 10), rows=st.integers(1, 5), budget=st.integers(1, 40))
     def start(self, blocks: int, rows: int, budget: int) -> None:
@@ -44,10 +50,15 @@ class Comings(RuleBasedStateMachine):
         self.scheduler = make_scheduler(blocks, rows, budget)
         self.alive: list[Sequence] = []
 
-    @rule(kind=st.integers(0, 2), prompt=st.integers(1, 60), max_tokens=st.integers(1, 40))
-    def add(self, kind: int, prompt: int, max_tokens: int) -> None:
+    @rule(
+        kind=st.integers(0, 2),
+        prompt=st.integers(1, 60),
+        max_tokens=st.integers(1, 40),
+        priority=st.integers(1, PRIORITY_LEVELS),
+    )
+    def add(self, kind: int, prompt: int, max_tokens: int, priority: int) -> None:
         if blocks_for(prompt + max_tokens) <= self.num_blocks:
-            sequence = make_sequence([kind] * prompt, max_tokens)
+            sequence = make_sequence([kind] * prompt, max_tokens, priority)
             self.scheduler.add(sequence)
             self.alive.append(sequence)
 
@@ -88,7 +99,8 @@ class Comings(RuleBasedStateMachine):
         assert pool.num_used + pool.num_available == self.num_blocks
         for sequence in self.alive:
             assert blocks_for(sequence.num_computed) <= len(sequence.blocks)
-            assert len(sequence.digests) == sequence.num_computed // BLOCK_TOKENS
+            full = sequence.num_computed // BLOCK_TOKENS
+            assert full <= len(sequence.digests) <= sequence.num_tokens // BLOCK_TOKENS
 
     @invariant()
     def what_is_written_to_is_shared_with_nobody(self) -> None:
@@ -99,6 +111,12 @@ class Comings(RuleBasedStateMachine):
         ]
         users = Counter(block for sequence in self.alive for block in sequence.blocks)
         assert all(users[block] == 1 for block in written)
+
+    @invariant()
+    def the_most_urgent_are_first(self) -> None:
+        for held in (self.scheduler.running, self.scheduler.waiting):
+            ranks = [(each.priority * (not each.is_promoted), each.id) for each in held]
+            assert ranks == sorted(ranks)
 
     @invariant()
     def nobody_is_lost(self) -> None:
@@ -170,7 +188,7 @@ def test_a_prompt_that_finds_no_room_waits() -> None:
     scheduler.add(second)
     advance(scheduler, scheduler.schedule())
     assert scheduler.running == [first]
-    assert list(scheduler.waiting) == [second]
+    assert scheduler.waiting == [second]
     advance(scheduler, scheduler.schedule())
     assert [each.sequence for each in scheduler.schedule()] == [second]
 
@@ -185,9 +203,102 @@ def test_where_memory_runs_out_the_youngest_waits_again() -> None:
     advance(scheduler, scheduler.schedule())
     assert scheduler.num_preempted == 1
     assert scheduler.running == [first]
-    assert list(scheduler.waiting) == [second]
+    assert scheduler.waiting == [second]
     assert second.blocks == []
     assert len(second.output) == 1
+
+
+def test_the_more_urgent_go_first_and_among_equals_the_earlier() -> None:
+    scheduler = make_scheduler(max_sequences=1)
+    sequences = [make_sequence([7], 1, priority) for priority in (3, 5, 1, 3, 1)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    order = []
+    while scheduler.has_work:
+        (work,) = scheduler.schedule()
+        order.append(sequences.index(work.sequence))
+        advance(scheduler, [work])
+    assert order == [2, 4, 0, 3, 1]
+
+
+@pytest.mark.parametrize("urgent", [0, 1])
+def test_where_memory_runs_out_the_least_urgent_waits_again(urgent: int) -> None:
+    """The same two as above, but for their priorities: youth counts among equals only."""
+    scheduler = make_scheduler(blocks=3)
+    sequences = [
+        make_sequence([kind] * 16, 30, priority=1 if kind == urgent else 5) for kind in (0, 1)
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.running == [sequences[urgent]]
+    assert scheduler.waiting == [sequences[1 - urgent]]
+
+
+def test_an_urgent_prompt_takes_memory_from_streams_that_are_less_urgent() -> None:
+    scheduler = make_scheduler(blocks=6, max_num_tokens=17)
+    stream, prompt = make_sequence([1] * 16, 60, 5), make_sequence([2] * 64, 2, 1)
+    scheduler.add(stream)
+    advance(scheduler, scheduler.schedule())
+    scheduler.add(prompt)
+    for _ in range(20):
+        advance(scheduler, scheduler.schedule())
+    assert prompt.finished
+    assert not stream.finished
+
+
+def test_the_least_urgent_ends_however_many_urgent_ones_come() -> None:
+    """With so little memory that urgent sequences would put it off at every step."""
+    scheduler = make_scheduler(blocks=4, max_sequences=2, max_num_tokens=32)
+    humble = make_sequence([1] * 20, 30, priority=5)
+    scheduler.add(humble)
+    for kind in range(10, 400):
+        while len(scheduler.waiting) < 3:
+            scheduler.add(make_sequence([kind] * 20, 20, priority=1))
+        advance(scheduler, scheduler.schedule())
+        if humble.finished:
+            break
+    assert humble.finish_reason == "length"
+
+
+def test_the_one_that_waits_longest_is_overtaken_so_often_and_no_more() -> None:
+    scheduler = make_scheduler(max_sequences=1)
+    humble = make_sequence([1], 1, priority=5)
+    scheduler.add(humble)
+    overtaken = 0
+    while not humble.finished:
+        scheduler.add(make_sequence([2], 1, priority=1))
+        advance(scheduler, scheduler.schedule())
+        overtaken += not humble.finished
+    assert overtaken == MAX_OVERTAKES
+
+
+def test_sequences_that_arrive_together_compute_their_shared_beginning_once() -> None:
+    scheduler = make_scheduler(max_num_tokens=48)
+    sequences = [make_sequence([7] * 64 + [kind] * 8, 1) for kind in range(3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    computed = 0
+    while scheduler.has_work:
+        work = scheduler.schedule()
+        computed += sum(each.num_tokens for each in work)
+        advance(scheduler, work)
+    assert computed == 64 + 3 * 8
+    assert (scheduler.num_looked_up_blocks, scheduler.num_reused_blocks) == (12, 8)
+
+
+def test_a_sequence_that_waits_is_looked_up_without_reading_its_tokens_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduler = make_scheduler(blocks=5)
+    scheduler.add(make_sequence([1] * 40, 3))
+    scheduler.add(make_sequence([2] * 40, 3))
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.waiting
+    monkeypatch.delattr(scheduler_module, "chain")
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.waiting
 
 
 def test_a_shared_beginning_is_computed_once() -> None:

@@ -58,11 +58,19 @@ class Request:
 
     tensors: dict[str, Tensor]
     cancelled: bool = False
+    timeout_us: int = 0
+    parameters_json: str = "{}"
     responses: list[InferenceResponse] = field(default_factory=list)
     ended: bool = False
 
     def request_id(self) -> str:
         return "r"
+
+    def timeout(self) -> int:
+        return self.timeout_us
+
+    def parameters(self) -> str:
+        return self.parameters_json
 
     def is_cancelled(self) -> bool:
         return self.cancelled

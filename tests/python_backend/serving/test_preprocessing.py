@@ -153,6 +153,41 @@ def test_a_plain_text_is_wrapped_in_the_chat_template(
     assert ids.tolist() == [TOKENIZER.encode(prompt).ids]
 
 
+CHAT = '[{"role": "user", "content": "cat"}]'
+
+
+def chat(messages: str = CHAT) -> list[list[bytes]]:
+    return [[messages.encode()]]
+
+
+def test_messages_are_rendered_and_tokenized(load: Callable[..., TritonPythonModel]) -> None:
+    model = load(TEMPLATE + "{{ mode }}{{ tools[0].function.name }}")
+    tools = b'[{"type": "function", "function": {"name": "now"}}]'
+    ids = answer(
+        model, "", MESSAGES=chat(), TOOLS=[[tools]], CHAT_TEMPLATE_KWARGS=[[b'{"mode": "x"}']]
+    ).outputs["INPUT_ID"]
+    assert ids.tolist() == [TOKENIZER.encode("<|im start|>user: catxnow").ids]
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "message"),
+    [
+        ("a", {"MESSAGES": chat()}, "text_input must be empty beside messages"),
+        ("a", {"TOOLS": [[b"[]"]]}, "tools and chat_template_kwargs need messages"),
+        ("", {"MESSAGES": chat("[]")}, "messages: list should have at least 1 item"),
+        ("", {"MESSAGES": [[b"\xff"]]}, "messages is not valid UTF-8: byte 0 is 0xff"),
+    ],
+)
+def test_a_wrong_chat_is_refused(
+    load: Callable[..., TritonPythonModel], text: str, inputs: dict[str, Any], message: str
+) -> None:
+    assert refusal(load(TEMPLATE), text, **inputs).startswith(message)
+
+
+def test_a_chat_needs_a_template(load: Callable[..., TritonPythonModel]) -> None:
+    assert refusal(load(), "", MESSAGES=chat()) == "messages: the checkpoint has no chat template"
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

@@ -44,6 +44,9 @@ class FakeInputs:
         array = self.array(name)
         return None if array is None else cast("list[Any]", array.reshape(batch).tolist())
 
+    def timeout_us(self) -> int:
+        return 1500
+
 
 def read(exclude_input: Any = True, **inputs: Any) -> GenerationRequest:
     """A request whose first three tensors are filled in where the test leaves them out."""
@@ -71,6 +74,8 @@ def test_a_request_with_the_least() -> None:
     assert row.params == SamplingParams(max_tokens=9, end_ids=frozenset([2, 3]))
     assert (row.batch_index, row.sequence_index) == (0, 0)
     assert (request.batch_size, request.num_return_sequences) == (1, 1)
+    assert row.priority == 3
+    assert request.timeout_us == 1500
     assert not request.liveness_probes
     assert request.reporting == Reporting(
         streaming=False,
@@ -130,6 +135,19 @@ def test_several_sequences_of_a_prompt_have_seeds_of_their_own() -> None:
     ]
     assert [row.params.seed for row in request.rows] == [10, 11, 12, 20, 21, 22]
     assert request.num_return_sequences == 3
+
+
+def test_each_row_has_its_own_priority() -> None:
+    request = read(input_ids=[[5]] * 3, priority=[1, 0, 5])
+    assert [row.priority for row in request.rows] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("priority", [-1, 6])
+def test_a_priority_out_of_bounds_is_refused(priority: int) -> None:
+    assert refusal(priority=[priority]) == (
+        f"priority is {priority}; it must be between 1, the most urgent, and 5, or 0 for the "
+        "default"
+    )
 
 
 def test_without_a_seed_none_is_made_up() -> None:

@@ -77,6 +77,35 @@ def test_whatever_goes_wrong_in_a_template_is_an_error_of_the_request() -> None:
         render("{{ 1 / 0 }}")
 
 
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (
+            "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+            "it loops",
+        ),
+        ("{% for i in range(10**9) %}{% endfor %}", "[Rr]ange"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ 'a' * 10**9 }}", "makes too much"),
+        ("{{ 10 ** 10 ** 3 }}", "makes too much"),
+        ("{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}", "more than 16000000 characters"),
+    ],
+)
+def test_a_template_that_does_not_end_is_an_error_of_the_request(source: str, error: str) -> None:
+    with pytest.raises(InvalidRequestError, match=error):
+        render(source)
+
+
+def test_a_template_is_given_tools_and_the_variables_of_the_request() -> None:
+    template = ChatTemplate("{{ tools[0].name }} {{ mode }} {{ add_generation_prompt }}", {})
+    variables = {"mode": "fast", "add_generation_prompt": False}
+    assert template.render(HELLO, [{"name": "now"}], variables) == "now fast False"
+
+
+def test_the_generation_block_of_training_is_just_text() -> None:
+    assert render("a{% generation %}{{ messages[0].content }}{% endgeneration %}b") == "aHellob"
+
+
 def test_a_broken_template_is_named_when_the_engine_loads() -> None:
     with pytest.raises(EngineError, match=r"chat template is not valid: .*endfor"):
         ChatTemplate("{% for message in messages %}", {})
