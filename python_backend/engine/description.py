@@ -7,13 +7,15 @@ weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from python_backend.errors import EngineError
 
 DECODER_FILE = "decoder.json"
+
+TensorType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8", "uint8"]
 
 
 class _Model(BaseModel):
@@ -29,7 +31,7 @@ class Tensor(_Model):
         offset: Its first byte.
     """
 
-    dtype: Literal["float32", "float16", "bfloat16", "int8", "uint8"]
+    dtype: TensorType
     shape: tuple[int, ...]
     offset: int = Field(ge=0)
 
@@ -83,7 +85,7 @@ class DecoderDescription(_Model):
     """
 
     intermediate_size: int = Field(gt=0)
-    activation: Literal["silu", "gelu"]
+    activation: Literal["silu", "gelu_tanh"]
     norm_eps: float = Field(gt=0)
     embedding_scale: float = Field(gt=0)
     logit_softcap: float | None = Field(gt=0)

@@ -26,7 +26,7 @@ from python_backend.errors import EngineError
 _PANEL = 64
 _LANES = 16
 _GROUP = 32
-_GATES = {"silu": 2, "gelu": 3}
+_GATES = {"silu": 2, "gelu_tanh": 3}
 _BITS = {"int8": 8, "int4": 4}
 _EMBEDDING_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 
@@ -109,6 +109,7 @@ class _Packing(ctypes.Structure):
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
+        ("bits", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("columns", ctypes.c_int32),
         ("padded", ctypes.c_int32),
@@ -312,6 +313,7 @@ class _Weights:
                 levels=from_levels.ctypes.data,
                 scales=from_scales.ctypes.data,
                 zeros=None if from_zeros is None else from_zeros.ctypes.data,
+                bits=self._bits,
                 outputs=outputs,
                 columns=columns,
                 padded=padded,
@@ -321,7 +323,7 @@ class _Weights:
                 to_scales=scales.ctypes.data,
                 to_zeros=None if zeros is None else zeros.ctypes.data,
             )
-            self._kernels.trireme_pack(ctypes.byref(packing), ctypes.c_int(self._bits))
+            self._kernels.trireme_pack(ctypes.byref(packing))
         linear = _Linear(
             bits=self._bits,
             columns=padded,

@@ -14,6 +14,7 @@ from python_backend.engine.config import ROTARY_FILE, EngineConfig
 from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
+
 @dataclass(frozen=True)
 class Limits:
     """What a runner makes room for.

@@ -295,7 +295,7 @@ typedef struct {
     const void *levels;
     const float *scales;
     const uint8_t *zeros;
-    int32_t outputs, columns, padded; /* columns that exist, and with padding */
+    int32_t bits, outputs, columns, padded; /* columns that exist, and with padding */
     int32_t every, offset;
     uint8_t *to_levels;
     void *to_scales;
@@ -303,8 +303,7 @@ typedef struct {
 } Packing;
 
 /* 8 bits: levels int8 [columns][outputs], scales [outputs]. */
-static void pack_int8(const void *context, int source) {
-    const Packing *pack = context;
+static void pack_int8(const Packing *pack, int source) {
     int vector = pack->every * source + pack->offset;
     int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
     uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL + slot * 64;
@@ -321,8 +320,7 @@ static void pack_int8(const void *context, int source) {
 
 /* 4 bits: levels [outputs][groups][16], two a byte; scales [outputs][groups];
  * zeros [outputs][(groups + 1) / 2], two a byte. */
-static void pack_int4(const void *context, int source) {
-    const Packing *pack = context;
+static void pack_int4(const Packing *pack, int source) {
     int vector = pack->every * source + pack->offset;
     int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
     int64_t groups = pack->padded / INT4_GROUP;
@@ -347,10 +345,20 @@ static void pack_int4(const void *context, int source) {
     }
 }
 
+/* A unit is a panel: its vectors share bytes. */
+static void pack_panel(const void *context, int panel) {
+    const Packing *pack = context;
+    int vectors = PANEL / LANES / pack->every;
+    for (int source = panel * vectors; source < (panel + 1) * vectors; source++) {
+        if (source * LANES >= pack->outputs) return;
+        pack->bits == 8 ? pack_int8(pack, source) : pack_int4(pack, source);
+    }
+}
+
 /* Pack a matrix into memory that is zero. */
-void trireme_pack(const Packing *pack, int bits) {
-    int vectors = (pack->outputs + LANES - 1) / LANES;
-    trireme_parallel(bits == 8 ? pack_int8 : pack_int4, pack, vectors);
+void trireme_pack(const Packing *pack) {
+    int outputs = PANEL / pack->every;
+    trireme_parallel(pack_panel, pack, (pack->outputs + outputs - 1) / outputs);
 }
 
 #endif

@@ -191,8 +191,8 @@ def test_a_failing_step_drops_what_runs_and_no_more(
             raise RuntimeError("out of order")
 
     with monkeypatch.context() as patch:
-        segments: list[Any] = [engine._runner._segments[0], Failing()]
-        patch.setattr(engine._runner, "_segments", segments)
+        runner: Any = engine._runner
+        patch.setattr(runner, "_segments", [runner._segments[0], Failing()])
         with pytest.raises(EngineError, match="the engine failed: out of order"):
             engine.step()
     assert engine.drop_running() == sequences[:2]
