@@ -19,6 +19,7 @@ from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler, blocks_for
+from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.errors import EngineError, InvalidRequestError
 
@@ -30,6 +31,7 @@ class Engine:
         config: What the engine folder says about itself.
         layout: How keys and values lie in a block.
         scheduler: The sequences and their blocks.
+        batch_size: Sequences that the last step computed.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Engine:
             )
         self._memory = KVMemory(layout, num_blocks)
         self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
+        self.batch_size = 0
+        self._selection = load_selection(num_threads or available_cores())
         limits = Limits(
             max_tokens=max_num_tokens + max_sequences,
             max_sequences=max_sequences,
@@ -150,11 +154,12 @@ class Engine:
                 ``drop_running``.
         """
         work = self.scheduler.schedule()
+        self.batch_size = len(work)
         logits = self._runner.run(work)
         advanced = [each.sequence for each in work if each.samples]
         for each in work:
             self.scheduler.computed(each)
-        tokens, log_probs = sample(logits, advanced)
+        tokens, log_probs = sample(logits, advanced, self._selection)
         for sequence, token, log_prob in zip(advanced, tokens, log_probs, strict=True):
             sequence.append(token, log_prob)
             if sequence.finished:
