@@ -29,7 +29,6 @@ class Engine:
         config: What the engine folder says about itself.
         layout: How keys and values lie in a block.
         scheduler: The sequences and their blocks.
-        batch_size: Sequences that the last step computed.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class Engine:
             )
         self._memory = KVMemory(layout, num_blocks)
         self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
-        self.batch_size = 0
         self._selection = load_selection(num_threads or available_cores())
         self._runner = Runner(
             folder,
@@ -153,7 +151,6 @@ class Engine:
                 ``drop_running``.
         """
         work = self.scheduler.schedule()
-        self.batch_size = len(work)
         logits = self._runner.run(work)
         advanced = [each.sequence for each in work if each.samples]
         for each in work:
