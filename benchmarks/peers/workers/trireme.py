@@ -22,7 +22,7 @@ class Trireme:
         self._engine = engine
         self.settings: dict[str, Any] = {
             "precision": engine.config.precision,
-            "compiled kernels": engine.is_compiled,
+            "runner": engine.runner,
             "KV cache bytes a token": engine.layout.block_bytes // BLOCK_TOKENS,
         }
 
