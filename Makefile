@@ -104,6 +104,14 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-cache
+bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
+	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
+
+.PHONY: bench-sampling
+bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
+	@$(run) -m benchmarks.sampling
+
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
