@@ -19,7 +19,7 @@ from gateway.tenants.oidc import KeySet, ProviderUnavailable
 from gateway.tenants.registry import Registry
 from gateway.tenants.settings import IdentityProviderSettings
 
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trireme"'}
+_CHALLENGE = {"www-authenticate": 'Bearer realm="trireme"'}
 _MAX_TOKEN_LENGTH = 16 << 10
 
 _name: TypeAdapter[str] = TypeAdapter(Name)

@@ -54,7 +54,7 @@ class EngineConfig(BaseModel):
         format_version: Version of the folder's layout: its files, the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
         precision: Precision of the weights.
-        vocab_size: Width of the logits.
+        vocab_size: Width of the logits; sampling can add up no more.
         num_layers: Decoder layers, each with one key and one value cache.
         hidden_size: Width of the residual stream.
         num_heads: Query heads a layer.
@@ -71,7 +71,7 @@ class EngineConfig(BaseModel):
     format_version: Literal[2] = 2
     architecture: str
     precision: Precision
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 20)
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     num_heads: int = Field(gt=0)

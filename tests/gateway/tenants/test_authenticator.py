@@ -97,7 +97,7 @@ class TestKeys:
         for header in (None, "", "Bearer x", "Basic x", "Bearer a.b.c", f"Bearer {admin}"):
             with pytest.raises(AuthenticationError) as raised:
                 await authenticator.authenticate(header)
-            assert raised.value.headers["WWW-Authenticate"].startswith("Bearer")
+            assert raised.value.headers["www-authenticate"].startswith("Bearer")
         messages = set()
         for text in (other, wrong_secret):
             with pytest.raises(AuthenticationError) as raised:
