@@ -17,6 +17,7 @@ from python_backend.contract import (
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
     TENSORRT_LLM_MODEL,
+    Engine,
     Model,
     Tensor,
     ensemble_model,
@@ -41,7 +42,7 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
         ),
         # One instance: a stream's pieces find their state there, in order.
         _python_model(POSTPROCESSING_MODEL, settings.postprocessing, settings, decoupled=True),
-        _ensemble(settings),
+        _ensemble(settings, settings.engine),
     ]
     if settings.engine == "onnxruntime":
         configs.append(
@@ -109,10 +110,10 @@ def _llm_api() -> pb.ModelConfig:
     return config
 
 
-def _ensemble(settings: RepositorySettings) -> pb.ModelConfig:
-    config = _model(ensemble_model(settings.engine), settings)
+def _ensemble(settings: RepositorySettings, engine: Engine) -> pb.ModelConfig:
+    config = _model(ensemble_model(engine), settings)
     config.platform = ENSEMBLE
-    for step in ensemble_steps(settings.engine):
+    for step in ensemble_steps(engine):
         entry = config.ensemble_scheduling.step.add()
         entry.model_name = step.model
         entry.model_version = -1

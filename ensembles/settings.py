@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ensembles.cpp_backend import CppBackendSettings
 from ensembles.llm_api import LLMAPISettings
-from python_backend.contract import Engine
 from python_backend.settings import (
     EngineSettings,
     PostprocessingSettings,
@@ -35,7 +34,7 @@ class RepositorySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: Engine | Literal["llmapi"] = "onnxruntime"
+    engine: Literal["onnxruntime", "tensorrtllm", "llmapi"] = "onnxruntime"
     max_batch_size: int = Field(default=64, ge=1, le=4096)
     preprocessing_instances: int = Field(default=1, ge=1, le=64)
     preprocessing: PreprocessingSettings = PreprocessingSettings()

@@ -48,7 +48,7 @@ _DTYPES: dict[str, Any] = {
     "U8": np.uint8,
 }
 
-# TensorRT-LLM's name of each product of a layer: the checkpoint's, and how it is divided.
+# TensorRT-LLM's name of each product of a layer, and the checkpoint's.
 _TRTLLM_PARTS = {
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attention.dense": ("self_attn.o_proj",),
@@ -56,7 +56,6 @@ _TRTLLM_PARTS = {
     "mlp.gate": ("mlp.up_proj",),
     "mlp.proj": ("mlp.down_proj",),
 }
-_DIVIDED_BY_COLUMNS = {"attention.dense", "mlp.proj"}
 
 
 class ReadBack(NamedTuple):
@@ -203,21 +202,11 @@ def _read_trtllm(
         stored = _Stored([folder / f"rank{rank}.safetensors"])
         stage, shard = divmod(rank, tensor)
         for index in range(layers):
+            layer = f"model.layers.{stage * layers + index}"
             for name, parts in _TRTLLM_PARTS.items():
                 full = f"transformer.layers.{index}.{name}"
-                original = np.concatenate(
-                    [
-                        _shard(
-                            checkpoint.tensor(
-                                f"model.layers.{stage * layers + index}.{part}.weight"
-                            ).astype(np.float32),
-                            1 if name in _DIVIDED_BY_COLUMNS else 0,
-                            shard,
-                            tensor,
-                        )
-                        for part in parts
-                    ]
-                )
+                shards = [_shard(checkpoint, f"{layer}.{part}", shard, config) for part in parts]
+                original = np.concatenate(shards)
                 weight = _dequantized(
                     algorithm,
                     stored[f"{full}.weight"],
@@ -229,8 +218,17 @@ def _read_trtllm(
                 yield _compared(stored, rank, f"{full}.weight", weight, original, factor, algorithm)
 
 
-def _shard(matrix: Matrix, axis: int, shard: int, count: int) -> Matrix:
-    return np.split(matrix, count, axis=axis)[shard]
+def _shard(checkpoint: Checkpoint, name: str, shard: int, config: dict[str, Any]) -> Matrix:
+    """A rank's part of a matrix: columns where the inputs are divided, else rows.
+
+    Where there are fewer KV heads than ranks, each head has copies on several.
+    """
+    matrix = checkpoint.tensor(f"{name}.weight").astype(np.float32)
+    ranks, axis = config["mapping"]["tp_size"], int(name.endswith(("o_proj", "down_proj")))
+    if name.endswith(("k_proj", "v_proj")) and ranks > config["num_key_value_heads"]:
+        shard, ranks = shard * config["num_key_value_heads"] // ranks, config["num_key_value_heads"]
+    part: Matrix = np.split(matrix, ranks, axis=axis)[shard]
+    return part
 
 
 def _dequantized(
