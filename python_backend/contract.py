@@ -271,7 +271,9 @@ CPP_BACKEND_MODEL = Model(
         *_CPP_ONLY_INPUTS,
     ),
     outputs=(
-        *(tensor for tensor in TENSORRT_LLM_MODEL.outputs if tensor not in _ENGINE_EXTRA_OUTPUTS),
+        Tensor("output_ids", "INT32", (-1, -1)),
+        Tensor("sequence_length", "INT32", (-1,)),
+        *_ENGINE_STATISTICS,
         Tensor("context_phase_params", "UINT8", (-1,)),
     ),
 )

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from build.checkpoint import Checkpoint
@@ -77,9 +78,10 @@ def _run(
             f"{error.name} is missing: run this in the environment of requirements/modelopt.txt "
             "(make tensorrt-llm does)"
         ) from None
-    folders = quantize_checkpoint(
-        checkpoint, output, target, texts, lambda step: print(step, file=sys.stderr, flush=True)
-    )
+    with redirect_stdout(sys.stderr):  # ModelOpt talks
+        folders = quantize_checkpoint(
+            checkpoint, output, target, texts, lambda step: print(step, flush=True)
+        )
     with Checkpoint(checkpoint) as opened:
         for form, folder in folders.items():
             _show(form, folder, opened)

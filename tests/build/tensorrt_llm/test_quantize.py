@@ -18,7 +18,7 @@ from build.checkpoint import Checkpoint
 from build.errors import BuildError, CheckpointError
 from build.tensorrt_llm import __main__ as command
 from build.tensorrt_llm.read_back import check, quantization_format
-from build.tensorrt_llm.settings import Mapping, Quantization, TensorRTLLMTarget
+from build.tensorrt_llm.settings import Form, Mapping, Quantization, TensorRTLLMTarget
 from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
 
 pytest.importorskip("modelopt")
@@ -153,7 +153,7 @@ def test_architectures_with_a_hugging_face_form_only(tmp_path, kind):
 @pytest.mark.parametrize("quantization", ["none", "fp8", "int8_smoothquant", "int4_awq"])
 def test_scales_of_keys_and_values(tmp_path, quantization, kv_cache):
     source = checkpoint(tmp_path / "checkpoint", dtype="fp16")
-    forms = ("trtllm",) if kv_cache == "int8" else ("trtllm", "hf")
+    forms: tuple[Form, ...] = ("trtllm",) if kv_cache == "int8" else ("trtllm", "hf")
     target = TensorRTLLMTarget(
         forms=forms, quantization=Quantization(format=quantization, kv_cache=kv_cache)
     )
@@ -234,7 +234,7 @@ def scale_up(path: Path, name: str) -> None:
 def test_the_command_leaves_the_checkpoint_finished_and_says_how_to_go_on(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(command.shutil, "which", lambda program: None)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
     source = checkpoint(tmp_path / "checkpoint")
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
