@@ -57,6 +57,32 @@ def parse(kind: type[S], values: Any, where: str) -> S:
         raise SettingsError("; ".join(_explain(kind, e, where) for e in error.errors())) from None
 
 
+def from_assignments(kind: type[S], assignments: list[str]) -> S:
+    """Settings from words such as ``postprocessing.redact=["email"]``.
+
+    Args:
+        kind: What they are.
+        assignments: ``name=value``; a dot goes into settings that are inside, a value is JSON or,
+            where it is not, a string.
+
+    Raises:
+        SettingsError: One is not of that form, unknown or out of bounds.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        *parents, name = path.split(".")
+        if not equals or not all([*parents, name]):
+            raise SettingsError(f"{assignment!r} is not a setting; write name=value")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise SettingsError(f"{path} is not a setting: {parent} is a value")
+        inner[name] = _from_json(text)
+    return parse(kind, values, "")
+
+
 def from_model_config(kind: type[S], model_config: dict[str, Any]) -> S:
     """Read settings back from Triton's model configuration.
 
