@@ -18,7 +18,11 @@ SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/set
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
-ARGS ?=#! further arguments of the commands behind perf, test and demo-score
+PEERS ?=#! what `make bench-peers` compares with: all where none is named
+WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
+ROUNDS ?= 3#! rounds of `make bench-peers`
+MINUTES ?= 60#! how long `make bench-soak` loads the server
+ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
     $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
@@ -86,6 +90,19 @@ perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a
 .PHONY: bench-engine
 bench-engine: venv ## Measure the engine in process on a model of half a billion random weights
 	@$(run) -m benchmarks.engine $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.dev ## Measure Trireme beside other CPU engines, each in its own environment
+	@$(run) -m benchmarks.peers $(if $(PEERS),--peers $(PEERS)) --rounds $(ROUNDS) \
+	    $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
+	@$(run) -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
+.PHONY: bench-hardware
+bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
+	@$(run) -m benchmarks.hardware
 
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
