@@ -9,7 +9,10 @@ SHELL := /bin/bash
 PORT ?= 8000#! HTTP port of `make serve`
 GRPC_PORT ?= $(shell expr $(PORT) + 1)#! gRPC port (PORT + 1)
 METRICS_PORT ?= $(shell expr $(PORT) + 2)#! Prometheus metrics port (PORT + 2)
-HOST ?= 127.0.0.1#! address to listen on; 0.0.0.0 opens it to the network
+GATEWAY_PORT ?= $(shell expr $(PORT) + 80)#! port of the gateway, OpenAI's API (PORT + 80)
+GATEWAY_HOST ?= 127.0.0.1#! address the gateway listens on; the network's needs GATEWAY_CONFIG
+GATEWAY_CONFIG ?=#! the gateway's configuration, a YAML file: see docs/gateway.md
+HOST ?= 127.0.0.1#! address Triton listens on; clients go through the gateway
 MODEL ?= ensemble#! the model that the message of `make serve` shows
 REPOSITORY ?= model_repository#! the model repository that Triton reads
 CHECKPOINT ?= build/demo/checkpoint#! the checkpoint that the engine is built from
@@ -49,9 +52,11 @@ help: ## List the targets and the variables
 	    printf "  %-16s %s%s\n", $$1, $$3, $$2 ~ /^$$|[$$]/ ? "" : " (" $$2 ")" }' Makefile
 
 .PHONY: serve
-serve: repository ## Serve the demo model on Triton, from nothing but this checkout
+serve: repository ## Serve the demo model on Triton behind the gateway, from this checkout alone
 	@exec $(run) -m ops.serve --repository "$(REPOSITORY)" --model "$(MODEL)" --host "$(HOST)" \
-	    --http-port "$(PORT)" --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)"
+	    --http-port "$(PORT)" --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)" \
+	    --gateway-host "$(GATEWAY_HOST)" --gateway-port "$(GATEWAY_PORT)" \
+	    $(if $(GATEWAY_CONFIG),--gateway-config "$(GATEWAY_CONFIG)")
 
 .PHONY: repository
 repository: build-engines ## Assemble the model repository that Triton reads
