@@ -20,6 +20,7 @@ PRECISION ?= fp32#! how the engine stores its weights
 SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/settings.py
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
+CLIENTS_VENV ?= .venv-clients#! the environment of other people's clients, to test the gateway with
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
 PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
@@ -127,7 +128,7 @@ bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
 
 .PHONY: test
-test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
+test: lint typecheck $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
 	@$(run) -m pytest -m 'not torch' $(ARGS)
 
@@ -189,4 +190,10 @@ $(MODELOPT_VENV)/.installed: requirements/modelopt.txt
 	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
 	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
 	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
+	@touch "$@"
+
+$(CLIENTS_VENV)/.installed: requirements/clients.txt
+	@echo "Installing other people's clients in $(CLIENTS_VENV) (once)"
+	@rm -rf "$(CLIENTS_VENV)" && $(PYTHON) -m venv "$(CLIENTS_VENV)"
+	@"$(CLIENTS_VENV)/bin/python" $(install_lock) requirements/clients.txt
 	@touch "$@"
