@@ -17,7 +17,7 @@ PROGRAM = ROOT / os.environ.get("CLIENTS_VENV", ".venv-clients") / "bin" / "sche
 def test_no_server_error(tmp_path):
     with serving() as gateway:
         checks = "not_a_server_error,status_code_conformance,content_type_conformance"
-        command = [PROGRAM, "run", f"{gateway.url}/openapi.json", f"--checks={checks}"]
+        command = [str(PROGRAM), "run", f"{gateway.url}/openapi.json", f"--checks={checks}"]
         done = subprocess.run(
             [*command, "--phases=examples,coverage,fuzzing", "--max-examples=10", "--seed=1"],
             cwd=tmp_path,

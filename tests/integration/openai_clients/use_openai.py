@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import openai
 
@@ -76,7 +77,7 @@ def main(base_url: str) -> None:
     print("served by:", raw.headers["x-trireme-served-by"], "| request:", raw.request_id)
     assert raw.headers["x-trireme-served-by"]
 
-    refusal = None
+    refusal: Any = None
     for wrong, kind, param in (
         ({"model": "none"}, openai.NotFoundError, "model"),
         ({"temperature": 9}, openai.BadRequestError, "temperature"),
