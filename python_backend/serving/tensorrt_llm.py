@@ -119,9 +119,10 @@ class TritonPythonModel:
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,
             kv_cache_bytes=self._settings.kv_cache_bytes,
+            kv_cache_dtype=self._settings.kv_cache_dtype,
             num_threads=self._settings.num_threads,
         )
-        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner}")
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner.name}")
         self._metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
