@@ -43,7 +43,10 @@ def missing_engine(repository: Path, settings: RepositorySettings) -> str | None
         # One that was rendered here is the ONNX Runtime engine's.
         if not config.is_file() or config.read_text(encoding="utf-8").startswith(HEADER):
             return f"put TensorRT-LLM's {TENSORRT_LLM} folder into {repository}"
-    elif not (model / "1" / settings.tensorrt_llm.engine_dir / "engine.json").is_file():
+    elif not any(
+        (version / settings.tensorrt_llm.engine_dir / "engine.json").is_file()
+        for version in model.glob("[0-9]*")
+    ):
         return "run `make build-engines`"
     return None
 

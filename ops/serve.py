@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from ops.reload import make_token
 from ops.triton import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log=options.log,
             host=options.host,
             ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
+            control_token=make_token(options.http_port),
         )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()
