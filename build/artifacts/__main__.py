@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build.artifacts.promotion import TRUSTED_KEY_FILE, Repository
-from build.artifacts.store import Artifact, Store
+from build.artifacts.store import Store
 from build.errors import BuildError
 from python_backend.artifact import load_public_key, verify_artifact
 from python_backend.errors import ArtifactError, TriremeError
@@ -83,27 +83,30 @@ def _verify(store: Store, repository: Repository) -> None:
 
 
 def _table(store: Store, repository: Repository) -> str:
-    artifacts = [store.get(version) for version in store.versions()]
-    if not artifacts:
+    if not store.versions():
         return f"{store.root} has no versions: make build-engines"
     rows = [
         "| | version | recipe | weights | MB | perplexity | agreement | accuracy | tokens/s "
         "| built |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
-        *(_row(each, repository) for each in artifacts),
+        *(_row(store, version, repository) for version in store.versions()),
     ]
     return "\n".join(rows)
 
 
-def _row(artifact: Artifact, repository: Repository) -> str:
+def _row(store: Store, version: int, repository: Repository) -> str:
+    try:
+        artifact = store.get(version)
+    except BuildError:
+        return f"| damaged | {version} |" + " |" * 8
     manifest, record = artifact.manifest, artifact.record
     quality, engine = manifest.quality, manifest.quality.engine
-    mark = "served" if artifact.version == repository.served else ""
-    if repository.was_rolled_back(artifact.version):
+    mark = "served" if version == repository.served else ""
+    if repository.was_rolled_back(version):
         mark = "rolled back"
     cells = [
         mark,
-        str(artifact.version),
+        str(version),
         manifest.name,
         str(manifest.recipe["target"]["weights"]),
         f"{artifact.size_bytes / 1e6:,.1f}",

@@ -6,6 +6,7 @@ interrupted build leaves lies under a hidden name, and the next build removes it
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -69,11 +70,12 @@ class Store:
         return Artifact(folder, Manifest.read(folder), BuildRecord.read(folder))
 
     def find(self, inputs: Inputs) -> Artifact | None:
-        """The newest artifact that was built from these inputs."""
+        """The newest artifact that was built from these inputs; damaged ones don't count."""
         for version in reversed(self.versions()):
-            artifact = self.get(version)
-            if artifact.manifest.inputs == inputs:
-                return artifact
+            with contextlib.suppress(BuildError):
+                artifact = self.get(version)
+                if artifact.manifest.inputs == inputs:
+                    return artifact
         return None
 
     @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from build.engine import build_engine
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import Ports, TritonServer
 from tests.integration.speaker import Speaker
 
@@ -46,8 +46,7 @@ class Server:
 
 def make_repository(folder: Path, *assignments: str) -> Path:
     """A model repository with the demo engine, beside this checkout rather than in it."""
-    trust = "tensorrt_llm.trusted_key="  # an engine of the test's own, which nobody signs
-    assemble(folder, RepositorySettings.from_assignments([trust, *assignments]))
+    assemble(folder, RepositorySettings.from_assignments([UNSIGNED, *assignments]))
     build_engine(CHECKPOINT, folder / "tensorrt_llm" / "1", precision="fp32")
     return folder
 

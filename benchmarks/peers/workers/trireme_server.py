@@ -15,7 +15,7 @@ from benchmarks.tokenizer import text_of
 from build.engine import build_engine
 from clients import AsyncClient, GenerationOptions
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import TritonServer
 from python_backend.contract import TENSORRT_LLM
 
@@ -53,7 +53,7 @@ class TriremeServer:
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Assemble a model repository and build the engine into it."""
-    assemble(model, RepositorySettings())
+    assemble(model, RepositorySettings.from_assignments([UNSIGNED]))
     build_engine(checkpoint, model / TENSORRT_LLM / "1", options["precision"])
 
 
