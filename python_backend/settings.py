@@ -139,6 +139,9 @@ class EngineSettings(Settings):
         num_threads: Threads to compute with; 0 is one for each core.
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
+        stream_responses_per_s: Most responses a second to all streams together; where they have
+            more tokens, several share a response. First and last ones don't wait. 0 is 100 for
+            each core: a response costs about a millisecond of one, all in all.
         cancellation_check_period_ms: How soon a request whose client went away is noticed.
     """
 
@@ -150,6 +153,7 @@ class EngineSettings(Settings):
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 44)
     num_threads: int = Field(default=0, ge=0, le=1024)
     exclude_input_in_output: bool = True
+    stream_responses_per_s: int = Field(default=0, ge=0, le=1_000_000)
     cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
 
 
