@@ -29,6 +29,8 @@ PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
 ROUNDS ?= 3#! rounds of `make bench-peers`
 MINUTES ?= 60#! how long `make bench-soak` loads the server
+MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
+OUTPUT ?= .cache/tensorrt_llm#! what `make tensorrt-llm` writes
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
@@ -50,6 +52,7 @@ build = $(run) -m build $(or $(RECIPE),$(if $(CHECKPOINT),,demo)) \
     --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)"
 artifacts = $(run) -m build.artifacts --store "$(ARTIFACTS)" --repository "$(REPOSITORY)"
 reload = $(run) -m ops.reload --url "$(HOST):$(PORT)"
+run_modelopt := "$(MODELOPT_VENV)/bin/python"
 
 .PHONY: help
 help: ## List the targets and the variables
@@ -99,6 +102,12 @@ build-report: $(VENV)/.dev ## Table and picture of all versions: accuracy agains
 sizing: venv ## Memory and GPUs for a checkpoint: ARGS='CONFIG.json --weights fp8 --sequences 64'
 	@$(run) -m build.size $(ARGS)
 
+# Exit code 3: all but the engine is done, for want of TensorRT-LLM on this machine.
+.PHONY: tensorrt-llm
+tensorrt-llm: $(MODELOPT_VENV)/.installed ## Quantize CHECKPOINT for TensorRT-LLM, build its engine
+	@$(run_modelopt) -m build.tensorrt_llm --checkpoint "$(or $(CHECKPOINT),build/demo/checkpoint)" --output "$(OUTPUT)" \
+	    $(ARGS) || [ $$? = 3 ]
+
 .PHONY: demo-checkpoint
 demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour on two cores)
 	@$(run_build) -m build.demo.train
@@ -134,10 +143,22 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-cache
+bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
+	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
+
+.PHONY: bench-sampling
+bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
+	@$(run) -m benchmarks.sampling
+
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
 	@$(run) -m pytest -m 'not torch' $(ARGS)
+
+.PHONY: test-modelopt
+test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
+	@$(run_modelopt) -m pytest -m modelopt tests/build/tensorrt_llm $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check format and style
@@ -159,7 +180,8 @@ venv: $(VENV)/.gateway ## Make the serving environment, with Triton and the gate
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
-	rm -rf "$(VENV)" "$(BUILD_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
 	    -exec rm -rf {} +
 	find model_repository/tensorrt_llm/1 -type f ! -name model.py -delete
@@ -190,4 +212,10 @@ $(BUILD_VENV)/.installed: requirements/build.txt requirements/serving.txt requir
 	@[ -x $(run_build) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(BUILD_VENV)"; }
 	@$(run_build) -m pip install -qq --no-input --requirement requirements/build.txt
 	@$(run_build) $(install_lock) requirements/serving.txt --requirement requirements/dev.txt
+	@touch "$@"
+
+$(MODELOPT_VENV)/.installed: requirements/modelopt.txt
+	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
+	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
+	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
 	@touch "$@"

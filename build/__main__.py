@@ -78,7 +78,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         changes["checkpoint"] = str(options.checkpoint.resolve())
     if options.precision is not None:
         changes["target"] = {**changes.get("target", {}), "weights": options.precision}
-        changes["target"].setdefault("activations", None)
+        # What follows from the weights follows from the new ones.
+        changes["target"] = {"activations": None, "kv_cache": None, **changes["target"]}
     if options.recipe is not None:
         return load_recipe(Path(options.recipe), changes)
     if options.checkpoint is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from build.calibration import CALIBRATION_TEXT, calibrate_kv_cache
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
@@ -22,10 +23,13 @@ from build.storage import Float32Storage, Int4Storage, Int8Storage
 from python_backend.engine.config import (
     ENGINE_FILE,
     ROTARY_FILE,
+    SMOOTHING_FILE,
     WEIGHTS_FILE,
     EngineConfig,
+    KVDtype,
     Precision,
 )
+from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
 _STORAGES: dict[Precision, StorageFactory] = {
     "fp32": Float32Storage,
@@ -43,6 +47,8 @@ _OWN_FILES = (
     "segment_*.onnx",
     WEIGHTS_FILE,
     ROTARY_FILE,
+    DECODER_FILE,
+    SMOOTHING_FILE,
     ENGINE_FILE,
     *_COPIED_FILES,
     *_FORMAT_1_FILES,
@@ -65,6 +71,8 @@ def build_engine(
     output: Path,
     precision: Precision,
     context_length: int | None = None,
+    kv_cache_dtype: KVDtype | None = None,
+    calibration_text: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, layers: None,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
@@ -77,6 +85,10 @@ def build_engine(
             are not an engine's are kept.
         precision: How the weights of the matrix products are stored.
         context_length: Limits the context that the checkpoint was made for.
+        kv_cache_dtype: How keys and values are to be stored; by default int8 beside quantized
+            weights and float32 beside float32 ones.
+        calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
+            one of ours.
         progress: Called with the number of layers written, and of all layers.
 
     Raises:
@@ -89,7 +101,8 @@ def build_engine(
         raise BuildError("the engine cannot be built into the checkpoint's own folder")
     with Checkpoint(checkpoint_folder) as checkpoint:
         spec = describe_decoder(checkpoint, context_length)
-        config = _engine_config(checkpoint, spec, precision)
+        kv_cache_dtype = kv_cache_dtype or ("float32" if precision == "fp32" else "int8")
+        config = _engine_config(checkpoint, spec, precision, kv_cache_dtype)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
                 write_segments(
@@ -100,11 +113,14 @@ def build_engine(
                     _STORAGES[precision],
                     lambda done: progress(done, len(spec.layers)),
                 )
+            _describe(spec, weights.tensors()).save(folder)
             np.save(folder / ROTARY_FILE, spec.rotary_table())
             for name in _COPIED_FILES:
                 if (checkpoint_folder / name).exists():
                     shutil.copyfile(checkpoint_folder / name, folder / name)
             config.save(folder)
+            if kv_cache_dtype == "int8":
+                calibrate_kv_cache(folder, calibration_text or CALIBRATION_TEXT)
             size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return BuildReport(
         spec=spec,
@@ -115,7 +131,9 @@ def build_engine(
     )
 
 
-def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision) -> EngineConfig:
+def _engine_config(
+    checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision, kv_cache_dtype: KVDtype
+) -> EngineConfig:
     end_token_ids = _token_ids(checkpoint, "eos_token_id")
     if not end_token_ids:
         raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
@@ -136,9 +154,42 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         attention=spec.attention,
+        kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
+    )
+
+
+def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescription:
+    """What the native decoder reads, in place of the graphs."""
+    return DecoderDescription(
+        intermediate_size=spec.intermediate_size,
+        activation=spec.activation,
+        norm_eps=spec.norm_eps,
+        embedding_scale=spec.embedding_scale,
+        logit_softcap=spec.logit_softcap,
+        embedding=spec.embedding,
+        layers=tuple(
+            Layer(
+                attention_norm=layer.attention_norm,
+                qkv="+".join(layer.qkv),
+                qkv_bias="+".join(layer.qkv_bias) or None,
+                q_norm=layer.qk_norm[0] if layer.qk_norm else None,
+                k_norm=layer.qk_norm[1] if layer.qk_norm else None,
+                attention_output=layer.attention_output,
+                post_attention_norm=layer.post_attention_norm,
+                mlp_norm=layer.mlp_norm,
+                gate=layer.gate,
+                up=layer.up,
+                down=layer.down,
+                post_mlp_norm=layer.post_mlp_norm,
+            )
+            for layer in spec.layers
+        ),
+        final_norm=spec.final_norm,
+        lm_head=spec.lm_head,
+        tensors=tensors,
     )
 
 

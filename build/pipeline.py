@@ -78,6 +78,8 @@ def _build(plan: Plan, workshop: Workshop, staging: Staging, quality_off: str | 
         folder,
         recipe.target.weights,
         context_length=recipe.limits.context_length,
+        kv_cache_dtype="int8" if recipe.target.kv_cache == "int8" else "float32",
+        calibration_text=recipe.calibration.text,
         progress=workshop.progress,
     )
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}

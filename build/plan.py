@@ -113,15 +113,18 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
     """The recipe for the manifest. Where files lie on this machine is no part of it."""
     document = recipe.model_dump(mode="json", exclude={"checkpoint"})
     document["quality"]["suite"] = Path(document["quality"]["suite"]).name
+    if recipe.calibration.text is not None:
+        document["calibration"]["text"] = recipe.calibration.text.name
     return document
 
 
 def _inputs(recipe: Recipe, files: dict[str, str]) -> Inputs:
-    suite = recipe.quality.suite
+    suite, calibration = recipe.quality.suite, recipe.calibration.text
     return Inputs(
         checkpoint=root_digest(files),
         recipe=digest_of(recipe_document(recipe)),
         suite=None if isinstance(suite, str) else file_digest(suite),
+        calibration=None if calibration is None else file_digest(calibration),
         tools=tools(),
     )
 

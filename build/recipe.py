@@ -38,20 +38,22 @@ class Target(_Part):
         weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
         activations: What the products compute with: int8 beside int8 and int4 weights, fp32 beside
             fp32. It follows from the weights and may be left out.
-        kv_cache: Precision of keys and values.
+        kv_cache: Precision of keys and values; by default that of the activations.
     """
 
     engine: Literal["onnxruntime"] = "onnxruntime"
     weights: Precision = "fp32"
     activations: Literal["fp32", "int8"]
-    kv_cache: Literal["fp32"] = "fp32"
+    kv_cache: Literal["fp32", "int8"]
 
     @model_validator(mode="before")
     @classmethod
     def _follow_weights(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("activations") is None:
-            return {**values, "activations": _ACTIVATIONS.get(values.get("weights", "fp32"))}
-        return values
+        if not isinstance(values, dict):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        follows = _ACTIVATIONS.get(given.get("weights", "fp32"), "fp32")
+        return {"activations": follows, "kv_cache": follows, **given}
 
     @model_validator(mode="after")
     def _go_together(self) -> Target:
@@ -64,6 +66,17 @@ class Target(_Part):
 
 
 _ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+
+
+class Calibration(_Part):
+    """What an int8 KV cache is calibrated with.
+
+    Attributes:
+        text: A file that resembles what will be read, relative to the recipe; by default
+            ``build/calibration.txt``.
+    """
+
+    text: Path | None = None
 
 
 class Limits(_Part):
@@ -102,6 +115,7 @@ class Recipe(_Part):
         name: What its artifacts are called.
         checkpoint: A local Hugging Face folder, relative to the recipe.
         target: The engine.
+        calibration: What an int8 KV cache is calibrated with.
         limits: What it is to serve.
         quality: What the gate holds it to.
         licence: Which licences are accepted.
@@ -113,6 +127,7 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     checkpoint: Path
     target: Target = Target.model_validate({})
+    calibration: Calibration = Calibration()
     limits: Limits = Limits()
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
@@ -147,6 +162,9 @@ def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
     if isinstance(recipe.quality.suite, Path):
         suite = _beside(path, recipe.quality.suite)
         changed["quality"] = recipe.quality.model_copy(update={"suite": suite})
+    if recipe.calibration.text is not None:
+        text = _beside(path, recipe.calibration.text)
+        changed["calibration"] = recipe.calibration.model_copy(update={"text": text})
     return recipe.model_copy(update=changed)
 
 

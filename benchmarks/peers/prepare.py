@@ -67,8 +67,8 @@ class Workshop:
     def model(self, system: SystemSpec, checkpoint: Path) -> Path:
         """The folder of a system's model.
 
-        A peer's is built once for its requirements and options; ours anew each time, since the
-        builder may have changed.
+        A peer's is built once for its requirements, program and options; ours anew each time, since
+        the builder may have changed.
 
         Raises:
             PrepareError: The worker's ``build`` failed.
@@ -78,6 +78,7 @@ class Workshop:
         key = json.dumps({"checkpoint": str(checkpoint), "options": system.options})
         if system.environment is not None:
             key += environment_file(system.environment).read_text()
+            key += worker_file(system).read_text()
             if stamp.is_file() and stamp.read_text() == key:
                 return model
         python = self.python(system)
@@ -93,6 +94,11 @@ class Workshop:
 def environment_file(environment: Environment) -> Path:
     """The requirements of an environment, each package with its version."""
     return Path(__file__).parent / "requirements" / f"{environment.name}.txt"
+
+
+def worker_file(system: SystemSpec) -> Path:
+    """The program that holds a system."""
+    return Path(__file__).parent / "workers" / f"{system.worker}.py"
 
 
 def worker_arguments(system: SystemSpec, command: str, model: Path) -> list[str]:

@@ -45,6 +45,7 @@ class Inputs(_Document):
         checkpoint: SHA-256 over the checkpoint's files.
         recipe: SHA-256 of the recipe; where the checkpoint lies does not count.
         suite: SHA-256 of the quality suite's file, where the recipe names one.
+        calibration: SHA-256 of the calibration text, where the recipe names one.
         tools: Version of each package that has a say in the bytes, and SHA-256 of the builder's
             own source as ``trireme``.
     """
@@ -52,6 +53,7 @@ class Inputs(_Document):
     checkpoint: str
     recipe: str
     suite: str | None
+    calibration: str | None
     tools: dict[str, str]
 
 

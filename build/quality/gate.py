@@ -90,7 +90,7 @@ def examine(
     subject = Subject(engine)
     say(f"quality: {len(suite.items)} prompts of the suite {suite.name}, {config.precision}")
     own = measure(subject, suite)
-    if config.precision == "fp32":
+    if config.precision == "fp32" and config.kv_cache_dtype == "float32":
         reference = own
     else:
         reference = _reference(checkpoint, config.context_length, suite, remembered, say)

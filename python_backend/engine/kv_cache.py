@@ -7,15 +7,19 @@ them; the least recently used of those that nobody uses make room when there is 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import Layout
 from python_backend.errors import EngineError
+
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
 class BlockPool:
@@ -132,7 +136,7 @@ class KVMemory:
     operating system's page table knows which. Blocks that hold nothing of use are given back to it.
 
     Attributes:
-        blocks: float32 ``[num_blocks, *layout.block_shape]``.
+        blocks: ``[num_blocks, *layout.block_shape]``.
     """
 
     def __init__(self, layout: Layout, num_blocks: int) -> None:
@@ -152,8 +156,17 @@ class KVMemory:
             ) from None
         # A huge page would make memory resident that nothing was written to.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        flat: NDArray[np.float32] = np.frombuffer(self._map, dtype=np.float32)
+        flat: NDArray[Any] = np.frombuffer(self._map, dtype=layout.dtype)
         self.blocks = flat.reshape(num_blocks, *layout.block_shape)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Physical memory of the blocks, as the operating system counts it."""
+        pages = np.zeros(-(-len(self._map) // mmap.PAGESIZE), dtype=np.uint8)
+        address, size = ctypes.c_void_p(self.blocks.ctypes.data), ctypes.c_size_t(len(self._map))
+        if ctypes.CDLL(None, use_errno=True).mincore(address, size, pages.ctypes.data_as(_BYTES)):
+            raise OSError(ctypes.get_errno(), "mincore failed")
+        return int((pages & 1).sum()) * mmap.PAGESIZE
 
     def give_back(self, blocks: list[int]) -> None:
         """Return the memory of blocks to the operating system; they read as zeros then."""

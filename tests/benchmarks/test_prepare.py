@@ -8,7 +8,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.peers import prepare
-from benchmarks.peers.prepare import PrepareError, Workshop, environment_file, worker_environment
+from benchmarks.peers.prepare import (
+    PrepareError,
+    Workshop,
+    environment_file,
+    worker_environment,
+    worker_file,
+)
 from benchmarks.peers.systems import BY_NAME, SYSTEMS, Environment
 
 ENVIRONMENTS = {
@@ -28,8 +34,7 @@ def test_every_requirement_has_a_version(name: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
 def test_every_system_has_a_worker_program(system) -> None:
-    folder = prepare.ROOT / "benchmarks" / "peers" / "workers"
-    assert (folder / f"{system.worker}.py").is_file()
+    assert worker_file(system).is_file()
 
 
 def test_a_model_is_built_by_the_worker_and_ours_anew_each_time(tmp_path, monkeypatch) -> None:

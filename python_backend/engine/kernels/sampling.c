@@ -243,9 +243,9 @@ static void guess(Survey *sample, int64_t size, int32_t least, Total limit, uint
         }
     } else { /* added up from the lightest, which are many: one heavy token more says little */
         double missing = (double)(sum - limit.sum) / SAMPLED, seen = 0;
-        for (; last < BUCKETS && seen + (double)sample->buckets[last].sum <= 0.8 * missing; last++)
+        for (; last < BUCKETS && seen + (double)sample->buckets[last].sum <= 0.9 * missing; last++)
             seen += (double)sample->buckets[last].sum;
-        for (first = last; first < BUCKETS && seen <= 1.25 * missing; first++)
+        for (first = last; first < BUCKETS && seen <= 1.12 * missing; first++)
             seen += (double)sample->buckets[first].sum;
         int64_t heavy = 0;
         for (int bucket = first; bucket < BUCKETS; bucket++) heavy += sample->buckets[bucket].count;

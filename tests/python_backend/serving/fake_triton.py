@@ -38,6 +38,43 @@ class Tensor:
         return self._array
 
 
+class Metric:
+    """One series of a family, as it is published."""
+
+    def __init__(self, buckets: list[float]) -> None:
+        self.value = 0.0
+        self.observed: list[float] = []
+        self.buckets = buckets
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def increment(self, value: float) -> None:
+        assert value >= 0
+        self.value += value
+
+    def observe(self, value: float) -> None:
+        self.observed.append(value)
+
+
+class MetricFamily:
+    GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
+    made: dict[str, MetricFamily]
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.description, self.kind = description, kind
+        self.series: dict[frozenset[tuple[str, str]], Metric] = {}
+        MetricFamily.made[name] = self
+
+    def Metric(  # noqa: N802
+        self, labels: dict[str, str], buckets: list[float] | None = None
+    ) -> Metric:
+        return self.series.setdefault(frozenset(labels.items()), Metric(buckets or []))
+
+
+MetricFamily.made = {}
+
+
 class TritonError:
     INVALID_ARG = 3
 
@@ -121,6 +158,7 @@ def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
 
 _module: Any = ModuleType("triton_python_backend_utils")
 _module.Tensor = Tensor
+_module.MetricFamily = MetricFamily
 _module.TritonError = TritonError
 _module.InferenceRequest = InferenceRequest
 _module.InferenceResponse = InferenceResponse
