@@ -155,8 +155,8 @@ class EngineSettings(Settings):
         num_threads: Threads to compute with; 0 is one for each core.
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
-        stream_responses_per_s: Most responses a second to all streams together; where they have
-            more tokens, several share a response. First and last ones don't wait. 0 is 100 for
+        stream_responses_per_s: Most responses a second to all streams together, between their first
+            and their last; where they have more tokens, several share a response. 0 is 100 for
             each core: a response costs about a millisecond of one, all in all.
         cancellation_check_period_ms: How soon a request whose client went away is noticed.
     """

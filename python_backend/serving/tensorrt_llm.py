@@ -320,6 +320,7 @@ class TritonPythonModel:
             return self._outbox.get(timeout=wait_s)
         except Empty:
             stream = self._paced.popleft()
+            self._pacer.spend(time.monotonic())
             return lambda: self._send_news(stream)
 
     def _send_news(self, stream: _Stream) -> None:
@@ -337,7 +338,6 @@ class TritonPythonModel:
             self._send(stream, response, ends=False)
 
     def _send(self, stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
-        self._pacer.spend(time.monotonic())
         stream.ended = ends
         request = stream.request
         request.unfinished -= ends
