@@ -6,7 +6,7 @@ refused here: damaged files, remote code, an unknown architecture, a licence, a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
     with Checkpoint(folder) as checkpoint:
         _refuse_remote_code(checkpoint.config, recipe)
         spec = describe_decoder(checkpoint, limits.context_length)
-        shape = ModelShape.from_config(checkpoint.config)
+        stored_bytes = checkpoint.dtype(spec.embedding).itemsize
+        shape = replace(ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes)
     licence = audit(folder, recipe.licence)
     if isinstance(recipe.quality.suite, Path):
         load_suite(recipe.quality.suite)  # a mistake in it had better not wait for the gate
@@ -88,7 +89,10 @@ def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
             target.kv_cache, limits.max_num_sequences, spec.context_length
         ),
         activations_bytes=shape.activations_bytes(
-            limits.max_num_tokens + limits.max_num_sequences, limits.max_num_sequences, 4
+            limits.max_num_tokens + limits.max_num_sequences,
+            limits.max_num_sequences,
+            element_bytes=4,
+            fused=target.weights != "fp32",
         ),
     )
     if limits.memory_gib is not None and memory.total_bytes > limits.memory_gib * 2**30:
