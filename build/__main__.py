@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from build.decoder import ARCHITECTURES
-from build.engine import BuildReport, build_engine
+from build.engine import BuildReport, Int4Method, build_engine
 from python_backend.engine.config import KVDtype, Precision
 from python_backend.errors import TriremeError
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context_length=options.context_length,
             kv_cache_dtype=options.kv_cache_dtype,
             calibration_text=options.calibration_text,
+            int4_method=options.int4_method,
             progress=_print_progress,
         )
     except (TriremeError, OSError) as error:
@@ -69,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="text that resembles what will be read, for an int8 cache (default: one of ours)",
+    )
+    parser.add_argument(
+        "--int4-method",
+        choices=get_args(Int4Method),
+        default="rtn",
+        help="how int4 weights are rounded; gptq needs --calibration-text (default: %(default)s)",
     )
     return parser
 
