@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from build.errors import BuildError, CheckpointError
 from build.gptq import Gptq
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.publish import staged
-from build.quantize import Int4Rows, search_int4
+from build.quantize import Int4Method, Int4Rows, search_int4
 from build.segments import StorageFactory, write_segments
 from build.storage import Float32Storage, Int4Storage, Int8Storage, WeightStorage
 from build.tensors import Tensors
@@ -42,9 +42,6 @@ from python_backend.engine.config import (
 )
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
-Int4Method: TypeAlias = Literal["rtn", "k_quant", "gptq"]
-"""How weights become int4: to the nearest level, to the levels of least squared error, or so that
-results on a calibration text change least. The engine is the same to run."""
 _COPIED_FILES = (
     TOKENIZER_FILE,
     "tokenizer_config.json",

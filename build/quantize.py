@@ -7,12 +7,16 @@ and costs ONNX Runtime's CPU kernel no time. In eight bits, a row has a scale.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_SIZE = 32
+
+Int4Method: TypeAlias = Literal["rtn", "k_quant", "gptq"]
+"""How weights become int4: to the nearest level, to the levels of least squared error, or so that
+results on a calibration text change least (:mod:`build.gptq`). The engine is the same to run."""
 
 
 class Int8Rows(NamedTuple):

@@ -23,6 +23,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from python_backend.artifact import load_public_key, verify_artifact
 from python_backend.engine.engine import Engine, available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
@@ -114,8 +115,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine that the settings name and start its threads."""
         self._settings = from_model_config(EngineSettings, model_config(args))
+        folder = resolve(args, self._settings.engine_dir)
+        if self._settings.trusted_key:
+            verify_artifact(folder, load_public_key(resolve(args, self._settings.trusted_key)))
         self._engine = Engine(
-            resolve(args, self._settings.engine_dir),
+            folder,
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,
             kv_cache_bytes=self._settings.kv_cache_bytes,
@@ -130,6 +134,7 @@ class TritonPythonModel:
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._outbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         per_s = self._settings.stream_responses_per_s or 100 * available_cores()
+        self._responses_per_s = per_s
         self._pacer = Pacer(per_s, burst=max(per_s // 10, 1))
         self._paced: deque[_Stream] = deque()
         self._threads = [
@@ -286,16 +291,22 @@ class TritonPythonModel:
     def _check_clients(self) -> None:
         """See whether clients still wait.
 
-        In an ensemble that shows only at its last step, which an empty piece calls. A client of the
-        engine itself shows at the response sender.
+        In an ensemble that shows only at its last step, which an empty piece calls; those that were
+        silent the longest are probed, with a quarter of the responses that streams may have. A
+        client of the engine itself shows at the response sender.
         """
-        silent_since_s = time.monotonic() - self._settings.cancellation_check_period_ms / 1000
+        period_s = self._settings.cancellation_check_period_ms / 1000
+        silent_since_s = time.monotonic() - period_s
+        silent = []
         for stream in list(self._streams.values()):
             if not stream.request.generation.liveness_probes:
                 self._outbox.put(lambda stream=stream: self._check_sender(stream))  # type: ignore[misc]
-            elif stream.last_sent_s <= silent_since_s:
-                stream.last_sent_s = time.monotonic()
-                self._outbox.put(lambda stream=stream: self._probe(stream))  # type: ignore[misc]
+            elif stream.last_sent_s <= silent_since_s and not stream.queued:
+                silent.append(stream)
+        silent.sort(key=lambda stream: stream.last_sent_s)
+        for stream in silent[: max(int(self._responses_per_s * period_s / 4), 1)]:
+            stream.last_sent_s = time.monotonic()
+            self._outbox.put(lambda stream=stream: self._probe(stream))  # type: ignore[misc]
 
     # The sender's thread
 
@@ -313,6 +324,7 @@ class TritonPythonModel:
             return self._outbox.get(timeout=wait_s)
         except Empty:
             stream = self._paced.popleft()
+            self._pacer.spend(time.monotonic())
             return lambda: self._send_news(stream)
 
     def _send_news(self, stream: _Stream) -> None:
@@ -330,7 +342,6 @@ class TritonPythonModel:
             self._send(stream, response, ends=False)
 
     def _send(self, stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
-        self._pacer.spend(time.monotonic())
         stream.ended = ends
         request = stream.request
         request.unfinished -= ends

@@ -9,7 +9,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from python_backend.errors import InvalidRequestError
+from python_backend.engine.config import served_version
+from python_backend.errors import EngineError, InvalidRequestError
 
 
 def model_config(args: dict[str, str]) -> dict[str, Any]:
@@ -19,9 +20,22 @@ def model_config(args: dict[str, str]) -> dict[str, Any]:
 
 
 def resolve(args: dict[str, str], folder: str) -> Path:
-    """A folder that a setting names, relative to the model's version folder."""
+    """What a setting names, relative to the model's version folder.
+
+    Raises:
+        EngineError: The path ends in ``*``, and no version there has a tokenizer.
+    """
     version = Path(args["model_repository"]) / args["model_version"]
-    return (version / folder).resolve()
+    path = version / folder
+    if path.name != "*":
+        return path.resolve()
+    model = path.parent.resolve()
+    served = served_version(model, holding="tokenizer.json")
+    if served is None:
+        raise EngineError(
+            f"no version in {model} has a tokenizer: build an engine first (make build-engines)"
+        )
+    return served
 
 
 def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:

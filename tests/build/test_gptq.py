@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from build.activations import ProductInputs
 from build.checkpoint import Checkpoint
 from build.decoder import describe_decoder
-from build.engine import Int4Method, build_engine
+from build.engine import build_engine
 from build.errors import BuildError
 from build.gptq import Gptq
-from build.quantize import quantize_int4, search_int4
+from build.quantize import Int4Method, quantize_int4, search_int4
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_checkpoint, make_config, make_tensors
 from tests.build.packed import PackedEngine
