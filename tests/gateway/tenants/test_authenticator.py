@@ -309,6 +309,15 @@ class TestTokens:
         clock.now += 10
         await authenticator.authenticate(f"Bearer {idp.token()}")
 
+    async def test_a_provider_that_hangs_holds_back_nobody(self, with_tokens, idp, clock):
+        authenticator = with_tokens(timeout_s=60)
+        await authenticator.authenticate(f"Bearer {idp.token()}")
+        idp.go.clear()
+        clock.now += 300
+        for _ in range(3):
+            await authenticator.authenticate(f"Bearer {idp.token()}")
+        assert len(idp.requests) == 3
+
     @pytest.mark.parametrize(
         "discovery",
         [{"issuer": "http://127.0.0.1:1/other"}, {"jwks_uri": None}, {"jwks_uri": "nowhere:"}],
