@@ -67,13 +67,11 @@ def _print_progress(done: int, layers: int) -> None:
 
 def _summary(report: BuildReport, output: Path) -> str:
     spec = report.spec
-    context = f"{spec.context_length:,} tokens"
-    if spec.sliding_window is not None:
-        context += ", limited to the attention's sliding window"
     return (
         f"{output}: {spec.architecture}, {report.parameters / 1e6:,.1f} M parameters, "
         f"{report.precision}\n"
-        f"context {context}; {report.size_bytes / 1e6:,.1f} MB, built in {report.duration_s:.1f} s"
+        f"context {spec.context_length:,} tokens; {report.size_bytes / 1e6:,.1f} MB, "
+        f"built in {report.duration_s:.1f} s"
     )
 
 

@@ -115,13 +115,14 @@ class Checkpoint:
         self.dtype(name)
         return np.asarray(self._slice(name)[:])
 
-    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """Read a matrix as consecutive blocks of whole rows, each of about 16 MiB."""
-        rows, columns = self.shape(name)
+    def blocks(self, name: str, rows: range | None = None) -> Iterator[NDArray[Any]]:
+        """Read a matrix, or some rows of it, as consecutive blocks of rows of about 16 MiB."""
+        count, columns = self.shape(name)
+        rows = range(count) if rows is None else rows
         step = max(1, _BLOCK_BYTES // (columns * self.dtype(name).itemsize))
         tensor = self._slice(name)
-        for start in range(0, rows, step):
-            yield np.asarray(tensor[start : min(start + step, rows)])
+        for start in range(rows.start, rows.stop, step):
+            yield np.asarray(tensor[start : min(start + step, rows.stop)])
 
     def _slice(self, name: str) -> Any:
         try:

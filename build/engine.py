@@ -95,7 +95,7 @@ def build_engine(
                 write_segments(
                     folder,
                     spec,
-                    checkpoint,
+                    spec.tensors(checkpoint),
                     weights,
                     _STORAGES[precision],
                     lambda done: progress(done, len(spec.layers)),
@@ -135,6 +135,7 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
+        attention=spec.attention,
         context_length=spec.context_length,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],

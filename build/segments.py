@@ -25,13 +25,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from build.checkpoint import Checkpoint
 from build.decoder import DecoderSpec, LayerTensors
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.storage import WeightStorage
+from build.tensors import Tensors
 from python_backend.engine.config import segment_file
 
-StorageFactory: TypeAlias = Callable[[OnnxGraph, Checkpoint], WeightStorage]
+StorageFactory: TypeAlias = Callable[[OnnxGraph, Tensors], WeightStorage]
 
 _CONTRIB = "com.microsoft"
 
@@ -39,7 +39,7 @@ _CONTRIB = "com.microsoft"
 def write_segments(
     folder: Path,
     spec: DecoderSpec,
-    checkpoint: Checkpoint,
+    tensors: Tensors,
     weights: WeightsFile,
     storage: StorageFactory,
     progress: Callable[[int], None],
@@ -49,7 +49,7 @@ def write_segments(
     Args:
         folder: Where the graphs go, beside ``weights``.
         spec: The decoder.
-        checkpoint: Its weights.
+        tensors: Its weights.
         weights: The file that the weights go to.
         storage: How they are stored.
         progress: Called with the number of layers done.
@@ -57,7 +57,7 @@ def write_segments(
     for index in range(len(spec.layers) + 1):
         path = folder / segment_file(index)
         graph = OnnxGraph(path.stem, weights)
-        Segment(spec, checkpoint, graph, storage(graph, checkpoint)).write(index)
+        Segment(spec, tensors, graph, storage(graph, tensors)).write(index)
         graph.save(path)
         if index:
             progress(index)
@@ -72,12 +72,12 @@ class Segment:
     def __init__(
         self,
         spec: DecoderSpec,
-        checkpoint: Checkpoint,
+        tensors: Tensors,
         graph: OnnxGraph,
         storage: WeightStorage,
     ) -> None:
         self._spec = spec
-        self._checkpoint = checkpoint
+        self._tensors = tensors
         self._graph = graph
         self._storage = storage
 
@@ -86,7 +86,7 @@ class Segment:
         spec = self._spec
         if index == 0:
             ids = self._graph.input("input_ids", np.int64, ["tokens"])
-            residual, delta = self._storage.embedding(spec.embedding, ids, "next_residual"), ""
+            residual, delta = self._embedding(ids), ""
         else:
             residual, delta = self._after_attention(
                 f"layers.{index - 1}",
@@ -99,11 +99,11 @@ class Segment:
             hidden, _ = self._add_and_norm(
                 "final_norm", spec.final_norm, residual, delta, "final_residual"
             )
-            self._storage.linear(hidden, [spec.lm_head], "logits")
+            self._logits(hidden)
             self._graph.output("logits", np.float32, ["sequences", spec.vocab_size])
 
     def _after_attention(
-        self, name: str, tensors: LayerTensors, only_rows_of_use: bool
+        self, name: str, layer: LayerTensors, only_rows_of_use: bool
     ) -> tuple[str, str]:
         """The rest of a layer; the residual stream is the sum of the two values returned."""
         graph, spec = self._graph, self._spec
@@ -114,48 +114,77 @@ class Segment:
             attention = graph.node("Gather", [attention, rows], "attention/rows")
             residual = graph.node("Gather", [residual, rows], "residual/rows")
         delta = self._storage.linear(
-            attention, [tensors.attention_output], f"{name}/attention_output"
+            attention, [layer.attention_output], f"{name}/attention_output"
         )
+        delta = self._post_norm(delta, layer.post_attention_norm)
         hidden, residual = self._add_and_norm(
-            f"{name}/mlp_norm", tensors.mlp_norm, residual, delta, f"{name}/residual"
+            f"{name}/mlp_norm", layer.mlp_norm, residual, delta, f"{name}/residual"
         )
-        return residual, self._mlp(f"{name}/mlp", tensors, hidden)
+        delta = self._mlp(f"{name}/mlp", layer, hidden)
+        return residual, self._post_norm(delta, layer.post_mlp_norm)
 
-    def _before_attention(
-        self, name: str, tensors: LayerTensors, residual: str, delta: str
-    ) -> None:
+    def _before_attention(self, name: str, layer: LayerTensors, residual: str, delta: str) -> None:
         """A layer's norm, queries, keys and values, which are the segment's outputs."""
         graph, spec = self._graph, self._spec
         hidden, _ = self._add_and_norm(
-            f"{name}/attention_norm", tensors.attention_norm, residual, delta, "next_residual"
+            f"{name}/attention_norm", layer.attention_norm, residual, delta, "next_residual"
         )
-        bias = self._vector(tensors.qkv_bias) if tensors.qkv_bias else ""
-        if tensors.qk_norm is None:
-            self._storage.linear(hidden, tensors.qkv, "qkv", bias)
+        bias = self._vector(layer.qkv_bias) if layer.qkv_bias else ""
+        if layer.qk_norm is None:
+            self._storage.linear(hidden, layer.qkv, "qkv", bias)
         else:
-            packed = self._storage.linear(hidden, tensors.qkv, f"{name}/qkv", bias)
+            packed = self._storage.linear(hidden, layer.qkv, f"{name}/qkv", bias)
             parts = [f"{name}/{part}" for part in ("query", "key", "value")]
             sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], np.int64)
             query, key, value = graph.multi_node(
                 "Split", [packed, graph.constant("sizes/qkv", sizes)], parts, axis=1
             )
-            query = self._head_norm(query, tensors.qk_norm[0], spec.q_size)
-            key = self._head_norm(key, tensors.qk_norm[1], spec.kv_size)
+            query = self._head_norm(query, layer.qk_norm[0], spec.q_size)
+            key = self._head_norm(key, layer.qk_norm[1], spec.kv_size)
             graph.node("Concat", [query, key, value], "qkv", axis=1)
         graph.output("next_residual", np.float32, ["tokens", spec.hidden_size])
         graph.output("qkv", np.float32, ["tokens", spec.q_size + 2 * spec.kv_size])
 
-    def _mlp(self, name: str, tensors: LayerTensors, hidden: str) -> str:
-        """``down(silu(gate) * up)``; QuickGelu with ``alpha`` 1 is SiLU in one operator.
+    def _embedding(self, ids: str) -> str:
+        scale, storage = self._spec.embedding_scale, self._storage
+        if scale == 1:
+            return storage.embedding(self._spec.embedding, ids, "next_residual")
+        rows = storage.embedding(self._spec.embedding, ids, "embedding")
+        return self._scaled(rows, scale, "next_residual")
+
+    def _logits(self, hidden: str) -> None:
+        """The output projection, its values drawn softly into ``±logit_softcap``."""
+        cap, linear, head = self._spec.logit_softcap, self._storage.linear, [self._spec.lm_head]
+        if cap is None:
+            linear(hidden, head, "logits")
+            return
+        parts = self._scaled(linear(hidden, head, "logits/uncapped"), 1 / cap, "logits/parts")
+        self._scaled(self._graph.node("Tanh", [parts], "logits/capped"), cap, "logits")
+
+    def _scaled(self, x: str, factor: float, output: str) -> str:
+        constant = self._graph.constant(f"{output}/factor", np.array(factor, np.float32))
+        return self._graph.node("Mul", [x, constant], output)
+
+    def _mlp(self, name: str, layer: LayerTensors, hidden: str) -> str:
+        """``down(activation(gate) * up)``.
 
         Gate and up are two products: one would have to be split, and splitting copies it.
         """
-        graph = self._graph
-        gate = self._storage.linear(hidden, [tensors.gate], f"{name}/gate")
-        up = self._storage.linear(hidden, [tensors.up], f"{name}/up")
-        activated = graph.node("QuickGelu", [gate], f"{name}/silu", domain=_CONTRIB, alpha=1.0)
-        gated = graph.node("Mul", [activated, up], f"{name}/gated")
-        return self._storage.linear(gated, [tensors.down], f"{name}/down")
+        gate = self._storage.linear(hidden, [layer.gate], f"{name}/gate")
+        up = self._storage.linear(hidden, [layer.up], f"{name}/up")
+        gated = self._graph.node("Mul", [self._activation(name, gate), up], f"{name}/gated")
+        return self._storage.linear(gated, [layer.down], f"{name}/down")
+
+    def _activation(self, name: str, gate: str) -> str:
+        """QuickGelu with ``alpha`` 1 is SiLU in one operator."""
+        graph, activation = self._graph, self._spec.activation
+        if activation == "silu":
+            return graph.node("QuickGelu", [gate], f"{name}/silu", domain=_CONTRIB, alpha=1.0)
+        return graph.node("Gelu", [gate], f"{name}/gelu", approximate="tanh")
+
+    def _post_norm(self, delta: str, weight: str | None) -> str:
+        """RMS norm of what a layer is about to add to the residual stream, where it has one."""
+        return delta if weight is None else self._norm(delta, weight, f"{delta}/norm")
 
     def _add_and_norm(
         self, name: str, weight: str, residual: str, delta: str, total: str
@@ -165,7 +194,7 @@ class Segment:
             return self._norm(residual, weight, name), residual
         normed, *_, total = self._graph.multi_node(
             "SkipSimplifiedLayerNormalization",
-            [delta, residual, self._vector([weight])],
+            [delta, residual, self._norm_weight(weight)],
             [name, "", "", total],
             domain=_CONTRIB,
             epsilon=self._spec.norm_eps,
@@ -183,12 +212,16 @@ class Segment:
         )
 
     def _norm(self, x: str, weight: str, output: str) -> str:
-        inputs = [x, self._vector([weight])]
+        inputs = [x, self._norm_weight(weight)]
         return self._graph.node(
             "SimplifiedLayerNormalization", inputs, output, axis=-1, epsilon=self._spec.norm_eps
         )
 
+    def _norm_weight(self, name: str) -> str:
+        weight = self._tensors.tensor(name).astype(np.float32)
+        return self._graph.constant(name, weight + np.float32(self._spec.norm_offset))
+
     def _vector(self, names: Sequence[str]) -> str:
         """Add one-dimensional tensors, end to end, as a float32 constant."""
-        parts = [self._checkpoint.tensor(name).astype(np.float32) for name in names]
+        parts = [self._tensors.tensor(name).astype(np.float32) for name in names]
         return self._graph.constant("+".join(names), np.concatenate(parts))

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from build.checkpoint import Checkpoint
 from build.onnx_writer import OnnxGraph, tensor_type
 from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
+from build.tensors import Tensors
 
 _FLOAT32 = np.dtype(np.float32)
 # MatMulNBits then quantizes the activations to int8 as well, which is what makes it fast.
@@ -41,9 +41,9 @@ class WeightStorage(Protocol):
 class Float32Storage:
     """Everything in float32. An output projection tied to the embedding is stored once."""
 
-    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
         self._graph = graph
-        self._checkpoint = checkpoint
+        self._tensors = tensors
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         return self._graph.node("Gather", [self._weight([table]), ids], output)
@@ -55,8 +55,8 @@ class Float32Storage:
         return self._graph.node("Gemm", [*inputs, bias] if bias else inputs, output, transB=1)
 
     def _weight(self, names: Sequence[str]) -> str:
-        shape = _stacked_shape(self._checkpoint, names)
-        blocks = _stacked_blocks(self._checkpoint, names)
+        shape = _stacked_shape(self._tensors, names)
+        blocks = _stacked_blocks(self._tensors, names)
         return self._graph.weight("+".join(names), _FLOAT32, shape, blocks)
 
 
@@ -67,18 +67,18 @@ class Int4Storage:
     rounding it would cost quality and gain no time.
     """
 
-    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
         self._graph = graph
-        self._checkpoint = checkpoint
+        self._tensors = tensors
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        return _unrounded_embedding(self._graph, self._checkpoint, table, ids, output)
+        return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
-        outputs, columns = _stacked_shape(self._checkpoint, weights)
+        outputs, columns = _stacked_shape(self._tensors, weights)
         quantized = [
             quantize_int4(block.astype(np.float32, copy=False))
-            for block in _stacked_blocks(self._checkpoint, weights)
+            for block in _stacked_blocks(self._tensors, weights)
         ]
         name = "+".join(weights)
         inputs = [x]
@@ -112,13 +112,13 @@ class Int8Storage:
     (:mod:`python_backend.engine.processor`).
     """
 
-    def __init__(self, graph: OnnxGraph, checkpoint: Checkpoint) -> None:
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
         self._graph = graph
-        self._checkpoint = checkpoint
+        self._tensors = tensors
         self._known: dict[str, tuple[str, str]] = {}
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        return _unrounded_embedding(self._graph, self._checkpoint, table, ids, output)
+        return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         graph = self._graph
@@ -164,12 +164,12 @@ class Int8Storage:
         A block is turned and written at a time. Of a block of 16-bit weights, seven times its
         bytes are in memory at most, and a float32 a row of the whole matrix.
         """
-        outputs, columns = _stacked_shape(self._checkpoint, names)
+        outputs, columns = _stacked_shape(self._tensors, names)
         name = "+".join(names)
         scales: list[NDArray[np.float32]] = []
 
         def levels() -> Iterator[NDArray[np.int8]]:
-            for block in _stacked_blocks(self._checkpoint, names):
+            for block in _stacked_blocks(self._tensors, names):
                 rows = quantize_int8(block.astype(np.float32, copy=False))
                 scales.append(rows.scales)
                 yield rows.levels
@@ -181,21 +181,21 @@ class Int8Storage:
 
 
 def _unrounded_embedding(
-    graph: OnnxGraph, checkpoint: Checkpoint, table: str, ids: str, output: str
+    graph: OnnxGraph, tensors: Tensors, table: str, ids: str, output: str
 ) -> str:
     """Look rows up in a table that stays in the checkpoint's own dtype."""
-    dtype = checkpoint.dtype(table)
-    graph.weight(table, dtype, checkpoint.shape(table), checkpoint.blocks(table))
+    dtype = tensors.dtype(table)
+    graph.weight(table, dtype, tensors.shape(table), tensors.blocks(table))
     if dtype == _FLOAT32:
         return graph.node("Gather", [table, ids], output)
     rows = graph.node("Gather", [table, ids], f"{output}/{dtype}")
     return graph.node("Cast", [rows], output, to=tensor_type(_FLOAT32))
 
 
-def _stacked_shape(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[int, int]:
-    shapes = [checkpoint.shape(name) for name in names]
+def _stacked_shape(tensors: Tensors, names: Sequence[str]) -> tuple[int, int]:
+    shapes = [tensors.shape(name) for name in names]
     return sum(rows for rows, _ in shapes), shapes[0][1]
 
 
-def _stacked_blocks(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[NDArray[Any]]:
-    return (block for name in names for block in checkpoint.blocks(name))
+def _stacked_blocks(tensors: Tensors, names: Sequence[str]) -> Iterator[NDArray[Any]]:
+    return (block for name in names for block in tensors.blocks(name))

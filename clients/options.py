@@ -22,6 +22,7 @@ class OptionKeywords(TypedDict, total=False):
     temperature: float | None
     top_k: int | None
     top_p: float | None
+    min_p: float | None
     seed: int | None
     stop_words: Sequence[str]
     bad_words: Sequence[str]
@@ -34,6 +35,7 @@ class OptionKeywords(TypedDict, total=False):
     num_return_sequences: int | None
     exclude_input_in_output: bool | None
     return_log_probs: bool | None
+    num_top_log_probs: int | None
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_perf_metrics: bool | None
@@ -53,7 +55,8 @@ class GenerationOptions:
 
     Names and meaning are TensorRT-LLM's, but for one thing: there, temperature alone changes
     nothing, because decoding is greedy unless `top_k` or `top_p` is given. Here a temperature above
-    0 without either of them samples from all tokens, as people expect: `top_p` is sent as 1.
+    0 without any of `top_k`, `top_p` and `min_p` samples from all tokens, as people expect: `top_p`
+    is sent as 1.
 
     None and an empty collection are not sent and leave the choice to the server.
 
@@ -63,6 +66,8 @@ class GenerationOptions:
             it; 0 is greedy.
         top_k: Draw among so many of the likeliest tokens; 1 is greedy.
         top_p: Draw among the likeliest tokens whose probabilities add up to this.
+        min_p: Draw among the tokens that are at least so likely as a share of the likeliest. Not
+            known to TensorRT-LLM's engine.
         seed: The same seed, prompt and options draw the same tokens.
         stop_words: Texts that end the sequence.
         bad_words: Texts that are never generated.
@@ -77,6 +82,8 @@ class GenerationOptions:
         num_return_sequences: How many answers to draw, for `generate_all` and `stream`.
         exclude_input_in_output: Whether the text leaves the prompt out.
         return_log_probs: Report `log_probs` and `cum_log_prob`.
+        num_top_log_probs: Report `top_log_probs` as well, so many for each token. Not known to
+            TensorRT-LLM's engine.
         return_num_input_tokens: Report the prompt's tokens.
         return_num_output_tokens: Report the tokens generated.
         return_perf_metrics: Report the engine's `PerfMetrics`.
@@ -94,6 +101,7 @@ class GenerationOptions:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: int | None = None
     stop_words: Sequence[str] = ()
     bad_words: Sequence[str] = ()
@@ -106,6 +114,7 @@ class GenerationOptions:
     num_return_sequences: int | None = None
     exclude_input_in_output: bool | None = None
     return_log_probs: bool | None = None
+    num_top_log_probs: int | None = None
     return_num_input_tokens: bool | None = None
     return_num_output_tokens: bool | None = None
     return_perf_metrics: bool | None = None
@@ -141,6 +150,7 @@ class GenerationOptions:
                     inputs[each.name] = value
             elif value is not None:
                 inputs[each.name] = (value,)
-        if self.temperature and self.top_k is None and self.top_p is None:
+        bounds = (self.top_k, self.top_p, self.min_p)
+        if self.temperature and all(bound is None for bound in bounds):
             inputs["top_p"] = (1.0,)
         return inputs

@@ -72,6 +72,8 @@ class Piece:
         num_output_tokens: Tokens generated for this piece.
         cum_log_prob: Sum of the log probabilities of all tokens so far.
         log_probs: Log probability of each token of this piece.
+        top_log_probs: The likeliest tokens in the place of each token of this piece, as ids with
+            log probabilities, the likeliest first.
         perf_metrics: Where the time went.
     """
 
@@ -82,6 +84,7 @@ class Piece:
     num_output_tokens: int | None = None
     cum_log_prob: float | None = None
     log_probs: tuple[float, ...] | None = None
+    top_log_probs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     perf_metrics: PerfMetrics | None = None
 
     @classmethod
@@ -102,6 +105,7 @@ class Piece:
             num_output_tokens=_first(outputs, "num_output_tokens"),
             cum_log_prob=_first(outputs, "cum_log_probs"),
             log_probs=None if log_probs is None else tuple(log_probs),
+            top_log_probs=_top_log_probs(outputs),
             perf_metrics=PerfMetrics.from_outputs(outputs),
         )
 
@@ -109,6 +113,16 @@ class Piece:
 @dataclass(frozen=True)
 class Result(Piece):
     """A whole answer: the one piece of a request that is not streamed."""
+
+
+def _top_log_probs(outputs: Outputs) -> tuple[tuple[tuple[int, float], ...], ...] | None:
+    values = outputs.get("top_log_probs")
+    if values is None:
+        return None
+    pairs = list(zip(outputs["top_log_prob_ids"], values, strict=True))
+    tokens = len(outputs["output_log_probs"])
+    count = len(pairs) // tokens if tokens else 0
+    return tuple(tuple(pairs[at * count : (at + 1) * count]) for at in range(tokens))
 
 
 def _first(outputs: Outputs, name: str, default: Any = None) -> Any:

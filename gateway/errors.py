@@ -3,7 +3,9 @@
 GatewayError
 ├── AuthenticationError    who asks is not known                      401
 ├── PermissionDenied       known, and may not do this                 403
+├── IdentityUnavailable    who asks can't be found out now            503
 ├── LimitExceeded          a rate or a quota is used up               429
+├── LimitsUnavailable      whether it is can't be found out now       503
 └── AuditUnavailable       what can't be audited isn't served         503
 
 Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
@@ -48,6 +50,13 @@ class GatewayError(Exception):
             self.code = code
 
 
+class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_request_error
+    """A field is missing, wrong, or asks for what isn't supported; the message names it."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
 class AuthenticationError(GatewayError):
     """No credential, or one that nobody has."""
 
@@ -62,6 +71,13 @@ class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gR
     status = 403
     kind = "permission_error"
     code = "permission_denied"
+
+
+class IdentityUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """The database of keys, or the identity provider, doesn't answer."""
+
+    status = 503
+    code = "identity_unavailable"
 
 
 class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
@@ -87,6 +103,13 @@ class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
         super().__init__(message, headers=headers)
         self.limit = limit
         self.retry_after_s = retry_after_s
+
+
+class LimitsUnavailable(GatewayError):  # noqa: N818 - says what happened
+    """What is used up can't be told, so nothing is given out."""
+
+    status = 503
+    code = "limits_unavailable"
 
 
 class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened

@@ -49,8 +49,9 @@ class Authenticator(Protocol):
         """Return who is behind an ``Authorization`` header (None where there is none).
 
         Raises:
-            AuthenticationError: Nobody that is known.
-            PermissionDenied: Known, and locked, expired or not for this.
+            AuthenticationError: Nobody that is known, or a credential that has ended.
+            PermissionDenied: Known, and locked.
+            IdentityUnavailable: That can't be found out now.
         """
 
 
@@ -84,6 +85,7 @@ class Limiter(Protocol):
 
         Raises:
             LimitExceeded: One of the limits has no room for it.
+            LimitsUnavailable: That can't be found out now.
         """
 
 

@@ -10,6 +10,8 @@ What Trireme adds is optional tensors beside theirs, kept in groups of their own
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
+- ``min_p``: another bound on what is sampled; ``num_top_log_probs`` with ``top_log_prob_ids`` and
+  ``top_log_probs``: the likeliest tokens beside each chosen one;
 - ``priority``: which requests go first; Triton doesn't show its own request priority to a Python
   model;
 - ``liveness_probes``: preprocessing asks the engine for empty responses while it has no tokens to
@@ -162,9 +164,16 @@ _ENGINE_STATISTICS = (
 )
 """Outputs that the engine adds to a response where the request asks for them."""
 
-STATISTICS = tuple(tensor.name for tensor in _ENGINE_STATISTICS)
+_ENGINE_EXTRA_STATISTICS = (
+    Tensor("top_log_prob_ids", "INT32", (-1, -1, -1)),
+    Tensor("top_log_probs", "FP32", (-1, -1, -1)),
+)
+"""The same of our own: ``[beams, tokens, num_top_log_probs]``."""
 
-_REQUEST_EXTRAS = (("priority", "INT32"),)
+_ALL_STATISTICS = (*_ENGINE_STATISTICS, *_ENGINE_EXTRA_STATISTICS)
+STATISTICS = tuple(tensor.name for tensor in _ALL_STATISTICS)
+
+_REQUEST_EXTRAS = (("priority", "INT32"), ("min_p", "FP32"), ("num_top_log_probs", "INT32"))
 """What a client may ask of our engine beside what it may ask of TensorRT-LLM's."""
 
 _ENGINE_EXTRA_INPUTS = (
@@ -220,7 +229,7 @@ TENSORRT_LLM_MODEL = Model(
     outputs=(
         Tensor("output_ids", "INT32", (-1, -1)),
         Tensor("sequence_length", "INT32", (-1,)),
-        *_ENGINE_STATISTICS,
+        *_ALL_STATISTICS,
         *_ENGINE_EXTRA_OUTPUTS,
     ),
 )
@@ -245,12 +254,12 @@ POSTPROCESSING_MODEL = Model(
     inputs=(
         Tensor("TOKENS_BATCH", "INT32", (-1, -1)),
         Tensor("SEQUENCE_LENGTH", "INT32", (-1,)),
-        *(_optional(t.name, t.data_type, *t.dims) for t in _ENGINE_STATISTICS),
+        *(_optional(t.name, t.data_type, *t.dims) for t in _ALL_STATISTICS),
         *(_optional(t.name, t.data_type, *t.dims) for t in _ENGINE_EXTRA_OUTPUTS),
     ),
     outputs=(
         Tensor("OUTPUT", "STRING", (-1,)),
-        *_ENGINE_STATISTICS,
+        *_ALL_STATISTICS,
         Tensor("finish_reason", "STRING"),
     ),
 )
@@ -303,7 +312,7 @@ ENSEMBLE_MODEL = Model(
     ),
     outputs=(
         Tensor("text_output", "STRING", (-1,)),
-        *_ENGINE_STATISTICS,
+        *_ALL_STATISTICS,
         Tensor("finish_reason", "STRING"),
     ),
 )
@@ -315,7 +324,10 @@ def ensemble_model(engine: Engine = "onnxruntime") -> Model:
         return ENSEMBLE_MODEL
     unknown = {name for name, _ in _REQUEST_EXTRAS}
     inputs = tuple(tensor for tensor in ENSEMBLE_MODEL.inputs if tensor.name not in unknown)
-    return replace(ENSEMBLE_MODEL, inputs=inputs)
+    outputs = tuple(
+        tensor for tensor in ENSEMBLE_MODEL.outputs if tensor not in _ENGINE_EXTRA_STATISTICS
+    )
+    return replace(ENSEMBLE_MODEL, inputs=inputs, outputs=outputs)
 
 
 _RENAMED_ENGINE_INPUTS = {
@@ -357,8 +369,9 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
     Behind TensorRT-LLM's C++ backend the extra engine outputs do not exist, so nothing maps them.
     """
     ours = engine == "onnxruntime"
-    carried = (*STATISTICS, *(_EXTRA_OUTPUT_NAMES if ours else ()))
-    returned = (*STATISTICS, "finish_reason")
+    statistics = tuple(tensor.name for tensor in (_ALL_STATISTICS if ours else _ENGINE_STATISTICS))
+    carried = (*statistics, *(_EXTRA_OUTPUT_NAMES if ours else ()))
+    returned = (*statistics, "finish_reason")
     return (
         Step(
             PREPROCESSING,

@@ -9,7 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from python_backend.engine.config import AttentionConfig
 from python_backend.engine.kernels import load_kernels
+
+PLAIN = AttentionConfig()
+"""Causal attention and nothing else."""
 
 BLOCK_TOKENS = 16
 """Tokens of a block: the lanes of the kernel's vectors."""
@@ -79,19 +83,21 @@ def load_attention(
     pool: NDArray[np.float32],
     rotary: NDArray[np.float32],
     num_threads: int,
+    config: AttentionConfig = PLAIN,
 ) -> Attention:
     """The fastest attention that this machine can run.
 
     Args:
         layout: The pool's layout.
         pool: ``[blocks, *layout.block_shape]``.
-        rotary: ``[2, context, head_dim / 2]``, cosines and sines of each position.
+        rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
         num_threads: Threads to compute with.
+        config: What it does beyond the plain causal kind.
     """
     kernels = load_kernels(num_threads)
     if kernels is None:
-        return NumpyAttention(layout, pool, rotary)
-    return KernelAttention(kernels, layout, pool, rotary)
+        return NumpyAttention(layout, pool, rotary, config)
+    return KernelAttention(kernels, layout, pool, rotary, config)
 
 
 class _Batch(ctypes.Structure):
@@ -109,6 +115,10 @@ class _Batch(ctypes.Structure):
         ("output", ctypes.c_void_p),
         ("cosines", ctypes.c_void_p),
         ("sines", ctypes.c_void_p),
+        ("rotary_half", ctypes.c_int32),
+        ("softcap", ctypes.c_float),
+        ("windows", ctypes.c_void_p),
+        ("turned", ctypes.c_void_p),
         ("num_sequences", ctypes.c_int32),
         ("starts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
@@ -126,11 +136,20 @@ class KernelAttention:
         layout: Layout,
         pool: NDArray[np.float32],
         rotary: NDArray[np.float32],
+        config: AttentionConfig = PLAIN,
     ) -> None:
         self._run = kernels.trireme_attention
         self._run.restype = None
         self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
-        self._arrays = (pool, rotary)  # kept alive: the kernel knows their addresses only
+        windows = np.array(config.windows or [0] * layout.num_layers, dtype=np.int32)
+        turned = np.ones(layout.num_layers, dtype=np.int32)
+        turned[list(config.unrotated_layers)] = 0
+        self._arrays = (
+            pool,
+            rotary,
+            windows,
+            turned,
+        )  # kept alive: the kernel knows their addresses only
         layer_stride = int(np.prod(layout.block_shape[1:]))
         self._batch = _Batch(
             blocks=pool.ctypes.data,
@@ -139,9 +158,13 @@ class KernelAttention:
             num_heads=layout.num_heads,
             num_kv_heads=layout.num_kv_heads,
             head_dim=layout.head_dim,
-            scale=layout.head_dim**-0.5,
+            scale=config.scale or layout.head_dim**-0.5,
             cosines=rotary[0].ctypes.data,
             sines=rotary[1].ctypes.data,
+            rotary_half=rotary.shape[2],
+            softcap=config.logit_softcap or 0.0,
+            windows=windows.ctypes.data,
+            turned=turned.ctypes.data,
         )
 
     def __call__(
@@ -165,9 +188,14 @@ class NumpyAttention:
     """What the kernel computes, in numpy."""
 
     def __init__(
-        self, layout: Layout, pool: NDArray[np.float32], rotary: NDArray[np.float32]
+        self,
+        layout: Layout,
+        pool: NDArray[np.float32],
+        rotary: NDArray[np.float32],
+        config: AttentionConfig = PLAIN,
     ) -> None:
         self._layout = layout
+        self._config = config
         self._pool = pool
         self._cosines, self._sines = rotary
 
@@ -190,7 +218,8 @@ class NumpyAttention:
         query = heads[:, : layout.num_heads]
         key = heads[:, layout.num_heads : -layout.num_kv_heads]
         positions = np.arange(length, length + count)
-        query, key = (self._rotate(part, positions) for part in (query, key))
+        if layer not in self._config.unrotated_layers:
+            query, key = (self._rotate(part, positions) for part in (query, key))
         total = length + count
         blocks = table[: -(-total // BLOCK_TOKENS)]
         pool = self._pool[:, layer]
@@ -204,8 +233,13 @@ class NumpyAttention:
         self._write(layer, blocks, keys, values)
         group = layout.num_heads // layout.num_kv_heads
         keys, values = (np.repeat(part[:total], group, axis=1) for part in (keys, values))
-        scores = np.einsum("qhd,khd->hqk", query, keys) * layout.head_dim**-0.5
-        scores[:, np.arange(total) > positions[:, None]] = -np.inf
+        scale, cap = self._config.scale, self._config.logit_softcap
+        scores = np.einsum("qhd,khd->hqk", query, keys) * (scale or layout.head_dim**-0.5)
+        if cap is not None:
+            scores = cap * np.tanh(scores / cap)
+        distances = positions[:, None] - np.arange(total)
+        window = self._config.windows[layer] if self._config.windows else 0
+        scores[:, (distances < 0) | (distances >= (window or total))] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended: NDArray[np.float32] = np.einsum("hqk,khd->qhd", weights, values)
@@ -227,5 +261,7 @@ class NumpyAttention:
         self, heads: NDArray[np.float32], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         cosines, sines = self._cosines[positions, None], self._sines[positions, None]
-        low, high = np.split(heads, 2, axis=-1)
-        return np.concatenate([low * cosines - high * sines, high * cosines + low * sines], axis=-1)
+        half = cosines.shape[-1]
+        low, high, rest = np.split(heads, [half, 2 * half], axis=-1)
+        turned = [low * cosines - high * sines, high * cosines + low * sines]
+        return np.concatenate([*turned, rest], axis=-1)

@@ -7,9 +7,9 @@ not tell (context length, special tokens) and what a reader wants to know before
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from python_backend.errors import EngineError
 
@@ -25,6 +25,28 @@ def segment_file(index: int) -> str:
     return f"segment_{index:02}.onnx"
 
 
+class AttentionConfig(BaseModel):
+    """What attention does beyond the plain causal kind; the defaults are the plain kind.
+
+    Attributes:
+        scale: Factor on the product of query and key; None is ``head_dim ** -0.5``.
+        logit_softcap: Scores, scaled, become ``cap * tanh(score / cap)``; None leaves them.
+        windows: For each layer how many keys a query sees, its own and those before it; 0 is all.
+            Empty where every layer sees all.
+        rotary_dim: Only so many elements of each query and key head turn, the first ones; None
+            is all of them.
+        unrotated_layers: Layers whose queries and keys don't turn at all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float | None = Field(default=None, gt=0)
+    logit_softcap: float | None = Field(default=None, gt=0)
+    windows: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    rotary_dim: int | None = Field(default=None, gt=0, multiple_of=2)
+    unrotated_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
 class EngineConfig(BaseModel):
     """The description of one built engine.
 
@@ -32,12 +54,13 @@ class EngineConfig(BaseModel):
         format_version: Version of the folder's layout: its files, the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
         precision: Precision of the weights.
-        vocab_size: Width of the logits.
+        vocab_size: Width of the logits; sampling can add up no more.
         num_layers: Decoder layers, each with one key and one value cache.
         hidden_size: Width of the residual stream.
         num_heads: Query heads a layer.
         num_kv_heads: Key and value heads a layer.
         head_dim: Width of one head.
+        attention: What its attention does beyond the plain causal kind.
         context_length: Most tokens a sequence can have, prompt and output together.
         end_token_ids: Tokens that end a sequence.
         pad_token_id: The padding token.
@@ -48,15 +71,30 @@ class EngineConfig(BaseModel):
     format_version: Literal[2] = 2
     architecture: str
     precision: Precision
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 20)
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
+    attention: AttentionConfig = AttentionConfig()
     context_length: int = Field(gt=0)
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> EngineConfig:
+        """Refuse what would have the attention kernel read past an array's end."""
+        attention, layers = self.attention, self.num_layers
+        if attention.windows and len(attention.windows) != layers:
+            raise ValueError(
+                f"attention.windows has to have one number for each of {layers} layers"
+            )
+        if any(layer >= layers for layer in attention.unrotated_layers):
+            raise ValueError(f"attention.unrotated_layers names a layer beyond the {layers}")
+        if (attention.rotary_dim or 0) > self.head_dim:
+            raise ValueError(f"attention.rotary_dim is more than the head_dim of {self.head_dim}")
+        return self
 
     @classmethod
     def load(cls, folder: Path) -> EngineConfig:

@@ -17,6 +17,7 @@ from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.runner import Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler, blocks_for
+from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.errors import EngineError, InvalidRequestError
 
@@ -62,6 +63,7 @@ class Engine:
             )
         self._memory = KVMemory(layout, num_blocks)
         self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
+        self._selection = load_selection(num_threads or available_cores())
         self._runner = Runner(
             folder,
             config,
@@ -153,7 +155,7 @@ class Engine:
         advanced = [each.sequence for each in work if each.samples]
         for each in work:
             self.scheduler.computed(each)
-        tokens, log_probs = sample(logits, advanced)
+        tokens, log_probs = sample(logits, advanced, self._selection)
         for sequence, token, log_prob in zip(advanced, tokens, log_probs, strict=True):
             sequence.append(token, log_prob)
             if sequence.finished:

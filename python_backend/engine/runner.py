@@ -73,9 +73,12 @@ class Runner:
             rotary = np.load(folder / "rotary.npy")
         except (OSError, ValueError) as error:
             raise EngineError(f"{folder / 'rotary.npy'} can't be read: {error}") from error
-        if rotary.shape[::2] != (2, config.head_dim // 2) or rotary.dtype != np.float32:
+        rotary_dim = config.attention.rotary_dim or config.head_dim
+        if rotary.shape[::2] != (2, rotary_dim // 2) or rotary.dtype != np.float32:
             raise EngineError(f"{folder / 'rotary.npy'} is not this engine's")
-        self.attention = load_attention(layout, memory.blocks, rotary, num_threads)
+        self.attention = load_attention(
+            layout, memory.blocks, rotary, num_threads, config.attention
+        )
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
         """Compute the scheduled tokens.

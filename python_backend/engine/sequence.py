@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,37 @@ from python_backend.errors import InvalidRequestError
 # know the sequence that had it.
 _ids = itertools.count(time.time_ns())
 
+MAX_TOP_LOG_PROBS = 20
+
+
+class LogProbs(NamedTuple):
+    """How likely one chosen token was, and what was likeliest in its place.
+
+    Attributes:
+        chosen: The token's log probability.
+        top_ids: The likeliest tokens, the likeliest first.
+        top: Their log probabilities.
+    """
+
+    chosen: float
+    top_ids: list[int]
+    top: list[float]
+
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen and when a sequence ends. Names and meaning are TensorRT-LLM's.
 
-    With neither ``top_k`` nor ``top_p`` set the choice is greedy, whatever the temperature.
+    With none of ``top_k``, ``top_p`` and ``min_p`` set the choice is greedy, whatever the
+    temperature.
 
     Attributes:
         max_tokens: Most tokens to generate.
         temperature: Divides the logits before sampling; 0 is greedy.
         top_k: Sample among the k likeliest tokens; 0 is all, 1 is greedy.
         top_p: Sample among the likeliest tokens whose probabilities add up to p; 0 is off.
+        min_p: Sample among the tokens that are at least p times as likely as the likeliest; 0 is
+            off.
         repetition_penalty: Divides (or multiplies, where negative) the logits of tokens that the
             sequence has, prompt included. From Keskar et al. 2019, CTRL, section 4.1.
         presence_penalty: Taken off the logits of tokens that the sequence has.
@@ -40,12 +60,15 @@ class SamplingParams:
         embedding_bias: float32 ``[tokens]`` added to the logits of the first so many tokens of the
             vocabulary, all or fewer: logits may be padded beyond what the tokenizer knows.
         log_probs: Whether to report each token's log probability (of the model's own logits).
+        num_top_log_probs: How many of the likeliest tokens to report as well beside each token, at
+            most ``MAX_TOP_LOG_PROBS``.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -56,6 +79,7 @@ class SamplingParams:
     bad_words: tuple[tuple[int, ...], ...] = ()
     embedding_bias: NDArray[np.float32] | None = field(default=None, compare=False)
     log_probs: bool = False
+    num_top_log_probs: int = 0
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -68,6 +92,7 @@ class SamplingParams:
         _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
         _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
         _check("top_p", self.top_p, 0 <= self.top_p <= 1, "between 0 and 1")
+        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")
         _check("repetition_penalty", penalty, penalty > 0, "above 0")
         for name in ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
@@ -78,14 +103,25 @@ class SamplingParams:
             0 <= self.min_tokens <= self.max_tokens,
             f"between 0 and max_tokens ({self.max_tokens})",
         )
+        _check(
+            "num_top_log_probs",
+            self.num_top_log_probs,
+            0 <= self.num_top_log_probs <= MAX_TOP_LOG_PROBS,
+            f"between 0 and {MAX_TOP_LOG_PROBS}",
+        )
         if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
             raise InvalidRequestError("embedding_bias has a value that is not a finite number")
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
-        unrestricted = self.top_k == 0 and self.top_p == 0
-        return self.temperature == 0 or self.top_k == 1 or unrestricted
+        unset = self.top_k == 0 and self.top_p == 0 and self.min_p == 0
+        return self.temperature == 0 or self.top_k == 1 or unset
+
+    @property
+    def reports_log_probs(self) -> bool:
+        """Whether log probabilities are reported: the likeliest tokens' bring the chosen one's."""
+        return self.log_probs or self.num_top_log_probs > 0
 
     @property
     def shapes_logits(self) -> bool:
@@ -113,7 +149,7 @@ class Sequence:
         priority: 1 is the most urgent; see ``contract.PRIORITY_LEVELS``.
         is_promoted: Whether it has waited so long that it goes before every priority.
         output: Tokens generated so far, without the end token.
-        log_probs: Log probability of each output token, where asked for.
+        log_probs: How likely each output token was, where asked for.
         num_computed: Tokens whose keys and values are in the cache.
         blocks: The cache's blocks that hold them, in order.
         digests: What identifies each of its full blocks, as far as that was worked out.
@@ -134,7 +170,7 @@ class Sequence:
         self.priority = priority
         self.is_promoted = False
         self.output: list[int] = []
-        self.log_probs: list[float] = []
+        self.log_probs: list[LogProbs] = []
         self.num_computed = 0
         self.blocks: list[int] = []
         self.digests: list[bytes] = []
@@ -173,7 +209,7 @@ class Sequence:
             return np.asarray(self.output[start : start + count], dtype=np.int32)
         return self.tokens()[self.num_computed : self.num_computed + count]
 
-    def append(self, token: int, log_prob: float | None = None) -> None:
+    def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""
         self.last_token_ns = time.time_ns()
         if not self.first_token_ns:
@@ -181,8 +217,8 @@ class Sequence:
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return
-        if log_prob is not None:
-            self.log_probs.append(log_prob)
+        if log_probs is not None:
+            self.log_probs.append(log_probs)
         self.output.append(token)
         if any(ends_with(self.output, word) for word in self.params.stop_words):
             self.finish_reason = "stop"

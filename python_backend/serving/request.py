@@ -26,10 +26,12 @@ _SAMPLING = {
     "temperature": "temperature",
     "runtime_top_k": "top_k",
     "runtime_top_p": "top_p",
+    "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
     "min_tokens": "min_tokens",
+    "num_top_log_probs": "num_top_log_probs",
 }
 """Inputs that are sampling parameters, one value a row."""
 

@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from python_backend.engine.engine import Engine
-from python_backend.engine.sequence import Sequence
+from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
 from python_backend.serving.metrics import EngineMetrics
 from python_backend.serving.request import GenerationRequest, Reporting, read_request
@@ -78,6 +78,7 @@ class _Stream:
         self.batch_index = batch_index
         self.sequence_index = sequence_index
         self.sent = 0
+        self.cum_log_prob = 0.0
         self.queued = False
         self.last_sent_s = time.monotonic()
 
@@ -92,8 +93,9 @@ class _Stream:
         tokens = self.sequence.output[self.sent :]
         before, self.sent = self.sent, self.sent + len(tokens)
         self.last_sent_s = time.monotonic()
-        log_probs = self.sequence.log_probs[: self.sent]
-        return _Piece(self, tokens, log_probs[before:], sum(log_probs), reason)
+        log_probs = self.sequence.log_probs[before : self.sent]
+        self.cum_log_prob += sum(each.chosen for each in log_probs)
+        return _Piece(self, tokens, log_probs, self.cum_log_prob, reason)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Piece:
 
     stream: _Stream
     tokens: list[int]
-    log_probs: list[float]
+    log_probs: list[LogProbs]
     cum_log_prob: float
     finish_reason: str
 
@@ -353,9 +355,16 @@ def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:
 def _reported(piece: _Piece, sequence: Sequence, reporting: Reporting) -> dict[str, NDArray[Any]]:
     """The statistics that a request asks for."""
     outputs: dict[str, NDArray[Any]] = {}
-    if sequence.params.log_probs:
+    if sequence.params.reports_log_probs:
         outputs["cum_log_probs"] = np.array([[piece.cum_log_prob]], dtype=np.float32)
-        outputs["output_log_probs"] = np.array([[piece.log_probs]], dtype=np.float32)
+        chosen = [each.chosen for each in piece.log_probs]
+        outputs["output_log_probs"] = np.array([[chosen]], dtype=np.float32)
+    if width := sequence.params.num_top_log_probs:
+        ids = [each.top_ids for each in piece.log_probs]
+        values = [each.top for each in piece.log_probs]
+        shape = (1, 1, len(ids), -1 if ids else width)
+        outputs["top_log_prob_ids"] = np.array(ids, dtype=np.int32).reshape(shape)
+        outputs["top_log_probs"] = np.array(values, dtype=np.float32).reshape(shape)
     if reporting.num_input_tokens:
         outputs["num_input_tokens"] = np.array([[sequence.prompt.size]], dtype=np.int32)
     if reporting.num_output_tokens:

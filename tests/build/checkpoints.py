@@ -21,6 +21,13 @@ _LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
 }
 
+# Phi-4-mini's, in small: eight of each head's 16 elements turn.
+_LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.0, 4.0, 8.0],
+}
+
 # What each kind of checkpoint has that the plain Llama has not. Qwen3's heads are wider than
 # hidden_size / num_attention_heads, as in most of that family.
 KINDS: dict[str, dict[str, Any]] = {
@@ -29,7 +36,29 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama3-scaling": {"rope_scaling": _LLAMA3_SCALING},
     "mistral": {"architectures": ["MistralForCausalLM"], "tie_word_embeddings": False},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 1},
+    "mistral-window": {"architectures": ["MistralForCausalLM"], "sliding_window": 5},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32},
+    "phi3": {
+        "architectures": ["Phi3ForCausalLM"],
+        "tie_word_embeddings": False,
+        "sliding_window": 7,
+    },
+    "phi3-long": {
+        "architectures": ["Phi3ForCausalLM"],
+        "partial_rotary_factor": 0.5,
+        "original_max_position_embeddings": 64,
+        "rope_scaling": _LONGROPE,
+    },
+    "gemma2": {
+        "architectures": ["Gemma2ForCausalLM"],
+        "head_dim": 32,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 4,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 5.0,
+    },
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layer_interval": 2},
 }
 
 
@@ -70,18 +99,26 @@ def make_tensors(config: dict[str, Any], dtype: str = "fp32") -> dict[str, NDArr
     add("model.embed_tokens.weight", config["vocab_size"], hidden)
     for index in range(config["num_hidden_layers"]):
         layer = f"model.layers.{index}"
-        for part, rows in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        parts = (("q", heads), ("k", kv_heads), ("v", kv_heads))
+        packed = architecture == "Phi3ForCausalLM"
+        if packed:
+            add(f"{layer}.self_attn.qkv_proj.weight", (heads + 2 * kv_heads) * head_dim, hidden)
+            add(f"{layer}.mlp.gate_up_proj.weight", 2 * inner, hidden)
+        for part, rows in () if packed else parts:
             add(f"{layer}.self_attn.{part}_proj.weight", rows * head_dim, hidden)
             if architecture == "Qwen2ForCausalLM":
                 add(f"{layer}.self_attn.{part}_proj.bias", rows * head_dim)
             if architecture == "Qwen3ForCausalLM" and part != "v":
                 add(f"{layer}.self_attn.{part}_norm.weight", head_dim, mean=1.0)
         add(f"{layer}.self_attn.o_proj.weight", hidden, heads * head_dim)
-        add(f"{layer}.mlp.gate_proj.weight", inner, hidden)
-        add(f"{layer}.mlp.up_proj.weight", inner, hidden)
+        for part in () if packed else ("gate", "up"):
+            add(f"{layer}.mlp.{part}_proj.weight", inner, hidden)
         add(f"{layer}.mlp.down_proj.weight", hidden, inner)
-        add(f"{layer}.input_layernorm.weight", hidden, mean=1.0)
-        add(f"{layer}.post_attention_layernorm.weight", hidden, mean=1.0)
+        norms = ["input", "post_attention"]
+        if architecture == "Gemma2ForCausalLM":
+            norms += ["pre_feedforward", "post_feedforward"]
+        for norm in norms:
+            add(f"{layer}.{norm}_layernorm.weight", hidden, mean=1.0)
     add("model.norm.weight", hidden, mean=1.0)
     if not config["tie_word_embeddings"]:
         add("lm_head.weight", config["vocab_size"], hidden)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,9 +68,11 @@ class PackedEngine:
         start = self._lengths.get(sequence, 0)
         heads = qkv.reshape(count, -1, config.head_dim).swapaxes(0, 1)
         turned, value = np.split(heads, [config.num_heads + config.num_kv_heads])
-        cos, sin = self._rotary[:, start : start + count]
-        low, high = np.split(turned, 2, axis=-1)
-        turned = np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+        if layer not in config.attention.unrotated_layers:
+            cos, sin = self._rotary[:, start : start + count]
+            half = cos.shape[-1]
+            low, high, rest = np.split(turned, [half, 2 * half], axis=-1)
+            turned = np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)
         query, key = np.split(turned, [config.num_heads])
         if start:
             past_key, past_value = self._caches[layer, sequence]
@@ -79,10 +80,18 @@ class PackedEngine:
             value = np.concatenate([past_value, value], axis=1)
         self._caches[layer, sequence] = key, value
         outputs = []
+        seen = np.tri(count, start + count, start, dtype=bool)
+        if config.attention.windows and config.attention.windows[layer]:
+            seen &= ~np.tri(
+                count, start + count, start - config.attention.windows[layer], dtype=bool
+            )
+        scale, cap = config.attention.scale, config.attention.logit_softcap
         for head in range(config.num_heads):
             kv_head = head * config.num_kv_heads // config.num_heads
-            scores = query[head] @ key[kv_head].T / math.sqrt(config.head_dim)
-            scores = np.where(np.tri(count, start + count, start, dtype=bool), scores, -np.inf)
+            scores = query[head] @ key[kv_head].T * (scale or config.head_dim**-0.5)
+            if cap:
+                scores = cap * np.tanh(scores / cap)
+            scores = np.where(seen, scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             outputs.append(weights / weights.sum(axis=-1, keepdims=True) @ value[kv_head])
         return np.concatenate(outputs, axis=-1).astype(np.float32)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from build.checkpoint import Checkpoint
-from build.decoder import DecoderSpec, Llama3Scaling, describe_decoder
+from build.decoder import DecoderSpec, describe_decoder
 from build.errors import CheckpointError
+from build.rotary import Llama3Scaling, LongropeScaling, RotaryEmbedding
 from tests.build.checkpoints import make_checkpoint, make_config, make_tensors, write_checkpoint
 
 LLAMA3 = {
@@ -48,14 +49,14 @@ def test_settings_that_old_configs_leave_out(tmp_path):
     write_checkpoint(tmp_path, config, make_tensors(make_config(num_key_value_heads=4)))
     with Checkpoint(folder) as checkpoint:
         spec = describe_decoder(checkpoint)
-    assert (spec.num_kv_heads, spec.rope_theta, spec.rope_scaling) == (4, 10_000.0, None)
+    assert spec.num_kv_heads == 4
+    assert spec.rotary == RotaryEmbedding(dim=16, theta=10_000.0, scaling=None)
 
 
 def test_rope_parameters_of_transformers_5(tmp_path):
     parameters = {**LLAMA3, "rope_theta": 500000.0}
     spec = describe(tmp_path, rope_theta=None, rope_parameters=parameters)
-    assert spec.rope_theta == 500_000.0
-    assert spec.rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
+    assert spec.rotary == RotaryEmbedding(16, 500_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
 
 
 def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
@@ -77,18 +78,62 @@ def test_the_context_can_be_limited_but_not_stretched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "expected"),
+    ("kind", "changes", "windows"),
     [
         ("mistral", {"sliding_window": 32}, (32, 32)),
-        ("mistral", {"sliding_window": 128}, (128, None)),
-        ("mistral", {"sliding_window": None}, (128, None)),
-        ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, (128, None)),
+        ("mistral", {"sliding_window": 128}, ()),
+        ("mistral", {"sliding_window": None}, ()),
+        ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, ()),
         ("qwen2", {"sliding_window": 32, "use_sliding_window": True}, (32, 32)),
+        (
+            "qwen2",
+            {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1},
+            (0, 32),
+        ),
+        ("gemma2", {"sliding_window": 32}, (32, 0)),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, (0, 4)),
+        ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, ()),
+        ("phi3", {}, (7, 7)),
+        ("smollm3", {"sliding_window": 9, "use_sliding_window": True}, (0, 9)),
+        ("smollm3", {"sliding_window": 9}, ()),
     ],
 )
-def test_a_sliding_window_limits_the_context(tmp_path, kind, changes, expected):
-    spec = describe(tmp_path, kind, **changes)
-    assert (spec.context_length, spec.sliding_window) == expected
+def test_which_layers_have_a_sliding_window(tmp_path, kind, changes, windows):
+    assert describe(tmp_path, kind, **changes).attention.windows == windows
+
+
+def test_longrope_takes_the_factors_of_the_context_it_is_built_for(tmp_path):
+    long = describe(tmp_path, "phi3-long")
+    short = describe(tmp_path, "phi3-long", context_length=64)
+    magnitude = float(np.sqrt(1 + np.log(2) / np.log(64)))
+    assert long.rotary.scaling == LongropeScaling((1.5, 2.0, 4.0, 8.0), magnitude)
+    assert short.rotary.scaling == LongropeScaling((1.0, 1.1, 1.2, 1.3), magnitude)
+    assert (long.rotary.dim, long.attention.rotary_dim) == (8, 8)
+    assert long.rotary_table().shape == (2, 128, 4)
+    np.testing.assert_allclose(long.rotary_table()[:, 0, 0], [magnitude, 0], rtol=1e-6)
+
+
+def test_settings_that_gemma_leaves_out(tmp_path):
+    config = make_config("gemma2", head_dim=256, sliding_window=16)
+    folder = write_checkpoint(tmp_path, config, make_tensors(config))
+    for setting in ("head_dim", "tie_word_embeddings", "attn_logit_softcapping"):
+        del config[setting]
+    write_checkpoint(tmp_path, config, make_tensors(make_config("gemma2", head_dim=256)))
+    with Checkpoint(folder) as checkpoint:
+        spec = describe_decoder(checkpoint)
+    assert (spec.head_dim, spec.tied_embeddings, spec.attention.logit_softcap) == (256, True, 50)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unrotated"),
+    [
+        ({}, (1,)),
+        ({"no_rope_layers": [0, 1]}, (0,)),
+        ({"no_rope_layers": None, "no_rope_layer_interval": 4}, ()),
+    ],
+)
+def test_layers_without_a_rotary_embedding(tmp_path, changes, unrotated):
+    assert describe(tmp_path, "smollm3", **changes).attention.unrotated_layers == unrotated
 
 
 @pytest.mark.parametrize(
@@ -104,8 +149,12 @@ def test_a_sliding_window_limits_the_context(tmp_path, kind, changes, expected):
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"already quantized \(gptq\)"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported, only llama3"),
+        ({"rope_scaling": {"type": "longrope"}}, "has no short_factor of 8 numbers"),
+        ({"layer_types": ["chunked_attention"] * 2, "sliding_window": 4}, "'chunked_attention'"),
+        ({"layer_types": ["full_attention"], "sliding_window": 4}, "not one a layer"),
+        ({"no_rope_layers": [1]}, "not one a layer"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary embedding"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.2}}, "turns 3 of a head's 16 elements"),
         ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers = 'two', not a positive number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0, not a positive number"),

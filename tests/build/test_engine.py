@@ -234,13 +234,13 @@ def test_the_checkpoint_is_not_built_over(checkpoint):
         build_engine(checkpoint, checkpoint, "fp32")
 
 
-def test_a_sliding_window_is_said_on_the_command_line(tmp_path, capsys):
+def test_what_was_built_is_said_on_the_command_line(tmp_path, capsys):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "mistral", sliding_window=32)
     arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "1")]
     assert main([*arguments, "--precision", "int4"]) == 0
     out, err = capsys.readouterr()
     assert "MistralForCausalLM, 0.1 M parameters, int4" in out
-    assert "context 32 tokens, limited to the attention's sliding window" in out
+    assert "context 128 tokens" in out
     assert err.splitlines() == ["layer 1/2", "layer 2/2"]
 
 

@@ -34,6 +34,13 @@ ROPE = {
         "original_max_position_embeddings": 32,
     },
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4],
+    "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0],
+}
 TOKENS = [(7 * i * i + 3) % 101 for i in range(150)]
 
 
@@ -45,7 +52,32 @@ TOKENS = [(7 * i * i + 3) % 101 for i in range(150)]
         ("Mistral", {"sliding_window": None}),
         ("Mistral", {"sliding_window": 160}),
         ("Qwen2", {"tie_word_embeddings": True}),
+        ("Mistral", {"sliding_window": 20}),
         ("Qwen3", {"tie_word_embeddings": False, "head_dim": 32}),
+        ("Phi3", {"pad_token_id": 0}),
+        ("Phi3", {"pad_token_id": 0, "sliding_window": 37}),
+        (
+            "Phi3",
+            {
+                "pad_token_id": 0,
+                "tie_word_embeddings": True,
+                "rope_parameters": LONGROPE,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+        ("Gemma2", {"head_dim": 32, "sliding_window": 40, "query_pre_attn_scalar": 24}),
+        ("Gemma2", {"head_dim": 16, "tie_word_embeddings": False}),
+        ("SmolLM3", {"num_hidden_layers": 5, "pad_token_id": 0}),
+        (
+            "SmolLM3",
+            {
+                "tie_word_embeddings": False,
+                "no_rope_layers": [0, 1],
+                "use_sliding_window": True,
+                "sliding_window": 30,
+                "pad_token_id": 0,
+            },
+        ),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -63,15 +95,19 @@ def test_logits_are_those_of_transformers(tmp_path, name, settings, dtype):
             std=0.3 if parameter.ndim == 1 else 1.5 * parameter.shape[-1] ** -0.5,
         )
     folder = tmp_path / "checkpoint"
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="40KB" if dtype == "bfloat16" else "5GB")
     (folder / "tokenizer.json").write_text("{}")
     # Read back, and not `model.float()`: rotary frequencies are buffers, rounded by `model.to`.
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # Eager: transformers' fused attention leaves Gemma's soft caps out.
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     with torch.no_grad():
         expected = model.eval()(torch.tensor([TOKENS])).logits[0].numpy()
 
     build_engine(folder, tmp_path / "engine", "fp32")
     engine = PackedEngine(tmp_path / "engine")
-    for start, end in ((0, 100), (100, 149), (149, 150)):
+    # Prefill in two chunks, then decode.
+    for start, end in ((0, 100), (100, 146), *((at, at + 1) for at in range(146, 150))):
         actual = engine.step([(0, TOKENS[start:end])])[0]
         np.testing.assert_allclose(actual, expected[end - 1], atol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 from clients import GenerationOptions, InvalidRequestError
 from clients.options import OptionKeywords
 from clients.request import Request
-from clients.results import PerfMetrics
+from clients.results import Outputs, PerfMetrics, Piece
 from clients.tensors import to_array, to_json, wire_type
 from python_backend.contract import ENSEMBLE_MODEL, UNSUPPORTED_INPUTS
 
@@ -27,6 +27,7 @@ def test_only_what_is_given_is_sent() -> None:
 def test_temperature_alone_samples_from_all_tokens() -> None:
     assert GenerationOptions(temperature=0.5).inputs()["top_p"] == (1.0,)
     assert "top_p" not in GenerationOptions(temperature=0.5, top_k=3).inputs()
+    assert "top_p" not in GenerationOptions(temperature=0.5, min_p=0.1).inputs()
     assert GenerationOptions(temperature=0.5, top_p=0.9).inputs()["top_p"] == (0.9,)
     assert "top_p" not in GenerationOptions(temperature=0).inputs()
 
@@ -76,6 +77,7 @@ ALL = GenerationOptions(
     temperature=0.5,
     top_k=2,
     top_p=0.5,
+    min_p=0.1,
     seed=2**64 - 1,
     stop_words=["stop", "halte là"],
     bad_words=["bad"],
@@ -88,6 +90,7 @@ ALL = GenerationOptions(
     num_return_sequences=2,
     exclude_input_in_output=True,
     return_log_probs=True,
+    num_top_log_probs=2,
     return_num_input_tokens=True,
     return_num_output_tokens=False,
     return_perf_metrics=True,
@@ -145,5 +148,20 @@ def test_results_are_read_from_outputs_of_the_contract() -> None:
     for name in (
         *("text_output", "finish_reason", "sequence_index", "num_input_tokens"),
         *("num_output_tokens", "cum_log_probs", "output_log_probs"),
+        *("top_log_prob_ids", "top_log_probs"),
     ):
         assert name in outputs
+
+
+def test_the_likeliest_tokens_are_told_token_by_token() -> None:
+    piece = Piece.from_outputs(
+        {
+            "text_output": ["ab"],
+            "output_log_probs": [-0.5, -1.5],
+            "top_log_prob_ids": [7, 8, 9, 7],
+            "top_log_probs": [-0.5, -1.0, -1.25, -1.5],
+        }
+    )
+    assert piece.top_log_probs == (((7, -0.5), (8, -1.0)), ((9, -1.25), (7, -1.5)))
+    empty: Outputs = {"output_log_probs": [], "top_log_prob_ids": [], "top_log_probs": []}
+    assert Piece.from_outputs({"text_output": [""], **empty}).top_log_probs == ()

@@ -24,6 +24,7 @@ DTYPES: dict[str, Any] = {
     "temperature": np.float32,
     "top_p": np.float32,
     "top_k": np.int32,
+    "min_p": np.float32,
     "repetition_penalty": np.float32,
     "presence_penalty": np.float32,
     "frequency_penalty": np.float32,

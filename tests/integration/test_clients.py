@@ -68,6 +68,7 @@ def test_protocols_agree(triton: Server) -> None:
         temperature=0.8,
         seed=11,
         return_log_probs=True,
+        num_top_log_probs=3,
         return_num_input_tokens=True,
         return_num_output_tokens=True,
     )
@@ -77,6 +78,11 @@ def test_protocols_agree(triton: Server) -> None:
     assert over_grpc.num_input_tokens == over_http.num_input_tokens
     assert over_grpc.num_output_tokens == over_http.num_output_tokens
     assert over_grpc.log_probs == pytest.approx(over_http.log_probs, rel=1e-5)
+    assert over_grpc.top_log_probs is not None
+    assert over_http.top_log_probs is not None
+    for each, same in zip(over_grpc.top_log_probs, over_http.top_log_probs, strict=True):
+        assert [token for token, _ in each] == [token for token, _ in same]
+        assert len(each) == 3
     assert over_grpc.cum_log_prob == pytest.approx(sum(over_grpc.log_probs or ()), rel=1e-4)
 
 

@@ -80,6 +80,29 @@ def test_statistics_come_when_asked_for(speaker: Speaker) -> None:
     assert plain.array("num_input_tokens") is None
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_likeliest_tokens_are_told_beside_each_chosen_one(
+    speaker: Speaker, stream: bool
+) -> None:
+    answer = speaker.ask(QUESTION, 6, end_id=-1, num_top_log_probs=3, stream=stream)
+    told = [
+        np.concatenate([result.as_numpy(name) for result in answer.results], axis=2)[0, 0]
+        for name in ("top_log_prob_ids", "top_log_probs", "output_log_probs")
+    ]
+    ids, likeliest, chosen = told
+    assert ids.shape == likeliest.shape == (6, 3)
+    assert (np.diff(likeliest, axis=1) <= 0).all()
+    assert all(len(set(row)) == 3 for row in ids.tolist())
+    assert likeliest[:, 0].tolist() == chosen.tolist()  # greedy
+
+
+def test_min_p_bounds_what_is_sampled(speaker: Speaker) -> None:
+    greedy = speaker.ask(QUESTION, 12).text
+    assert speaker.ask(QUESTION, 12, temperature=9.0, min_p=1.0, seed=1).text == greedy
+    texts = {speaker.ask(QUESTION, 12, temperature=9.0, min_p=1e-6, seed=n).text for n in range(4)}
+    assert len(texts) > 1
+
+
 def test_a_batch_of_prompts_is_answered_row_by_row(speaker: Speaker) -> None:
     questions = [QUESTION, "What is 7 + 5?", "Count from 3 to 9."]
     rows = [[question] for question in questions]

@@ -26,6 +26,7 @@ MODELS = {
     model.name: model for model in (PREPROCESSING_MODEL, TENSORRT_LLM_MODEL, POSTPROCESSING_MODEL)
 }
 ENGINES = get_args(Engine)
+TOP_LOG_PROBS = {"top_log_prob_ids", "top_log_probs"}
 DECOUPLED = {"tensorrt_llm", "postprocessing"}
 
 
@@ -36,12 +37,12 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
-    assert added == {"priority", "messages", "tools", "chat_template_kwargs"}
+    ours = {"priority", "min_p", "num_top_log_probs"}
+    assert added == {*ours, "messages", "tools", "chat_template_kwargs"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
-    extra = outputs.pop("finish_reason")
-    assert extra == Tensor("finish_reason", "STRING")
-    assert outputs == upstream.ENSEMBLE_OUTPUTS
+    assert outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys() == {"finish_reason", *TOP_LOG_PROBS}
+    assert {name: outputs[name] for name in upstream.ENSEMBLE_OUTPUTS} == upstream.ENSEMBLE_OUTPUTS
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,12 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {"sequence_id", "liveness_probes", "priority"},
+            {"sequence_id", "liveness_probes", "priority", "min_p", "num_top_log_probs"},
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
             upstream.ENGINE_OUTPUTS,
-            {"sequence_id", "finish_reason"},
+            {"sequence_id", "finish_reason", *TOP_LOG_PROBS},
         ),
         (
             PREPROCESSING_MODEL.inputs,
@@ -119,7 +120,7 @@ def test_a_step_takes_what_the_ensemble_or_an_earlier_step_gives(engine: Engine)
     for step in ensemble_steps(engine):
         assert set(step.input_map.values()) <= known
         known |= set(step.output_map.values())
-    assert set(ENSEMBLE_MODEL.output_names()) <= known
+    assert set(ensemble_model(engine).output_names()) <= known
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -132,7 +133,7 @@ def test_a_step_maps_tensors_that_its_model_has_of_the_same_type(engine: Engine)
             assert inputs[name].data_type == types[source]
         for name, target in step.output_map.items():
             types[target] = outputs[name].data_type
-    for tensor in ENSEMBLE_MODEL.outputs:
+    for tensor in ensemble_model(engine).outputs:
         assert types[tensor.name] == tensor.data_type
 
 
@@ -161,7 +162,8 @@ def test_triton_sees_one_decoupled_model_before_each_step_and_each_output(engine
         assert len(before) == 1
         decoupled = step.model if step.model in DECOUPLED else before.pop()
         behind |= dict.fromkeys(step.output_map.values(), decoupled)
-    assert {behind[name] for name in ENSEMBLE_MODEL.output_names()} == {"postprocessing"}
+    outputs = ensemble_model(engine).output_names()
+    assert {behind[name] for name in outputs} == {"postprocessing"}
 
 
 def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:

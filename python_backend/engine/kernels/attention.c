@@ -38,8 +38,12 @@ typedef struct {
     float scale;
     const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
     float *output;          /* [tokens][num_heads * head_dim] */
-    const float *cosines;   /* [context][head_dim / 2] */
+    const float *cosines;   /* [context][rotary_half] */
     const float *sines;
+    int32_t rotary_half;    /* pairs of elements that turn, the first 2 * rotary_half of a head */
+    float softcap;          /* scores become cap * tanh(score / cap); 0: they stay */
+    const int32_t *windows; /* [layers]: keys that a query sees, its own the last; 0: all */
+    const int32_t *turned;  /* [layers]: whether queries and keys turn at all */
     int32_t num_sequences;
     const int32_t *starts;  /* [sequences + 1]: first packed token of each */
     const int32_t *lengths; /* [sequences]: tokens already in the cache */
@@ -166,27 +170,43 @@ static int64_t row_width(const Batch *batch) {
     return (int64_t)(batch->num_heads + 2 * batch->num_kv_heads) * batch->head_dim;
 }
 
+/* Turn a head's vector by its position's angles; a layer without rotation passes it on. */
+static void rotate(const Batch *batch, int layer, int64_t position, const float *from, float *to) {
+    int half = batch->turned[layer] ? batch->rotary_half : 0, dim = batch->head_dim;
+    const float *cosine = batch->cosines + position * batch->rotary_half;
+    const float *sine = batch->sines + position * batch->rotary_half;
+    for (int i = 0; i < half; i++) {
+        float a = from[i], b = from[i + half];
+        to[i] = a * cosine[i] - b * sine[i];
+        to[i + half] = b * cosine[i] + a * sine[i];
+    }
+    for (int i = 2 * half; i < dim; i++) to[i] = from[i];
+}
+
+/* The first position that a query at `position` sees. */
+static int first_seen(const Batch *batch, int layer, int position) {
+    int window = batch->windows[layer];
+    return window && position >= window ? position - window + 1 : 0;
+}
+
 /* Rotate the keys of a tile's tokens and write them and the values into their blocks. */
 static void write_tile(const void *job, int tile) {
     const Batch *batch = ((const Job *)job)->batch;
     int layer = ((const Job *)job)->layer;
-    int sequence, first, count, dim = batch->head_dim, half = dim / 2;
+    int sequence, first, count, dim = batch->head_dim;
+    float turned[dim];
     find_tile(batch, tile, &sequence, &first, &count);
     for (int token = first; token < first + count; token++) {
         int position = batch->lengths[sequence] + token - batch->starts[sequence];
         int slot = position % LANES;
         float *block = block_of(batch, layer, sequence, position / LANES);
-        const float *cosine = batch->cosines + (int64_t)position * half;
-        const float *sine = batch->sines + (int64_t)position * half;
         const float *key = batch->qkv + token * row_width(batch) + batch->num_heads * dim;
         const float *value = key + batch->num_kv_heads * dim;
         for (int head = 0; head < batch->num_kv_heads; head++, key += dim, value += dim) {
             float *keys = block + (int64_t)head * LANES * dim;
             float *values = block + (int64_t)(batch->num_kv_heads + head) * LANES * dim;
-            for (int i = 0; i < half; i++) {
-                keys[i * LANES + slot] = key[i] * cosine[i] - key[i + half] * sine[i];
-                keys[(i + half) * LANES + slot] = key[i + half] * cosine[i] + key[i] * sine[i];
-            }
+            rotate(batch, layer, position, key, turned);
+            for (int i = 0; i < dim; i++) keys[i * LANES + slot] = turned[i];
             memcpy(values + slot * dim, value, dim * sizeof(float));
         }
     }
@@ -209,9 +229,20 @@ static float *scratch_of(int64_t floats) {
     return scratch.memory;
 }
 
-/* Softmax over the first `count` of `stride` scores; the others become 0. Returns the sum's
- * inverse, by which the weighted values are multiplied in the end. */
-static float soften(float *scores, int64_t count, int64_t stride) {
+/* cap * tanh(score / cap), of a vector. */
+INLINE vec capped(vec score, float cap) {
+    vec doubled = score * (2.0f / cap);
+    vec small = exponential(pick(doubled > 0, -doubled, doubled));
+    vec part = (1.0f - small) / (1.0f + small) * cap;
+    return pick(doubled > 0, part, -part);
+}
+
+/* Softmax over the scores from `from` up to `count` of `stride`; the others become 0. Returns the
+ * sum's inverse, by which the weighted values are multiplied in the end. */
+static float soften(float *scores, int64_t from, int64_t count, int64_t stride, float cap) {
+    if (cap > 0)
+        for (int64_t i = 0; i < stride; i += LANES) store(scores + i, capped(load(scores + i), cap));
+    for (int64_t i = 0; i < from; i++) scores[i] = -INFINITY;
     for (int64_t i = count; i < stride; i++) scores[i] = -INFINITY;
     vec tops = load(scores);
     for (int64_t i = LANES; i < stride; i += LANES) {
@@ -236,14 +267,15 @@ static float soften(float *scores, int64_t count, int64_t stride) {
 static void attend_tile(const void *job, int unit) {
     const Batch *batch = ((const Job *)job)->batch;
     int layer = ((const Job *)job)->layer;
-    int head = unit % batch->num_kv_heads, dim = batch->head_dim, half = dim / 2;
+    int head = unit % batch->num_kv_heads, dim = batch->head_dim;
     int group = batch->num_heads / batch->num_kv_heads;
     int sequence, first, count;
     find_tile(batch, unit / batch->num_kv_heads, &sequence, &first, &count);
     int position = batch->lengths[sequence] + first - batch->starts[sequence];
     int rows = group * count, total = position + count;
     int blocks = (total + LANES - 1) / LANES;
-    int64_t stride = (int64_t)blocks * LANES;
+    int first_block = first_seen(batch, layer, position) / LANES, behind = first_block * LANES;
+    int64_t stride = (int64_t)blocks * LANES - behind;
     float *queries = scratch_of(rows * (2 * dim + stride));
     float *outputs = queries + rows * dim, *scores = outputs + rows * dim;
 
@@ -251,31 +283,29 @@ static void attend_tile(const void *job, int unit) {
         int token = first + row / group;
         const float *query =
             batch->qkv + token * row_width(batch) + (head * group + row % group) * dim;
-        const float *cosine = batch->cosines + (int64_t)(position + row / group) * half;
-        const float *sine = batch->sines + (int64_t)(position + row / group) * half;
-        for (int i = 0; i < half; i++) {
-            float a = query[i], b = query[i + half];
-            queries[row * dim + i] = (a * cosine[i] - b * sine[i]) * batch->scale;
-            queries[row * dim + i + half] = (b * cosine[i] + a * sine[i]) * batch->scale;
-        }
+        rotate(batch, layer, position + row / group, query, queries + row * dim);
+        for (int i = 0; i < dim; i++) queries[row * dim + i] *= batch->scale;
     }
-    for (int block = 0; block < blocks; block++) {
+    for (int block = first_block; block < blocks; block++) {
         const float *keys =
             block_of(batch, layer, sequence, block) + (int64_t)head * LANES * dim;
         for (int row = 0; row < rows; row += MAX_ROWS)
             score(rows - row, queries + row * dim, dim, keys,
-                  scores + row * stride + block * LANES, stride);
+                  scores + row * stride + block * LANES - behind, stride);
     }
     float inverse[rows];
-    for (int row = 0; row < rows; row++)
-        inverse[row] = soften(scores + row * stride, position + row / group + 1, stride);
+    for (int row = 0; row < rows; row++) {
+        int own = position + row / group;
+        inverse[row] = soften(scores + row * stride, first_seen(batch, layer, own) - behind,
+                              own + 1 - behind, stride, batch->softcap);
+    }
     memset(outputs, 0, rows * dim * sizeof(float));
-    for (int block = 0; block < blocks; block++) {
+    for (int block = first_block; block < blocks; block++) {
         const float *values = block_of(batch, layer, sequence, block) +
                               (int64_t)(batch->num_kv_heads + head) * LANES * dim;
         int tokens = total - block * LANES < LANES ? total - block * LANES : LANES;
         for (int row = 0; row < rows; row += MAX_ROWS)
-            add(rows - row, scores + row * stride + block * LANES, stride, values, dim, tokens,
+            add(rows - row, scores + row * stride + block * LANES - behind, stride, values, dim, tokens,
                 outputs + row * dim);
     }
     for (int row = 0; row < rows; row++) {

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import (
+    PLAIN,
     KernelAttention,
     Layout,
     NumpyAttention,
     PackedBatch,
 )
+from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig
 from python_backend.engine.kernels import load_kernels
+from python_backend.errors import EngineError
 
 CONTEXT, BLOCKS, TABLE = 200, 64, 12
 
@@ -25,15 +30,28 @@ LAYOUTS = [
 ]
 
 
+CONFIGS = [
+    AttentionConfig(scale=0.2, logit_softcap=1.5, windows=(40, 0)),
+    AttentionConfig(windows=(1, 16), rotary_dim=10),
+    AttentionConfig(unrotated_layers=(1,), windows=(0, 33)),
+]
+
+
 def rotary(head_dim: int) -> NDArray[np.float32]:
     angles = np.arange(CONTEXT)[:, None] / 10000 ** (np.arange(0, head_dim, 2) / head_dim)
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
-def kernel(layout: Layout, pool: NDArray[np.float32], threads: int = 2) -> KernelAttention:
+def kernel(
+    layout: Layout,
+    pool: NDArray[np.float32],
+    threads: int = 2,
+    config: AttentionConfig = PLAIN,
+) -> KernelAttention:
     kernels = load_kernels(threads)
     assert kernels is not None, "these tests need a C compiler"
-    return KernelAttention(kernels, layout, pool, rotary(layout.head_dim))
+    turned = rotary(config.rotary_dim or layout.head_dim)
+    return KernelAttention(kernels, layout, pool, turned, config)
 
 
 def random_qkv(layout: Layout, tokens: int, seed: int) -> NDArray[np.float32]:
@@ -46,14 +64,21 @@ def output_of(layout: Layout, tokens: int) -> NDArray[np.float32]:
     return np.full((tokens, layout.num_heads * layout.head_dim), np.nan, dtype=np.float32)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(layout: Layout) -> None:
+CASES = [*((layout, PLAIN) for layout in LAYOUTS), *((LAYOUTS[1], each) for each in CONFIGS)]
+
+
+@pytest.mark.parametrize(("layout", "config"), CASES, ids=str)
+def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
+    layout: Layout, config: AttentionConfig
+) -> None:
     """Over prompts, chunks of prompts and single tokens of four sequences, in scattered blocks."""
     reference_pool = np.zeros((BLOCKS, *layout.block_shape), dtype=np.float32)
     pool = np.full_like(reference_pool, np.nan)  # what was never written must not be read
     together, reference = (
-        kernel(layout, pool),
-        NumpyAttention(layout, reference_pool, rotary(layout.head_dim)),
+        kernel(layout, pool, config=config),
+        NumpyAttention(
+            layout, reference_pool, rotary(config.rotary_dim or layout.head_dim), config
+        ),
     )
     tables = np.random.default_rng(0).permutation(BLOCKS)[: 4 * TABLE].astype(np.int32)
     tables = tables.reshape(4, TABLE)
@@ -67,7 +92,7 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(layout: L
             together(layer, batch, qkv, output)
             reference(layer, batch, qkv, expected)
             np.testing.assert_allclose(output, expected, atol=1e-5)
-            alone = kernel(layout, pool.copy(), threads=1)
+            alone = kernel(layout, pool.copy(), threads=1, config=config)
             for sequence, count in enumerate(counts):
                 for token in range(count):
                     single = PackedBatch(
@@ -95,3 +120,32 @@ def test_large_scores_do_not_overflow() -> None:
     kernel(layout, pool)(0, batch, qkv, output)
     NumpyAttention(layout, np.zeros_like(pool), rotary(32))(0, batch, qkv, expected)
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ({"windows": (4,)}, "windows has to have one number for each of 2 layers"),
+        ({"unrotated_layers": (2,)}, "unrotated_layers names a layer beyond the 2"),
+        ({"rotary_dim": 34}, "rotary_dim is more than the head_dim of 32"),
+        ({"rotary_dim": 3}, "rotary_dim"),
+        ({"logit_softcap": 0}, "logit_softcap"),
+    ],
+)
+def test_an_engine_whose_attention_does_not_fit_it_is_refused(tmp_path, attention, message):
+    engine = {
+        "architecture": "LlamaForCausalLM",
+        "precision": "fp32",
+        "vocab_size": 10,
+        "num_layers": 2,
+        "hidden_size": 64,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 32,
+        "context_length": 16,
+        "end_token_ids": (1,),
+        "pad_token_id": 0,
+    }
+    (tmp_path / ENGINE_FILE).write_text(json.dumps({**engine, "attention": attention}))
+    with pytest.raises(EngineError, match=message):
+        EngineConfig.load(tmp_path)

@@ -166,7 +166,7 @@ def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., Engine]
     finish(engine)
     assert sequence.output == output[:5]
     assert len(sequence.log_probs) == 5
-    assert all(log_prob <= 0 for log_prob in sequence.log_probs)
+    assert all(told.chosen <= 0 for told in sequence.log_probs)
 
 
 def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., Engine]) -> None:

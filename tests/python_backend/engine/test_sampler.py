@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from python_backend.engine.sampler import sample
+from python_backend.engine.selection import NumpySelection, Selection, load_selection
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 VOCAB = 8
+SELECTION = load_selection(num_threads=2)
 LOGITS = st.lists(st.integers(-40, 40), min_size=VOCAB, max_size=VOCAB, unique=True).map(
     lambda values: np.array(values, dtype=np.float32) / 10
 )
@@ -25,6 +27,7 @@ PARAMS = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.integers(0, VOCAB + 2),
     top_p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([0.5, 1.0, 1.5]),
     presence_penalty=st.sampled_from([-1.0, 0.0, 1.0]),
     frequency_penalty=st.sampled_from([0.0, 0.5]),
@@ -33,6 +36,7 @@ PARAMS = st.builds(
     end_ids=st.sampled_from([frozenset[int](), frozenset([-1]), frozenset([0, 3])]),
     bad_words=st.sampled_from([(), ((1,),), ((2, 4), (5,))]),
     log_probs=st.booleans(),
+    num_top_log_probs=st.integers(0, VOCAB + 2),
 )
 
 
@@ -48,7 +52,7 @@ def make_sequence(
 def shaped(logits: list[float], output: tuple[int, ...] = (), **settings: Any) -> list[float]:
     """What the sampler makes of one row of logits before it chooses."""
     row = np.array([logits], dtype=np.float32)
-    sample(row, [make_sequence(output=output, **settings)])
+    sample(row, [make_sequence(output=output, **settings)], SELECTION)
     return cast("list[float]", row[0].tolist())
 
 
@@ -61,21 +65,28 @@ class Dial:
         return self.value
 
 
-def frequencies(logits: NDArray[np.float32], params: SamplingParams, draws: int) -> dict[int, int]:
+def frequencies(
+    logits: NDArray[np.float32],
+    params: SamplingParams,
+    draws: int,
+    selection: Selection = SELECTION,
+) -> dict[int, int]:
     """How often each token comes when the generator's numbers are spread evenly."""
     sequence, dial = make_sequence(params), Dial()
     sequence.random = cast(np.random.Generator, dial)
     counts: Counter[int] = Counter()
     for draw in range(draws):
         dial.value = (draw + 0.5) / draws
-        counts[sample(logits[None].copy(), [sequence])[0][0]] += 1
+        counts[sample(logits[None].copy(), [sequence], selection)[0][0]] += 1
     return counts
 
 
 def reference(logits: NDArray[np.float32], params: SamplingParams) -> dict[int, float]:
-    """Probability of each token that may be drawn, by the definitions of top-k and top-p."""
+    """Probability of each token that may be drawn, by the definitions of min-p, top-k and top-p."""
     scaled = logits.astype(np.float64) / params.temperature
     likeliest = sorted(range(VOCAB), key=lambda token: -scaled[token])
+    least = scaled.max() + np.log(params.min_p or 1e-300)
+    likeliest = [token for token in likeliest if scaled[token] >= least]
     if params.top_k:
         likeliest = likeliest[: params.top_k]
     weights = {token: np.exp(scaled[token]) for token in likeliest}
@@ -91,24 +102,33 @@ def reference(logits: NDArray[np.float32], params: SamplingParams) -> dict[int, 
 )
 @given(logits=LOGITS)
 def test_greedy_takes_the_likeliest(logits: NDArray[np.float32], settings: dict[str, Any]) -> None:
-    tokens, log_probs = sample(logits[None].copy(), [make_sequence(**settings)])
+    tokens, log_probs = sample(logits[None].copy(), [make_sequence(**settings)], SELECTION)
     assert tokens == [logits.argmax()]
     assert log_probs == [None]
 
 
+@pytest.mark.parametrize("selection", [SELECTION, NumpySelection()])
 @settings(max_examples=50)
 @given(
     logits=LOGITS,
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
     top_k=st.sampled_from([0, 2, 3, VOCAB, VOCAB + 1]),
     top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.03, 0.3, 0.99]),
 )
-def test_tokens_are_drawn_as_often_as_top_k_and_top_p_say(
-    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float
+def test_tokens_are_drawn_as_often_as_the_bounds_say(
+    selection: Selection,
+    logits: NDArray[np.float32],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
 ) -> None:
-    params = SamplingParams(max_tokens=1, temperature=temperature, top_k=top_k, top_p=top_p)
+    params = SamplingParams(
+        max_tokens=1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
     expected = reference(logits, params)
-    counts = frequencies(logits, params, draws=100)
+    counts = frequencies(logits, params, draws=100, selection=selection)
     assert counts.keys() <= expected.keys()
     for token, probability in expected.items():
         assert abs(counts[token] - 100 * probability) <= 1
@@ -130,7 +150,8 @@ def test_what_is_banned_is_not_drawn_however_few_are_left() -> None:
 def test_the_seed_decides() -> None:
     def draw(seed: int | None) -> list[int]:
         sequence = make_sequence(top_p=1.0, seed=seed)
-        return [sample(np.zeros((1, 50), np.float32), [sequence])[0][0] for _ in range(20)]
+        rows = np.zeros((1, 50), np.float32)
+        return [sample(rows, [sequence], SELECTION)[0][0] for _ in range(20)]
 
     assert draw(7) == draw(7) != draw(8)
     assert draw(None) != draw(None)
@@ -144,9 +165,9 @@ def test_neighbours_in_the_batch_change_nothing(
     together = [make_sequence(params, output=(2, 4, 2)) for _, params in rows]
     alone = [make_sequence(params, output=(2, 4, 2)) for _, params in rows]
     for _ in range(3):
-        tokens, log_probs = sample(np.stack([logits for logits, _ in rows]), together)
+        tokens, log_probs = sample(np.stack([logits for logits, _ in rows]), together, SELECTION)
         single = [
-            sample(logits[None].copy(), [sequence])
+            sample(logits[None].copy(), [sequence], SELECTION)
             for (logits, _), sequence in zip(rows, alone, strict=True)
         ]
         assert (tokens, log_probs) == ([t for [t], _ in single], [p for _, [p] in single])
@@ -202,14 +223,26 @@ def test_a_bad_word_is_never_completed(output: tuple[int, ...], banned: list[int
 def test_log_probabilities_are_the_models_own(
     logits: NDArray[np.float32], params: SamplingParams
 ) -> None:
-    params = replace(params, log_probs=True)
-    tokens, log_probs = sample(logits[None].copy(), [make_sequence(params, output=(2,))])
+    params = replace(params, log_probs=True, num_top_log_probs=3)
+    tokens, log_probs = sample(logits[None].copy(), [make_sequence(params, output=(2,))], SELECTION)
     exact = logits.astype(np.float64)
     expected = exact - np.log(np.exp(exact).sum())
-    assert log_probs == [pytest.approx(expected[tokens[0]], abs=1e-5)]
+    (told,) = log_probs
+    assert told is not None
+    assert told.chosen == pytest.approx(expected[tokens[0]], abs=1e-5)
+    assert told.top_ids == np.argsort(-expected)[:3].tolist()
+    assert told.top == pytest.approx(expected[told.top_ids], abs=1e-5)
+
+
+def test_no_more_likely_tokens_are_told_than_there_are_or_were_asked_for() -> None:
+    logits = np.arange(6, dtype=np.float32).reshape(2, 3)
+    sequences = [make_sequence(num_top_log_probs=count) for count in (20, 1)]
+    _, log_probs = sample(logits, sequences, SELECTION)
+    assert [len(told.top) for told in log_probs if told] == [3, 1]
 
 
 def test_log_probabilities_of_large_logits_are_finite() -> None:
     logits = np.array([[1e4, 1e4, -1e4]], dtype=np.float32)
-    _, log_probs = sample(logits, [make_sequence(log_probs=True)])
-    assert log_probs == [pytest.approx(-np.log(2), abs=1e-3)]
+    _, log_probs = sample(logits, [make_sequence(log_probs=True)], SELECTION)
+    assert log_probs[0] is not None
+    assert log_probs[0].chosen == pytest.approx(-np.log(2), abs=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 from python_backend.errors import InvalidRequestError
 
 
@@ -56,9 +56,9 @@ def test_log_probabilities_are_of_the_output() -> None:
     sequence = Sequence(
         np.array([5], dtype=np.int32), SamplingParams(max_tokens=9, end_ids=frozenset([3]))
     )
-    sequence.append(1, -0.5)
-    sequence.append(3, -0.25)
-    assert sequence.log_probs == [-0.5]
+    sequence.append(1, LogProbs(-0.5, [], []))
+    sequence.append(3, LogProbs(-0.25, [], []))
+    assert sequence.log_probs == [LogProbs(-0.5, [], [])]
 
 
 def test_it_knows_its_tokens_and_what_is_computed() -> None:
@@ -97,6 +97,8 @@ def test_an_engine_that_is_started_anew_does_not_use_an_id_again() -> None:
         ({"top_k": -1}, "top_k is -1; it must be 0 or more"),
         ({"top_p": 1.5}, "top_p is 1.5; it must be between 0 and 1"),
         ({"top_p": np.nan}, "top_p is nan; it must be between 0 and 1"),
+        ({"min_p": -0.5}, "min_p is -0.5; it must be between 0 and 1"),
+        ({"num_top_log_probs": 21}, "num_top_log_probs is 21; it must be between 0 and 20"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0; it must be above 0"),
         ({"repetition_penalty": np.inf}, "repetition_penalty is inf; it must be a finite number"),
         ({"presence_penalty": np.nan}, "presence_penalty is nan; it must be a finite number"),

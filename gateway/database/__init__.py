@@ -1,0 +1,24 @@
+"""Where tenants, keys, prices and usage are kept: SQLite, or PostgreSQL by URL, with migrations."""
+
+from gateway.database.engine import DatabaseError, open_database
+from gateway.database.schema import (
+    admins,
+    api_keys,
+    metadata,
+    prices,
+    tenants,
+    usage,
+    usage_cursors,
+)
+
+__all__ = [
+    "DatabaseError",
+    "admins",
+    "api_keys",
+    "metadata",
+    "open_database",
+    "prices",
+    "tenants",
+    "usage",
+    "usage_cursors",
+]

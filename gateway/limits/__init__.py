@@ -1,0 +1,1 @@
+"""Limits: rates, concurrency and quotas, counted in memory or in Redis."""

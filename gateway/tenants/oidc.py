@@ -1,0 +1,116 @@
+"""The signing keys of an identity provider, found by OpenID Connect discovery and kept fresh.
+
+Keys rotate: a token whose key is not known makes the set be fetched again, but no oftener than the
+settings allow, so that made-up tokens can't have the gateway flood the provider. While the
+provider doesn't answer, the keys that are known serve on for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from jwt import PyJWK, PyJWKSet
+from jwt.exceptions import PyJWKSetError
+
+from gateway.tenants.settings import IdentityProviderSettings
+
+_MAX_DOCUMENT_BYTES = 1 << 20
+
+
+class ProviderUnavailable(Exception):  # noqa: N818 - says what happened
+    """The identity provider's keys can't be had."""
+
+
+class KeySet:
+    """An identity provider's public keys."""
+
+    def __init__(
+        self,
+        settings: IdentityProviderSettings,
+        client: httpx.AsyncClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Fetch nothing yet.
+
+        Args:
+            settings: The provider.
+            client: How to reach it.
+            clock: Seconds.
+        """
+        self._settings = settings
+        self._client = client
+        self._clock = clock
+        self._keys: list[PyJWK] = []
+        self._fetched_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._failure = "it was not asked yet"
+        self._lock = asyncio.Lock()
+
+    async def find(self, key_id: str | None) -> PyJWK | None:
+        """Return the key of a token; None where the provider has no such key.
+
+        Args:
+            key_id: The token's ``kid``; None finds the only key, where there is only one.
+
+        Raises:
+            ProviderUnavailable: No keys are known, or only too old ones, and none can be had.
+        """
+        if self._age() >= self._settings.keys_ttl_s:
+            await self._refresh()
+        if self._age() >= self._settings.keys_ttl_s + self._settings.keys_stale_s:
+            raise ProviderUnavailable(self._failure)
+        found = self._known(key_id)
+        if found is None:
+            await self._refresh()
+            found = self._known(key_id)
+        return found
+
+    def _age(self) -> float:
+        return self._clock() - self._fetched_at
+
+    def _known(self, key_id: str | None) -> PyJWK | None:
+        keys = [key for key in self._keys if key_id is None or key.key_id == key_id]
+        return keys[0] if len(keys) == 1 else None
+
+    async def _refresh(self) -> None:
+        """Fetch the keys, unless somebody just did or tried."""
+        async with self._lock:
+            if self._clock() - self._tried_at < self._settings.refresh_interval_s:
+                return
+            self._tried_at = self._clock()
+            try:
+                self._keys = await asyncio.wait_for(self._fetch(), self._settings.timeout_s)
+                self._fetched_at = self._tried_at
+            except (httpx.HTTPError, asyncio.TimeoutError, ValueError, PyJWKSetError) as error:
+                self._failure = f"{self._settings.name}: {error or type(error).__name__}"
+
+    async def _fetch(self) -> list[PyJWK]:
+        issuer = self._settings.issuer
+        discovery = await self._document(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+        if discovery.get("issuer") != issuer:
+            raise ValueError(f"{issuer} says that it is {discovery.get('issuer')}")
+        address = discovery.get("jwks_uri")
+        if not isinstance(address, str):
+            raise ValueError(f"{issuer} doesn't say where its keys are")
+        if issuer.startswith("https:") and not address.startswith("https:"):
+            raise ValueError(f"{issuer} has its keys at {address}, which is not https")
+        published = PyJWKSet.from_dict(await self._document(address))
+        return [key for key in published.keys if key.public_key_use in (None, "sig")]
+
+    async def _document(self, address: str) -> dict[str, Any]:
+        content = bytearray()
+        async with self._client.stream("GET", address) as response:
+            response.raise_for_status()
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > _MAX_DOCUMENT_BYTES:
+                    raise ValueError(f"{address} is longer than {_MAX_DOCUMENT_BYTES} bytes")
+        document = json.loads(content)
+        if not isinstance(document, dict):
+            raise ValueError(f"{address} is not a JSON object")
+        return document

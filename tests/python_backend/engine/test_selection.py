@@ -1,0 +1,114 @@
+"""Selection from rows of logits: C and numpy choose the same, by the definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from python_backend.engine.selection import (
+    DRAW,
+    ONE,
+    KernelSelection,
+    NumpySelection,
+    load_selection,
+)
+
+KERNEL, NUMPY = load_selection(num_threads=2), NumpySelection()
+
+
+def make_rows(rng: np.random.Generator, rows: int, size: int, kind: str) -> NDArray[np.float32]:
+    """Logits as models have them, and as nobody would think of."""
+    logits = rng.standard_normal((rows, size), dtype=np.float32)
+    if kind == "peaked":
+        logits[rng.integers(0, 100, logits.shape) == 0] += 12
+        return logits * 2
+    if kind == "tied":
+        return np.round(logits)
+    if kind == "banned":
+        logits[rng.integers(0, 3, logits.shape) > 0] = -np.inf
+    if kind == "steep":
+        return np.sort(logits * 1e4)[:, ::-1].copy()
+    return logits
+
+
+KINDS = ("flat", "peaked", "tied", "banned", "steep")
+
+
+def make_draws(rng: np.random.Generator, rows: int, size: int) -> NDArray[Any]:
+    draws = np.zeros(rows, dtype=DRAW)
+    draws["top_p"] = rng.choice([1e-6, 0.1, 0.5, 0.9, 0.999, 1 - 2**-52, 1], rows)
+    draws["random"] = rng.choice([0, 0.5, 1 - 2**-53, *rng.random(8)], rows)
+    draws["inverse_temperature"] = rng.choice([1e-30, 0.1, 1, 1.4, 10, 1e30], rows)
+    draws["top_k"] = rng.choice([0, 0, 1, 2, 50, size // 2, size, size + 9], rows)
+    draws["least_weight"] = rng.choice([1, 1, 2, ONE // 20, ONE // 2, ONE], rows)
+    return draws
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.one_of(st.integers(1, 70), st.integers(500, 3000)),
+    kind=st.sampled_from(KINDS),
+)
+def test_c_chooses_what_numpy_chooses(seed: int, size: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    logits, draws = make_rows(rng, 8, size, kind), make_draws(rng, 8, size)
+    chosen = KERNEL.choose(logits, draws)
+    assert chosen == NUMPY.choose(logits, draws)
+    assert chosen == [
+        KERNEL.choose(logits[row : row + 1], draws[row : row + 1])[0] for row in range(8)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_does_where_a_sample_of_the_weights_says_where_to_look(kind: str) -> None:
+    """Large vocabularies, and heavy tokens where the sample doesn't look."""
+    rng = np.random.default_rng(5)
+    logits, draws = make_rows(rng, 6, 152_000, kind), make_draws(rng, 6, 152_000)
+    logits[:, 16::512] -= 3
+    logits[:, :16] += 3
+    assert KERNEL.choose(logits, draws) == NUMPY.choose(logits, draws)
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.one_of(st.integers(1, 70), st.integers(500, 3000)),
+    kind=st.sampled_from(KINDS),
+    data=st.data(),
+)
+def test_c_describes_as_numpy_does(seed: int, size: int, kind: str, data: st.DataObject) -> None:
+    logits = make_rows(np.random.default_rng(seed), 4, size, kind)
+    rows = data.draw(st.lists(st.integers(0, 3), max_size=4))
+    count = data.draw(st.integers(0, min(size, 20)))
+    normalizers, tops = KERNEL.describe(logits, rows, count)
+    expected_normalizers, expected_tops = NUMPY.describe(logits, rows, count)
+    assert normalizers == pytest.approx(expected_normalizers, abs=1e-6, rel=1e-6)
+    assert tops.tolist() == expected_tops.tolist()
+    exact = np.logaddexp.reduce(logits[rows].astype(np.float64), axis=1)
+    assert normalizers == pytest.approx(exact, abs=1e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("selection", [KERNEL, NUMPY])
+def test_a_row_without_a_finite_logit_yields_a_token(selection: KernelSelection) -> None:
+    logits = np.full((1, 40), -np.inf, dtype=np.float32)
+    draws = np.array([(0.5, 0.5, 1, 0, 1, 0)], dtype=DRAW)
+    assert selection.choose(logits, draws) == [0]
+    assert selection.describe(logits, [0], 2)[0] == [-np.inf]
+
+
+@pytest.mark.parametrize("selection", [KERNEL, NUMPY])
+def test_logits_that_are_not_numbers_do_no_harm(selection: KernelSelection) -> None:
+    logits = np.full((3, 40), np.nan, dtype=np.float32)
+    logits[1:, 7] = 1
+    draws = np.array([(0.5, 0.5, 1, k, 1, 0) for k in (0, 3, 1)], dtype=DRAW)
+    assert all(0 <= token < 40 for token in selection.choose(logits, draws))
+
+
+def test_there_is_a_compiler_where_this_is_tested() -> None:
+    assert isinstance(KERNEL, KernelSelection)
