@@ -14,33 +14,54 @@ from python_backend.contract import (
     ENSEMBLE,
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
+    TENSORRT_LLM_ADAPTER_MODEL,
     TENSORRT_LLM_MODEL,
     Model,
     Tensor,
     ensemble_model,
     ensemble_steps,
 )
-from python_backend.settings import Settings
+from python_backend.settings import EngineReference, Settings
 
 HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
 
 
 def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
     """The configuration of each model that Trireme serves, by name."""
+    ours = settings.engine == "onnxruntime"
+    engine = EngineReference(
+        engine_model=ensemble_steps(settings.engine)[1].model,
+        exclude_input_in_output=(
+            settings.tensorrt_llm if ours else settings.adapter
+        ).exclude_input_in_output,
+    )
     configs = [
         _python_model(
             PREPROCESSING_MODEL,
             settings.preprocessing,
             settings,
+            settings.safety,
+            engine,
             instances=settings.preprocessing_instances,
         ),
         # One instance: a stream's pieces find their state there, in order.
-        _python_model(POSTPROCESSING_MODEL, settings.postprocessing, settings, decoupled=True),
+        _python_model(
+            POSTPROCESSING_MODEL,
+            settings.postprocessing,
+            settings,
+            settings.safety,
+            engine,
+            decoupled=True,
+        ),
         _ensemble(settings),
     ]
-    if settings.engine == "onnxruntime":
+    if ours:
         configs.append(
             _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
+        )
+    else:
+        configs.append(
+            _python_model(TENSORRT_LLM_ADAPTER_MODEL, settings.adapter, settings, decoupled=True)
         )
     return {config.name: config for config in configs}
 
@@ -55,6 +76,7 @@ def _python_model(
     model: Model,
     own: Settings,
     settings: RepositorySettings,
+    *shared: Settings,
     instances: int = 1,
     decoupled: bool = False,
 ) -> pb.ModelConfig:
@@ -69,8 +91,9 @@ def _python_model(
     group = config.instance_group.add()
     group.count = instances
     group.kind = pb.ModelInstanceGroup.KIND_CPU
-    for name, value in own.parameters().items():
-        config.parameters[name].string_value = value
+    for each in (own, *shared):
+        for name, value in each.parameters().items():
+            config.parameters[name].string_value = value
     return config
 
 

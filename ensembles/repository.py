@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from ensembles.config import HEADER, model_configs, render
 from ensembles.settings import RepositorySettings
-from python_backend.contract import ENSEMBLE, TENSORRT_LLM
+from python_backend.contract import ENSEMBLE, TENSORRT_LLM, TENSORRT_LLM_ADAPTER
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 """Where each model's ``model.py`` lives."""
@@ -27,12 +29,32 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
         version = repository / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         _write(repository / name / "config.pbtxt", render(config))
-        source = SOURCE / name / "1" / "model.py"
+        source = _source(name)
         target = version / "model.py"
         if name != ENSEMBLE and not (target.exists() and target.samefile(source)):
             target.unlink(missing_ok=True)
             target.symlink_to(source)
+    _drop_adapter(repository, configs)
     return list(configs)
+
+
+def _source(name: str) -> Path:
+    """A model's ``model.py`` here.
+
+    The adapter's is no folder: Triton would take it for a model beside the ONNX Runtime engine.
+    """
+    if name == TENSORRT_LLM_ADAPTER:
+        return SOURCE / f"{name}.py"
+    return SOURCE / name / "1" / "model.py"
+
+
+def _drop_adapter(repository: Path, configs: Container[str]) -> None:
+    """Take away what an earlier assembly for TensorRT-LLM left, which Triton would load."""
+    config = repository / TENSORRT_LLM_ADAPTER / "config.pbtxt"
+    if TENSORRT_LLM_ADAPTER in configs or not config.is_file():
+        return
+    if config.read_text(encoding="utf-8").startswith(HEADER):
+        shutil.rmtree(config.parent)
 
 
 def missing_engine(repository: Path, settings: RepositorySettings) -> str | None:

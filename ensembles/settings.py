@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from python_backend.contract import Engine
 from python_backend.settings import (
+    AdapterSettings,
     EngineSettings,
     PostprocessingSettings,
     PreprocessingSettings,
+    SafetySettings,
     SettingsError,
     parse,
 )
@@ -28,6 +30,8 @@ class RepositorySettings(BaseModel):
         preprocessing: Settings of ``preprocessing``.
         tensorrt_llm: Settings of the ONNX Runtime engine.
         postprocessing: Settings of ``postprocessing``.
+        adapter: Settings of ``tensorrt_llm_adapter``, which stands before TensorRT-LLM's backend.
+        safety: The safety policies that prompts and answers are held to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,10 +42,12 @@ class RepositorySettings(BaseModel):
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     tensorrt_llm: EngineSettings = EngineSettings()
     postprocessing: PostprocessingSettings = PostprocessingSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    safety: SafetySettings = SafetySettings()
 
     @classmethod
     def from_assignments(cls, assignments: list[str]) -> RepositorySettings:
-        """Settings from words such as ``postprocessing.redact=["email"]``.
+        """Settings from words such as ``safety.policy_file=mine.yaml``.
 
         Args:
             assignments: ``name=value``; a dot goes into a model's settings, a value is JSON or,

@@ -155,7 +155,7 @@ class Sequence:
         digests: What identifies each of its full blocks, as far as that was worked out.
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
-        finish_reason: Empty while it runs, else one of ``contract.FINISH_REASONS``.
+        finish_reason: Empty while it runs, else one of ``contract.ENGINE_FINISH_REASONS``.
     """
 
     def __init__(

@@ -4,8 +4,8 @@ RE2 matches in linear time, so no pattern can hang the server, but it can't say 
 a text could still become a match. A second expression can: it matches every beginning of what the
 first one matches. Found at the end of the text, it tells where the text has to be held back.
 
-Patterns are written in Python's syntax. Classes such as ``\d`` and ``\w``, and ``\b``, mean ASCII as
-in RE2; look-around and references back are not regular and are refused.
+Patterns are written in Python's syntax. Classes such as ``\d`` and ``\w``, and ``\b``, mean ASCII
+as in RE2; look-around and references back are not regular and are refused.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ classifier that is not there is an error that names it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -248,10 +248,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Policies:
-    """All policies of a file."""
+    """All policies of a file.
+
+    Attributes:
+        default: The policy of a request that names none.
+        by_name: Every policy.
+        files: The file itself and those that it names.
+    """
 
     default: str
     by_name: dict[str, Policy]
+    files: tuple[Path, ...] = ()
 
     def get(self, name: str | None) -> Policy:
         """The policy of a request.
@@ -294,7 +301,17 @@ def load_policies(path: Path) -> Policies:
             )
             for name, policy in settings.policies.items()
         },
+        (path, *_files(path.parent, settings)),
     )
+
+
+def _files(folder: Path, settings: PolicyFile) -> Iterator[Path]:
+    for policy in settings.policies.values():
+        for rule in policy.rules:
+            if isinstance(rule, TermsRule) and rule.terms_file is not None:
+                yield folder / rule.terms_file
+            if isinstance(rule, ClassifierRule):
+                yield folder / rule.model / "model.onnx"
 
 
 def _rule_set(path: Path, policy: str, settings: PolicySettings, side: Side) -> RuleSet:

@@ -75,7 +75,11 @@ class _Match(NamedTuple):
 
 
 class RuleSet:
-    """The rules for one side, ready to scan: shared by all streams of a policy."""
+    """The rules for one side, ready to scan: shared by all streams of a policy.
+
+    Attributes:
+        blocks: Whether a rule may end a text.
+    """
 
     def __init__(self, rules: Sequence[Rule], side: Side) -> None:
         self.rules = tuple(rules)
@@ -93,6 +97,7 @@ class RuleSet:
             if isinstance(finder, PatternFinder)
         }
         self.any_pattern = AnyOf(patterns.values()) if patterns else None
+        self.blocks = any(rule.action == "block" for rule in rules)
         self.holds = [rules[order].action != "flag" for order, _ in self.finders]
 
 
