@@ -26,6 +26,7 @@ from python_backend.engine.config import (
     EngineConfig,
     Precision,
 )
+from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
 _STORAGES: dict[Precision, StorageFactory] = {
     "fp32": Float32Storage,
@@ -43,6 +44,7 @@ _OWN_FILES = (
     "segment_*.onnx",
     WEIGHTS_FILE,
     ROTARY_FILE,
+    DECODER_FILE,
     ENGINE_FILE,
     *_COPIED_FILES,
     *_FORMAT_1_FILES,
@@ -100,6 +102,7 @@ def build_engine(
                     _STORAGES[precision],
                     lambda done: progress(done, len(spec.layers)),
                 )
+            _describe(spec, weights.tensors()).save(folder)
             np.save(folder / ROTARY_FILE, spec.rotary_table())
             for name in _COPIED_FILES:
                 if (checkpoint_folder / name).exists():
@@ -139,6 +142,38 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
         context_length=spec.context_length,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
+    )
+
+
+def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescription:
+    """What the native decoder reads, in place of the graphs."""
+    return DecoderDescription(
+        intermediate_size=spec.intermediate_size,
+        activation=spec.activation,
+        norm_eps=spec.norm_eps,
+        embedding_scale=spec.embedding_scale,
+        logit_softcap=spec.logit_softcap,
+        embedding=spec.embedding,
+        layers=tuple(
+            Layer(
+                attention_norm=layer.attention_norm,
+                qkv="+".join(layer.qkv),
+                qkv_bias="+".join(layer.qkv_bias) or None,
+                q_norm=layer.qk_norm[0] if layer.qk_norm else None,
+                k_norm=layer.qk_norm[1] if layer.qk_norm else None,
+                attention_output=layer.attention_output,
+                post_attention_norm=layer.post_attention_norm,
+                mlp_norm=layer.mlp_norm,
+                gate=layer.gate,
+                up=layer.up,
+                down=layer.down,
+                post_mlp_norm=layer.post_mlp_norm,
+            )
+            for layer in spec.layers
+        ),
+        final_norm=spec.final_norm,
+        lm_head=spec.lm_head,
+        tensors=tensors,
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from python_backend.engine.description import Tensor, TensorType
 
 # The IR version and operator sets that the graphs need, not the newest that `onnx` could write.
 _IR_VERSION = 10
@@ -57,6 +59,17 @@ class WeightsFile:
 
     def __getitem__(self, name: str) -> _Weight:
         return self._weights[name]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Where each weight lies."""
+        return {
+            name: Tensor(
+                dtype=cast(TensorType, str(weight.dtype)),
+                shape=weight.shape,
+                offset=weight.offset,
+            )
+            for name, weight in self._weights.items()
+        }
 
     def add(
         self,

@@ -64,7 +64,8 @@ def quantize_int4(rows: NDArray[np.float32]) -> Int4Rows:
     values = rows.reshape(count, blocks, BLOCK_SIZE)
     low = np.minimum(values.min(axis=2), 0)
     high = np.maximum(values.max(axis=2), 0)
-    scales = (high - low) / np.float32(15)
+    # The native decoder keeps scales in float16: nothing is lost where they are float16 from here.
+    scales = ((high - low) / np.float32(15)).astype(np.float16).astype(np.float32)
     scales[scales == 0] = 1
     zero_points = np.minimum(np.rint(-low / scales), 15)  # 16 only where a scale is subnormal
     levels = values / scales[:, :, None]

@@ -219,9 +219,10 @@ class Segment:
 
     def _norm_weight(self, name: str) -> str:
         weight = self._tensors.tensor(name).astype(np.float32)
-        return self._graph.constant(name, weight + np.float32(self._spec.norm_offset))
+        weight += np.float32(self._spec.norm_offset)
+        return self._graph.weight(name, weight.dtype, weight.shape, [weight])
 
     def _vector(self, names: Sequence[str]) -> str:
-        """Add one-dimensional tensors, end to end, as a float32 constant."""
-        parts = [self._tensors.tensor(name).astype(np.float32) for name in names]
-        return self._graph.constant("+".join(names), np.concatenate(parts))
+        """Add one-dimensional tensors, end to end, in float32."""
+        vector = np.concatenate([self._tensors.tensor(name) for name in names])
+        return self._graph.weight("+".join(names), np.dtype(np.float32), vector.shape, [vector])

@@ -6,6 +6,7 @@ from clients.errors import (
     DeadlineExceededError,
     GenerationError,
     InvalidRequestError,
+    ServerBusyError,
     ServerUnavailableError,
 )
 from clients.options import GenerationOptions
@@ -22,5 +23,6 @@ __all__ = [
     "PerfMetrics",
     "Piece",
     "Result",
+    "ServerBusyError",
     "ServerUnavailableError",
 ]

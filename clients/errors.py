@@ -2,6 +2,7 @@
 
 ClientError
 ├── ServerUnavailableError    nothing answers, or the model is not loaded: try again, elsewhere
+│   └── ServerBusyError       it is well and has no room: try again later
 ├── InvalidRequestError       the request is wrong: trying again cannot help
 ├── GenerationError           the server took the request and failed
 └── DeadlineExceededError     the answer was not complete in time
@@ -31,6 +32,10 @@ class ServerUnavailableError(ClientError):
         self.address = address
 
 
+class ServerBusyError(ServerUnavailableError):
+    """The server answers, and its queue has no room for the request."""
+
+
 class InvalidRequestError(ClientError, ValueError):
     """The request is wrong; the message, mostly the server's own, says what and which bound.
 
@@ -51,6 +56,8 @@ class DeadlineExceededError(ClientError, TimeoutError):
     """The answer was not complete after `timeout_s`; the request has been cancelled."""
 
 
+# How our engine and Triton's own queues say it.
+_BUSY = re.compile("the queue is full|Exceeds maximum queue size", re.IGNORECASE)
 # What Triton puts before a model's own message.
 _PREFIX = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 # Names under which the server's models know the ensemble's inputs, where theirs is another.
@@ -84,6 +91,8 @@ def server_error(message: str, status: str | None, address: str) -> ClientError:
         return DeadlineExceededError("the answer was not complete in time")
     if message.startswith("Request for unknown model"):
         return ServerUnavailableError(f"{address} does not have the model: {message}", address)
+    if _BUSY.match(message):
+        return ServerBusyError(message, address)
     if status in ("UNAVAILABLE", "UNIMPLEMENTED"):  # nothing there, or something else
         return unavailable(address, message)
     if status == "INVALID_ARGUMENT":

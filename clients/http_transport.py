@@ -150,7 +150,9 @@ def _arguments(request: Request) -> dict[str, Any]:
     httpx bounds each read, not the whole: so a silent server is noticed by the read's bound, and a
     slow one when data arrives after the time is up.
     """
-    body = {name: tensors.to_json(name, values) for name, values in request.inputs.items()}
+    # What is no input of the model, the endpoint takes as a request parameter.
+    body: dict[str, Any] = {**request.parameters}
+    body.update((name, tensors.to_json(name, values)) for name, values in request.inputs.items())
     if request.request_id:
         body["id"] = request.request_id
     endpoint = "generate" if request.single else "generate_stream"
@@ -158,6 +160,7 @@ def _arguments(request: Request) -> dict[str, Any]:
         "method": "POST",
         "url": f"/v2/models/{request.model}/{endpoint}",
         "json": body,
+        "headers": dict(request.headers),
         "timeout": httpx.Timeout(
             request.timeout_s, connect=min(_CONNECT_S, request.timeout_s or _CONNECT_S)
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from clients import tensors
 from clients.errors import InvalidRequestError
@@ -20,6 +21,8 @@ class Request:
         stream: A response for every step, not one at the end.
         request_id: Names the request in the server's log and traces; empty for none.
         timeout_s: How long the whole answer may take; None is without end.
+        parameters: Request parameters, which reach every model of the ensemble.
+        headers: What goes along with the request, over gRPC: trace context, say.
 
     Raises:
         InvalidRequestError: The prompt is not text.
@@ -31,6 +34,8 @@ class Request:
     stream: bool
     request_id: str
     timeout_s: float | None
+    parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tensors.check({"text_input": (self.prompt,)})

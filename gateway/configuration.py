@@ -79,10 +79,13 @@ class TritonSettings(UpstreamSettings):
 
     Attributes:
         address: ``host:port`` of its gRPC endpoint.
+        priorities: Whether its ensemble knows the input `priority`, as Trireme's own engine does
+            and TensorRT-LLM's doesn't.
     """
 
     kind: Literal["triton"] = "triton"
     address: str = Field(pattern=r"^[^\s/]+:\d+$")
+    priorities: bool = True
 
 
 class ProviderSettings(UpstreamSettings):
@@ -91,11 +94,13 @@ class ProviderSettings(UpstreamSettings):
     Attributes:
         url: Base URL, up to and with ``/v1``.
         api_key_env: Environment variable that holds its key; None sends none.
+        send_service_tier: Whether it is told the priority class, as OpenAI's `service_tier`.
     """
 
     kind: Literal["openai"]
     url: str = Field(pattern=r"^https?://\S+$")
     api_key_env: str | None = None
+    send_service_tier: bool = False
 
     def api_key(self) -> SecretStr | None:
         """The key, from the environment.
@@ -173,6 +178,7 @@ class ModelSettings(Settings):
         rules: Exceptions from the weighted split.
         fallback: Who answers where none of the versions can; None is nobody.
         default_max_tokens: How long an answer may get where the request doesn't say.
+        default_temperature: How its tokens are drawn then: OpenAI's 1; 0 is greedy.
         max_tokens: The most that a request may ask for.
     """
 
@@ -181,6 +187,7 @@ class ModelSettings(Settings):
     rules: tuple[RuleSettings, ...] = ()
     fallback: FallbackSettings | None = None
     default_max_tokens: int = Field(default=256, ge=1)
+    default_temperature: float = Field(default=1.0, ge=0, le=2)
     max_tokens: int = Field(default=32768, ge=1)
 
     @model_validator(mode="after")
@@ -201,15 +208,15 @@ class ClassSettings(Settings):
 
     Attributes:
         max_waiting: Most requests of the class that wait; a further one is refused at once.
-        share: The part of each upstream's `max_concurrent` that the class may take, so that a
-            higher class always finds room.
-        weight: How often the class's turn comes where several wait, beside the others' weights.
-            None starves.
+        ceiling: The class gets in only while an upstream is filled to less than this part of its
+            `max_concurrent`: the rest is kept free for higher classes.
+        guarantee: The part of `max_concurrent` that the class gets whatever the others want, so
+            that none starves; at least one request.
     """
 
     max_waiting: int = Field(default=256, ge=0, le=1_000_000)
-    share: float = Field(default=1.0, gt=0, le=1)
-    weight: int = Field(default=1, ge=1, le=1000)
+    ceiling: float = Field(default=1.0, gt=0, le=1)
+    guarantee: float = Field(default=0.05, ge=0, le=0.33)
 
 
 class AdmissionSettings(Settings):
@@ -223,9 +230,9 @@ class AdmissionSettings(Settings):
         max_deadline_s: The most that a header may ask for.
     """
 
-    interactive: ClassSettings = ClassSettings(weight=16)
-    standard: ClassSettings = ClassSettings(share=0.9, weight=4)
-    batch: ClassSettings = ClassSettings(max_waiting=1024, share=0.75, weight=1)
+    interactive: ClassSettings = ClassSettings()
+    standard: ClassSettings = ClassSettings(ceiling=0.9)
+    batch: ClassSettings = ClassSettings(max_waiting=1024, ceiling=0.75)
     default_deadline_s: float = Field(default=300.0, gt=0)
     max_deadline_s: float = Field(default=3600.0, gt=0)
 

@@ -1,12 +1,21 @@
 """What the gateway answers when it doesn't answer: its errors as a small tree.
 
 GatewayError
-├── AuthenticationError    who asks is not known                      401
-├── PermissionDenied       known, and may not do this                 403
-├── IdentityUnavailable    who asks can't be found out now            503
-├── LimitExceeded          a rate or a quota is used up               429
-├── LimitsUnavailable      whether it is can't be found out now       503
-└── AuditUnavailable       what can't be audited isn't served         503
+├── InvalidRequest         a field is wrong, or asks for what isn't there   400
+├── AuthenticationError    who asks is not known                            401
+├── PermissionDenied       known, and may not do this                       403
+├── ModelNotFound          no such model                                    404
+├── BodyTimeout            the request didn't arrive in time                408
+├── BodyTooLarge           a longer body than is read                       413
+├── LimitExceeded          a rate or a quota is used up                     429
+├── HeadersTooLarge        more headers than are read                       431
+├── GenerationFailed       a model took the request and failed              502
+├── Overloaded             no room, or the deadline can't be met            503
+├── Unavailable            nobody is there who could answer                 503
+├── IdentityUnavailable    who asks can't be found out now                  503
+├── LimitsUnavailable      what is used up can't be found out now           503
+├── AuditUnavailable       what can't be audited isn't served               503
+└── DeadlineExceeded       the answer wasn't there in time                  504
 
 Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
 edge turns any of them into an answer in one place. A message is written for the one who asked: it
@@ -15,6 +24,7 @@ names the field and the bound, never the inside of the gateway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 
@@ -55,6 +65,70 @@ class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_req
 
     status = 400
     kind = "invalid_request_error"
+
+
+class ModelNotFound(GatewayError):  # noqa: N818 - says what happened
+    """No model has that name, for this tenant."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "model_not_found"
+
+
+class BodyTimeout(GatewayError):  # noqa: N818 - says what happened
+    """The request's body took too long to arrive."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
+
+
+class BodyTooLarge(GatewayError):  # noqa: N818 - says what happened
+    """The request's body is longer than the gateway reads."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+
+class HeadersTooLarge(GatewayError):  # noqa: N818 - says what happened
+    """The request's headers are longer than the gateway reads."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "headers_too_large"
+
+
+class GenerationFailed(GatewayError):  # noqa: N818 - says what happened
+    """A model took the request and failed to answer it, or to finish."""
+
+    status = 502
+    code = "generation_failed"
+
+
+class Overloaded(GatewayError):  # noqa: N818 - says what happened
+    """There is no room for the request, or none in time; nothing was done for it."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, code: str | None = None) -> None:
+        retry_after = str(max(1, math.ceil(retry_after_s)))
+        super().__init__(message, code=code, headers={"retry-after": retry_after})
+
+
+class Unavailable(GatewayError):  # noqa: N818 - says what happened
+    """No upstream is there that could answer."""
+
+    status = 503
+    code = "unavailable"
+
+
+class DeadlineExceeded(GatewayError):  # noqa: N818 - says what happened
+    """The request's deadline passed before its answer was complete."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class AuthenticationError(GatewayError):

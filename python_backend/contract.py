@@ -255,6 +255,9 @@ TENSORRT_LLM_MODEL = Model(
     ),
 )
 
+OURS = frozenset(each.name for each in (*_ENGINE_EXTRA_INPUTS, *_ENGINE_EXTRA_OUTPUTS))
+"""Tensors of the engine that TensorRT-LLM's own backend doesn't have."""
+
 _OURS_ALONE = frozenset(
     (
         *(name for name, _ in _REQUEST_EXTRAS),

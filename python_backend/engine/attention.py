@@ -174,14 +174,22 @@ class KernelAttention:
         qkv: NDArray[np.float32],
         output: NDArray[np.float32],
     ) -> None:
-        self._batch.qkv = qkv.ctypes.data
-        self._batch.output = output.ctypes.data
+        described = self.describe(batch)
+        described.qkv = qkv.ctypes.data
+        described.output = output.ctypes.data
+        self._run(ctypes.byref(described), layer)
+
+    def describe(self, batch: PackedBatch) -> ctypes.Structure:
+        """What the kernel is told of a batch; valid until the next call.
+
+        The arrays of ``batch`` have to live as long as it is used.
+        """
         self._batch.num_sequences = batch.lengths.size
         self._batch.starts = batch.starts.ctypes.data
         self._batch.lengths = batch.lengths.ctypes.data
         self._batch.tables = batch.tables.ctypes.data
         self._batch.table_width = batch.tables.shape[1]
-        self._run(ctypes.byref(self._batch), layer)
+        return self._batch
 
 
 class NumpyAttention:

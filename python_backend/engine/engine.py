@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import BLOCK_TOKENS, KernelAttention, Layout
+from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.engine.config import EngineConfig
 from python_backend.engine.kv_cache import BlockPool, KVMemory
-from python_backend.engine.runner import Runner
+from python_backend.engine.native_runner import load_native_runner
+from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler, blocks_for
 from python_backend.engine.selection import load_selection
@@ -29,6 +31,7 @@ class Engine:
         config: What the engine folder says about itself.
         layout: How keys and values lie in a block.
         scheduler: The sequences and their blocks.
+        batch_size: Sequences that the last step computed.
     """
 
     def __init__(
@@ -63,21 +66,21 @@ class Engine:
             )
         self._memory = KVMemory(layout, num_blocks)
         self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
+        self.batch_size = 0
         self._selection = load_selection(num_threads or available_cores())
-        self._runner = Runner(
-            folder,
-            config,
-            self._memory,
-            layout,
+        limits = Limits(
             max_tokens=max_num_tokens + max_sequences,
             max_sequences=max_sequences,
             num_threads=num_threads or available_cores(),
         )
+        inputs = (folder, config, self._memory, layout, limits)
+        # The native decoder runs quantized engines, where this machine can compile and run it.
+        self._runner: Runner = load_native_runner(*inputs) or OnnxRunner(*inputs)
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether attention runs in the C kernel rather than, slowly, in numpy."""
-        return isinstance(self._runner.attention, KernelAttention)
+    def runner(self) -> str:
+        """What computes, for a log."""
+        return self._runner.name
 
     def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
         """Refuse what can never run. Any thread may call this.
@@ -151,6 +154,7 @@ class Engine:
                 ``drop_running``.
         """
         work = self.scheduler.schedule()
+        self.batch_size = len(work)
         logits = self._runner.run(work)
         advanced = [each.sequence for each in work if each.samples]
         for each in work:

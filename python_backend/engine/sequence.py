@@ -155,6 +155,7 @@ class Sequence:
         digests: What identifies each of its full blocks, as far as that was worked out.
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
+        gap_ns: Time between its last two tokens; 0 before the second.
         finish_reason: Empty while it runs, else one of ``contract.ENGINE_FINISH_REASONS``.
     """
 
@@ -181,6 +182,7 @@ class Sequence:
         self.first_scheduled_ns = 0
         self.first_token_ns = 0
         self.last_token_ns = 0
+        self.gap_ns = 0
         self.random = np.random.Generator(np.random.Philox(params.seed))
 
     @property
@@ -211,9 +213,12 @@ class Sequence:
 
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""
-        self.last_token_ns = time.time_ns()
-        if not self.first_token_ns:
-            self.first_token_ns = self.last_token_ns
+        now_ns = time.time_ns()
+        if self.first_token_ns:
+            self.gap_ns = max(now_ns - self.last_token_ns, 0)  # the clock may be set back
+        else:
+            self.first_token_ns = now_ns
+        self.last_token_ns = now_ns
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return

@@ -260,14 +260,18 @@ class Policies:
     by_name: dict[str, Policy]
     files: tuple[Path, ...] = ()
 
-    def get(self, name: str | None) -> Policy:
+    def get(self, name: Any) -> Policy:
         """The policy of a request.
+
+        Args:
+            name: What the request says, whatever it is; None where it says nothing.
 
         Raises:
             InvalidRequestError: There is none of that name: a request is never served under a
                 weaker policy than it asked for.
         """
-        policy = self.by_name.get(self.default if name is None else name)
+        name = self.default if name is None else name
+        policy = self.by_name.get(name) if isinstance(name, str) else None
         if policy is None:
             known = ", ".join(sorted(self.by_name))
             raise InvalidRequestError(f"safety_policy is {name!r}; there are {known}")

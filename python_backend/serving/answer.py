@@ -35,7 +35,7 @@ class StreamContext:
     include_stop: bool = True
     whole: bool = False
     echo_tokens: int = 0
-    verdicts: Sequence[dict[str, Any]] = ()
+    verdicts: tuple[dict[str, Any], ...] = ()
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
@@ -49,7 +49,7 @@ class StreamContext:
         if not data:
             return cls()
         values = json.loads(data)
-        return cls(**{**values, "stops": tuple(values["stops"])})
+        return cls(**{**values, "stops": (*values["stops"],), "verdicts": (*values["verdicts"],)})
 
 
 class Token(NamedTuple):
@@ -65,7 +65,7 @@ class Token(NamedTuple):
     id: int
     text: str
     log_prob: float
-    top: tuple[Token, ...] | None = None
+    top: tuple[Token, ...] = ()
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Answer:
         pieces: list[str] = []
         for i, (token_id, log_prob) in enumerate(zip(token_ids, log_probs, strict=True)):
             text = self._detokenizer.add([token_id])
-            likeliest = None if top is None else tuple(self._token(*each) for each in top[i])
+            likeliest = () if top is None else tuple(self._token(*each) for each in top[i])
             self._textless.append(self._token(token_id, log_prob, likeliest))
             if text:
                 self._give_text(len(text))
@@ -210,7 +210,7 @@ class Answer:
             pieces.append(text)
         return "".join(pieces)
 
-    def _token(self, token_id: int, log_prob: float, top: tuple[Token, ...] | None = None) -> Token:
+    def _token(self, token_id: int, log_prob: float, top: tuple[Token, ...] = ()) -> Token:
         return Token(token_id, self._vocabulary.text_of(token_id), log_prob, top)
 
     def _give_text(self, length: int) -> None:

@@ -219,7 +219,9 @@ def _response(
         count = np.array([[num_output_tokens]], dtype=np.int32)
         outputs.append(pb_utils.Tensor("num_output_tokens", count))
     if inputs.array("output_log_probs") is not None:
-        outputs += _tokens([token for piece in pieces for token in piece.tokens])
+        top = inputs.array("top_log_probs")
+        width = 0 if top is None else top.shape[-1]
+        outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
 
@@ -237,25 +239,26 @@ def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor
     return tensors
 
 
-def _tokens(tokens: list[Token]) -> list[pb_utils.Tensor]:
-    """The tokens of a text with their log probabilities, ``[1, 1, tokens]``."""
-    count = len(tokens)
-    arrays: dict[str, NDArray[Any]] = {
+def _tokens(tokens: list[Token], num_top: int) -> list[pb_utils.Tensor]:
+    """The tokens of a text with their log probabilities, ``[1, 1, tokens]``, and the likeliest in
+    their places, ``[1, 1, tokens, num_top]``.
+    """
+    arrays = {
         "output_log_probs": np.array([token.log_prob for token in tokens], dtype=np.float32),
         "output_tokens": _strings([token.text for token in tokens]),
     }
-    shape: tuple[int, ...] = (1, 1, count)
+    shape: tuple[int, ...] = (1, 1, len(tokens))
     tensors = [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
-    if not count or tokens[0].top is None:
+    if not num_top:
         return tensors
-    tops = [token.top or () for token in tokens]
-    shape = (*shape, len(tops[0]))
-    for name, array in {
-        "top_log_prob_ids": np.array([[each.id for each in top] for top in tops], dtype=np.int32),
-        "top_log_probs": np.array([[each.log_prob for each in top] for top in tops], np.float32),
-        "top_tokens": _strings([each.text for top in tops for each in top]),
-    }.items():
-        tensors.append(pb_utils.Tensor(name, array.reshape(shape)))
+    likeliest = [each for token in tokens for each in token.top]
+    arrays = {
+        "top_log_prob_ids": np.array([each.id for each in likeliest], dtype=np.int32),
+        "top_log_probs": np.array([each.log_prob for each in likeliest], dtype=np.float32),
+        "top_tokens": _strings([each.text for each in likeliest]),
+    }
+    shape = (*shape, num_top)
+    tensors += [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
     return tensors
 
 

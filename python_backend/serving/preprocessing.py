@@ -118,7 +118,7 @@ class TritonPythonModel:
                 include_stop=include_stop,
                 whole=ends_early and not streams and not echo,
                 echo_tokens=prompt.ids.size if echo else 0,
-                verdicts=[verdict.as_json() for verdict in prompt.verdicts],
+                verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
             )
             for row, prompt in zip(stops, prompts, strict=True)
         ]

@@ -19,7 +19,7 @@ from python_backend.safety.scanner import Verdict
 _PUBLISH_EVERY_S = 0.5
 _NGRAM = 4
 _HEAD_CHARACTERS = 200
-_LENGTH_BOUNDS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_LENGTHS = [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0]
 
 _DESCRIPTIONS = {
     "answers_total": "Answers by how they ended",
@@ -27,9 +27,6 @@ _DESCRIPTIONS = {
     "refusals_total": "Answers that begin like a refusal",
     "answer_ngrams_total": f"Runs of {_NGRAM} tokens in answers",
     "answer_repeated_ngrams_total": f"Runs of {_NGRAM} tokens that the answer had before",
-    "answer_tokens_bucket": "Answers of at most so many tokens",
-    "answer_tokens_sum": "Tokens of answers",
-    "answer_tokens_count": "Answers whose tokens were counted",
     "safety_matches_total": "What rules found",
 }
 
@@ -75,6 +72,7 @@ class TextMetrics:
         self._families: dict[str, pb_utils.MetricFamily] = {}
         self._metrics: dict[_Key, pb_utils.Metric] = {}
         self._counts: Counter[_Key] = Counter()
+        self._lengths: list[tuple[str, int]] = []
         self._lock = Lock()
         self._closed = Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
@@ -98,12 +96,7 @@ class TextMetrics:
                 self._count("refusals_total", policy=policy.name)
             self._count("answer_ngrams_total", signals.num_ngrams, policy=policy.name)
             self._count("answer_repeated_ngrams_total", signals.num_repeated, policy=policy.name)
-            for bound in (*_LENGTH_BOUNDS, float("inf")):
-                if signals.num_tokens <= bound:
-                    le = "+Inf" if bound == float("inf") else str(bound)
-                    self._count("answer_tokens_bucket", policy=policy.name, le=le)
-            self._count("answer_tokens_sum", signals.num_tokens, policy=policy.name)
-            self._count("answer_tokens_count", policy=policy.name)
+            self._lengths.append((policy.name, signals.num_tokens))
 
     def count_verdicts(self, policy: Policy, verdicts: Iterable[Verdict]) -> None:
         """Take note of what rules found."""
@@ -129,15 +122,26 @@ class TextMetrics:
     def _publish(self) -> None:
         with self._lock:
             counts, self._counts = self._counts, Counter()
-        for key, amount in counts.items():
-            if key not in self._metrics:
-                name, labels = key
-                if name not in self._families:
-                    self._families[name] = pb_utils.MetricFamily(
-                        name=f"trireme_{name}",
-                        description=_DESCRIPTIONS[name],
-                        kind=pb_utils.MetricFamily.COUNTER,
-                    )
-                metric = self._families[name].Metric(labels={**self._labels, **dict(labels)})
-                self._metrics[key] = metric
-            self._metrics[key].increment(amount)
+            lengths, self._lengths = self._lengths, []
+        for (name, labels), amount in counts.items():
+            kind = pb_utils.MetricFamily.COUNTER
+            self._metric(name, _DESCRIPTIONS[name], kind, dict(labels)).increment(amount)
+        for policy, length in lengths:
+            kind = pb_utils.MetricFamily.HISTOGRAM
+            metric = self._metric("answer_tokens", "Length of answers", kind, {"policy": policy})
+            metric.observe(length)
+
+    def _metric(
+        self, name: str, description: str, kind: int, labels: dict[str, str]
+    ) -> pb_utils.Metric:
+        """A metric, made when there is first something to say."""
+        key = name, tuple(labels.items())
+        if key not in self._metrics:
+            if name not in self._families:
+                self._families[name] = pb_utils.MetricFamily(
+                    name=f"trireme_{name}", description=description, kind=kind
+                )
+            more = {"buckets": _LENGTHS} if kind == pb_utils.MetricFamily.HISTOGRAM else {}
+            labels = {**self._labels, **labels}
+            self._metrics[key] = self._families[name].Metric(labels=labels, **more)
+        return self._metrics[key]

@@ -135,11 +135,8 @@ class TritonPythonModel:
             kv_cache_bytes=self._settings.kv_cache_bytes,
             num_threads=self._settings.num_threads,
         )
-        if not self._engine.is_compiled:
-            pb_utils.Logger.log_warn(
-                "there is no C compiler (cc or gcc) on the PATH: attention runs in numpy, slowly"
-            )
-        self._metrics = EngineMetrics(args["model_name"], args["model_version"])
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner}")
+        self._metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
         self._deadlines: list[tuple[float, int]] = []
@@ -208,24 +205,30 @@ class TritonPythonModel:
         while self._take_inbox():
             self._expire()
             try:
-                for sequence in self._engine.step() if self._engine.has_work else []:
-                    self._emit(self._streams[sequence.id])
+                if self._engine.has_work:
+                    self._step()
             except Exception as error:  # whatever a step does, the requests that wait are served
                 self._fail(error)
             if time.monotonic() >= next_check_s:
                 self._check_clients()
-                self._metrics.publish(self._engine.scheduler)
+                self._metrics.publish()
                 period_s = self._settings.cancellation_check_period_ms / 1000
                 next_check_s = time.monotonic() + period_s
         for stream in list(self._streams.values()):
             self._cancel(stream)
         self._outbox.put(None)
 
+    def _step(self) -> None:
+        advanced = self._engine.step()
+        self._metrics.step(advanced)
+        for sequence in advanced:
+            self._emit(self._streams[sequence.id])
+
     def _take_inbox(self) -> bool:
         """Do what other threads ask; wait for it where there is no work. False: time to end."""
         while not self._inbox.empty() or not self._engine.has_work:
             if self._inbox.empty():
-                self._metrics.publish(self._engine.scheduler)
+                self._metrics.publish()
             job = self._inbox.get()
             if job is None:
                 return False
@@ -269,7 +272,7 @@ class TritonPythonModel:
 
     def _forget(self, stream: _Stream, reason: str) -> None:
         sequence_id, request_id = stream.sequence.id, stream.request.id
-        self._metrics.count(stream.sequence, reason)
+        self._metrics.end(reason)
         del self._streams[sequence_id]
         if request_id:
             self._by_request_id[request_id].discard(sequence_id)

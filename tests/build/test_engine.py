@@ -52,6 +52,7 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
         "segment_02.onnx",
         "weights.bin",
         "rotary.npy",
+        "decoder.json",
         "engine.json",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from google.protobuf import text_format
@@ -18,7 +19,16 @@ from python_backend.contract import (
     Model,
     ensemble_steps,
 )
-from python_backend.settings import EngineSettings, PostprocessingSettings, from_model_config
+from python_backend.settings import (
+    AdapterSettings,
+    EngineSettings,
+    PostprocessingParameters,
+    PostprocessingSettings,
+    PreprocessingParameters,
+    SafetySettings,
+    Settings,
+    from_model_config,
+)
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {
@@ -31,7 +41,8 @@ OTHERS = model_configs(
         max_batch_size=3,
         preprocessing_instances=2,
         tensorrt_llm=EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1),
-        postprocessing=PostprocessingSettings(redact=()),
+        postprocessing=PostprocessingSettings(skip_special_tokens=False),
+        safety=SafetySettings(policy_file="other.yaml"),
     )
 )
 
@@ -72,15 +83,27 @@ def test_the_ensemble_has_the_steps_of_the_contract() -> None:
         assert dict(entry.output_map) == step.output_map
 
 
+S = TypeVar("S", bound=Settings)
+
+
+def read(kind: type[S], config: pb.ModelConfig) -> S:
+    """Settings as the model itself reads them."""
+    parameters = {
+        name: {"string_value": parameter.string_value}
+        for name, parameter in config.parameters.items()
+    }
+    return from_model_config(kind, {"name": config.name, "parameters": parameters})
+
+
 def test_settings_show_in_the_configs() -> None:
     assert {config.max_batch_size for config in OTHERS.values()} == {3}
     assert OTHERS["preprocessing"].instance_group[0].count == 2
-    engine = {
-        name: {"string_value": parameter.string_value}
-        for name, parameter in OTHERS["tensorrt_llm"].parameters.items()
-    }
-    read = from_model_config(EngineSettings, {"name": "tensorrt_llm", "parameters": engine})
-    assert read == EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1)
+    engine = read(EngineSettings, OTHERS["tensorrt_llm"])
+    assert engine == EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1)
+    assert read(PreprocessingParameters, OTHERS["preprocessing"]).policy_file == "other.yaml"
+    answers = read(PostprocessingParameters, OTHERS["postprocessing"])
+    assert answers.policy_file == "other.yaml"
+    assert not answers.skip_special_tokens
 
 
 def test_streams_leave_in_pieces_and_find_their_state() -> None:
@@ -101,10 +124,16 @@ def test_no_queue_drops_cancelled_requests(name: str) -> None:
 
 
 def test_tensorrt_llms_own_engine_is_left_to_its_tools() -> None:
-    configs = model_configs(RepositorySettings(engine="tensorrtllm"))
-    assert set(configs) == {"preprocessing", "postprocessing", "ensemble"}
-    assert "liveness_probes" in render(DEFAULTS["ensemble"])
-    for ours in ("liveness_probes", "LIVENESS_PROBES", "sequence_id"):
-        assert ours not in render(configs["ensemble"])
-    step = configs["ensemble"].ensemble_scheduling.step[1]
-    assert "finish_reason" not in step.output_map
+    settings = RepositorySettings(
+        engine="tensorrtllm", adapter=AdapterSettings(exclude_input_in_output=False)
+    )
+    configs = model_configs(settings)
+    assert set(configs) == {"preprocessing", "tensorrt_llm_adapter", "postprocessing", "ensemble"}
+    assert configs["ensemble"].ensemble_scheduling.step[1].model_name == "tensorrt_llm_adapter"
+    assert configs["tensorrt_llm_adapter"].model_transaction_policy.decoupled
+    answers = read(PostprocessingParameters, configs["postprocessing"])
+    assert answers.engine_model == "tensorrt_llm_adapter"
+    assert not read(PreprocessingParameters, configs["preprocessing"]).exclude_input_in_output
+    for ours in ("priority", "min_p", "top_tokens", "top_log_probs"):
+        assert f'"{ours}"' in render(DEFAULTS["ensemble"])
+        assert f'"{ours}"' not in render(configs["ensemble"])

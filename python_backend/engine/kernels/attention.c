@@ -4,16 +4,17 @@
  * rotates their queries and keys, writes keys and values into the sequences' blocks, and attends.
  *
  * A block holds the keys and values of 16 tokens of one sequence, in all layers:
- * [layer][key or value][kv head][1024 or so floats]. Keys lie transposed, [dim][16 tokens], so that
+ * [layer][key or value][kv head][LANES * head_dim]. Keys lie transposed, [dim][16 tokens], so that
  * 16 scores come out of one vector without a horizontal sum; values lie [16 tokens][dim].
  *
  * A query's result depends on its own sequence alone and is computed in one order whatever else is
  * in the batch, so it is the same bits alone, among others, or in another chunk.
- *
- * Vectors are GCC's, so this compiles for any target; -march=native makes them AVX-512 where it is.
  */
 
+#include "attention.h"
+
 #include "threads.h"
+#include "vectors.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -21,35 +22,9 @@
 #include <string.h>
 
 enum {
-    LANES = 16,       /* tokens of a block, and floats of a vector */
     TILE_TOKENS = 4,  /* queries of one sequence that share the reading of keys and values */
     MAX_ROWS = 14,    /* rows whose sums stay in registers */
 };
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-/* Mirrored by python_backend/engine/attention.py. */
-typedef struct {
-    float *blocks;          /* [blocks][layers][2][kv_heads][LANES * head_dim] */
-    int64_t block_stride;   /* floats of a block */
-    int64_t layer_stride;   /* floats of a layer in a block */
-    int32_t num_heads, num_kv_heads, head_dim;
-    float scale;
-    const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
-    float *output;          /* [tokens][num_heads * head_dim] */
-    const float *cosines;   /* [context][rotary_half] */
-    const float *sines;
-    int32_t rotary_half;    /* pairs of elements that turn, the first 2 * rotary_half of a head */
-    float softcap;          /* scores become cap * tanh(score / cap); 0: they stay */
-    const int32_t *windows; /* [layers]: keys that a query sees, its own the last; 0: all */
-    const int32_t *turned;  /* [layers]: whether queries and keys turn at all */
-    int32_t num_sequences;
-    const int32_t *starts;  /* [sequences + 1]: first packed token of each */
-    const int32_t *lengths; /* [sequences]: tokens already in the cache */
-    const int32_t *tables;  /* [sequences][table_width]: their blocks */
-    int64_t table_width;
-} Batch;
 
 /* What a unit of work is told. */
 typedef struct {
@@ -57,33 +32,7 @@ typedef struct {
     int layer;
 } Job;
 
-/* ---- vectors -------------------------------------------------------------------------------- */
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE vec load(const float *from) { return *(const vec *)from; }
-INLINE void store(float *to, vec value) { *(vec *)to = value; }
-INLINE vec splat(float value) { return value - (vec){0}; }
-INLINE vec pick(ivec mask, vec yes, vec no) {
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
-}
-
-/* e to the x for x <= 0, to about 1e-7 of its value: 2^n by the exponent's bits, the rest by a
- * polynomial (Cephes, exp2f). */
-INLINE vec exponential(vec x) {
-    x = pick(x < -87.0f, splat(-87.0f), x);
-    vec scaled = x * 1.44269504088896f;
-    ivec whole = __builtin_convertvector(scaled - 0.5f, ivec);
-    vec part = scaled - __builtin_convertvector(whole, vec);
-    vec y = splat(1.535336188319500e-4f);
-    y = y * part + 1.339887440266574e-3f;
-    y = y * part + 9.618437357674640e-3f;
-    y = y * part + 5.550332471162809e-2f;
-    y = y * part + 2.402264791363012e-1f;
-    y = y * part + 6.931472028550421e-1f;
-    y = y * part + 1.0f;
-    return (vec)((ivec)y + (whole << 23));
-}
+/* ---- heads ----------------------------------------------------------------------------------- */
 
 /* scores[row][0..15] = queries[row] . keys[..][0..15] */
 INLINE void score_rows(int rows, const float *queries, int dim, const float *keys, float *scores,
@@ -229,14 +178,6 @@ static float *scratch_of(int64_t floats) {
     return scratch.memory;
 }
 
-/* cap * tanh(score / cap), of a vector. */
-INLINE vec capped(vec score, float cap) {
-    vec doubled = score * (2.0f / cap);
-    vec small = exponential(pick(doubled > 0, -doubled, doubled));
-    vec part = (1.0f - small) / (1.0f + small) * cap;
-    return pick(doubled > 0, part, -part);
-}
-
 /* Softmax over the scores from `from` up to `count` of `stride`; the others become 0. Returns the
  * sum's inverse, by which the weighted values are multiplied in the end. */
 static float soften(float *scores, int64_t from, int64_t count, int64_t stride, float cap) {
@@ -325,7 +266,6 @@ static void run_units(TriremeUnit run, const Job *job, int units, int is_little)
     for (int unit = 0; unit < units; unit++) run(job, unit);
 }
 
-/* One layer's attention for a packed batch. */
 void trireme_attention(const Batch *batch, int layer) {
     int tiles = 0;
     int64_t scores = 0;

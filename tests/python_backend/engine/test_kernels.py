@@ -62,6 +62,6 @@ def test_every_unit_runs_once_whether_the_threads_were_awake_or_not() -> None:
     assert library is not None
     unit = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
     for units in [*range(40), 1000]:
-        ran = []
+        ran: list[int] = []
         library.trireme_parallel(unit(lambda _, index, ran=ran: ran.append(index)), None, units)
         assert sorted(ran) == list(range(units))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_backend.safety.finder import Finder, PatternFinder
@@ -45,10 +44,7 @@ POLICIES = st.lists(
     st.tuples(st.sampled_from(FINDERS), st.sampled_from(ACTIONS)), min_size=1, max_size=4
 ).map(
     lambda rules: RuleSet(
-        [
-            Rule(f"r{i}", action, "<{kind}>", finders)
-            for i, (finders, action) in enumerate(rules)
-        ],
+        [Rule(f"r{i}", action, "<{kind}>", finders) for i, (finders, action) in enumerate(rules)],
         "output",
     )
 )
@@ -56,10 +52,30 @@ POLICIES = st.lists(
 FRAGMENTS = st.sampled_from(
     [
         *"a b c d i k l w o r x y 1 2 3 4 é 猫 🐱 . , ; @ + - ( ) _ : / % \n".split(),
-        *("foo", "bar", "kill", "ki11", "bad", "door", "ass", "über", "u\u0308ber", "\u200b", "\u0301"),
+        *(
+            "foo",
+            "bar",
+            "kill",
+            "ki11",
+            "bad",
+            "door",
+            "ass",
+            "über",
+            "u\u0308ber",
+            "\u200b",
+            "\u0301",
+        ),
         *(" ", "  ", "\n", "\u00a0", "\t"),
         *("ana.silva", "@acme", ".example", "+44 20 7946 0123", "(202) 555-0143", "1.2.3.4", "::"),
-        *("4111 1111", "1111 1111", "4111", "５５５５", "DE89 3704 0044", "0532 0130 00", "12345678Z"),
+        *(
+            "4111 1111",
+            "1111 1111",
+            "4111",
+            "５５５５",
+            "DE89 3704 0044",
+            "0532 0130 00",
+            "12345678Z",
+        ),
         *("-----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----", "MIIEpAIBAAKCAQEA"),
         *("AKIA", "IOSFODNN7EXAMPLE", "ghp_", "sk-", "0123456789abcdefghijklmnopqrstuvwxyz"),
         *("fe80", ":1", "078-05-1120", "123-45-6789", "A", "B", "aa"),

@@ -38,6 +38,57 @@ class Tensor:
         return self._array
 
 
+class Metric:
+    """One series of a family, as it is published."""
+
+    def __init__(self, buckets: list[float]) -> None:
+        self.value = 0.0
+        self.observed: list[float] = []
+        self.buckets = buckets
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def increment(self, value: float) -> None:
+        assert value >= 0
+        self.value += value
+
+    def observe(self, value: float) -> None:
+        self.observed.append(value)
+
+
+class MetricFamily:
+    GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
+    made: dict[str, MetricFamily]
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.description, self.kind = description, kind
+        self.series: dict[frozenset[tuple[str, str]], Metric] = {}
+        MetricFamily.made[name] = self
+
+    def Metric(  # noqa: N802
+        self, labels: dict[str, str], buckets: list[float] | None = None
+    ) -> Metric:
+        return self.series.setdefault(frozenset(labels.items()), Metric(buckets or []))
+
+
+MetricFamily.made = {}
+
+
+class Logger:
+    """What the models log, by level."""
+
+    logged: list[tuple[str, str]] = []  # noqa: RUF012 - one log for all
+
+    @classmethod
+    def log_error(cls, message: str) -> None:
+        cls.logged.append(("error", message))
+
+    @classmethod
+    def log_info(cls, message: str) -> None:
+        cls.logged.append(("info", message))
+
+
 class TritonError:
     INVALID_ARG = 3
 
@@ -114,6 +165,7 @@ def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
     config = {"name": folder.name, "parameters": values}
     return {
         "model_config": json.dumps(config),
+        "model_name": folder.name,
         "model_repository": str(folder),
         "model_version": "1",
     }
@@ -121,6 +173,8 @@ def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
 
 _module: Any = ModuleType("triton_python_backend_utils")
 _module.Tensor = Tensor
+_module.Logger = Logger
+_module.MetricFamily = MetricFamily
 _module.TritonError = TritonError
 _module.InferenceRequest = InferenceRequest
 _module.InferenceResponse = InferenceResponse

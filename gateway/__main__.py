@@ -1,0 +1,57 @@
+"""`python -m gateway`: the gateway before one local Triton, or as a file says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.app import create_app
+from gateway.configuration import Configuration, ListenSettings
+from gateway.server import serve
+from gateway.settings import SettingsError, load
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.config is not None:
+            configuration = load(Configuration, options.config)
+        else:
+            listen = ListenSettings(host=options.host, port=options.port)
+            configuration = Configuration.for_triton(
+                options.triton, model=options.model, listen=listen
+            )
+        if configuration.listen.host not in _LOOPBACK:
+            raise SettingsError(
+                f"listen.host is {configuration.listen.host!r}: without tenants the gateway "
+                "listens on loopback only"
+            )
+        serve(create_app(configuration), configuration.listen, options.log_level)
+    except (SettingsError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("--config", type=Path, help="a YAML file: see docs/gateway.md")
+    parser.add_argument(
+        "--triton", default="127.0.0.1:8001", help="gRPC address, where there is no file"
+    )
+    parser.add_argument("--model", default="demo", help="what its model is called, then")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on, then")
+    parser.add_argument("--port", type=int, default=8080, help="the port to listen on, then")
+    parser.add_argument(
+        "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

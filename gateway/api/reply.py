@@ -1,0 +1,133 @@
+"""An exchange over one HTTP connection: one JSON answer, or server-sent events.
+
+The connection is watched all the while: a client that goes away ends its request at once, wherever
+it stands. Nothing is sent before the first piece is there, so that what fails until then has a
+status of its own; what fails later is an event in the stream, which then has no ``[DONE]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.edge import refuse
+from gateway.api.encode import DONE, Encoder
+from gateway.api.errors import error_body
+from gateway.errors import AuditUnavailable, GatewayError, GenerationFailed
+from gateway.exchange import Arrival, Exchange, Gateway, Wish
+from gateway.interfaces import Principal
+
+_log = logging.getLogger("gateway.api")
+
+
+class Reply(Response):
+    """Opens an exchange when it is called, and sends what comes of it."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        principal: Principal,
+        arrival: Arrival,
+        wish: Wish,
+        encoder: Encoder,
+    ) -> None:
+        self._gateway = gateway
+        self._principal = principal
+        self._arrival = arrival
+        self._wish = wish
+        self._encoder = encoder
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with anyio.CancelScope() as connection:
+            watcher = asyncio.create_task(_cancel_when_gone(receive, connection))
+            try:
+                await self._exchange(send)
+            finally:
+                watcher.cancel()
+
+    async def _exchange(self, send: Send) -> None:
+        begun = False
+        try:
+            async with await self._gateway.open(
+                self._principal, self._arrival, self._wish
+            ) as exchange:
+                await exchange.begun()
+                if self._wish.job.stream:
+                    headers = {**exchange.headers, "content-type": "text/event-stream"}
+                    await _start(send, headers)
+                    begun = True
+                    async with aclosing(events(exchange, self._encoder)) as stream:
+                        async for event in stream:
+                            await _send(send, b"data: " + event + b"\n\n", more=True)
+                    await _send(send, b"", more=False)
+                else:
+                    body = await whole(exchange, self._encoder)
+                    headers = {
+                        **exchange.headers,
+                        "content-type": "application/json",
+                        "content-length": str(len(body)),
+                    }
+                    await _start(send, headers)
+                    begun = True
+                    await _send(send, body, more=False)
+        except GatewayError as error:
+            if not begun:
+                await refuse(send, error)
+        except Exception as error:
+            fields = {"request_id": self._arrival.request_id}
+            _log.error("an exchange failed", exc_info=error, extra=fields)
+            if not begun:
+                await refuse(send, GenerationFailed("the gateway failed on this request"))
+
+
+async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[bytes, None]:
+    """Yield what is sent for a stream, one JSON object each, and ``[DONE]`` at its good end.
+
+    The last pieces wait until the request is audited as answered. An error is the last event, and
+    closes the exchange.
+    """
+    run = exchange.run
+    try:
+        while deltas := await run.mailbox.take():
+            if len(run.progress.finish_reasons) == exchange.order.job.num_answers:
+                deltas += await run.mailbox.take_rest()
+                await exchange.close()
+            for chunk in encoder.chunks(deltas):
+                yield chunk
+        usage = encoder.usage(run.progress)
+        if usage is not None:
+            yield usage
+        yield DONE
+    except GatewayError as error:
+        with suppress(AuditUnavailable):  # one error is enough
+            await exchange.close(error=error)
+        yield error_body(error)
+
+
+async def whole(exchange: Exchange, encoder: Encoder) -> bytes:
+    """The whole answer, audited."""
+    deltas = await exchange.run.mailbox.take_rest()
+    await exchange.close()
+    return encoder.answer(deltas, exchange.run.progress)
+
+
+async def _cancel_when_gone(receive: Receive, connection: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    connection.cancel()
+
+
+async def _start(send: Send, headers: Mapping[str, str]) -> None:
+    fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+
+
+async def _send(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -1,0 +1,158 @@
+"""The application: everything wired together, for `python -m gateway` and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.admission import Admission
+from gateway.api.edge import Edge
+from gateway.api.errors import error_body, error_headers, invalid
+from gateway.api.routes import api, health
+from gateway.configuration import AnyUpstream, Configuration, ProviderSettings, TritonSettings
+from gateway.dispatch import Dispatcher
+from gateway.errors import GatewayError
+from gateway.exchange import Gateway
+from gateway.interfaces import AuditLog, Authenticator, Limiter
+from gateway.observability.metrics import Metrics
+from gateway.observability.tracing import Tracing
+from gateway.open_access import NoAudit, OpenAuthenticator, Unlimited
+from gateway.routing import Router
+from gateway.upstreams.base import Upstream
+from gateway.upstreams.fleet import Fleet, Replica
+from gateway.upstreams.provider import Provider
+from gateway.upstreams.triton import Triton
+
+_DESCRIPTION = """OpenAI's API before Triton Inference Server. Parameters that OpenAI's API doesn't
+have and others do (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `ignore_eos`) are taken;
+what isn't supported is refused by name."""
+
+
+def create_app(
+    configuration: Configuration,
+    *,
+    authenticator: Authenticator | None = None,
+    limiter: Limiter | None = None,
+    audit: AuditLog | None = None,
+    tracing: Tracing | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        configuration: What it is told.
+        authenticator: Who knows the keys; None takes everybody for the local tenant.
+        limiter: Who knows the limits; None has none.
+        audit: Where requests are written down; None writes nothing.
+        tracing: Where spans go, in place of the configuration's.
+        upstreams: Upstreams in place of those that the configuration describes, by name.
+
+    Raises:
+        ValueError: A provider's key isn't in the environment.
+    """
+    metrics = Metrics()
+    tracing = tracing or Tracing(configuration.tracing)
+    replicas = {
+        settings.name: _replica(settings, configuration, upstreams or {})
+        for settings in configuration.upstreams
+    }
+    fleet = Fleet(replicas)
+    admission = Admission(configuration.admission, configuration.affinity)
+    fleet.on_change = admission.wake
+    metrics.watch(fleet, admission)
+    router = Router(configuration, replicas)
+    gateway = Gateway(
+        configuration,
+        authenticator or OpenAuthenticator(),
+        limiter or Unlimited(),
+        audit or NoAudit(),
+        Dispatcher(router, admission, configuration.affinity, metrics, tracing),
+        metrics,
+        tracing,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        fleet.start()
+        try:
+            yield
+        finally:
+            await fleet.aclose()
+            tracing.close()
+
+    app = FastAPI(
+        title="Trireme gateway",
+        version="1",
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.gateway = gateway
+    app.state.fleet = fleet
+    app.include_router(health)
+    app.include_router(api)
+    app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    if configuration.listen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(configuration.listen.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
+        )
+    app.add_middleware(Edge, settings=configuration.listen)
+    return app
+
+
+def _replica(
+    settings: AnyUpstream, configuration: Configuration, given: Mapping[str, Upstream]
+) -> Replica:
+    upstream = given.get(settings.name)
+    if isinstance(settings, ProviderSettings):
+        return Replica(
+            settings, upstream or Provider(settings), configuration.health, probe_model=None
+        )
+    if settings.region is None:
+        settings = settings.model_copy(update={"region": configuration.region})
+    return Replica(
+        settings,
+        upstream or Triton(settings),
+        configuration.health,
+        probe_model=_probe_model(settings, configuration),
+    )
+
+
+def _probe_model(settings: TritonSettings, configuration: Configuration) -> str | None:
+    """What a Triton is asked to see whether it is well: the first model that it serves."""
+    for model in configuration.models.values():
+        for version in model.versions:
+            if settings.name in version.upstreams:
+                return version.model
+    return None
+
+
+async def _on_gateway_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    headers = error_headers(error)
+    return Response(error_body(error), error.status, headers, media_type="application/json")
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await _on_gateway_error(request, invalid(error.errors()))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = GatewayError(f"{request.method} {request.url.path[:256]}: {error.detail}")
+    known.status, known.kind = error.status_code, "invalid_request_error"
+    known.headers.update(error.headers or {})
+    return await _on_gateway_error(request, known)

@@ -1,0 +1,353 @@
+"""One request's way: a place in the queue, a replica, another one if need be, the fallback.
+
+A `Run` pumps what an upstream makes into a mailbox, in a task of its own. Until a first piece is
+there for the client, a failure is answered by asking somebody else; after it, by an error, because
+the text of two runs can't be joined. A run never waits for the one who reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+import anyio
+from opentelemetry.context import Context
+
+from gateway.admission import Admission
+from gateway.configuration import AffinitySettings
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    GenerationFailed,
+    InvalidRequest,
+    Overloaded,
+    Unavailable,
+)
+from gateway.generation import Delta, Job
+from gateway.interfaces import Principal, TenantClass
+from gateway.mailbox import Mailbox
+from gateway.observability.metrics import Metrics, RequestLabels
+from gateway.observability.tracing import Tracing
+from gateway.routing import Model, Router, Target
+from gateway.upstreams.base import (
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gateway.upstreams.fleet import Replica
+
+_log = logging.getLogger("gateway.dispatch")
+_RESCHEDULE_S = 1.0
+"""Moving a time limit costs more than to look at the clock: it is moved this often at most."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done, and for whom.
+
+    Attributes:
+        model: What was asked.
+        principal: Who asked.
+        tenant_class: The priority that the request has.
+        job: What an upstream gets; its model and its remaining time are filled in for each.
+        prompt: The whole prompt as bytes: for its length, affinity and digest.
+        affinity_key: The client's own word for what belongs together; None for none.
+        received_s: When it came, on the clock of `time.monotonic`.
+        deadline_s: When the answer must be there.
+        trace: The span that it belongs to.
+    """
+
+    model: Model
+    principal: Principal
+    tenant_class: TenantClass
+    job: Job
+    prompt: bytes
+    affinity_key: str | None
+    received_s: float
+    deadline_s: float
+    trace: Context
+
+    def prefix(self, affinity: AffinitySettings) -> bytes | None:
+        """What decides which replica has the prompt's beginning; None where it isn't worth it."""
+        if self.affinity_key is not None:
+            return self.affinity_key.encode()
+        if len(self.prompt) < affinity.min_prompt_bytes:
+            return None
+        return self.prompt[: affinity.prefix_bytes]
+
+
+@dataclass
+class Progress:
+    """What is known of a run so far.
+
+    Attributes:
+        upstream: Who answers; empty while nobody does.
+        version: What the answer calls the model.
+        queue_s: How long it waited for a place.
+        ttft_s: Time from its arrival to the first piece; None while there is none.
+        prompt_tokens: Of each prompt, by its index.
+        output_tokens: Of all answers.
+        finish_reasons: Of each answer, by its index.
+        texts: The pieces of each answer, by its index.
+        verdicts: What the safety policy found.
+        attempts: How many upstreams were asked.
+    """
+
+    upstream: str = ""
+    version: str = ""
+    queue_s: float = 0.0
+    ttft_s: float | None = None
+    prompt_tokens: dict[int, int] = field(default_factory=dict)
+    output_tokens: int = 0
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, list[str]] = field(default_factory=dict)
+    verdicts: list[str] = field(default_factory=list)
+    attempts: int = 0
+
+    def add(self, delta: Delta, n: int) -> None:
+        """Count a piece of one of the `n` answers to a prompt."""
+        if delta.prompt_tokens is not None:
+            self.prompt_tokens[delta.index // n] = delta.prompt_tokens
+        self.output_tokens += delta.output_tokens
+        if delta.text:
+            self.texts.setdefault(delta.index, []).append(delta.text)
+        if delta.finish_reason:
+            self.finish_reasons[delta.index] = delta.finish_reason
+        self.verdicts += delta.verdicts
+
+    @property
+    def all_prompt_tokens(self) -> int:
+        """Length of all prompts."""
+        return sum(self.prompt_tokens.values())
+
+    @property
+    def answer(self) -> str:
+        """All answers, one after the other."""
+        return "\n".join("".join(self.texts[index]) for index in sorted(self.texts))
+
+
+class _TryElsewhereError(Exception):
+    """A replica could not answer, and nothing of an answer is with the client."""
+
+    def __init__(self, replica: Replica, *, busy: bool) -> None:
+        super().__init__(replica.name)
+        self.replica = replica
+        self.busy = busy
+
+
+class Dispatcher:
+    """Starts runs."""
+
+    def __init__(
+        self,
+        router: Router,
+        admission: Admission,
+        affinity: AffinitySettings,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        self.router = router
+        self.admission = admission
+        self.affinity = affinity
+        self.metrics = metrics
+        self.tracing = tracing
+
+    def start(self, order: Order) -> Run:
+        """Begin to work on an order."""
+        return Run(self, order)
+
+
+class Run:
+    """One request under way.
+
+    Attributes:
+        mailbox: Where its pieces are taken from.
+        progress: What is known of it.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, order: Order) -> None:
+        self.mailbox = Mailbox()
+        self.progress = Progress()
+        self._order = order
+        self._dispatcher = dispatcher
+        self._prefix = order.prefix(dispatcher.affinity)
+        self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_piece_s = 0.0
+        self._labels = RequestLabels(order.tenant_class, order.model.name)
+        self._task = asyncio.create_task(self._run(), name=order.job.request_id)
+
+    async def begun(self) -> None:
+        """Return as soon as the first piece is there.
+
+        Raises:
+            GatewayError: There will be none.
+        """
+        await asyncio.shield(self._begun)
+
+    async def aclose(self) -> None:
+        """End it, also at the upstream."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        error: GatewayError | None = None
+        try:
+            await self._find_answer()
+        except GatewayError as known:
+            error = known
+        except asyncio.CancelledError:
+            self._begun.cancel()
+            raise
+        except Exception as unknown:
+            _log.error("a run failed", exc_info=unknown, extra={"id": self._order.job.request_id})
+            error = GenerationFailed("the gateway failed on this request")
+        self.mailbox.close(error)
+        if not self._begun.done():
+            # Nobody may be there to hear of it.
+            self._begun.set_exception(error or GenerationFailed("the model made no answer"))
+            self._begun.exception()
+
+    async def _find_answer(self) -> None:
+        router, order = self._dispatcher.router, self._order
+        target = router.target(
+            order.model, order.principal, order.job.request_id, len(order.prompt)
+        )
+        try:
+            await self._ask_any(target)
+        except (Unavailable, Overloaded) as error:
+            fallback = router.fallback(order.model, order.principal)
+            cause = "unavailable" if isinstance(error, Unavailable) else "saturated"
+            if fallback is None or cause not in fallback[1].when:
+                raise
+            self._dispatcher.metrics.fell_back(self._labels, cause)
+            await self._ask_any(fallback[0])
+
+    async def _ask_any(self, target: Target) -> None:
+        """Ask the replicas of a target, one after the other, until one answers."""
+        order = self._order
+        remaining = target.replicas
+        busy = True
+        while remaining:
+            waited_from_s = time.monotonic()
+            try:
+                async with self._dispatcher.admission.place(
+                    remaining, order.tenant_class, self._prefix, order.deadline_s
+                ) as replica:
+                    self.progress.queue_s += time.monotonic() - waited_from_s
+                    await self._ask(target, replica)
+                    return
+            except _TryElsewhereError as failed:
+                busy = busy and failed.busy
+                remaining = tuple(r for r in remaining if r is not failed.replica)
+                self._dispatcher.metrics.retried(failed.replica.name)
+        if busy:
+            raise Overloaded("every replica's queue is full", retry_after_s=1.0)
+        raise Unavailable("no replica of the model is available", headers={"retry-after": "1"})
+
+    async def _ask(self, target: Target, replica: Replica) -> None:
+        """Let one replica answer.
+
+        Raises:
+            _TryElsewhereError: It could not, and another may.
+            GatewayError: It could not, and that is the end.
+        """
+        order, progress = self._order, self.progress
+        progress.attempts += 1
+        remaining_s = order.deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise DeadlineExceeded("the deadline passed before a model was asked")
+        with self._dispatcher.tracing.upstream(
+            order.job, replica.settings, target.model, order.trace
+        ) as span:
+            job = replace(
+                order.job,
+                model=target.model,
+                request_id=f"{order.job.request_id}.{progress.attempts}",
+                timeout_s=remaining_s,
+                headers=span.headers(),
+            )
+            try:
+                await self._pump(job, target, replica)
+            except UpstreamRefused as error:
+                raise InvalidRequest(str(error), param=error.param, code=error.code) from None
+            except UpstreamTimeout:
+                raise DeadlineExceeded("the answer was not complete at the deadline") from None
+            except UpstreamUnavailable as error:
+                replica.circuit.fail(time.monotonic())
+                span.failed(error)
+                _log.warning("%s went away: %s", replica.name, error)
+                if self._begun.done():
+                    raise GenerationFailed(
+                        f"{replica.name} went away after the answer had begun",
+                        code="upstream_lost",
+                    ) from None
+                raise _TryElsewhereError(replica, busy=False) from None
+            except UpstreamBusy as error:
+                span.failed(error)
+                raise _TryElsewhereError(replica, busy=True) from None
+            except UpstreamError as error:
+                span.failed(error)
+                raise GenerationFailed(f"the model failed: {error}") from None
+
+    async def _pump(self, job: Job, target: Target, replica: Replica) -> None:
+        """Move the pieces of an answer to the mailbox.
+
+        Raises:
+            UpstreamError: The upstream's, or `UpstreamUnavailable` where it falls silent.
+        """
+        settings = replica.settings
+        kept: list[Delta] = []
+        # A request that doesn't stream has no first token to wait for; a probe tells instead.
+        limit_s = settings.first_token_timeout_s if job.stream else math.inf
+        with anyio.move_on_after(limit_s) as scope:
+            replica.unanswered.add(scope)
+            try:
+                async with aclosing(replica.upstream.generate(job)) as deltas:
+                    async for delta in deltas:
+                        now_s = time.monotonic()
+                        if not job.stream:
+                            kept.append(delta)
+                            continue
+                        if not self._begun.done():
+                            replica.unanswered.discard(scope)
+                            self._begin(target, replica, now_s)
+                        self._put(delta, now_s)
+                        limit_s = anyio.current_time() + settings.token_timeout_s
+                        if abs(limit_s - scope.deadline) > _RESCHEDULE_S:
+                            scope.deadline = limit_s
+            finally:
+                replica.unanswered.discard(scope)
+        if scope.cancelled_caught:
+            raise UpstreamUnavailable("it fell silent")
+        if kept:
+            now_s = time.monotonic()
+            self._begin(target, replica, now_s)
+            for delta in kept:
+                self._put(delta, now_s)
+        reasons = self.progress.finish_reasons
+        if len(reasons) < job.num_answers or "cancelled" in reasons.values():
+            raise UpstreamUnavailable("its answer ended too early")
+        if "error" in reasons.values():
+            raise GenerationFailed("the model failed in the middle of the answer")
+
+    def _begin(self, target: Target, replica: Replica, now_s: float) -> None:
+        replica.circuit.succeed(now_s)
+        self.progress.upstream = replica.name
+        self.progress.version = target.version
+        self.progress.ttft_s = now_s - self._order.received_s
+        self._last_piece_s = now_s
+        self._dispatcher.metrics.began(self._labels, self.progress.ttft_s)
+        self._begun.set_result(None)
+
+    def _put(self, delta: Delta, now_s: float) -> None:
+        self.progress.add(delta, self._order.job.n)
+        if now_s > self._last_piece_s and delta.output_tokens:
+            self._dispatcher.metrics.token(self._labels, now_s - self._last_piece_s)
+            self._last_piece_s = now_s
+        self.mailbox.put(delta)

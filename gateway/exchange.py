@@ -1,0 +1,344 @@
+"""One request from intake to audit: who asks, may they, who answers, what it came to.
+
+`Gateway.open` takes a request in, and every exchange that was opened is closed exactly once: its
+reservation is settled, its audit record written, its metrics and its log line too, whether it was
+answered, failed or left by its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import anyio
+from typing_extensions import Self
+
+from gateway.configuration import Configuration
+from gateway.dispatch import Dispatcher, Order, Run
+from gateway.errors import GatewayError, GenerationFailed
+from gateway.generation import Job
+from gateway.interfaces import (
+    TENANT_CLASSES,
+    AuditLog,
+    AuditRecord,
+    Authenticator,
+    Limiter,
+    Principal,
+    Reservation,
+    TenantClass,
+)
+from gateway.observability.metrics import Metrics, RequestLabels
+from gateway.observability.tracing import RequestSpan, Tracing, operation
+from gateway.routing import Model
+
+_log = logging.getLogger("gateway.requests")
+_BYTES_PER_TOKEN = 3
+"""For the estimate that limits are reserved by; the true count replaces it."""
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that went away."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What is known of a request before its body is.
+
+    Attributes:
+        request_id: Its id.
+        headers: Its headers, names in lower case.
+        time: When it came, seconds since the epoch.
+        received_s: The same on the clock of `time.monotonic`.
+    """
+
+    request_id: str
+    headers: Mapping[str, str]
+    time: float
+    received_s: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request's body asks for.
+
+    Attributes:
+        model: The model, found and permitted.
+        job: What is to be generated.
+        prompt: The whole prompt.
+        tenant_class: The priority asked for; None is the highest that the tenant has.
+        affinity_key: The client's word for what belongs together.
+        deadline_s: Seconds that the whole may take.
+    """
+
+    model: Model
+    job: Job
+    prompt: bytes
+    tenant_class: TenantClass | None
+    affinity_key: str | None
+    deadline_s: float
+
+
+class Gateway:
+    """All that answers requests, without the API around it."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        authenticator: Authenticator,
+        limiter: Limiter,
+        audit: AuditLog,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        self.configuration = configuration
+        self.authenticator = authenticator
+        self.limiter = limiter
+        self.audit = audit
+        self.dispatcher = dispatcher
+        self.metrics = metrics
+        self.tracing = tracing
+        self.router = dispatcher.router
+
+    def tenant_class(self, principal: Principal, wish: Wish) -> TenantClass:
+        """The priority of a request: what it asks for, and never above what the tenant has."""
+        asked = wish.tenant_class or principal.tenant_class
+        return max(asked, principal.tenant_class, key=TENANT_CLASSES.index)
+
+    async def open(self, principal: Principal, arrival: Arrival, wish: Wish) -> Exchange:
+        """Take a request in: audited, within the limits, on its way to a replica.
+
+        Raises:
+            GatewayError: It isn't taken in, and nothing was done for it.
+        """
+        tenant_class = self.tenant_class(principal, wish)
+        job = replace(
+            wish.job,
+            request_id=arrival.request_id,
+            tenant_class=tenant_class,
+            policy=principal.policy,
+            timeout_s=wish.deadline_s,
+        )
+        labels = RequestLabels(tenant_class, wish.model.name)
+        span = self.tracing.request(
+            operation(job), wish.model.asked, arrival.request_id, arrival.headers
+        )
+        try:
+            await self.audit.check()
+            reservation = await self.limiter.reserve(
+                principal,
+                wish.model.asked,
+                len(wish.prompt) // _BYTES_PER_TOKEN + 1,
+                job.sampling.max_tokens * job.num_answers,
+            )
+            try:
+                written = self.audit.begin(
+                    arrival.request_id, arrival.time, principal, wish.model.asked
+                )
+            except BaseException:
+                await reservation.settle(0, 0)
+                raise
+        except GatewayError as error:
+            _log_refusal(arrival, principal, wish, error)
+            self.metrics.refused(labels, error.status, error_cause(error))
+            span.failed(error, error_cause(error))
+            span.end()
+            raise
+        order = Order(
+            model=wish.model,
+            principal=principal,
+            tenant_class=tenant_class,
+            job=job,
+            prompt=wish.prompt,
+            affinity_key=wish.affinity_key,
+            received_s=arrival.received_s,
+            deadline_s=arrival.received_s + wish.deadline_s,
+            trace=span.context,
+        )
+        return Exchange(self, arrival, order, reservation, written, span)
+
+
+class Exchange:
+    """One request that was taken in; an asynchronous context manager that closes it.
+
+    Attributes:
+        order: What is to be done.
+        run: Who does it.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        arrival: Arrival,
+        order: Order,
+        reservation: Reservation,
+        written: Awaitable[None],
+        span: RequestSpan,
+    ) -> None:
+        self.order = order
+        self.run: Run = gateway.dispatcher.start(order)
+        self._gateway = gateway
+        self._arrival = arrival
+        self._reservation = reservation
+        self._written = asyncio.ensure_future(written)
+        self._span = span
+        self._closed = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer, once it has begun: who served it, and the limits."""
+        progress = self.run.progress
+        return {
+            **self._reservation.headers,
+            "x-trireme-served-by": progress.upstream,
+            "x-trireme-model-version": progress.version,
+        }
+
+    async def begun(self) -> None:
+        """Return when the answer's first piece is there and the request is in the audit, on disk.
+
+        Raises:
+            GatewayError: There will be no answer.
+        """
+        await self.run.begun()
+        await self._written
+
+    async def close(self, status: int = 200, error: BaseException | None = None) -> None:
+        """Settle, audit, count and log; does nothing the second time.
+
+        Raises:
+            AuditUnavailable: The audit can't take the record.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        await self.run.aclose()
+        order, progress = self.order, self.run.progress
+        latency_s = time.monotonic() - order.received_s
+        cause = None if error is None else error_cause(error)
+        try:
+            await self._reservation.settle(progress.all_prompt_tokens, progress.output_tokens)
+        finally:
+            try:
+                await self._gateway.audit.append(self._record(status, cause, latency_s))
+            finally:
+                self._report(status, cause, error, latency_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._closed:
+            return
+        status = 500
+        if isinstance(error, GatewayError):
+            status = error.status
+        elif isinstance(error, asyncio.CancelledError):
+            status = CLIENT_CLOSED_REQUEST
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.close(status, error or GenerationFailed("the exchange was left open"))
+            except GatewayError as failed:
+                _log.error("a request could not be closed: %s", failed.message)
+
+    def _record(self, status: int, cause: str | None, latency_s: float) -> AuditRecord:
+        order, progress = self.order, self.run.progress
+        reason = ",".join(dict.fromkeys(progress.finish_reasons.values()))
+        if cause is not None:
+            reason = "cancelled" if cause == "disconnected" else "error"
+        return AuditRecord(
+            request_id=self._arrival.request_id,
+            time=self._arrival.time,
+            principal=order.principal,
+            model=order.model.asked,
+            model_version=progress.version,
+            upstream=progress.upstream,
+            policy=order.job.policy,
+            prompt_tokens=progress.all_prompt_tokens,
+            output_tokens=progress.output_tokens,
+            ttft_s=progress.ttft_s,
+            latency_s=latency_s,
+            finish_reason=reason,
+            status=status,
+            verdicts=tuple(dict.fromkeys(progress.verdicts)),
+            prompt_text=order.prompt.decode(),
+            answer_text=progress.answer,
+        )
+
+    def _report(
+        self, status: int, cause: str | None, error: BaseException | None, latency_s: float
+    ) -> None:
+        order, progress = self.order, self.run.progress
+        self._gateway.metrics.ended(
+            RequestLabels(order.tenant_class, order.model.name),
+            status=status,
+            cause=cause,
+            duration_s=latency_s,
+            queue_s=progress.queue_s,
+            prompt_tokens=progress.all_prompt_tokens,
+            output_tokens=progress.output_tokens,
+        )
+        reasons = list(progress.finish_reasons.values())
+        self._span.set(
+            gen_ai_response_model=progress.version or None,
+            gen_ai_response_finish_reasons=reasons or None,
+            gen_ai_usage_input_tokens=progress.all_prompt_tokens,
+            gen_ai_usage_output_tokens=progress.output_tokens,
+            trireme_served_by=progress.upstream or None,
+            trireme_time_to_first_token_s=progress.ttft_s,
+            trireme_queue_time_s=progress.queue_s,
+            http_response_status_code=status,
+        )
+        if error is not None:
+            self._span.failed(error, cause)
+        self._span.end()
+        _log.info(
+            "request",
+            extra={
+                "request_id": self._arrival.request_id,
+                "tenant": order.principal.tenant,
+                "application": order.principal.application,
+                "key_id": order.principal.key_id,
+                "tenant_class": order.tenant_class,
+                "model": order.model.asked,
+                "model_version": progress.version,
+                "served_by": progress.upstream,
+                "attempts": progress.attempts,
+                "status": status,
+                "cause": cause,
+                "finish_reasons": reasons,
+                "prompt_tokens": progress.all_prompt_tokens,
+                "output_tokens": progress.output_tokens,
+                "queue_s": round(progress.queue_s, 4),
+                "ttft_s": None if progress.ttft_s is None else round(progress.ttft_s, 4),
+                "latency_s": round(latency_s, 4),
+            },
+        )
+
+
+def error_cause(error: BaseException) -> str:
+    """A word for an error in metrics, traces and logs."""
+    if isinstance(error, GatewayError):
+        return error.code or type(error).__name__
+    return "disconnected" if isinstance(error, asyncio.CancelledError) else "internal"
+
+
+def _log_refusal(arrival: Arrival, principal: Principal, wish: Wish, error: GatewayError) -> None:
+    _log.info(
+        "refused",
+        extra={
+            "request_id": arrival.request_id,
+            "tenant": principal.tenant,
+            "key_id": principal.key_id,
+            "model": wish.model.asked,
+            "status": error.status,
+            "cause": error_cause(error),
+        },
+    )

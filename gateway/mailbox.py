@@ -1,0 +1,82 @@
+"""Between the one who makes an answer and the one who sends it on: what is there but not taken.
+
+The maker never waits. What the sender has not taken yet grows together, piece by piece of one
+answer, so that a slow reader costs the memory of its answer's text and holds up nobody, and a busy
+gateway sends fewer and longer chunks instead of falling behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.generation import Delta
+
+
+class Mailbox:
+    """The pieces of one request on their way from one task to another."""
+
+    def __init__(self) -> None:
+        self._deltas: dict[int, Delta] = {}
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+        self._error: Exception | None = None
+
+    def put(self, delta: Delta) -> None:
+        """Add a piece."""
+        pending = self._deltas.get(delta.index)
+        if pending is None:
+            self._deltas[delta.index] = delta
+        else:
+            pending.text += delta.text
+            pending.finish_reason = delta.finish_reason or pending.finish_reason
+            pending.output_tokens += delta.output_tokens
+            if delta.prompt_tokens is not None:
+                pending.prompt_tokens = delta.prompt_tokens
+            if delta.logprobs is not None:
+                pending.logprobs = [*(pending.logprobs or ()), *delta.logprobs]
+        self._wake()
+
+    def close(self, error: Exception | None = None) -> None:
+        """Nothing more comes; what is there can still be taken, and then the error is raised."""
+        self._closed = True
+        self._error = error
+        self._wake()
+
+    async def take(self) -> list[Delta]:
+        """All pieces that are there, at most one an answer; waits for one. Empty at the end.
+
+        Raises:
+            Exception: What the mailbox was closed with.
+        """
+        while not self._deltas and not self._closed:
+            await self._change()
+        return self._take()
+
+    async def take_rest(self) -> list[Delta]:
+        """All that will still come, one piece an answer.
+
+        Raises:
+            Exception: What the mailbox was closed with; what came before it is dropped.
+        """
+        while not self._closed:
+            await self._change()
+        if self._error is not None:
+            raise self._error
+        return self._take()
+
+    def _take(self) -> list[Delta]:
+        if not self._deltas and self._error is not None:
+            raise self._error
+        deltas, self._deltas = list(self._deltas.values()), {}
+        return deltas
+
+    async def _change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,135 @@
+"""Prometheus' metrics of the gateway, by tenant class and model.
+
+Who a tenant is doesn't become a label: tenants are many, and the audit knows them. A model's label
+is its name in the configuration, never a client's own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.admission import Admission
+from gateway.interfaces import TENANT_CLASSES, TenantClass
+from gateway.upstreams.fleet import Fleet
+
+_LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_TOKEN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+_LABELS = ("tenant_class", "model")
+
+
+class RequestLabels(NamedTuple):
+    """What all of a request's metrics are told apart by."""
+
+    tenant_class: TenantClass
+    model: str
+
+
+class Metrics:
+    """The metrics of one gateway.
+
+    Attributes:
+        registry: What `/metrics` shows.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._ttft = self._histogram("time_to_first_token", "Arrival to first piece", _LATENCY_S)
+        self._itl = self._histogram("time_between_tokens", "Between two pieces", _TOKEN_S)
+        self._duration = self._histogram("request_duration", "Arrival to end", _LATENCY_S)
+        self._queue = self._histogram("queue_time", "Wait for a place at a replica", _LATENCY_S)
+        self._requests = self._counter("requests", "Requests that ended, by status", "status")
+        self._tokens = self._counter("tokens", "Tokens of prompts and answers", "direction")
+        self._errors = self._counter("errors", "Requests that failed, by cause", "cause")
+        self._fallbacks = self._counter("fallbacks", "Sent to another provider", "cause")
+        self._retries = Counter(
+            "trireme_gateway_retries",
+            "Requests that a replica could not answer and another was asked",
+            ("upstream",),
+            registry=self.registry,
+        )
+        # Children are looked up once: the lookup costs more than the observation.
+        self._itl_of = lru_cache(1024)(self._itl.labels)
+
+    def watch(self, fleet: Fleet, admission: Admission) -> None:
+        """Show how busy the upstreams are and how many requests wait."""
+        self.registry.register(_State(fleet, admission))
+
+    def began(self, labels: RequestLabels, ttft_s: float) -> None:
+        """The first piece of an answer is there."""
+        self._ttft.labels(*labels).observe(ttft_s)
+
+    def token(self, labels: RequestLabels, since_s: float) -> None:
+        """Another piece is there, so long after the one before."""
+        self._itl_of(*labels).observe(since_s)
+
+    def fell_back(self, labels: RequestLabels, cause: str) -> None:
+        """Another provider is asked."""
+        self._fallbacks.labels(*labels, cause).inc()
+
+    def retried(self, upstream: str) -> None:
+        """An upstream couldn't answer, and nothing was lost by it."""
+        self._retries.labels(upstream).inc()
+
+    def refused(self, labels: RequestLabels, status: int, cause: str) -> None:
+        """A request wasn't taken in."""
+        self._requests.labels(*labels, str(status)).inc()
+        self._errors.labels(*labels, cause).inc()
+
+    def ended(
+        self,
+        labels: RequestLabels,
+        *,
+        status: int,
+        cause: str | None,
+        duration_s: float,
+        queue_s: float,
+        prompt_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        """A request is over; `cause` is why it failed, None where it didn't."""
+        self._requests.labels(*labels, str(status)).inc()
+        self._duration.labels(*labels).observe(duration_s)
+        self._queue.labels(*labels).observe(queue_s)
+        self._tokens.labels(*labels, "prompt").inc(prompt_tokens)
+        self._tokens.labels(*labels, "output").inc(output_tokens)
+        if cause is not None:
+            self._errors.labels(*labels, cause).inc()
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        name = f"trireme_gateway_{name}_seconds"
+        return Histogram(name, text, _LABELS, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, label: str) -> Counter:
+        name = f"trireme_gateway_{name}"
+        return Counter(name, text, (*_LABELS, label), registry=self.registry)
+
+
+class _State(Collector):
+    """What is read off when somebody asks."""
+
+    def __init__(self, fleet: Fleet, admission: Admission) -> None:
+        self._fleet = fleet
+        self._admission = admission
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily(
+            "trireme_gateway_waiting_requests", "Wait for a replica", labels=["tenant_class"]
+        )
+        for tenant_class in TENANT_CLASSES:
+            waiting.add_metric([tenant_class], self._admission.waiting(tenant_class))
+        running = GaugeMetricFamily(
+            "trireme_gateway_upstream_requests", "Under way there", labels=["upstream"]
+        )
+        available = GaugeMetricFamily(
+            "trireme_gateway_upstream_available", "1 where it gets requests", labels=["upstream"]
+        )
+        for replica in self._fleet:
+            running.add_metric([replica.name], replica.in_flight)
+            available.add_metric([replica.name], float(replica.available))
+        return [waiting, running, available]

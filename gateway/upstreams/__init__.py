@@ -1,0 +1,1 @@
+"""Whom the gateway asks: Triton replicas and OpenAI-compatible providers, and how they fare."""

@@ -1,0 +1,163 @@
+"""All upstreams as the gateway sees them now: which are well, how busy each is, which are drained.
+
+A prober for each Triton generates a token where none came by itself for a while: a server whose
+port is open and whose engine is stuck isn't well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+
+import anyio
+
+from gateway.configuration import HealthSettings, UpstreamSettings
+from gateway.generation import Job, Sampling
+from gateway.interfaces import TenantClass
+from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError
+from gateway.upstreams.circuit import Circuit
+
+_MIN_PROBE_PAUSE_S = 0.1
+
+
+class Replica:
+    """One upstream and what is known of it.
+
+    Attributes:
+        settings: Its name, how much it may have at once, where it stands.
+        upstream: What generates.
+        circuit: Whether it is to be asked.
+        drained: It gets nothing new; what runs there ends by itself.
+        by_class: Requests under way, by class.
+        unanswered: Scopes of requests that have got nothing yet and may begin again elsewhere;
+            they are cancelled when a probe finds that the replica is lost.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        upstream: Upstream,
+        health: HealthSettings,
+        *,
+        probe_model: str | None,
+    ) -> None:
+        """Know an upstream; `probe_model` is what a probe asks there, None where none is sent."""
+        self.settings = settings
+        self.upstream = upstream
+        self.circuit = Circuit(health, probed=probe_model is not None)
+        self.drained = False
+        self.by_class: Counter[TenantClass] = Counter()
+        self.in_flight = 0
+        self.unanswered: set[anyio.CancelScope] = set()
+        self.probe_model = probe_model
+        self._probe_timeout_s = health.timeout_s
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.settings.name
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it may have at once."""
+        return self.settings.max_concurrent
+
+    @property
+    def available(self) -> bool:
+        """Whether it may get requests, if it has room."""
+        return not self.drained and self.circuit.allows(time.monotonic())
+
+    def enter(self, tenant_class: TenantClass) -> None:
+        """Count a request in."""
+        self.by_class[tenant_class] += 1
+        self.in_flight += 1
+
+    def leave(self, tenant_class: TenantClass) -> None:
+        """Count it out."""
+        self.by_class[tenant_class] -= 1
+        self.in_flight -= 1
+
+    async def probe(self) -> None:
+        """Generate one token and tell the circuit."""
+        assert self.probe_model is not None, "only what has a model to probe is probed"
+        job = Job(
+            request_id=f"probe-{self.name}",
+            model=self.probe_model,
+            messages=({"role": "user", "content": "Hi"},),
+            prompts=(),
+            n=1,
+            sampling=Sampling(max_tokens=1),
+            stream=False,
+            tenant_class="interactive",
+            policy=None,
+            timeout_s=self._probe_timeout_s,
+        )
+        try:
+            with anyio.fail_after(self._probe_timeout_s):
+                async with aclosing(self.upstream.generate(job)) as pieces:
+                    async for _ in pieces:
+                        pass
+        except UpstreamBusy:
+            pass  # full is not ill: what runs there shows whether it goes on
+        except (UpstreamError, TimeoutError):
+            self.circuit.fail(time.monotonic())
+            if not self.circuit.closed:
+                for scope in list(self.unanswered):
+                    scope.cancel()
+        else:
+            self.circuit.succeed(time.monotonic())
+
+
+class Fleet:
+    """The replicas by name, and the tasks that watch them."""
+
+    def __init__(self, replicas: Mapping[str, Replica]) -> None:
+        self._replicas = dict(replicas)
+        self._probers: list[asyncio.Task[None]] = []
+        self.on_change: Callable[[], None] = lambda: None
+
+    def __getitem__(self, name: str) -> Replica:
+        return self._replicas[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._replicas.values())
+
+    def drain(self, name: str, drained: bool = True) -> None:
+        """Send a replica nothing new, or again.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        self._replicas[name].drained = drained
+        self.on_change()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._probers = [
+            asyncio.create_task(self._watch(replica), name=f"probe {replica.name}")
+            for replica in self._replicas.values()
+            if replica.probe_model is not None
+        ]
+
+    async def aclose(self) -> None:
+        """Stop watching and close every connection."""
+        for prober in self._probers:
+            prober.cancel()
+        await asyncio.gather(*self._probers, return_exceptions=True)
+        for replica in self._replicas.values():
+            await replica.upstream.aclose()
+
+    async def _watch(self, replica: Replica) -> None:
+        while True:
+            due_s = replica.circuit.probe_due_s(time.monotonic())
+            if due_s > 0:
+                await asyncio.sleep(min(due_s, 1.0))  # a failure may have opened it meanwhile
+                continue
+            before = replica.circuit.closed
+            await replica.probe()
+            if replica.circuit.closed != before:
+                self.on_change()
+            await asyncio.sleep(_MIN_PROBE_PAUSE_S)

@@ -1,0 +1,194 @@
+"""A provider that speaks OpenAI's API: another gateway, vLLM, a cloud.
+
+What a job asks goes out under OpenAI's names, and only what was asked: a provider refuses what it
+doesn't know rather than that it is dropped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx
+import orjson
+
+from clients.sse import EventParser
+from gateway.configuration import ProviderSettings
+from gateway.generation import Delta, Job, TokenLogprob
+from gateway.upstreams.base import (
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+
+_CONNECT_S = 5.0
+_SERVICE_TIERS = {"interactive": "priority", "standard": "default", "batch": "flex"}
+
+
+class Provider:
+    """One provider."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        """Know a provider; nothing is sent yet.
+
+        Raises:
+            ValueError: Its key isn't in the environment.
+        """
+        self._url = settings.url.rstrip("/")
+        self._send_tier = settings.send_service_tier
+        key = settings.api_key()
+        self._client = httpx.AsyncClient(
+            headers={"authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+            limits=httpx.Limits(max_connections=settings.max_concurrent + 1),
+            trust_env=False,
+        )
+
+    async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
+        """Ask it; see `Upstream`."""
+        path = "/completions" if job.messages is None else "/chat/completions"
+        timeout = httpx.Timeout(job.timeout_s, connect=min(_CONNECT_S, job.timeout_s))
+        request = self._client.build_request(
+            "POST",
+            self._url + path,
+            content=orjson.dumps(self._body(job)),
+            headers={"content-type": "application/json", **job.headers},
+            timeout=timeout,
+        )
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                if response.status_code != 200:
+                    raise _refusal(response.status_code, await response.aread())
+                if job.stream:
+                    async for delta in _events(response):
+                        yield delta
+                else:
+                    for delta in _deltas(orjson.loads(await response.aread())):
+                        yield delta
+            finally:
+                await response.aclose()
+        except httpx.ReadTimeout:
+            raise UpstreamTimeout("the provider did not answer in time") from None
+        except httpx.HTTPError as error:
+            raise UpstreamUnavailable(f"{type(error).__name__} from {self._url}") from None
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise UpstreamFailed("the provider's answer is not OpenAI's") from None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _body(self, job: Job) -> dict[str, Any]:
+        sampling = job.sampling
+        body: dict[str, Any] = {"model": job.model, "max_tokens": sampling.max_tokens}
+        if job.messages is None:
+            body["prompt"] = job.prompts[0] if len(job.prompts) == 1 else list(job.prompts)
+        else:
+            body["messages"] = list(job.messages)
+        optional = {
+            "n": job.n if job.n > 1 else None,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "repetition_penalty": sampling.repetition_penalty,
+            "min_tokens": sampling.min_tokens,
+            "ignore_eos": sampling.ignore_eos or None,
+            "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
+            "service_tier": _SERVICE_TIERS[job.tenant_class] if self._send_tier else None,
+            **_logprobs_fields(job),
+        }
+        body.update({name: value for name, value in optional.items() if value is not None})
+        if job.stream:
+            body.update(stream=True, stream_options={"include_usage": True})
+        return body
+
+
+def _logprobs_fields(job: Job) -> dict[str, Any]:
+    top = job.sampling.top_logprobs
+    if top is None:
+        return {}
+    if job.messages is None:
+        return {"logprobs": top}
+    return {"logprobs": True, "top_logprobs": top or None}
+
+
+async def _events(response: httpx.Response) -> AsyncGenerator[Delta, None]:
+    parser = EventParser()
+    async for chunk in response.aiter_bytes():
+        for data in parser.feed(chunk):
+            if data == "[DONE]":
+                return
+            for delta in _deltas(orjson.loads(data)):
+                yield delta
+    raise UpstreamUnavailable("the provider's stream ended before it was done")
+
+
+def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
+    """Read an answer or one chunk of it."""
+    if "error" in answer:
+        raise UpstreamFailed(str(answer["error"].get("message", "no reason given")))
+    deltas = []
+    for choice in answer["choices"]:
+        message = choice.get("delta") or choice.get("message") or {}
+        deltas.append(
+            Delta(
+                index=choice["index"],
+                text=choice.get("text") or message.get("content") or "",
+                finish_reason=choice.get("finish_reason") or "",
+                logprobs=_logprobs(choice.get("logprobs")),
+            )
+        )
+    usage = answer.get("usage")
+    if usage:
+        # OpenAI counts all answers together: the first carries the sum.
+        count = Delta(
+            prompt_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"]
+        )
+        deltas.append(count)
+    return deltas
+
+
+def _logprobs(given: Mapping[str, Any] | None) -> list[TokenLogprob] | None:
+    if given is None:
+        return None
+    if "content" in given:
+        return [_token(entry) for entry in given["content"] or ()]
+    tops = given.get("top_logprobs") or [{}] * len(given["tokens"])
+    return [
+        TokenLogprob(token, logprob, top=tuple(TokenLogprob(*pair) for pair in (top or {}).items()))
+        for token, logprob, top in zip(given["tokens"], given["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _token(entry: Mapping[str, Any]) -> TokenLogprob:
+    raw = entry.get("bytes")
+    return TokenLogprob(
+        entry["token"],
+        entry["logprob"],
+        None if raw is None else bytes(raw),
+        tuple(map(_token, entry.get("top_logprobs") or ())),
+    )
+
+
+def _refusal(status: int, body: bytes) -> Exception:
+    """What an answer other than 200 means for the one who asked the gateway."""
+    message, param = f"the provider answered with status {status}", None
+    try:
+        error = orjson.loads(body)["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # not OpenAI's error object
+    if status in (400, 413, 422):
+        return UpstreamRefused(message, param)
+    if status == 429:
+        return UpstreamBusy(message)
+    if status in (401, 403, 404) or status >= 500:  # our key, our model's name, or its trouble
+        return UpstreamUnavailable(message)
+    return UpstreamFailed(message)

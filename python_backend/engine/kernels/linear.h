@@ -1,0 +1,56 @@
+/* Products of activations and weights that both are rounded to integers. */
+
+#ifndef TRIREME_LINEAR_H
+#define TRIREME_LINEAR_H
+
+#include <stdint.h>
+
+/* Whether this processor has the instructions; without them there is no native decoder. */
+#define HAS_LINEAR (__AVX512VNNI__ && __AVX512BW__ && __AVX512VL__)
+
+enum {
+    PANEL = 64,      /* outputs that are computed together: four vectors of 16 */
+    INT4_GROUP = 32, /* weights of a row that share a scale, and so do their activations */
+};
+
+/* A matrix of weights, packed by trireme_pack_int8 or trireme_pack_int4. Mirrored by
+ * python_backend/engine/native.py. */
+typedef struct {
+    int32_t bits;          /* 8 or 4 */
+    int32_t columns;       /* inputs, a multiple of 32 (padded) */
+    int32_t panels;
+    const uint8_t *levels; /* by panel; see linear.c */
+    const void *scales;    /* 8 bits: float [panels][PANEL];
+                              4 bits: half [panels][groups][PANEL] */
+    const uint8_t *zeros;  /* 4 bits: [panels][groups][PANEL / 2] */
+    const float *bias;     /* float [panels][PANEL], or NULL */
+} Linear;
+
+/* Rows of activations, rounded. In 8 bits a row is one group, in 4 bits a group is INT4_GROUP. */
+typedef struct {
+    int8_t *levels; /* [rows][columns], -127 to 127 */
+    float *scales;  /* [rows][groups] */
+    float *sums;    /* [rows][groups]: sums of levels, exact */
+    int32_t columns, groups;
+} Rounded;
+
+/* What becomes of a product. */
+typedef enum {
+    WRITE,     /* output = product */
+    ADD,       /* output += product */
+    SILU_GATE, /* a panel is 32 gates and 32 ups: output = silu(gate) * up */
+    GELU_GATE, /* the same with the tanh form of GELU */
+} Epilogue;
+
+/* Round a row: `columns` values, of which those from `valid` on don't exist and become zero. */
+void linear_round(const Linear *linear, const float *values, int valid, const Rounded *to, int row);
+
+/* Groups of a row of activations for these weights. */
+int linear_groups(const Linear *linear);
+
+/* Compute one panel for `rows` rows from `first` on. `width` is the outputs that exist, `stride`
+ * the floats from one row of the output to the next. */
+void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                  Epilogue epilogue, float *output, int64_t stride, int width);
+
+#endif

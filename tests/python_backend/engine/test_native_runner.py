@@ -1,0 +1,144 @@
+"""The native decoder computes what the graphs say, each sequence by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from build.engine import build_engine
+from python_backend.engine import engine as engine_module
+from python_backend.engine.config import Precision
+from python_backend.engine.description import DecoderDescription
+from python_backend.engine.engine import Engine
+from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.errors import EngineError
+from tests.build.checkpoints import KINDS, make_checkpoint
+
+VOCAB = 101
+PARAMS = SamplingParams(max_tokens=6)
+# Neither the hidden size nor the MLP is a multiple of the kernels' groups of 32 or panels of 64.
+ODD = {"hidden_size": 48, "intermediate_size": 88, "head_dim": 16}
+
+
+def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path:
+    checkpoint = make_checkpoint(folder / "checkpoint", kind, "bf16", **changes)
+    build_engine(checkpoint, folder / precision, precision)
+    return folder / precision
+
+
+def load(folder: Path, native: bool = True, **settings: int) -> Engine:
+    with pytest.MonkeyPatch.context() as patch:
+        if not native:
+            patch.setattr(engine_module, "load_native_runner", lambda *inputs: None)
+        engine = Engine(folder, **{"num_threads": 2, **settings})
+    assert engine.runner.startswith("native" if native else "ONNX")
+    return engine
+
+
+def prompts(*lengths: int) -> list[NDArray[np.int32]]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(3, VOCAB, length, dtype=np.int32) for length in lengths]
+
+
+def logits_of(engine: Engine, *inputs: NDArray[np.int32]) -> dict[bytes, list[NDArray[np.float32]]]:
+    """What each prompt and its continuation lead to, step by step."""
+    found: dict[bytes, list[NDArray[np.float32]]] = {each.tobytes(): [] for each in inputs}
+    compute = engine._runner.run
+
+    def run(work):
+        logits = compute(work)
+        chosen = [each.sequence for each in work if each.samples]
+        for sequence, row in zip(chosen, logits, strict=True):
+            found[sequence.prompt.tobytes()].append(row.copy())
+        return logits
+
+    engine._runner.run = run  # type: ignore[method-assign]
+    for each in inputs:
+        engine.add(Sequence(each, PARAMS))
+    while engine.has_work:
+        engine.step()
+    return found
+
+
+def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("llama", ODD)], ids=str
+)
+def test_it_computes_what_the_graphs_say(
+    tmp_path: Path, kind: str, changes: dict[str, int], precision: Precision
+) -> None:
+    """Up to roundings: far closer to the graphs than these are to full precision."""
+    folder = build(tmp_path, kind, precision, **changes)
+    full = build(tmp_path, kind, "fp32", **changes)
+    inputs = prompts(3, 40, 1)
+    native = logits_of(load(folder), *inputs)
+    graphs = logits_of(load(folder, native=False), *inputs)
+    exact = logits_of(load(full, native=False), *inputs)
+    for key in native:
+        rounding = error(graphs[key][0], exact[key][0])
+        assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_logits_are_the_same_bits_in_any_company(tmp_path: Path, precision: Precision) -> None:
+    folder = build(tmp_path, "qwen2", precision, **ODD)
+    inputs = prompts(*range(1, 33))
+    together = logits_of(load(folder), *inputs)
+    chunked = logits_of(load(folder, max_num_tokens=7), *inputs)
+    for each in inputs[::3]:
+        key = each.tobytes()
+        alone = logits_of(load(folder, num_threads=1), each)[key]
+        for found in (together[key], chunked[key]):
+            assert np.array_equal(np.array(found), np.array(alone))
+
+
+def test_without_a_compiler_the_graphs_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Engine(folder).runner == "ONNX Runtime, attention in numpy (no C compiler)"
+
+
+def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:
+    load(build(tmp_path, "llama", "fp32"), native=False)
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    whole = (folder / "weights.bin").read_bytes()
+    (folder / "weights.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EngineError, match=r"weights\.bin ends before .* does: build the engine"):
+        Engine(folder)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(EngineError, match=r"weights\.bin can't be read"):
+        Engine(folder)
+
+
+def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    path = folder / "decoder.json"
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps({**text, "intermediate_size": 97}))
+    with pytest.raises(EngineError, match=r"has no .*gate_proj.* \[64, 97\]: build the engine"):
+        Engine(folder)
+    path.write_text(json.dumps({**text, "norm_eps": -1, "more": 2}))
+    with pytest.raises(EngineError, match=r"decoder\.json does not describe a decoder: norm_eps"):
+        Engine(folder)
+
+
+def test_the_description_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = build(tmp_path, "qwen3", "int4")
+    description = DecoderDescription.load(folder)
+    assert description is not None
+    description.save(tmp_path)
+    assert DecoderDescription.load(tmp_path) == description
