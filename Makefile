@@ -18,7 +18,13 @@ SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/set
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
-ARGS ?=#! further arguments of the commands behind perf, test and demo-score
+PEERS ?=#! what `make bench-peers` compares with: all where none is named
+WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
+ROUNDS ?= 3#! rounds of `make bench-peers`
+MINUTES ?= 60#! how long `make bench-soak` loads the server
+MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
+OUTPUT ?= .cache/tensorrt_llm#! what `make tensorrt-llm` writes
+ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
     $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
@@ -34,6 +40,7 @@ install_lock = -m pip install -qq --no-input --no-deps --only-binary :all: --req
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
+run_modelopt := "$(MODELOPT_VENV)/bin/python"
 engine = $(REPOSITORY)/tensorrt_llm/1/engine.json
 
 .PHONY: help
@@ -65,6 +72,12 @@ build-engines: venv ## Build the engine from CHECKPOINT, unless it is there and 
 	    mkdir -p .cache && echo "$$settings" > .cache/engine; \
 	fi
 
+# Exit code 3: all but the engine is done, for want of TensorRT-LLM on this machine.
+.PHONY: tensorrt-llm
+tensorrt-llm: $(MODELOPT_VENV)/.installed ## Quantize CHECKPOINT for TensorRT-LLM, build its engine
+	@$(run_modelopt) -m build.tensorrt_llm --checkpoint "$(CHECKPOINT)" --output "$(OUTPUT)" \
+	    $(ARGS) || [ $$? = 3 ]
+
 .PHONY: demo-checkpoint
 demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour on two cores)
 	@$(run_build) -m build.demo.train
@@ -87,10 +100,35 @@ perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a
 bench-engine: venv ## Measure the engine in process on a model of half a billion random weights
 	@$(run) -m benchmarks.engine $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: $(VENV)/.dev ## Measure Trireme beside other CPU engines, each in its own environment
+	@$(run) -m benchmarks.peers $(if $(PEERS),--peers $(PEERS)) --rounds $(ROUNDS) \
+	    $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
+	@$(run) -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
+.PHONY: bench-hardware
+bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
+	@$(run) -m benchmarks.hardware
+
+.PHONY: bench-cache
+bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
+	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
+
+.PHONY: bench-sampling
+bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
+	@$(run) -m benchmarks.sampling
+
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
 	@$(run) -m pytest -m 'not torch' $(ARGS)
+
+.PHONY: test-modelopt
+test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
+	@$(run_modelopt) -m pytest -m modelopt tests/build/tensorrt_llm $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check format and style
@@ -112,7 +150,7 @@ venv: $(VENV)/.gateway ## Make the serving environment, with Triton and the gate
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches
-	rm -rf "$(VENV)" "$(BUILD_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 2 -type f ! -name model.py -delete 2>/dev/null || true
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -140,4 +178,10 @@ $(BUILD_VENV)/.installed: requirements/build.txt requirements/serving.txt requir
 	@[ -x $(run_build) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(BUILD_VENV)"; }
 	@$(run_build) -m pip install -qq --no-input --requirement requirements/build.txt
 	@$(run_build) $(install_lock) requirements/serving.txt --requirement requirements/dev.txt
+	@touch "$@"
+
+$(MODELOPT_VENV)/.installed: requirements/modelopt.txt
+	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
+	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
+	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
 	@touch "$@"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-_TOKENIZER = Path(__file__).parents[1] / "build" / "demo" / "checkpoint"
+from benchmarks.tokenizer import END, VOCAB_SIZE, write_tokenizer
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -21,7 +20,7 @@ CONFIG: dict[str, Any] = {
     "num_attention_heads": 14,
     "num_key_value_heads": 2,
     "intermediate_size": 4864,
-    "vocab_size": 151_936,
+    "vocab_size": VOCAB_SIZE,
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1_000_000.0,
@@ -29,12 +28,12 @@ CONFIG: dict[str, Any] = {
     "hidden_act": "silu",
     "torch_dtype": "bfloat16",
     "bos_token_id": 0,
-    "eos_token_id": 4,
+    "eos_token_id": END,
 }
 
 
 def make_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint, unless it is there. Its tokenizer is the demo's, for want of another.
+    """Write the checkpoint, unless it is there.
 
     Returns:
         The folder.
@@ -63,8 +62,7 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{name}.{norm}.weight"] = np.ones(hidden, dtype=ml_dtypes.bfloat16)
     tensors["model.norm.weight"] = np.ones(hidden, dtype=ml_dtypes.bfloat16)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(_TOKENIZER / file, folder / file)
+    write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -12,58 +12,16 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.checkpoint import CONFIG, make_checkpoint
+from benchmarks.checkpoint import make_checkpoint
+from benchmarks.workloads import KV_CACHE_BYTES, MOST_CONCURRENT, WORKLOADS, Workload
 from build.engine import build_engine
 from python_backend.engine.config import Precision
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
-
-Prompt = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Requests that arrive together.
-
-    Attributes:
-        name: As in the table.
-        shared: Prompt tokens that all requests share.
-        own: Prompt tokens of each request alone.
-        output: Tokens to generate for each.
-        concurrent: How many requests.
-    """
-
-    name: str
-    shared: int
-    own: int
-    output: int
-    concurrent: int
-
-    def prompts(self, rng: np.random.Generator) -> list[Prompt]:
-        """Random prompts, new ones each time so that no cache knows them."""
-        high = CONFIG["vocab_size"]
-        shared = rng.integers(10, high, self.shared, dtype=np.int32)
-        return [
-            np.concatenate([shared, rng.integers(10, high, self.own, dtype=np.int32)])
-            for _ in range(self.concurrent)
-        ]
-
-
-WORKLOADS = (
-    Workload("single", 0, 16, 128, 1),
-    Workload("few", 0, 64, 64, 8),
-    Workload("many", 0, 64, 64, 32),
-    Workload("long", 0, 1000, 48, 16),
-    Workload("shared", 900, 100, 48, 16),
-    Workload("first token", 0, 512, 1, 1),
-)
 
 
 def measure(engine: Engine, workload: Workload, rng: np.random.Generator) -> float:
@@ -88,9 +46,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=["int4", "int8"])
     arguments = parser.parse_args()
-    checkpoint = make_checkpoint(arguments.folder / "checkpoint")
-    load = _loader(checkpoint, arguments.folder)
-    engines = {precision: load(precision) for precision in arguments.precisions}
+    checkpoint = make_checkpoint(arguments.folder / "qwen2.5-0.5b")
+    engines: dict[Precision, Engine] = {}
+    for precision in arguments.precisions:
+        folder = arguments.folder / precision / "1"
+        build_engine(checkpoint, folder, precision)
+        engines[precision] = load_engine(folder)
     rng = np.random.default_rng(1)
     durations: dict[tuple[str, str], list[float]] = {}
     for round_ in range(arguments.rounds + 1):
@@ -107,13 +68,9 @@ def main() -> int:
     return 0
 
 
-def _loader(checkpoint: Path, folder: Path) -> Callable[[Precision], Engine]:
-    def load(precision: Precision) -> Engine:
-        engine = folder / precision / "1"
-        build_engine(checkpoint, engine, precision)
-        return Engine(engine, max_sequences=32, kv_cache_bytes=4 << 30)
-
-    return load
+def load_engine(folder: Path) -> Engine:
+    """An engine with room for every workload, and for some prefixes that were seen before."""
+    return Engine(folder, max_sequences=MOST_CONCURRENT, kv_cache_bytes=KV_CACHE_BYTES)
 
 
 def _report(
@@ -124,8 +81,7 @@ def _report(
     for workload in WORKLOADS:
         for precision in precisions:
             seconds = statistics.median(durations[workload.name, precision])
-            tokens = workload.output * workload.concurrent
-            figure = 1000 * seconds if tokens == 1 else tokens / seconds
+            figure = 1000 * seconds if workload.is_latency else workload.output_tokens / seconds
             report.setdefault(workload.name, {})[precision] = round(figure, 1)
     return report
 

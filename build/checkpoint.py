@@ -97,6 +97,10 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._slices
 
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return sorted(self._slices)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return tuple(self._slice(name).get_shape())

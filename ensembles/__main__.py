@@ -33,6 +33,8 @@ def main() -> int:
     advice = missing_engine(arguments.repository, settings)
     if advice:
         print(f"no engine yet: {advice}")
+    if settings.engine == "tensorrtllm":
+        print(f"start it with: {settings.tensorrtllm.launch(arguments.repository.resolve())}")
     return 0
 
 

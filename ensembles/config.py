@@ -11,29 +11,36 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from ensembles.settings import RepositorySettings
 from python_backend.contract import (
+    CPP_BACKEND_MODEL,
     ENSEMBLE,
+    LLM_API_MODEL,
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
     TENSORRT_LLM_ADAPTER_MODEL,
     TENSORRT_LLM_MODEL,
+    Engine,
     Model,
     Tensor,
     ensemble_model,
     ensemble_steps,
 )
-from python_backend.settings import EngineReference, Settings
+from python_backend.settings import AdapterSettings, EngineReference, Settings
 
 HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
 
 
 def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
-    """The configuration of each model that Trireme serves, by name."""
+    """The configuration of each model of a repository, by name."""
+    if settings.engine == "llmapi":
+        config = _llm_api()
+        return {config.name: config}
     ours = settings.engine == "onnxruntime"
+    exclude_input = (
+        settings.tensorrt_llm if ours else settings.tensorrtllm
+    ).exclude_input_in_output
     engine = EngineReference(
         engine_model=ensemble_steps(settings.engine)[1].model,
-        exclude_input_in_output=(
-            settings.tensorrt_llm if ours else settings.adapter
-        ).exclude_input_in_output,
+        exclude_input_in_output=exclude_input,
     )
     configs = [
         _python_model(
@@ -53,16 +60,19 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
             engine,
             decoupled=True,
         ),
-        _ensemble(settings),
+        _ensemble(settings, settings.engine),
     ]
     if ours:
         configs.append(
             _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
         )
     else:
-        configs.append(
-            _python_model(TENSORRT_LLM_ADAPTER_MODEL, settings.adapter, settings, decoupled=True)
+        adapter = AdapterSettings(
+            exclude_input_in_output=exclude_input,
+            liveness_period_ms=settings.tensorrtllm.cancellation_check_period_ms,
         )
+        configs.append(_python_model(TENSORRT_LLM_ADAPTER_MODEL, adapter, settings, decoupled=True))
+        configs.append(_cpp_backend(settings))
     return {config.name: config for config in configs}
 
 
@@ -97,10 +107,38 @@ def _python_model(
     return config
 
 
-def _ensemble(settings: RepositorySettings) -> pb.ModelConfig:
-    config = _model(ensemble_model(settings.engine), settings)
+def _cpp_backend(settings: RepositorySettings) -> pb.ModelConfig:
+    """The model on TensorRT-LLM's C++ backend, whose own scheduler batches in flight."""
+    own = settings.tensorrtllm
+    config = _model(CPP_BACKEND_MODEL, settings)
+    config.backend = "tensorrtllm"
+    config.model_transaction_policy.decoupled = True
+    queue = config.dynamic_batching
+    queue.preferred_batch_size.append(settings.max_batch_size)
+    queue.max_queue_delay_microseconds = own.max_queue_delay_microseconds
+    queue.default_queue_policy.max_queue_size = own.max_queue_size
+    group = config.instance_group.add()
+    group.count = own.instances
+    group.kind = pb.ModelInstanceGroup.KIND_CPU
+    for name, value in own.parameters().items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _llm_api() -> pb.ModelConfig:
+    """The model on the LLM API; ``model.yaml`` says what its batch size and streaming are."""
+    config = pb.ModelConfig(name=LLM_API_MODEL.name, backend="python")
+    _describe_all(config, LLM_API_MODEL)
+    group = config.instance_group.add()
+    group.count = 1
+    group.kind = pb.ModelInstanceGroup.KIND_CPU
+    return config
+
+
+def _ensemble(settings: RepositorySettings, engine: Engine) -> pb.ModelConfig:
+    config = _model(ensemble_model(engine), settings)
     config.platform = ENSEMBLE
-    for step in ensemble_steps(settings.engine):
+    for step in ensemble_steps(engine):
         entry = config.ensemble_scheduling.step.add()
         entry.model_name = step.model
         entry.model_version = -1
@@ -111,6 +149,11 @@ def _ensemble(settings: RepositorySettings) -> pb.ModelConfig:
 
 def _model(model: Model, settings: RepositorySettings) -> pb.ModelConfig:
     config = pb.ModelConfig(name=model.name, max_batch_size=settings.max_batch_size)
+    _describe_all(config, model)
+    return config
+
+
+def _describe_all(config: pb.ModelConfig, model: Model) -> None:
     for tensor in model.inputs:
         entry = config.input.add()
         _describe(entry, tensor)
@@ -118,7 +161,6 @@ def _model(model: Model, settings: RepositorySettings) -> pb.ModelConfig:
         entry.allow_ragged_batch = tensor.ragged
     for tensor in model.outputs:
         _describe(config.output.add(), tensor)
-    return config
 
 
 def _describe(entry: pb.ModelInput | pb.ModelOutput, tensor: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Container
@@ -9,7 +10,14 @@ from pathlib import Path
 
 from ensembles.config import HEADER, model_configs, render
 from ensembles.settings import RepositorySettings
-from python_backend.contract import ENSEMBLE, TENSORRT_LLM, TENSORRT_LLM_ADAPTER
+from python_backend.contract import (
+    ENSEMBLE,
+    POSTPROCESSING,
+    PREPROCESSING,
+    TENSORRT_LLM,
+    TENSORRT_LLM_ADAPTER,
+)
+from python_backend.settings import SettingsError
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 """Where each model's ``model.py`` lives."""
@@ -23,15 +31,25 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
 
     Returns:
         The names of the models.
+
+    Raises:
+        SettingsError: The LLM API's model is to stand where an ensemble does.
     """
+    if settings.engine == "llmapi":
+        _refuse_company(repository)
+    settings = _with_paths(repository, settings)
     configs = model_configs(settings)
     for name, config in configs.items():
         version = repository / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         _write(repository / name / "config.pbtxt", render(config))
+        if name == TENSORRT_LLM and settings.engine == "llmapi":
+            _write(version / "model.yaml", json.dumps(settings.llmapi.arguments(), indent=2) + "\n")
+        if name == ENSEMBLE or (name == TENSORRT_LLM and settings.engine != "onnxruntime"):
+            continue
         source = _source(name)
         target = version / "model.py"
-        if name != ENSEMBLE and not (target.exists() and target.samefile(source)):
+        if not (target.exists() and target.samefile(source)):
             target.unlink(missing_ok=True)
             target.symlink_to(source)
     _drop_adapter(repository, configs)
@@ -59,15 +77,42 @@ def _drop_adapter(repository: Path, configs: Container[str]) -> None:
 
 def missing_engine(repository: Path, settings: RepositorySettings) -> str | None:
     """What to do where the repository has no engine, or None where it has one."""
-    model = repository / TENSORRT_LLM
+    version = repository / TENSORRT_LLM / "1"
     if settings.engine == "tensorrtllm":
-        config = model / "config.pbtxt"
-        # One that was rendered here is the ONNX Runtime engine's.
-        if not config.is_file() or config.read_text(encoding="utf-8").startswith(HEADER):
-            return f"put TensorRT-LLM's {TENSORRT_LLM} folder into {repository}"
-    elif not (model / "1" / settings.tensorrt_llm.engine_dir / "engine.json").is_file():
+        folder = Path(_with_paths(repository, settings).tensorrtllm.gpt_model_path or "")
+        if not (folder / "rank0.engine").is_file():
+            return f"run `make tensorrt-llm` and put what it leaves in engine/ into {folder}"
+    elif settings.engine == "llmapi":
+        if not (version / "model.py").is_file():
+            return f"copy model.py and helpers.py from {_LLM_API_SOURCE} into {version}"
+        folder = Path(_with_paths(repository, settings).llmapi.model)
+        if not (folder / "config.json").is_file():
+            return f"run `make tensorrt-llm` and put what it leaves in hf/ into {folder}"
+    elif not (version / settings.tensorrt_llm.engine_dir / "engine.json").is_file():
         return "run `make build-engines`"
     return None
+
+
+_LLM_API_SOURCE = "/app/all_models/llmapi/tensorrt_llm/1 of NVIDIA's container"
+
+
+def _refuse_company(repository: Path) -> None:
+    """The LLM API's model goes from text to text, so the models around an engine don't fit it."""
+    for name in (PREPROCESSING, POSTPROCESSING, ENSEMBLE):
+        if (repository / name).exists():
+            raise SettingsError(
+                f"engine is 'llmapi', which stands alone, and {repository} has {name}: "
+                "take another folder with --repository"
+            )
+
+
+def _with_paths(repository: Path, settings: RepositorySettings) -> RepositorySettings:
+    """Paths from the root: TensorRT-LLM looks for others where the server was started."""
+    version = (repository / TENSORRT_LLM / "1").resolve()
+    engine, model = settings.tensorrtllm.gpt_model_path or "", settings.llmapi.model
+    cpp = settings.tensorrtllm.model_copy(update={"gpt_model_path": str(version / engine)})
+    api = settings.llmapi.model_copy(update={"model": str(version / model)})
+    return settings.model_copy(update={"tensorrtllm": cpp, "llmapi": api})
 
 
 def _write(path: Path, text: str) -> None:

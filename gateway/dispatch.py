@@ -56,7 +56,8 @@ class Order:
         principal: Who asked.
         tenant_class: The priority that the request has.
         job: What an upstream gets; its model and its remaining time are filled in for each.
-        prompt: The whole prompt as bytes: for its length, affinity and digest.
+        prompt: The whole prompt as bytes: for its length and digest.
+        beginning: What of it the next request of the same conversation will begin with.
         affinity_key: The client's own word for what belongs together; None for none.
         received_s: When it came, on the clock of `time.monotonic`.
         deadline_s: When the answer must be there.
@@ -68,6 +69,7 @@ class Order:
     tenant_class: TenantClass
     job: Job
     prompt: bytes
+    beginning: bytes
     affinity_key: str | None
     received_s: float
     deadline_s: float
@@ -79,7 +81,7 @@ class Order:
             return self.affinity_key.encode()
         if len(self.prompt) < affinity.min_prompt_bytes:
             return None
-        return self.prompt[: affinity.prefix_bytes]
+        return self.beginning[: affinity.prefix_bytes]
 
 
 @dataclass
@@ -248,7 +250,7 @@ class Run:
                 self._dispatcher.metrics.retried(failed.replica.name)
         if busy:
             raise Overloaded("every replica's queue is full", retry_after_s=1.0)
-        raise Unavailable("no replica of the model is available", headers={"retry-after": "1"})
+        raise Unavailable("no replica of the model is available")
 
     async def _ask(self, target: Target, replica: Replica) -> None:
         """Let one replica answer.
@@ -303,27 +305,30 @@ class Run:
         """
         settings = replica.settings
         kept: list[Delta] = []
+        end_s = anyio.current_time() + job.timeout_s
         # A request that doesn't stream has no first token to wait for; a probe tells instead.
         limit_s = settings.first_token_timeout_s if job.stream else math.inf
-        with anyio.move_on_after(limit_s) as scope:
+        with anyio.move_on_after(min(limit_s, job.timeout_s)) as scope:
             replica.unanswered.add(scope)
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
-                        now_s = time.monotonic()
                         if not job.stream:
                             kept.append(delta)
                             continue
+                        now_s = time.monotonic()
                         if not self._begun.done():
                             replica.unanswered.discard(scope)
                             self._begin(target, replica, now_s)
                         self._put(delta, now_s)
-                        limit_s = anyio.current_time() + settings.token_timeout_s
-                        if abs(limit_s - scope.deadline) > _RESCHEDULE_S:
-                            scope.deadline = limit_s
+                        deadline_s = min(anyio.current_time() + settings.token_timeout_s, end_s)
+                        if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
+                            scope.deadline = deadline_s
             finally:
                 replica.unanswered.discard(scope)
         if scope.cancelled_caught:
+            if anyio.current_time() >= end_s:
+                raise UpstreamTimeout("the deadline has passed")
             raise UpstreamUnavailable("it fell silent")
         if kept:
             now_s = time.monotonic()

@@ -118,10 +118,13 @@ class Overloaded(GatewayError):  # noqa: N818 - says what happened
 
 
 class Unavailable(GatewayError):  # noqa: N818 - says what happened
-    """No upstream is there that could answer."""
+    """No upstream is there that could answer; a probe may find one in a moment."""
 
     status = 503
     code = "unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"retry-after": "1"})
 
 
 class DeadlineExceeded(GatewayError):  # noqa: N818 - says what happened

@@ -67,6 +67,7 @@ class Wish:
         model: The model, found and permitted.
         job: What is to be generated.
         prompt: The whole prompt.
+        beginning: What of it the next request of the same conversation will begin with.
         tenant_class: The priority asked for; None is the highest that the tenant has.
         affinity_key: The client's word for what belongs together.
         deadline_s: Seconds that the whole may take.
@@ -75,6 +76,7 @@ class Wish:
     model: Model
     job: Job
     prompt: bytes
+    beginning: bytes
     tenant_class: TenantClass | None
     affinity_key: str | None
     deadline_s: float
@@ -152,6 +154,7 @@ class Gateway:
             tenant_class=tenant_class,
             job=job,
             prompt=wish.prompt,
+            beginning=wish.beginning,
             affinity_key=wish.affinity_key,
             received_s=arrival.received_s,
             deadline_s=arrival.received_s + wish.deadline_s,

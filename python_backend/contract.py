@@ -273,6 +273,94 @@ TENSORRT_LLM_ADAPTER_MODEL = Model(
     outputs=tuple(each for each in TENSORRT_LLM_MODEL.outputs if each.name not in _OURS_ALONE),
 )
 
+_CPP_ONLY_INPUTS = (
+    _optional("encoder_input_features", "FP16", -1, -1, ragged=True),
+    _scalar("encoder_output_lengths", "INT32"),
+    _optional("draft_input_ids", "INT32", -1, ragged=True),
+    _optional("decoder_input_ids", "INT32", -1, ragged=True),
+    _scalar("decoder_input_lengths", "INT32"),
+    _optional("draft_logits", _LOGITS_TYPE, -1, -1, ragged=True),
+    _scalar("draft_acceptance_threshold", "FP32"),
+    _scalar("runtime_top_p_min", "FP32"),
+    _scalar("runtime_top_p_decay", "FP32"),
+    _scalar("runtime_top_p_reset_ids", "INT32"),
+    _scalar("early_stopping", "BOOL"),
+    _scalar("beam_search_diversity_rate", "FP32"),
+    _optional("prompt_table_extra_ids", "UINT64", -1, ragged=True),
+    _optional("cross_attention_mask", "BOOL", -1, -1, ragged=True),
+    _optional("mrope_rotary_cos_sin", "FP32", -1),
+    _optional("mrope_position_deltas", "INT64"),
+    _optional("context_phase_params", "UINT8", -1, ragged=True),
+    _optional("skip_cross_attn_blocks", "BOOL", ragged=True),
+    _optional("retention_token_range_starts", "INT32", -1, ragged=True),
+    _optional("retention_token_range_ends", "INT32", -1, ragged=True),
+    _optional("retention_token_range_priorities", "INT32", -1, ragged=True),
+    _optional("retention_token_range_durations_ms", "INT32", -1, ragged=True),
+    _optional("retention_decode_priority", "INT32", ragged=True),
+    _optional("retention_decode_duration_ms", "INT32", ragged=True),
+    _optional("lookahead_window_size", "INT32", ragged=True),
+    _optional("lookahead_ngram_size", "INT32", ragged=True),
+    _optional("lookahead_verification_set_size", "INT32", ragged=True),
+)
+
+CPP_BACKEND_MODEL = Model(
+    name=TENSORRT_LLM,
+    inputs=(
+        *(tensor for tensor in TENSORRT_LLM_MODEL.inputs if tensor not in _ENGINE_EXTRA_INPUTS),
+        *_CPP_ONLY_INPUTS,
+    ),
+    outputs=(
+        Tensor("output_ids", "INT32", (-1, -1)),
+        Tensor("sequence_length", "INT32", (-1,)),
+        *_ENGINE_STATISTICS,
+        Tensor("context_phase_params", "UINT8", (-1,)),
+    ),
+)
+"""The ``tensorrt_llm`` model of TensorRT-LLM's C++ backend: all that it takes, nothing of ours."""
+
+LLM_API_MODEL = Model(
+    name=TENSORRT_LLM,
+    inputs=(
+        Tensor("text_input", "STRING", (-1,)),
+        _optional("streaming", "BOOL"),
+        _optional("sampling_param_best_of", "INT32"),
+        _optional("sampling_param_temperature", "FP32"),
+        _optional("sampling_param_top_k", "INT32"),
+        _optional("sampling_param_top_p", "FP32"),
+        _optional("sampling_param_frequency_penalty", "FP32"),
+        _optional("sampling_param_presence_penalty", "FP32"),
+        _optional("sampling_param_max_tokens", "INT32"),
+        _optional("sampling_param_stop", "STRING", -1),
+        _optional("sampling_param_seed", "UINT64"),
+        _optional("sampling_param_exclude_input_from_output", "BOOL"),
+        _optional("sampling_param_return_perf_metrics", "BOOL"),
+        _optional("return_finish_reason", "BOOL"),
+        _optional("return_stop_reason", "BOOL"),
+        _optional("return_cumulative_logprob", "BOOL"),
+        _optional("stop", "BOOL"),
+    ),
+    outputs=(
+        Tensor("text_output", "STRING", (-1,)),
+        Tensor("finish_reason", "STRING", (-1,)),
+        Tensor("stop_reason", "STRING", (-1,)),
+        Tensor("cumulative_logprob", "FP32", (-1,)),
+        Tensor("kv_cache_reused_block", "INT32", (-1,)),
+        Tensor("kv_cache_missed_block", "INT32", (-1,)),
+        Tensor("kv_cache_alloc_new_blocks", "INT32", (-1,)),
+        Tensor("kv_cache_alloc_total_blocks", "INT32", (-1,)),
+        Tensor("kv_cache_hit_rate", "FP32", (-1,)),
+        Tensor("arrival_time_ns", "INT64"),
+        Tensor("first_scheduled_time_ns", "INT64"),
+        Tensor("first_token_time_ns", "INT64"),
+        Tensor("last_token_time_ns", "INT64"),
+        Tensor("acceptance_rate", "FP32"),
+        Tensor("total_accepted_draft_tokens", "INT32"),
+        Tensor("total_draft_tokens", "INT32"),
+    ),
+)
+"""The ``tensorrt_llm`` model of TensorRT-LLM's LLM API: text in, text out, a model of its own that
+no ensemble stands around (``triton_backend/all_models/llmapi``)."""
+
 UNSUPPORTED_INPUTS = {
     "return_context_logits": "context logits",
     "return_generation_logits": "generation logits",

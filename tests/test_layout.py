@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 """Each room and the modules of other rooms that it may import (`*`: all of them)."""
 
-FUTURE = {"deploy", "benchmarks"}
+FUTURE = {"deploy"}
 """Rooms of the design that are still to be built."""
 
 TORCH = {"torch", "transformers"}

@@ -77,7 +77,7 @@ class Report:
                 versions[name] = metadata.version(name)
         return cls(
             date=started.astimezone(timezone.utc).isoformat(timespec="seconds"),
-            revision=_revision(),
+            revision=revision(),
             machine=Machine.this(),
             versions=versions,
             settings=settings,
@@ -146,7 +146,8 @@ def _cpu() -> str:
     return platform.machine()
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
+    """The checkout's commit, with ``-dirty`` where files were changed; None outside git."""
     command = ("git", "describe", "--always", "--dirty", "--exclude", "*")
     folder = Path(__file__).parent
     try:

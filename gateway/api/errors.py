@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from gateway.errors import GatewayError, InvalidRequest, LimitExceeded
 
-# Where pydantic's path names a kind of value rather than a field or an index.
 _KINDS = frozenset({"str", "list", "body"})
+"""Parts of pydantic's paths that name a kind of value rather than a field or an index."""
 
 
 def error_object(error: GatewayError) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
     # furthest into the value is the one that was meant.
     worst = max(errors, key=lambda each: len(each["loc"]))
-    path = [str(part) for part in worst["loc"] if part not in _KINDS]
+    path = [str(part) for part in worst["loc"] if not _is_kind(str(part))]
     context = worst.get("ctx") or {}
     code = "invalid_value"
     message = str(worst["msg"]).removeprefix("Value error, ")
@@ -63,3 +63,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     elif path:
         message = f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"
     return InvalidRequest(message, param=".".join(path) or None, code=code)
+
+
+def _is_kind(part: str) -> bool:
+    return part in _KINDS or "[" in part or "-" in part

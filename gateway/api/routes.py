@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from gateway.api.reply import Reply, events
 from gateway.api.schema import TIERS, ChatRequest, CompletionRequest, GenerationRequest
 from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, PermissionDenied
 from gateway.exchange import Arrival, Gateway, Wish
-from gateway.generation import Job
+from gateway.generation import Job, Message
 from gateway.interfaces import Principal
 from gateway.routing import Model
 
@@ -44,9 +44,16 @@ class AuthenticatedRoute(APIRoute):
             request.state.principal = await gateway.authenticator.authenticate(
                 request.headers.get("authorization")
             )
-            return await handler(request)
+            return await handler(_JsonRequest(request.scope, request.receive))
 
         return authenticated
+
+
+class _JsonRequest(Request):
+    """A request whose body is read strictly: no NaN, and no text that isn't Unicode."""
+
+    async def json(self) -> Any:
+        return orjson.loads(await self.body())
 
 
 class ErrorDetail(BaseModel):
@@ -225,10 +232,12 @@ def _wish(
         policy=principal.policy,
         timeout_s=deadline_s,
     )
+    prompt = orjson.dumps(messages) if messages else "\n".join(prompts).encode()
     wish = Wish(
         model=found,
         job=job,
-        prompt=orjson.dumps(messages) if chat_body else "\n".join(prompts).encode(),
+        prompt=prompt,
+        beginning=_opening(messages) if messages else prompt,
         tenant_class=body.tenant_class,
         affinity_key=body.prompt_cache_key or body.user,
         deadline_s=deadline_s,
@@ -243,6 +252,12 @@ def _wish(
         echo = prompts if body.echo else ()
         return wish, CompletionEncoder(**common, echo=echo, n=body.n)
     return wish, ChatEncoder(**common)
+
+
+def _opening(messages: Sequence[Message]) -> bytes:
+    """A chat up to its user's first message: the same at each of its turns."""
+    first = next((i for i, each in enumerate(messages) if each["role"] == "user"), len(messages))
+    return orjson.dumps(messages[: first + 1])
 
 
 def _deadline(arrival: Arrival, default_s: float, max_s: float) -> float:

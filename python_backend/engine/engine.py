@@ -82,6 +82,11 @@ class Engine:
         """What computes, for a log."""
         return self._runner.name
 
+    @property
+    def kv_cache_resident_bytes(self) -> int:
+        """Physical memory that keys and values take now, as the operating system counts it."""
+        return self._memory.resident_bytes
+
     def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
         """Refuse what can never run. Any thread may call this.
 

@@ -7,6 +7,7 @@ them; the least recently used of those that nobody uses make room when there is 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from python_backend.engine.attention import Layout
 from python_backend.errors import EngineError
+
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
 class BlockPool:
@@ -154,6 +157,15 @@ class KVMemory:
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         flat: NDArray[np.float32] = np.frombuffer(self._map, dtype=np.float32)
         self.blocks = flat.reshape(num_blocks, *layout.block_shape)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Physical memory of the blocks, as the operating system counts it."""
+        pages = np.zeros(-(-len(self._map) // mmap.PAGESIZE), dtype=np.uint8)
+        address, size = ctypes.c_void_p(self.blocks.ctypes.data), ctypes.c_size_t(len(self._map))
+        if ctypes.CDLL(None, use_errno=True).mincore(address, size, pages.ctypes.data_as(_BYTES)):
+            raise OSError(ctypes.get_errno(), "mincore failed")
+        return int((pages & 1).sum()) * mmap.PAGESIZE
 
     def give_back(self, blocks: list[int]) -> None:
         """Return the memory of blocks to the operating system; they read as zeros then."""

@@ -2,8 +2,9 @@
 
 Three threads: Triton's, which checks requests and hands them over; the engine's, which owns the
 engine and runs it step by step; and the sender's, since sending a response takes longer than the
-engine can wait. Where the sender falls behind, a stream's next response carries all the tokens that
-it has by then.
+engine can wait. All that a response costs, in Triton, in postprocessing and here, is taken from the
+engine's cores, so streams get only so many of them a second: where there are more tokens, a
+stream's next response carries all that it has by then.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -22,10 +23,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine import Engine, available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
 from python_backend.serving.metrics import EngineMetrics
+from python_backend.serving.pacer import Pacer
 from python_backend.serving.request import GenerationRequest, Reporting, read_request
 from python_backend.serving.triton import (
     Inputs,
@@ -75,6 +77,7 @@ class _Stream:
     Attributes:
         queued: Whether the sender has yet to look at it.
         context: What goes back with the first response; None after that.
+        ended: Whether its last response was sent.
     """
 
     def __init__(
@@ -93,12 +96,8 @@ class _Stream:
         self.sent = 0
         self.cum_log_prob = 0.0
         self.queued = False
+        self.ended = False
         self.last_sent_s = time.monotonic()
-
-    @property
-    def has_news(self) -> bool:
-        """Whether the client is to get something: each token, or all of them at the end."""
-        return self.sequence.finished or self.request.generation.reporting.streaming
 
     def take(self) -> _Piece:
         """All that was not sent yet. The engine may go on meanwhile, so the reason comes first."""
@@ -142,6 +141,9 @@ class TritonPythonModel:
         self._deadlines: list[tuple[float, int]] = []
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._outbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        per_s = self._settings.stream_responses_per_s or 100 * available_cores()
+        self._pacer = Pacer(per_s, burst=max(per_s // 10, 1))
+        self._paced: deque[_Stream] = deque()
         self._threads = [
             Thread(target=self._run_engine, name="engine"),
             Thread(target=self._run_sender, name="sender"),
@@ -257,9 +259,12 @@ class TritonPythonModel:
     def _emit(self, stream: _Stream) -> None:
         if stream.sequence.finished:
             self._forget(stream, stream.sequence.finish_reason)
-        if stream.has_news and not stream.queued:
+            self._outbox.put(lambda: self._send_news(stream))
+        elif stream.request.generation.reporting.streaming and not stream.queued:
             stream.queued = True
-            self._outbox.put(lambda: _send_news(stream))
+            # A first token doesn't wait; nor do last ones, above.
+            take = self._paced.append if stream.sent else self._send_news
+            self._outbox.put(lambda: take(stream))
 
     def _expire(self) -> None:
         """End what has had its time, whether it waits or runs."""
@@ -289,7 +294,7 @@ class TritonPythonModel:
     def _end(self, stream: _Stream, reason: str, response: pb_utils.InferenceResponse) -> None:
         """Answer a sequence that the engine no longer has with an error."""
         self._forget(stream, reason)
-        self._outbox.put(lambda: _send_response(stream, response, ends=True))
+        self._outbox.put(lambda: self._send(stream, response, ends=True))
 
     def _check_clients(self) -> None:
         """See whether clients still wait.
@@ -303,40 +308,51 @@ class TritonPythonModel:
                 self._outbox.put(lambda stream=stream: self._check_sender(stream))  # type: ignore[misc]
             elif stream.last_sent_s <= silent_since_s:
                 stream.last_sent_s = time.monotonic()
-                probe = _Piece(stream, [], [], 0.0, "")
-                self._outbox.put(lambda probe=probe: _send(probe))  # type: ignore[misc]
+                self._outbox.put(lambda stream=stream: self._probe(stream))  # type: ignore[misc]
 
     # The sender's thread
 
     def _run_sender(self) -> None:
-        while (job := self._outbox.get()) is not None:
+        while (job := self._next_job()) is not None:
             try:
                 job()
             except Exception as error:  # one client's trouble is not another's
                 pb_utils.Logger.log_warn(f"a response could not be sent: {error!r}")
 
+    def _next_job(self) -> Callable[[], None] | None:
+        """What has to be done now; where there is nothing, the next stream whose turn has come."""
+        wait_s = self._pacer.wait_s(time.monotonic()) if self._paced else None
+        try:
+            return self._outbox.get(timeout=wait_s)
+        except Empty:
+            stream = self._paced.popleft()
+            return lambda: self._send_news(stream)
+
+    def _send_news(self, stream: _Stream) -> None:
+        stream.queued = False
+        if stream.ended:
+            return
+        piece = stream.take()
+        if piece.tokens or piece.finish_reason:
+            response = pb_utils.InferenceResponse(_outputs(piece))
+            self._send(stream, response, ends=bool(piece.finish_reason))
+
+    def _probe(self, stream: _Stream) -> None:
+        if not stream.ended:
+            response = pb_utils.InferenceResponse(_outputs(_Piece(stream, [], [], 0.0, "")))
+            self._send(stream, response, ends=False)
+
+    def _send(self, stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
+        self._pacer.spend(time.monotonic())
+        stream.ended = ends
+        request = stream.request
+        request.unfinished -= ends
+        request.sender.send(response, flags=0 if request.unfinished else _FINAL)
+
     def _check_sender(self, stream: _Stream) -> None:
         if stream.request.unfinished and stream.request.sender.is_cancelled():
             sequence_id = stream.sequence.id
             self._inbox.put(lambda: self._stop([sequence_id], ""))
-
-
-def _send_news(stream: _Stream) -> None:
-    stream.queued = False
-    piece = stream.take()
-    if piece.tokens or piece.finish_reason:
-        _send(piece)
-
-
-def _send(piece: _Piece) -> None:
-    response = pb_utils.InferenceResponse(_outputs(piece))
-    _send_response(piece.stream, response, ends=bool(piece.finish_reason))
-
-
-def _send_response(stream: _Stream, response: pb_utils.InferenceResponse, ends: bool) -> None:
-    request = stream.request
-    request.unfinished -= ends
-    request.sender.send(response, flags=0 if request.unfinished else _FINAL)
 
 
 def _timeout_error(stream: _Stream) -> RequestTimeoutError:

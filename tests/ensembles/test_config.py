@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ensembles.config import model_configs, render
+from ensembles.cpp_backend import CppBackendSettings
 from ensembles.settings import RepositorySettings
 from python_backend.contract import (
     ENSEMBLE_MODEL,
@@ -123,16 +124,20 @@ def test_no_queue_drops_cancelled_requests(name: str) -> None:
     assert not DEFAULTS[name].HasField("dynamic_batching")
 
 
-def test_tensorrt_llms_own_engine_is_left_to_its_tools() -> None:
+def test_tensorrt_llms_own_engine_has_its_adapter_before_it() -> None:
     settings = RepositorySettings(
-        engine="tensorrtllm", adapter=AdapterSettings(exclude_input_in_output=False)
+        engine="tensorrtllm", tensorrtllm=CppBackendSettings(exclude_input_in_output=False)
     )
     configs = model_configs(settings)
-    assert set(configs) == {"preprocessing", "tensorrt_llm_adapter", "postprocessing", "ensemble"}
+    assert set(configs) - DEFAULTS.keys() == {"tensorrt_llm_adapter"}
     assert configs["ensemble"].ensemble_scheduling.step[1].model_name == "tensorrt_llm_adapter"
     assert configs["tensorrt_llm_adapter"].model_transaction_policy.decoupled
     answers = read(PostprocessingParameters, configs["postprocessing"])
     assert answers.engine_model == "tensorrt_llm_adapter"
+    adapter = read(AdapterSettings, configs["tensorrt_llm_adapter"])
+    assert not adapter.exclude_input_in_output
+    for ours in ("liveness_probes", "stream_context", "sequence_id"):
+        assert f'"{ours}"' not in render(configs["tensorrt_llm"])
     assert not read(PreprocessingParameters, configs["preprocessing"]).exclude_input_in_output
     for ours in ("priority", "min_p", "top_tokens", "top_log_probs"):
         assert f'"{ours}"' in render(DEFAULTS["ensemble"])

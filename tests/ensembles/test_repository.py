@@ -86,6 +86,15 @@ def test_a_model_that_lies_in_the_way_is_replaced_and_the_engine_is_not(tmp_path
     assert (version / "engine.json").read_text() == "{}"
 
 
+def test_the_command_says_how_tensorrt_llm_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--repository", tmp_path, "--set", "engine=tensorrtllm") == 0
+    output = capsys.readouterr().out
+    assert "no engine yet: run `make tensorrt-llm`" in output
+    assert f"start it with: tritonserver --model-repository={tmp_path}" in output
+
+
 def test_a_repository_without_an_engine_says_how_to_get_one(tmp_path: Path) -> None:
     assemble(tmp_path, DEFAULTS)
     assert missing_engine(tmp_path, DEFAULTS) == "run `make build-engines`"
@@ -102,22 +111,10 @@ def test_an_engine_elsewhere_is_looked_for_there(tmp_path: Path) -> None:
     assert missing_engine(tmp_path / "repository", elsewhere) is None
 
 
-def test_tensorrt_llms_engine_is_not_the_one_that_was_rendered_here(tmp_path: Path) -> None:
-    advice = f"put TensorRT-LLM's tensorrt_llm folder into {tmp_path}"
-    assert missing_engine(tmp_path, FOREIGN) == advice
-    assemble(tmp_path, DEFAULTS)
-    assert missing_engine(tmp_path, FOREIGN) == advice
-    (tmp_path / "tensorrt_llm" / "config.pbtxt").write_text('backend: "tensorrtllm"')
-    assemble(tmp_path, FOREIGN)
-    assert missing_engine(tmp_path, FOREIGN) is None
-    assert (tmp_path / "tensorrt_llm" / "config.pbtxt").read_text() == 'backend: "tensorrtllm"'
-
-
 def test_tensorrt_llms_engine_gets_its_adapter_and_leaves_none_behind(tmp_path: Path) -> None:
     assert "tensorrt_llm_adapter" in assemble(tmp_path, FOREIGN)
     adapter = tmp_path / "tensorrt_llm_adapter"
     assert (adapter / "1" / "model.py").samefile(SOURCE / "tensorrt_llm_adapter.py")
-    assert not (tmp_path / "tensorrt_llm").exists()
     assemble(tmp_path, DEFAULTS)
     assert not adapter.exists()
     adapter.mkdir()

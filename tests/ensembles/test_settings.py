@@ -38,7 +38,7 @@ def test_words_reach_into_the_models() -> None:
             "tensorrt_llm.max_num_token is not a setting; the nearest is max_num_tokens",
         ),
         (["max_batch_size=0"], "max_batch_size is 0: input should be greater than or equal to 1"),
-        (["engine=vllm"], "engine is 'vllm': input should be 'onnxruntime' or 'tensorrtllm'"),
+        (["engine=vllm"], "engine is 'vllm': input should be 'onnxruntime', 'tensorrtllm' or"),
         (["tensorrt_llm=1"], "tensorrt_llm is 1: input should be a valid dictionary"),
         (
             ["max_batch_size=8", "max_batch_size.x=1"],

@@ -24,6 +24,7 @@
 
 enum {
     LANES = 16,
+    LITTLE = 1 << 16, /* logits that one thread looks at */
     ONE = 1 << 30,    /* weight of the likeliest token */
     RUN = 256,        /* tokens whose weights are added up before one of them is looked for */
     SAMPLED = 32,     /* one vector of so many is looked at to guess a range of weights */
@@ -93,6 +94,15 @@ static int32_t highest(const float *row, int64_t size) {
     for (int i = 1; i < LANES; i++)
         if (tops[i] > tops[best] || (tops[i] == tops[best] && where[i] < where[best])) best = i;
     return tops[best] == -INFINITY ? 0 : where[best];
+}
+
+/* Work that is over sooner than a thread wakes stays with the caller. */
+static void each_row(TriremeUnit run, const void *context, int rows, int64_t size) {
+    if (rows * size > LITTLE) {
+        trireme_parallel(run, context, rows);
+    } else {
+        for (int row = 0; row < rows; row++) run(context, row);
+    }
 }
 
 /* ---- which tokens may be drawn --------------------------------------------------------------- */
@@ -233,9 +243,9 @@ static void guess(Survey *sample, int64_t size, int32_t least, Total limit, uint
         }
     } else { /* added up from the lightest, which are many: one heavy token more says little */
         double missing = (double)(sum - limit.sum) / SAMPLED, seen = 0;
-        for (; last < BUCKETS && seen + (double)sample->buckets[last].sum <= 0.8 * missing; last++)
+        for (; last < BUCKETS && seen + (double)sample->buckets[last].sum <= 0.9 * missing; last++)
             seen += (double)sample->buckets[last].sum;
-        for (first = last; first < BUCKETS && seen <= 1.25 * missing; first++)
+        for (first = last; first < BUCKETS && seen <= 1.12 * missing; first++)
             seen += (double)sample->buckets[first].sum;
         int64_t heavy = 0;
         for (int bucket = first; bucket < BUCKETS; bucket++) heavy += sample->buckets[bucket].count;
@@ -359,7 +369,7 @@ static void choose_row(const void *context, int row) {
 void trireme_choose(const float *logits, int rows, int64_t size, const Draw *draws,
                     int32_t *tokens) {
     Choice choice = {logits, size, draws, tokens};
-    trireme_parallel(choose_row, &choice, rows);
+    each_row(choose_row, &choice, rows, size);
 }
 
 /* ---- how likely tokens are ------------------------------------------------------------------- */
@@ -422,5 +432,5 @@ static void describe_row(const void *context, int index) {
 void trireme_describe(const float *logits, int64_t size, const int32_t *rows, int described,
                       double *log_normalizers, int count, int32_t *tops) {
     Description description = {logits, size, rows, log_normalizers, count, tops};
-    trireme_parallel(describe_row, &description, described);
+    each_row(describe_row, &description, described, size);
 }

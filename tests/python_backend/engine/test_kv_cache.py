@@ -73,7 +73,9 @@ def test_memory_is_resident_only_where_it_was_written() -> None:
     before = resident_bytes()
     memory = KVMemory(layout, 512)
     assert resident_bytes() - before < 8 << 20
+    assert memory.resident_bytes < 1 << 20
     memory.blocks[100:300] = 1
+    assert memory.resident_bytes == 200 * layout.block_bytes
     written = 200 * layout.block_bytes
     assert resident_bytes() - before == pytest.approx(written, rel=0.04)
     memory.give_back(list(range(100, 300)))

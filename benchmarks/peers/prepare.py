@@ -1,0 +1,132 @@
+"""Environments and models: each peer in a virtual environment of its own, each model built once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmarks.peers.systems import Environment, SystemSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout, from which worker programs run."""
+
+
+class PrepareError(Exception):
+    """A peer can't be installed or its model can't be built. The message is for a person."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folder that holds environments and models, ``.cache/peers`` by default."""
+
+    folder: Path
+
+    def python(self, system: SystemSpec) -> Path:
+        """The Python that runs a system's worker, installing its environment where that is needed.
+
+        Raises:
+            PrepareError: pip failed.
+        """
+        if system.environment is None:
+            return Path(sys.executable)
+        return self._install(system.environment)
+
+    def _install(self, environment: Environment) -> Path:
+        home = self.folder / environment.name / "venv"
+        requirements = environment_file(environment)
+        key = requirements.read_text() + repr(environment)
+        stamp = home / "installed"
+        python = home / "bin" / "python"
+        if stamp.is_file() and stamp.read_text() == key:
+            return python
+        print(f"{environment.name}: installing {requirements.relative_to(ROOT)}", flush=True)
+        venv.create(home, with_pip=True, clear=True)
+        log = self.folder / environment.name / "pip.log"
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+        ]
+        _run([*pip, "install", "--requirement", requirements], log, environment.variables)
+        if environment.remove:
+            _run([*pip, "uninstall", "--yes", *environment.remove], log)
+        stamp.write_text(key)
+        return python
+
+    def model(self, system: SystemSpec, checkpoint: Path) -> Path:
+        """The folder of a system's model.
+
+        A peer's is built once for its requirements, program and options; ours anew each time, since
+        the builder may have changed.
+
+        Raises:
+            PrepareError: The worker's ``build`` failed.
+        """
+        model = self.folder / "models" / system.name
+        stamp = model / "built.json"
+        key = json.dumps({"checkpoint": str(checkpoint), "options": system.options})
+        if system.environment is not None:
+            key += environment_file(system.environment).read_text()
+            key += worker_file(system).read_text()
+            if stamp.is_file() and stamp.read_text() == key:
+                return model
+        python = self.python(system)
+        print(f"{system.name}: building the model", flush=True)
+        shutil.rmtree(model, ignore_errors=True)
+        model.mkdir(parents=True)
+        command: list[str | Path] = [python, *worker_arguments(system, "build", model)]
+        _run([*command, "--checkpoint", str(checkpoint)], model.with_suffix(".build.log"))
+        stamp.write_text(key)
+        return model
+
+
+def environment_file(environment: Environment) -> Path:
+    """The requirements of an environment, each package with its version."""
+    return Path(__file__).parent / "requirements" / f"{environment.name}.txt"
+
+
+def worker_file(system: SystemSpec) -> Path:
+    """The program that holds a system."""
+    return Path(__file__).parent / "workers" / f"{system.worker}.py"
+
+
+def worker_arguments(system: SystemSpec, command: str, model: Path) -> list[str]:
+    """Arguments of the Python that runs a worker program."""
+    module = f"benchmarks.peers.workers.{system.worker}"
+    options = json.dumps(system.options)
+    return ["-m", module, command, "--model", str(model), "--options", options]
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables of a worker: offline, and no packages but those of its environment."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+
+
+def _run(
+    command: Sequence[str | Path], log: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    with log.open("wb") as output:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**worker_environment(), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise PrepareError(f"{command[0]} failed ({log}):\n{end}")

@@ -1,0 +1,68 @@
+"""The six workloads that Trireme and its peers are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.tokenizer import FIRST_WORD, VOCAB_SIZE
+
+Prompt = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests that arrive together.
+
+    Attributes:
+        name: As in the table.
+        shared: Prompt tokens that all requests share.
+        own: Prompt tokens of each request alone.
+        output: Tokens to generate for each.
+        concurrent: How many requests.
+    """
+
+    name: str
+    shared: int
+    own: int
+    output: int
+    concurrent: int
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that all requests generate together."""
+        return self.output * self.concurrent
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether the figure is the time to the first token rather than tokens a second."""
+        return self.output == 1
+
+    def prompts(self, rng: np.random.Generator) -> list[Prompt]:
+        """Random prompts, new ones each time so that no cache knows them."""
+        shared = _words(rng, self.shared)
+        return [np.concatenate([shared, _words(rng, self.own)]) for _ in range(self.concurrent)]
+
+
+WORKLOADS = (
+    Workload("single", 0, 16, 128, 1),
+    Workload("few", 0, 64, 64, 8),
+    Workload("many", 0, 64, 64, 32),
+    Workload("long", 0, 1000, 48, 16),
+    Workload("shared", 900, 100, 48, 16),
+    Workload("first token", 0, 512, 1, 1),
+)
+
+LONGEST = max(each.shared + each.own + each.output for each in WORKLOADS)
+"""Tokens of the longest sequence, prompt and output."""
+
+MOST_CONCURRENT = max(each.concurrent for each in WORKLOADS)
+
+KV_CACHE_BYTES = 1 << 30
+"""Keys and values that each system may keep: more than twice what the longest workload needs."""
+
+
+def _words(rng: np.random.Generator, count: int) -> Prompt:
+    return rng.integers(FIRST_WORD, VOCAB_SIZE, count, dtype=np.int32)

@@ -1,0 +1,1 @@
+"""TensorRT-LLM as a target: quantized checkpoints, and the command that builds engines of them."""

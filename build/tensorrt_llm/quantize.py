@@ -1,0 +1,175 @@
+"""NVIDIA ModelOpt on a checkpoint, and both forms of it that TensorRT-LLM reads.
+
+Needs the environment of ``requirements/modelopt.txt``. It runs on a CPU, with the whole model in
+memory: ModelOpt calibrates a model, not a file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import modelopt.torch.quantization as mtq
+import torch
+from modelopt.torch.export import export_hf_checkpoint, export_tensorrt_llm_checkpoint
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from build.checkpoint import TOKENIZER_FILE, Checkpoint
+from build.errors import BuildError
+from build.tensorrt_llm.model_config import (
+    TEXT_FILES,
+    check_architecture,
+    completed,
+    rope_settings,
+)
+from build.tensorrt_llm.settings import Form, Quantization, TensorRTLLMTarget
+
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "none": {"quant_cfg": [{"quantizer_name": "*", "enable": False}], "algorithm": "max"},
+    "fp8": mtq.FP8_DEFAULT_CFG,
+    "int8_smoothquant": mtq.INT8_SMOOTHQUANT_CFG,
+    "int4_awq": mtq.INT4_AWQ_CFG,
+    "nvfp4": mtq.NVFP4_DEFAULT_CFG,
+}
+_KV_BITS: dict[str, int | tuple[int, int]] = {"fp8": (4, 3), "int8": 8}
+
+
+def quantize_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    target: TensorRTLLMTarget,
+    texts: Sequence[str],
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict[Form, Path]:
+    """Quantize a checkpoint and write the forms that a target asks for.
+
+    A form that is there already is replaced when the new one is complete.
+
+    Args:
+        checkpoint: A local Hugging Face folder.
+        output: Gets a folder for each form: ``trtllm`` and ``hf``.
+        target: What is asked for.
+        texts: What activations are measured on.
+        progress: Told what is being done.
+
+    Returns:
+        The folder of each form.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged, or an architecture without that form.
+        BuildError: The model doesn't divide among so many GPUs, or ModelOpt refuses it.
+    """
+    with Checkpoint(checkpoint) as opened:
+        config = opened.config
+    if "trtllm" in target.forms:
+        check_architecture(config)
+        _check_mapping(config, target)
+    samples = _samples(checkpoint, target.quantization, texts)
+    folders: dict[Form, Path] = {}
+    for form in target.forms:
+        # An export changes the model that it writes, so each form has one of its own.
+        progress(f"{form}: loading the checkpoint")
+        model = _load(checkpoint, config)
+        progress(f"{form}: calibrating on {len(samples)} texts")
+        model = _quantized(model, target.quantization, samples)
+        progress(f"{form}: writing")
+        partial = output / f".{form}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _export(form, model, partial, target, config)
+        for name in TEXT_FILES:
+            if (checkpoint / name).exists():
+                shutil.copyfile(checkpoint / name, partial / name)
+        shutil.rmtree(output / form, ignore_errors=True)
+        folders[form] = partial.replace(output / form)
+    return folders
+
+
+def _check_mapping(config: dict[str, Any], target: TensorRTLLMTarget) -> None:
+    tensor, pipeline = target.mapping.tensor_parallel, target.mapping.pipeline_parallel
+    for name, parts in (
+        ("num_attention_heads", tensor),
+        ("intermediate_size", tensor),
+        ("num_hidden_layers", pipeline),
+    ):
+        if config[name] % parts:
+            raise BuildError(f"{name} is {config[name]}, which doesn't divide among {parts} GPUs")
+    kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    if kv_heads % tensor and tensor % kv_heads:
+        raise BuildError(f"{kv_heads} KV heads don't divide among {tensor} GPUs")
+
+
+def _samples(
+    checkpoint: Path, quantization: Quantization, texts: Sequence[str]
+) -> list[torch.Tensor]:
+    """Token ids ``[1, tokens]`` of each text."""
+    if quantization.format == "none" and quantization.kv_cache == "auto":
+        return []
+    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    samples = []
+    for text in texts[: quantization.calibration_samples]:
+        ids = tokenizer.encode(text).ids[: quantization.calibration_tokens]
+        if ids:
+            samples.append(torch.tensor([ids]))
+    if not samples:
+        raise BuildError("there is no text to calibrate on")
+    return samples
+
+
+def _load(checkpoint: Path, settings: dict[str, Any]) -> Any:
+    """The model in its own 16-bit type; float32 becomes bfloat16, which has its range."""
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    config.rope_theta, config.rope_scaling = rope_settings(settings)
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, config=config, dtype="auto", local_files_only=True
+    )
+    if model.dtype == torch.float32:
+        model = model.to(torch.bfloat16)
+        model.config.dtype = torch.bfloat16
+    return model.eval()
+
+
+def _quantized(model: Any, quantization: Quantization, samples: list[torch.Tensor]) -> Any:
+    if not samples:
+        return model
+    config = copy.deepcopy(_WEIGHTS[quantization.format])
+    if quantization.kv_cache != "auto":
+        bits = _KV_BITS[quantization.kv_cache]
+        config["quant_cfg"].append(
+            {"quantizer_name": "*[kv]_bmm_quantizer", "cfg": {"num_bits": bits, "axis": None}}
+        )
+
+    def calibrate(model: Any) -> None:
+        for sample in samples:
+            model(sample)
+
+    with torch.inference_mode():
+        return mtq.quantize(model, config, calibrate)
+
+
+def _export(
+    form: Form, model: Any, folder: Path, target: TensorRTLLMTarget, config: dict[str, Any]
+) -> None:
+    try:
+        with torch.inference_mode():
+            if form == "hf":
+                export_hf_checkpoint(model, export_dir=folder)
+                return
+            export_tensorrt_llm_checkpoint(
+                model,
+                "qwen" if check_architecture(config).startswith("Qwen") else "llama",
+                model.dtype,
+                export_dir=folder,
+                inference_tensor_parallel=target.mapping.tensor_parallel,
+                inference_pipeline_parallel=target.mapping.pipeline_parallel,
+            )
+    except (NotImplementedError, AssertionError, ValueError) as error:
+        raise BuildError(f"ModelOpt can't write the {form} form: {error}") from error
+    path = folder / "config.json"
+    exported = completed(json.loads(path.read_bytes()), config)
+    path.write_text(json.dumps(exported, indent=2) + "\n", encoding="utf-8")

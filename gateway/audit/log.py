@@ -1,0 +1,369 @@
+"""The audit log as a process writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import secrets
+import time as clock
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gateway.audit import records
+from gateway.audit.chain import BrokenLine, seal
+from gateway.audit.errors import AuditError
+from gateway.audit.keys import AuditKeys, create_once
+from gateway.audit.records import Fields
+from gateway.audit.segments import segment_path
+from gateway.audit.settings import AuditSettings
+from gateway.audit.tail import Tail, day_of, read_tail
+from gateway.audit.writer import LineWriter, Reserve
+from gateway.errors import AuditUnavailable
+from gateway.interfaces import AuditRecord, Principal
+
+_RETRY_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+class FileAuditLog:
+    """A chain that this process alone writes.
+
+    The state that an error leaves: `_failure` is set while the disk is full or fails. Requests that
+    began before may still end, in the space of the reserve or else in memory; no other begins,
+    unless the settings say so. A task tries until all is on disk and the reserve is held again.
+    """
+
+    def __init__(
+        self, settings: AuditSettings, keys: AuditKeys, folder: Path, lock: int, tail: Tail
+    ) -> None:
+        """Go on with a chain. Use `open`."""
+        self._settings = settings
+        self._keys = keys
+        self._folder = folder
+        self._lock = lock
+        self._reserve = Reserve(folder / "reserve", settings.reserve_bytes)
+        self._link = tail.link
+        self._segment = tail.segment
+        self._open: dict[int, Fields] = {}
+        self._begun: dict[str, list[int]] = {}
+        self._file = self._resume(tail)
+        self._waiters: list[asyncio.Future[None]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._failure: str | None = None
+        self._failed_at = 0.0
+        self._lost = 0
+
+    @classmethod
+    def open(cls, settings: AuditSettings) -> FileAuditLog:
+        """Go on with a chain that nobody writes, or begin one.
+
+        Requests that a killed process left without an end get one that says so.
+
+        Raises:
+            AuditError: The log can't be written, or its key can't be read.
+        """
+        keys = AuditKeys.load_or_create(key_path(settings))
+        directory = settings.directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            instance = directory / "instance"
+            # Hosts that share a database for usage have logs of their own.
+            create_once(instance, secrets.token_hex(4))
+            name = instance.read_text(encoding="ascii").strip()
+            for number in itertools.count():
+                folder = directory / f"{name}-{number}"
+                folder.mkdir(exist_ok=True)
+                lock = _try_lock(folder / "lock")
+                if lock is None:
+                    continue
+                try:
+                    return cls(settings, keys, folder, lock, read_tail(folder, keys))
+                except BrokenLine as error:
+                    _log.error("%s; it is left as it is, and another chain is begun", error)
+                    os.close(lock)
+        except OSError as error:
+            raise AuditError(f"the audit log {directory} can't be written: {error}") from error
+        raise AssertionError("there are always more numbers")
+
+    async def check(self) -> None:
+        """Return where a request may be taken in.
+
+        Raises:
+            AuditUnavailable: The log can't be written now, and nothing is served unaudited.
+        """
+        if self._failure is not None and self._settings.when_unavailable == "refuse":
+            raise _unavailable()
+
+    def begin(
+        self, request_id: str, time: float, principal: Principal, model: str
+    ) -> Awaitable[None]:
+        """Write down that a request was taken in; what is returned waits until it is on disk.
+
+        Raises:
+            AuditUnavailable: It could not be written.
+        """
+        fields = records.begin(request_id, time, principal, model)
+        refuse = self._settings.when_unavailable == "refuse"
+        if self._failure is None:
+            try:
+                self._write(fields)
+            except OSError as error:
+                self._fail(error)
+            else:
+                self._open[self._link.sequence] = fields
+                self._begun.setdefault(request_id, []).append(self._link.sequence)
+                return self._durable()
+        if refuse:
+            raise _unavailable()
+        return _done()
+
+    async def append(self, record: AuditRecord) -> None:
+        """Write down how a request ended. The record is on disk when this returns.
+
+        Raises:
+            AuditUnavailable: It is not on disk. It will be as soon as the disk allows, unless this
+                process is killed before.
+        """
+        begun = self._ended(record.request_id)
+        fields = records.end(self._keys.current, record, begun)
+        if not self._write_end(fields):
+            if self._settings.when_unavailable == "serve":
+                self._lost += 1
+                return
+            self._keep(fields)
+            raise _unavailable()
+        await self._durable()
+
+    async def change(
+        self, actor: str, action: str, subject: str, details: dict[str, Any] | None = None
+    ) -> None:
+        """Write down what an administrator changed. It is on disk when this returns.
+
+        Raises:
+            AuditUnavailable: It could not be written.
+        """
+        if self._failure is not None:
+            raise _unavailable()
+        try:
+            self._write(records.change(actor, action, subject, details or {}))
+        except OSError as error:
+            self._fail(error)
+            raise _unavailable() from error
+        await self._durable()
+
+    async def close(self) -> None:
+        """Have everything on disk and let go of the chain.
+
+        What could not be written until now is given up, with a last try.
+        """
+        for task in (self._recovering, self._syncing):
+            if task is not None:
+                if task is self._recovering:
+                    task.cancel()
+                await asyncio.wait([task])
+        try:
+            self._file.recover()
+        except OSError as error:
+            _log.error("audit records are lost: %s", error)
+        self._file.close()
+        self._reserve.release()
+        self._disk.shutdown()
+        os.close(self._lock)
+
+    def _ended(self, request_id: str) -> int | None:
+        sequences = self._begun.get(request_id)
+        if not sequences:
+            return None
+        sequence = sequences.pop(0)
+        if not sequences:
+            del self._begun[request_id]
+        del self._open[sequence]
+        return sequence
+
+    def _write(self, fields: Fields) -> None:
+        line, link = seal(self._keys.current, self._link, fields)
+        self._file.write(line)
+        self._link = link
+
+    def _write_end(self, fields: Fields) -> bool:
+        """Whether a request's end is with the operating system, if need be in the reserve."""
+        if not self._file.written:
+            return False
+        try:
+            self._write(fields)
+            return True
+        except OSError as error:
+            self._fail(error)
+        if self._reserve.held:
+            self._reserve.release()
+            with contextlib.suppress(OSError):
+                self._write(fields)
+                return True
+        return False
+
+    def _keep(self, fields: Fields) -> None:
+        line, self._link = seal(self._keys.current, self._link, fields)
+        self._file.keep(line)
+
+    def _durable(self) -> Awaitable[None]:
+        """Return what waits until all that was written is on disk: one sync for all who wait."""
+        waiter = asyncio.get_running_loop().create_future()
+        waiter.add_done_callback(_look)
+        self._waiters.append(waiter)
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync())
+        return waiter
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiters:
+            waiters, self._waiters = self._waiters, []
+            try:
+                self._file.synced(await loop.run_in_executor(self._disk, self._file.sync))
+            except OSError as error:
+                self._fail(error)
+                _resolve(waiters, _unavailable())
+                continue
+            _resolve(waiters, None)
+            if self._failure is None and self._rotation_is_due():
+                try:
+                    self._file.synced(self._file.sync())
+                    self._rotate()
+                except OSError as error:
+                    self._fail(error)
+
+    def _rotation_is_due(self) -> bool:
+        return self._file.size >= self._settings.segment_bytes or _today() != self._day
+
+    def _rotate(self) -> None:
+        """Begin the next segment. All of this one is on disk.
+
+        Raises:
+            OSError: There is no room for it, and this segment goes on.
+        """
+        following = self._begin_segment(self._segment + 1)
+        self._file.close()
+        self._file = following
+
+    def _begin_segment(self, number: int) -> LineWriter:
+        path = segment_path(self._folder, number)
+        key = self._keys.current
+        still_open = ({"n": n, **fields} for n, fields in self._open.items())
+        line, link = seal(
+            key,
+            self._link,
+            records.header(self._folder.name, number, key, self._link.mac, still_open),
+        )
+        file = LineWriter(path, new=True)
+        try:
+            file.write(line)
+            file.synced(file.sync())
+        except OSError:
+            file.close()
+            path.unlink()
+            raise
+        self._link, self._segment, self._day = link, number, _today()
+        return file
+
+    def _resume(self, tail: Tail) -> LineWriter:
+        """Open the chain's file, and end what a killed process left without an end.
+
+        A process begins a segment of its own where the key is another, or the day.
+        """
+        self._open = tail.still_open
+        self._day = tail.day
+        if tail.key == self._keys.current.fingerprint and tail.day == _today():
+            file = LineWriter(segment_path(self._folder, tail.segment), new=False)
+        else:
+            file = self._begin_segment(tail.segment + 1)
+        left, self._open = self._open, {}
+        for fields in (
+            records.start(os.getpid(), tail.dropped_bytes),
+            *(records.interrupted({**each, "begun": n}) for n, each in left.items()),
+        ):
+            line, self._link = seal(self._keys.current, self._link, fields)
+            file.write(line)
+        file.synced(file.sync())
+        self._reserve.hold()
+        return file
+
+    def _fail(self, error: OSError) -> None:
+        if self._failure is None:
+            _log.error("the audit log %s can't be written: %s", self._file.path, error)
+            self._failed_at = clock.time()
+        self._failure = str(error)
+        if self._recovering is None or self._recovering.done():
+            self._recovering = asyncio.create_task(self._recover())
+
+    async def _recover(self) -> None:
+        while self._failure is not None:
+            await asyncio.sleep(_RETRY_S)
+            if self._syncing is not None and not self._syncing.done():
+                continue
+            try:
+                self._file.recover()
+                if not self._reserve.held:
+                    self._reserve.hold()
+                if self._lost:
+                    self._write(records.gap(self._lost, self._failed_at))
+                    self._file.synced(self._file.sync())
+            except OSError as error:
+                self._failure = str(error)
+                continue
+            _log.warning("the audit log %s is written again", self._file.path)
+            self._failure, self._lost = None, 0
+
+
+def key_path(settings: AuditSettings) -> Path:
+    """Return where a log's key is."""
+    return settings.key_file or settings.directory.with_name("audit.key")
+
+
+def _try_lock(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+
+
+def _resolve(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for waiter in waiters:
+        if waiter.done():  # whoever waited went away
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _look(waiter: asyncio.Future[None]) -> None:
+    """Take note of an error that nobody may wait for any more."""
+    if not waiter.cancelled():
+        waiter.exception()
+
+
+def _done() -> Awaitable[None]:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiter.set_result(None)
+    return waiter
+
+
+def _unavailable() -> AuditUnavailable:
+    return AuditUnavailable(
+        "requests can't be written to the audit log now, and none is served without"
+    )
+
+
+def _today() -> str:
+    return day_of(clock.time())

@@ -1,0 +1,96 @@
+"""Removing what is older than it has to be kept, so that the rest still verifies.
+
+Whole segments go, the oldest first. Before one goes, a sealed note says which and where it ended,
+so that a removal by anybody else shows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+from gateway.audit.chain import START, BrokenLine, Link, read, seal
+from gateway.audit.errors import AuditError
+from gateway.audit.keys import AuditKeys
+from gateway.audit.segments import PRUNED, Segment, segments, sync_folder, writers
+from gateway.audit.tail import day_of
+from gateway.audit.verification import pruned
+
+
+def prune(
+    directory: Path, keys: AuditKeys, before: date, counted: Mapping[str, Link] | None = None
+) -> list[Path]:
+    """Remove segments all of whose lines are older than a day; return which.
+
+    The last segment of a chain always stays.
+
+    Args:
+        directory: The log. Gateways may write to it meanwhile.
+        keys: Its keys.
+        before: The first day to keep, UTC.
+        counted: Up to where each chain is in the usage tables, by writer: nothing goes that isn't
+            counted. None asks for no such thing.
+
+    Raises:
+        AuditError: A note of an earlier removal was changed.
+    """
+    removed = []
+    for folder in writers(directory):
+        with (folder / "prune.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                done, _ = pruned(folder, keys)
+            except BrokenLine as error:
+                raise AuditError(str(error)) from None
+            for segment in segments(folder)[:-1]:
+                if segment.number > done:
+                    first, last, newest = _extent(segment)
+                    if day_of(newest) >= before.isoformat():
+                        break
+                    if counted is not None and last.sequence > _counted(counted, folder):
+                        break
+                    _note(folder, keys, segment, first, last)
+                segment.path.unlink()
+                sync_folder(folder)
+                removed.append(segment.path)
+    return removed
+
+
+def _counted(counted: Mapping[str, Link], folder: Path) -> int:
+    return counted.get(folder.name, START).sequence
+
+
+def _extent(segment: Segment) -> tuple[Link, Link, float]:
+    """Return the places of a segment's first and last lines, and the newest time in it."""
+    lines = [read(line) for line in segment.lines()]
+    return lines[0][1], lines[-1][1], max(fields["time"] for fields, _ in lines)
+
+
+def _note(folder: Path, keys: AuditKeys, segment: Segment, first: Link, last: Link) -> None:
+    path = folder / PRUNED
+    before = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    link = read(before[-1])[1] if before else START
+    line, _ = seal(
+        keys.current,
+        link,
+        {
+            "event": "pruned",
+            "time": time.time(),
+            "key": keys.current.fingerprint,
+            "segment": segment.number,
+            "first_n": first.sequence,
+            "last_n": last.sequence,
+            "last_mac": last.mac,
+        },
+    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    try:
+        os.write(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(folder)

@@ -1,0 +1,70 @@
+"""Environments and models."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.peers import prepare
+from benchmarks.peers.prepare import (
+    PrepareError,
+    Workshop,
+    environment_file,
+    worker_environment,
+    worker_file,
+)
+from benchmarks.peers.systems import BY_NAME, SYSTEMS, Environment
+
+ENVIRONMENTS = {
+    system.environment.name: system.environment for system in SYSTEMS if system.environment
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_requirement_has_a_version(name: str) -> None:
+    lines = environment_file(ENVIRONMENTS[name]).read_text().splitlines()
+    assert lines[0].startswith("#")
+    for line in lines[1:]:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), line
+    removed = {line.partition("==")[0] for line in lines} & set(ENVIRONMENTS[name].remove)
+    assert not removed
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_every_system_has_a_worker_program(system) -> None:
+    assert worker_file(system).is_file()
+
+
+def test_a_model_is_built_by_the_worker_and_ours_anew_each_time(tmp_path, monkeypatch) -> None:
+    arguments = ["-m", "tests.benchmarks.fake_worker"]
+    monkeypatch.setattr(
+        prepare,
+        "worker_arguments",
+        lambda system, command, model: [*arguments, command, "--model", str(model)],
+    )
+    workshop = Workshop(tmp_path)
+    model = workshop.model(BY_NAME["trireme-int8"], tmp_path / "checkpoint")
+    assert (model / "model.txt").read_text().startswith("checkpoint ")
+    (model / "model.txt").unlink()
+    workshop.model(BY_NAME["trireme-int8"], tmp_path / "checkpoint")
+    assert (model / "model.txt").is_file()
+
+
+def test_a_build_that_fails_says_why(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "worker_arguments", lambda *_: ["-c", "raise OSError('full')"])
+    with pytest.raises(PrepareError, match="OSError: full"):
+        Workshop(tmp_path).model(BY_NAME["trireme-int8"], tmp_path)
+
+
+def test_a_changed_environment_is_another_one() -> None:
+    environment = Environment("vllm", remove=("torchvision",))
+    assert repr(environment) != repr(replace(environment, remove=()))
+
+
+def test_a_worker_gets_no_packages_from_outside(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("PYTHONHOME", "/elsewhere")
+    assert not {name for name in worker_environment() if name.startswith("PYTHON")}
+    assert worker_environment()["HF_HUB_OFFLINE"] == "1"

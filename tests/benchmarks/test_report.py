@@ -1,0 +1,79 @@
+"""What a comparison leaves behind."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+import pytest
+
+from benchmarks.hardware import Hardware
+from benchmarks.peers.picture import draw
+from benchmarks.peers.report import KV_BYTES_SETTING, Report, SystemReport
+from benchmarks.peers.systems import BY_NAME
+
+HARDWARE = Hardware(2, 50e9, 1e12, 2e11)
+
+
+@pytest.fixture
+def report() -> Report:
+    def system(name: str, **settings: object) -> SystemReport:
+        ready = {"versions": {name: "1.0"}, "settings": settings, "load_s": 1.0}
+        return SystemReport.of(BY_NAME[name], ready)
+
+    return Report.of(
+        datetime(2026, 11, 20, tzinfo=timezone.utc),
+        hardware=HARDWARE,
+        seed=1,
+        systems={
+            "trireme-int8": system("trireme-int8", **{KV_BYTES_SETTING: 24576}),
+            "trireme-int8-server": system("trireme-int8-server"),
+            "openvino-int8": system("openvino-int8"),
+        },
+        seconds={
+            "few": {
+                "trireme-int8": [1.0, 1.0],
+                "trireme-int8-server": [1.25, 1.25],
+                "openvino-int8": [2.0, 2.0],
+            },
+            "first token": {
+                "trireme-int8": [0.4, 0.4],
+                "trireme-int8-server": [0.5, 0.5],
+                "openvino-int8": [0.6, 0.6],
+            },
+        },
+        failures={"vllm-bf16": "vllm-bf16 ended (log):\nlast words"},
+    )
+
+
+def test_the_table_has_figures_ratios_bounds_and_the_server(report: Report) -> None:
+    text = report.to_markdown()
+    assert "| system | few, tok/s | first token, s |" in text
+    assert "| Trireme int8 | 512 (±0%) | 0.400 (±0%) |" in text
+    assert "| Trireme int8 | comparable peers | 2.00 × OpenVINO GenAI int8 | 1.50 ×" in text
+    assert "| Trireme int8, whole server | 80% | 80% |" in text
+    assert "left out: vllm-bf16: vllm-bf16 ended (log):\n" in text
+    share = report.bound_share(report.workloads[0], "trireme-int8")
+    assert share is not None
+    assert f"| Trireme int8 | hardware's bound | {share:.0%} |" in text
+
+
+def test_the_report_keeps_every_round(report: Report) -> None:
+    content = json.loads(report.to_json())
+    assert content["seconds"]["few"]["openvino-int8"] == [2.0, 2.0]
+    assert content["figures"]["few"]["trireme-int8"]["to_rivals"] == {
+        "value": 2.0,
+        "best": "openvino-int8",
+    }
+    assert content["figures"]["first token"]["trireme-int8"]["unit"] == "s"
+    assert content["machine"]["cores"] >= 1
+    assert content["server_share"]["trireme-int8-server"]["few"] == 0.8
+
+
+def test_peers_have_no_bound(report: Report) -> None:
+    assert report.bound_share(report.workloads[0], "openvino-int8") is None
+
+
+def test_a_picture_is_drawn(report: Report, tmp_path) -> None:
+    draw(report, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.audit.keys import AuditKeys
+from gateway.audit.log import FileAuditLog, key_path
+from gateway.audit.segments import segments, writers
+from gateway.audit.settings import AuditSettings
+from gateway.audit.verification import ChainReport, verify
+from gateway.interfaces import AuditRecord, Principal
+
+PROMPT = "the quick brown fox is my password"
+ANSWER = "and the lazy dog is mine"
+
+
+def principal(tenant: str = "acme") -> Principal:
+    return Principal(tenant, "chat", "k1", "standard", None, "strict", False, None)
+
+
+def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> AuditRecord:
+    values: dict[str, Any] = {
+        "time": 1_800_000_000.0,
+        "principal": principal(tenant),
+        "model": "demo",
+        "model_version": "demo-2",
+        "upstream": "replica-1",
+        "policy": "strict",
+        "prompt_tokens": 7,
+        "output_tokens": 5,
+        "ttft_s": 0.01,
+        "latency_s": 0.5,
+        "finish_reason": "stop",
+        "status": 200,
+        "verdicts": ("email",),
+        "prompt_text": PROMPT,
+        "answer_text": ANSWER,
+    }
+    return AuditRecord(request_id=request_id, **{**values, **fields})
+
+
+async def serve(log: FileAuditLog, request_id: str = "r1", tenant: str = "acme") -> None:
+    """One request, from its beginning to its end."""
+    await log.begin(request_id, 1_800_000_000.0, principal(tenant), "demo")
+    await log.append(record(request_id, tenant))
+
+
+@pytest.fixture
+def settings(tmp_path) -> AuditSettings:
+    return AuditSettings(directory=tmp_path / "audit", reserve_bytes=1 << 16)
+
+
+@pytest.fixture
+def verified(settings) -> Callable[[], list[ChainReport]]:
+    def check() -> list[ChainReport]:
+        return verify(settings.directory, AuditKeys.load(key_path(settings)))
+
+    return check
+
+
+def lines(directory: Path) -> Iterator[dict[str, Any]]:
+    """Every line of a log, read without its help."""
+    for folder in writers(directory):
+        for segment in segments(folder):
+            for line in segment.path.read_bytes().splitlines():
+                yield orjson.loads(line)
+
+
+def events(directory: Path) -> list[str]:
+    return [line["event"] for line in lines(directory)]

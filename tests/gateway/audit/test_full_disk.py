@@ -1,0 +1,147 @@
+"""A disk that is full, for real: a small file system of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.audit.log import FileAuditLog
+from gateway.audit.settings import AuditSettings
+from gateway.errors import AuditUnavailable
+from tests.gateway.audit.conftest import events, lines, principal, record, serve
+
+pytestmark = pytest.mark.anyio
+
+_RESERVE = 16 << 10
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture
+def settings(disk) -> AuditSettings:
+    return AuditSettings(directory=disk / "audit", reserve_bytes=_RESERVE)
+
+
+def fill(disk: Path) -> Path:
+    """Take all space that is left."""
+    path = disk / "filler"
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    return path
+
+
+async def fill_until_refused(log: FileAuditLog, disk: Path) -> int:
+    """Serve on a full disk until no request is taken in; return how many were."""
+    fill(disk)
+    for served in range(100):
+        try:
+            await log.begin(f"late-{served}", 1.0, principal(), "demo")
+        except AuditUnavailable:
+            return served
+        await log.append(record(f"late-{served}"))
+    raise AssertionError("the disk is not full")
+
+
+async def recovered(log: FileAuditLog) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            await log.check()
+            return
+        except AuditUnavailable:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+
+
+async def test_a_full_disk_stops_intake_and_loses_nothing(disk, settings, verified):
+    log = FileAuditLog.open(settings)
+    for number in range(10):
+        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+    await fill_until_refused(log, disk)
+    with pytest.raises(AuditUnavailable, match="none is served without"):
+        await log.check()
+    for number in range(10):  # what runs may end, in the space of the reserve, and is on disk
+        await log.append(record(f"running-{number}"))
+    ends = [line["request_id"] for line in lines(settings.directory) if line["event"] == "end"]
+    assert set(ends) >= {f"running-{number}" for number in range(10)}
+    with pytest.raises(AuditUnavailable):
+        await log.check()
+    (disk / "filler").unlink()
+    await recovered(log)
+    await serve(log, "after")
+    await log.close()
+    [report] = verified()
+    assert report.problems == []
+    assert report.events["begin"] == report.events["end"]
+
+
+async def test_what_the_reserve_has_no_room_for_is_written_later(disk, settings, verified):
+    log = FileAuditLog.open(settings)
+    for number in range(60):  # their ends take twice the reserve
+        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+    await fill_until_refused(log, disk)
+    told = 0
+    for number in range(60):
+        try:
+            await log.append(record(f"running-{number}"))
+        except AuditUnavailable:
+            told += 1
+    assert 10 < told < 60
+    with pytest.raises(AuditUnavailable):
+        await log.change("ada", "keys.revoke", "k1")
+    (disk / "filler").unlink()
+    await recovered(log)
+    await log.close()
+    [report] = verified()
+    assert report.problems == []
+    assert report.events["begin"] == report.events["end"]
+
+
+async def test_as_set_it_serves_unaudited_and_says_how_many(disk, settings, verified):
+    log = FileAuditLog.open(settings.model_copy(update={"when_unavailable": "serve"}))
+    await serve(log, "before")
+    fill(disk)
+    for number in range(200):
+        await log.check()
+        await serve(log, f"r{number}")
+    (disk / "filler").unlink()
+    end = time.monotonic() + 30
+    while "gap" not in events(settings.directory):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+    await serve(log, "after")
+    await log.close()
+    [report] = verified()
+    assert report.problems == []
+    [gap] = [line for line in lines(settings.directory) if line["event"] == "gap"]
+    assert gap["lost"] + report.events["end"] == 202
+    assert gap["lost"] > 100
+
+
+async def test_a_process_that_ends_gives_its_reserve_back(disk, settings):
+    before = os.statvfs(disk).f_bavail
+    log = FileAuditLog.open(settings)
+    held = before - os.statvfs(disk).f_bavail
+    await log.close()
+    left = before - os.statvfs(disk).f_bavail
+    assert (held - left) * os.statvfs(disk).f_frsize == _RESERVE

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from gateway.audit.errors import AuditError
+from gateway.audit.keys import AuditKeys
+from gateway.audit.log import FileAuditLog, key_path
+from gateway.audit.segments import segments, writers
+from gateway.errors import AuditUnavailable
+from tests.gateway.audit.conftest import ANSWER, PROMPT, events, lines, principal, record, serve
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_request_is_written_down_without_its_text(settings, verified):
+    log = FileAuditLog.open(settings)
+    await log.check()
+    await serve(log, "r1", "acme")
+    await serve(log, "r2", "globex")
+    await log.close()
+    text = b"".join(path.read_bytes() for path in settings.directory.rglob("*.jsonl")).decode()
+    assert not any(word in text for word in (PROMPT, ANSWER, "quick", "lazy"))
+    header, start, begin, end, _, other = lines(settings.directory)
+    assert (header["event"], start["event"], begin["event"]) == ("segment", "start", "begin")
+    key = AuditKeys.load(key_path(settings)).current
+    del end["mac"]
+    assert end == {
+        "n": 3,
+        "event": "end",
+        "time": 1_800_000_000.0,
+        "request_id": "r1",
+        "tenant": "acme",
+        "application": "chat",
+        "key_id": "k1",
+        "model": "demo",
+        "begun": 2,
+        "model_version": "demo-2",
+        "upstream": "replica-1",
+        "policy": "strict",
+        "prompt_tokens": 7,
+        "output_tokens": 5,
+        "ttft_s": 0.01,
+        "latency_s": 0.5,
+        "finish_reason": "stop",
+        "status": 200,
+        "verdicts": ["email"],
+        "prompt_digest": key.digest("acme", PROMPT),
+        "answer_digest": key.digest("acme", ANSWER),
+    }
+    assert other["prompt_digest"] not in (end["prompt_digest"], None)
+    [report] = verified()
+    assert (report.problems, report.lines) == ([], 6)
+
+
+async def test_what_is_private_is_for_its_owner(settings):
+    await FileAuditLog.open(settings).close()
+    assert stat.S_IMODE(key_path(settings).stat().st_mode) == 0o600
+    for path in settings.directory.rglob("*.jsonl"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o007
+
+
+async def test_many_at_once_share_a_sync(settings, verified, monkeypatch):
+    syncs = []
+    slow = threading.Event()
+    fdatasync = os.fdatasync
+
+    def count(descriptor):
+        syncs.append(descriptor)
+        slow.wait(0.02)
+        fdatasync(descriptor)
+
+    log = FileAuditLog.open(settings)
+    monkeypatch.setattr(os, "fdatasync", count)
+    await asyncio.gather(*(serve(log, f"r{number}") for number in range(200)))
+    assert len(syncs) < 20
+    await log.close()
+    [report] = verified()
+    assert report.problems == []
+    assert (report.events["begin"], report.events["end"]) == (200, 200)
+
+
+async def test_one_who_goes_away_disturbs_nobody(settings, verified):
+    log = FileAuditLog.open(settings)
+    await log.begin("left", 1.0, principal(), "demo")
+    leaving = asyncio.create_task(log.append(record("left")))
+    staying = asyncio.create_task(serve(log, "stays"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await staying
+    await log.close()
+    assert verified()[0].events == {"segment": 1, "start": 1, "begin": 2, "end": 2}
+
+
+async def test_segments_follow_each_other(settings, verified):
+    log = FileAuditLog.open(settings.model_copy(update={"segment_bytes": 4096}))
+    await log.begin("long", 1.0, principal(), "demo")
+    for number in range(40):
+        await serve(log, f"r{number}")
+    await log.append(record("long"))
+    await log.close()
+    [folder] = writers(settings.directory)
+    assert len(segments(folder)) > 5
+    [report] = verified()
+    assert report.problems == []
+    assert report.events["begin"] == report.events["end"] == 41
+    headers = [line for line in lines(settings.directory) if line["event"] == "segment"]
+    assert all([each["request_id"] for each in line["open"]] == ["long"] for line in headers[1:])
+
+
+async def test_a_day_has_segments_of_its_own(settings, verified, monkeypatch):
+    log = FileAuditLog.open(settings)
+    await serve(log, "r1")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    await serve(log, "r2")
+    await log.close()
+    assert len(segments(writers(settings.directory)[0])) == 2
+    assert verified()[0].problems == []
+
+
+async def test_processes_have_chains_of_their_own_and_go_on_with_those_left(settings, verified):
+    logs = [FileAuditLog.open(settings) for _ in range(3)]
+    for number, log in enumerate(logs):
+        await serve(log, f"r{number}")
+    await logs[1].close()
+    logs[1] = FileAuditLog.open(settings)
+    await serve(logs[1], "again")
+    for log in logs:
+        await log.close()
+    reports = verified()
+    assert [report.problems for report in reports] == [[], [], []]
+    assert [report.events["end"] for report in reports] == [1, 2, 1]
+
+
+async def test_ids_that_come_twice_are_kept_apart(settings):
+    log = FileAuditLog.open(settings)
+    for _ in range(2):
+        await log.begin("same", 1.0, principal(), "demo")
+    for _ in range(3):
+        await log.append(record("same"))
+    await log.close()
+    ends = [line["begun"] for line in lines(settings.directory) if line["event"] == "end"]
+    assert ends == [2, 3, None]
+
+
+async def test_a_change_by_an_administrator_is_written_down(settings):
+    log = FileAuditLog.open(settings)
+    await log.change("ada", "keys.revoke", "k1", {"tenant": "acme"})
+    await log.close()
+    change = list(lines(settings.directory))[-1]
+    assert (change["actor"], change["action"], change["subject"]) == ("ada", "keys.revoke", "k1")
+
+
+WRITE = """
+import asyncio, sys
+from gateway.audit.log import FileAuditLog
+from gateway.audit.settings import AuditSettings
+from tests.gateway.audit.conftest import principal, record
+
+async def main():
+    log = FileAuditLog.open(AuditSettings(directory=sys.argv[1], segment_bytes=65536))
+    async def client(name):
+        number = 0
+        while True:
+            request_id = f"{name}-{number}"
+            await log.begin(request_id, 1.0, principal(), "demo")
+            print("begun", request_id, flush=True)
+            await asyncio.sleep(0)
+            await log.append(record(request_id))
+            print("answered", request_id, flush=True)
+            number += 1
+    await asyncio.gather(*(client(f"{sys.argv[2]}-{name}") for name in range(16)))
+
+asyncio.run(main())
+"""
+
+
+async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
+    begun: set[str] = set()
+    answered: set[str] = set()
+    for life in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(settings.directory), str(life)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        for number, line in enumerate(process.stdout):
+            what, _, request_id = line.strip().partition(" ")
+            if line.endswith("\n"):
+                {"begun": begun, "answered": answered}[what].add(request_id)
+            if number == 600:
+                process.send_signal(signal.SIGKILL)
+        process.wait()
+    await FileAuditLog.open(settings).close()
+    [report] = verified()
+    assert report.problems == []
+    written = {
+        event: [line["request_id"] for line in lines(settings.directory) if line["event"] == event]
+        for event in ("begin", "end", "interrupted")
+    }
+    assert begun <= set(written["begin"])
+    assert answered <= set(written["end"])
+    # Each that began has one end or another, and exactly one.
+    assert sorted(written["begin"]) == sorted(written["end"] + written["interrupted"])
+    assert 0 < len(written["interrupted"]) <= 48
+    assert len(answered) > 300
+
+
+@pytest.mark.parametrize("cut", [1, 50, 400, 700])
+async def test_a_line_cut_short_by_a_power_cut_is_taken_off(settings, verified, cut):
+    log = FileAuditLog.open(settings)
+    await serve(log, "r1")
+    await serve(log, "r2")
+    await log.close()
+    [path] = settings.directory.rglob("00000000.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    await FileAuditLog.open(settings).close()
+    [report] = verified()
+    assert report.problems == []
+    start = [line for line in lines(settings.directory) if line["event"] == "start"][-1]
+    kept = whole[:-cut].rpartition(b"\n")[0] + b"\n"
+    assert start["dropped_bytes"] == len(whole) - cut - len(kept)
+    found = events(settings.directory)
+    assert found.count("begin") == found.count("end") + found.count("interrupted")
+
+
+async def test_a_segment_without_a_first_line_is_made_anew(settings, verified):
+    log = FileAuditLog.open(settings)
+    await serve(log)
+    await log.close()
+    [folder] = writers(settings.directory)
+    (folder / "00000001.jsonl").write_bytes(b'{"n":4,"eve')
+    await FileAuditLog.open(settings).close()
+    assert [report.problems for report in verified()] == [[]]
+
+
+async def test_a_chain_that_was_changed_is_left_as_evidence(settings, verified, caplog):
+    log = FileAuditLog.open(settings)
+    await serve(log)
+    await log.close()
+    [path] = settings.directory.rglob("00000000.jsonl")
+    changed = path.read_bytes().replace(b'"prompt_tokens":7', b'"prompt_tokens":1')
+    path.write_bytes(changed)
+    log = FileAuditLog.open(settings)
+    await serve(log)
+    await log.close()
+    assert path.read_bytes() == changed
+    assert "after number 2 a line was changed" in caplog.text
+    assert [bool(report.problems) for report in verified()] == [True, False]
+
+
+async def test_a_new_key_begins_a_segment_and_the_old_one_still_verifies(settings, verified):
+    log = FileAuditLog.open(settings)
+    await serve(log)
+    await log.close()
+    with key_path(settings).open("a") as file:
+        file.write("ab" * 32 + "\n")
+    log = FileAuditLog.open(settings)
+    await serve(log)
+    await log.close()
+    [report] = verified()
+    assert report.problems == []
+    keys = {line["key"] for line in lines(settings.directory) if line["event"] == "segment"}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("text", ["", "ab", "xy" * 32, "ab" * 33])
+async def test_a_key_file_that_is_none_is_told(settings, text):
+    key_path(settings).write_text(text)
+    with pytest.raises(AuditError, match="holds no audit keys"):
+        FileAuditLog.open(settings)
+
+
+async def test_a_folder_that_cannot_be_made_is_told(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AuditError, match="can't be written"):
+        FileAuditLog.open(
+            settings.model_copy(update={"directory": tmp_path / "file" / "audit"}).model_copy(
+                update={"key_file": tmp_path / "key"}
+            )
+        )
+
+
+async def recovered(log: FileAuditLog) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            await log.check()
+            return
+        except AuditUnavailable:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+
+
+async def test_a_disk_that_fails_to_sync_is_tried_again_with_the_same_lines(
+    settings, verified, monkeypatch
+):
+    log = FileAuditLog.open(settings)
+    await serve(log, "before")
+    fdatasync = os.fdatasync
+
+    def fail(descriptor):
+        os.pwrite(descriptor, b"garbage", on_disk)  # what a failed write-back may leave
+        raise OSError(errno.EIO, "Input/output error")
+
+    await log.begin("running", 1.0, principal(), "demo")
+    [path] = settings.directory.rglob("00000000.jsonl")
+    on_disk = path.stat().st_size
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(AuditUnavailable):
+        await log.append(record("running"))
+    with pytest.raises(AuditUnavailable):
+        await log.check()
+    with pytest.raises(AuditUnavailable):
+        log.begin("refused", 1.0, principal(), "demo")
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    await recovered(log)
+    await serve(log, "after")
+    await log.close()
+    assert verified()[0].problems == []
+    ends = [line for line in lines(settings.directory) if line["event"] == "end"]
+    assert [line["request_id"] for line in ends][-2:] == ["running", "after"]

@@ -1,0 +1,231 @@
+"""The queue: order, bounds, ceilings, guarantees, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.admission import Admission
+from gateway.configuration import (
+    AdmissionSettings,
+    AffinitySettings,
+    ClassSettings,
+    HealthSettings,
+    TritonSettings,
+)
+from gateway.errors import DeadlineExceeded, Overloaded, Unavailable
+from gateway.interfaces import TENANT_CLASSES, TenantClass
+from gateway.upstreams.fleet import Replica
+from tests.gateway.fakes import FakeUpstream
+
+pytestmark = pytest.mark.anyio
+
+
+def replica(name: str = "a", capacity: int = 4, *, well: bool = True) -> Replica:
+    settings = TritonSettings(name=name, address="localhost:1", max_concurrent=capacity)
+    made = Replica(settings, FakeUpstream(), HealthSettings(), probe_model="ensemble")
+    if well:
+        made.circuit.succeed(time.monotonic())
+    return made
+
+
+def admission(**more: Any) -> Admission:
+    return Admission(AdmissionSettings(**more), AffinitySettings())
+
+
+class Clients:
+    """Requests that hold their places until told to go."""
+
+    def __init__(self, queue: Admission, *replicas: Replica) -> None:
+        self.queue = queue
+        self.replicas = replicas
+        self.order: list[str] = []
+        self._leave: dict[str, asyncio.Event] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def come(self, name: str, tenant_class: TenantClass = "standard") -> None:
+        self._leave[name] = asyncio.Event()
+
+        async def stay() -> None:
+            deadline_s = time.monotonic() + 60
+            async with self.queue.place(self.replicas, tenant_class, None, deadline_s):
+                self.order.append(name)
+                await self._leave[name].wait()
+
+        self._tasks.append(asyncio.create_task(stay()))
+        await asyncio.sleep(0)
+
+    async def go(self, *names: str) -> None:
+        for name in names:
+            self._leave[name].set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        for event in self._leave.values():
+            event.set()
+        await asyncio.gather(*self._tasks)
+
+
+async def test_higher_classes_go_first_and_each_class_in_order():
+    clients = Clients(admission(), replica(capacity=1))
+    await clients.come("first")
+    for name, tenant_class in (("b1", "batch"), ("s1", "standard"), ("s2", "standard")):
+        await clients.come(name, tenant_class)  # type: ignore[arg-type]
+    await clients.come("i1", "interactive")
+    await clients.go("first", "b1", "s1", "s2", "i1")
+    await clients.end()
+    assert clients.order == ["first", "i1", "s1", "s2", "b1"]
+
+
+async def test_batch_leaves_room_for_people():
+    only = replica(capacity=8)
+    clients = Clients(admission(), only)
+    for index in range(10):
+        await clients.come(f"b{index}", "batch")
+    assert only.in_flight == 6  # three quarters
+    for index in range(4):
+        await clients.come(f"i{index}", "interactive")
+    assert clients.order[-2:] == ["i0", "i1"]
+    assert only.in_flight == 8
+    await clients.end()
+
+
+async def test_batch_has_a_guarantee_while_people_fill_the_machine():
+    only = replica(capacity=8)
+    clients = Clients(admission(batch=ClassSettings(guarantee=0.25, ceiling=0.5)), only)
+    for index in range(20):
+        await clients.come(f"i{index}", "interactive")
+    for index in range(4):
+        await clients.come(f"b{index}", "batch")
+    await clients.go("i0", "i1", "i2")
+    # Two places of eight are batch's own, whoever waits; the third goes to who is first in line.
+    assert clients.order[8:] == ["b0", "b1", "i8"]
+    await clients.end()
+
+
+async def test_the_queue_is_bounded_by_class():
+    clients = Clients(admission(standard=ClassSettings(max_waiting=2)), replica(capacity=1))
+    for name in ("running", "w1", "w2"):
+        await clients.come(name)
+    with pytest.raises(Overloaded, match="class standard is full: 2 requests wait") as refused:
+        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 60):
+            pass
+    assert refused.value.code == "queue_full"
+    assert int(refused.value.headers["retry-after"]) >= 1
+    await clients.come("interactive", "interactive")
+    assert clients.queue.waiting("interactive") == 1
+    await clients.end()
+
+
+async def test_a_deadline_that_passes_in_the_queue():
+    clients = Clients(admission(), replica(capacity=1))
+    await clients.come("running")
+    with pytest.raises(DeadlineExceeded):
+        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 0.02):
+            pass
+    assert clients.queue.waiting("standard") == 0
+    await clients.end()
+    assert clients.replicas[0].in_flight == 0
+
+
+async def test_who_would_wait_too_long_is_refused_at_once():
+    only = replica(capacity=1)
+    clients = Clients(admission(), only)
+    await clients.come("measured")
+    await asyncio.sleep(0.2)
+    await clients.go("measured")  # from now on a request is known to take 0.2 s
+    await clients.come("running")
+    await clients.come("waiting")
+    with pytest.raises(Overloaded) as refused:
+        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 0.1):
+            pass
+    assert refused.value.code == "deadline_unreachable"
+    await clients.end()
+
+
+async def test_nobody_waits_for_replicas_that_are_ill():
+    ill = replica(well=False)
+    with pytest.raises(Unavailable):
+        async with admission().place((ill,), "standard", None, time.monotonic() + 60):
+            pass
+
+
+async def test_who_waits_is_told_when_the_last_replica_falls_ill_or_is_drained():
+    only = replica(capacity=1)
+    clients = Clients(admission(), only)
+    await clients.come("running")
+    waiting = asyncio.create_task(clients.come("waiting"))
+    await waiting
+    only.drained = True
+    clients.queue.wake()
+    with pytest.raises(Unavailable):
+        await asyncio.gather(*clients._tasks)
+    await clients.go("running")
+
+
+async def test_who_waits_gets_the_replica_that_recovers():
+    full, ill = replica("a", capacity=1), replica("b", capacity=1, well=False)
+    clients = Clients(admission(), full, ill)
+    await clients.come("running")
+    await clients.come("waiting")
+    assert clients.order == ["running"]
+    ill.circuit.succeed(time.monotonic())
+    clients.queue.wake()
+    await asyncio.sleep(0.01)
+    assert clients.order == ["running", "waiting"]
+    await clients.end()
+
+
+async def test_a_cancelled_waiter_leaves_no_trace():
+    only = replica(capacity=1)
+    clients = Clients(admission(), only)
+    await clients.come("running")
+    await clients.come("leaves")
+    clients._tasks[-1].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await clients._tasks.pop()
+    await clients.come("stays")
+    await clients.go("running")
+    assert clients.order == ["running", "stays"]
+    await clients.end()
+    assert only.in_flight == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(TENANT_CLASSES), st.booleans()), max_size=60))
+def test_no_place_is_lost_or_given_twice(steps):
+    """Whoever comes and goes: places add up, and all who wait get one in the end."""
+
+    async def scenario() -> None:
+        replicas = (replica("a", 2), replica("b", 3))
+        queue = admission()
+        leave: list[asyncio.Event] = []
+        tasks = []
+
+        async def stay(tenant_class: TenantClass, event: asyncio.Event) -> None:
+            async with queue.place(replicas, tenant_class, None, time.monotonic() + 60):
+                await event.wait()
+
+        async with AsyncExitStack():
+            for tenant_class, goes in steps:
+                leave.append(asyncio.Event())
+                tasks.append(asyncio.create_task(stay(tenant_class, leave[-1])))
+                await asyncio.sleep(0)
+                if goes:
+                    leave.pop(0).set()
+                    await asyncio.sleep(0)
+                for each in replicas:
+                    assert 0 <= each.in_flight <= each.capacity
+                    assert each.in_flight == sum(each.by_class.values())
+            for event in leave:
+                event.set()
+            await asyncio.gather(*tasks)
+        assert [each.in_flight for each in replicas] == [0, 0]
+
+    asyncio.run(scenario())
