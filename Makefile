@@ -9,7 +9,10 @@ SHELL := /bin/bash
 PORT ?= 8000#! HTTP port of `make serve`
 GRPC_PORT ?= $(shell expr $(PORT) + 1)#! gRPC port (PORT + 1)
 METRICS_PORT ?= $(shell expr $(PORT) + 2)#! Prometheus metrics port (PORT + 2)
-HOST ?= 127.0.0.1#! address to listen on; 0.0.0.0 opens it to the network
+GATEWAY_PORT ?= $(shell expr $(PORT) + 80)#! port of the gateway, OpenAI's API (PORT + 80)
+GATEWAY_HOST ?= 127.0.0.1#! address the gateway listens on; the network's needs GATEWAY_CONFIG
+GATEWAY_CONFIG ?=#! the gateway's configuration, a YAML file: see docs/gateway.md
+HOST ?= 127.0.0.1#! address Triton listens on; clients go through the gateway
 MODEL ?= ensemble#! the model that the message of `make serve` shows
 REPOSITORY ?= model_repository#! the model repository that Triton reads
 CHECKPOINT ?= build/demo/checkpoint#! the checkpoint that the engine is built from
@@ -17,6 +20,7 @@ PRECISION ?= fp32#! how the engine stores its weights
 SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/settings.py
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
+CLIENTS_VENV ?= .venv-clients#! the environment of other people's clients, to test the gateway with
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
 PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
@@ -52,9 +56,11 @@ help: ## List the targets and the variables
 	    printf "  %-16s %s%s\n", $$1, $$3, $$2 ~ /^$$|[$$]/ ? "" : " (" $$2 ")" }' Makefile
 
 .PHONY: serve
-serve: repository ## Serve the demo model on Triton, from nothing but this checkout
+serve: repository ## Serve the demo model on Triton behind the gateway, from this checkout alone
 	@exec $(run) -m ops.serve --repository "$(REPOSITORY)" --model "$(MODEL)" --host "$(HOST)" \
-	    --http-port "$(PORT)" --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)"
+	    --http-port "$(PORT)" --grpc-port "$(GRPC_PORT)" --metrics-port "$(METRICS_PORT)" \
+	    --gateway-host "$(GATEWAY_HOST)" --gateway-port "$(GATEWAY_PORT)" \
+	    $(if $(GATEWAY_CONFIG),--gateway-config "$(GATEWAY_CONFIG)")
 
 .PHONY: repository
 repository: build-engines ## Assemble the model repository that Triton reads
@@ -122,7 +128,7 @@ bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
 
 .PHONY: test
-test: lint typecheck $(BUILD_VENV)/.installed ## Check style and types, then run every test
+test: lint typecheck $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
 	@$(run) -m pytest -m 'not torch' $(ARGS)
 
@@ -184,4 +190,10 @@ $(MODELOPT_VENV)/.installed: requirements/modelopt.txt
 	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
 	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
 	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
+	@touch "$@"
+
+$(CLIENTS_VENV)/.installed: requirements/clients.txt
+	@echo "Installing other people's clients in $(CLIENTS_VENV) (once)"
+	@rm -rf "$(CLIENTS_VENV)" && $(PYTHON) -m venv "$(CLIENTS_VENV)"
+	@"$(CLIENTS_VENV)/bin/python" $(install_lock) requirements/clients.txt
 	@touch "$@"

@@ -10,7 +10,7 @@ from typing import get_args
 
 from build.decoder import ARCHITECTURES
 from build.engine import BuildReport, build_engine
-from python_backend.engine.config import Precision
+from python_backend.engine.config import KVDtype, Precision
 from python_backend.errors import TriremeError
 
 
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             options.precision,
             context_length=options.context_length,
+            kv_cache_dtype=options.kv_cache_dtype,
+            calibration_text=options.calibration_text,
             progress=_print_progress,
         )
     except (TriremeError, OSError) as error:
@@ -56,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="TOKENS",
         help="limit the context (default: all that the checkpoint was made for)",
+    )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=get_args(KVDtype),
+        help="how keys and values are stored (default: int8 beside quantized weights)",
+    )
+    parser.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="text that resembles what will be read, for an int8 cache (default: one of ours)",
     )
     return parser
 

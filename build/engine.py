@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from build.calibration import CALIBRATION_TEXT, calibrate_kv_cache
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
@@ -22,8 +23,10 @@ from build.storage import Float32Storage, Int4Storage, Int8Storage
 from python_backend.engine.config import (
     ENGINE_FILE,
     ROTARY_FILE,
+    SMOOTHING_FILE,
     WEIGHTS_FILE,
     EngineConfig,
+    KVDtype,
     Precision,
 )
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
@@ -45,6 +48,7 @@ _OWN_FILES = (
     WEIGHTS_FILE,
     ROTARY_FILE,
     DECODER_FILE,
+    SMOOTHING_FILE,
     ENGINE_FILE,
     *_COPIED_FILES,
     *_FORMAT_1_FILES,
@@ -67,6 +71,8 @@ def build_engine(
     output: Path,
     precision: Precision,
     context_length: int | None = None,
+    kv_cache_dtype: KVDtype | None = None,
+    calibration_text: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, layers: None,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
@@ -79,6 +85,10 @@ def build_engine(
             are not an engine's are kept.
         precision: How the weights of the matrix products are stored.
         context_length: Limits the context that the checkpoint was made for.
+        kv_cache_dtype: How keys and values are to be stored; by default int8 beside quantized
+            weights and float32 beside float32 ones.
+        calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
+            one of ours.
         progress: Called with the number of layers written, and of all layers.
 
     Raises:
@@ -91,7 +101,8 @@ def build_engine(
         raise BuildError("the engine cannot be built into the checkpoint's own folder")
     with Checkpoint(checkpoint_folder) as checkpoint:
         spec = describe_decoder(checkpoint, context_length)
-        config = _engine_config(checkpoint, spec, precision)
+        kv_cache_dtype = kv_cache_dtype or ("float32" if precision == "fp32" else "int8")
+        config = _engine_config(checkpoint, spec, precision, kv_cache_dtype)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
                 write_segments(
@@ -108,6 +119,8 @@ def build_engine(
                 if (checkpoint_folder / name).exists():
                     shutil.copyfile(checkpoint_folder / name, folder / name)
             config.save(folder)
+            if kv_cache_dtype == "int8":
+                calibrate_kv_cache(folder, calibration_text or CALIBRATION_TEXT)
             size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return BuildReport(
         spec=spec,
@@ -118,7 +131,9 @@ def build_engine(
     )
 
 
-def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision) -> EngineConfig:
+def _engine_config(
+    checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision, kv_cache_dtype: KVDtype
+) -> EngineConfig:
     end_token_ids = _token_ids(checkpoint, "eos_token_id")
     if not end_token_ids:
         raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
@@ -139,6 +154,7 @@ def _engine_config(checkpoint: Checkpoint, spec: DecoderSpec, precision: Precisi
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         attention=spec.attention,
+        kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],

@@ -13,6 +13,8 @@ from clients.errors import InvalidRequestError
 
 _JSON = ("messages", "tools", "chat_template_kwargs")
 """Options that travel as JSON."""
+_BIASES = {"embedding_bias": "embedding_bias_words", "logit_bias": "embedding_bias_ids"}
+"""Options that travel as keys and weights."""
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -31,6 +33,7 @@ class OptionKeywords(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     embedding_bias: Mapping[str, float]
+    logit_bias: Mapping[int, float]
     end_id: int | None
     num_return_sequences: int | None
     exclude_input_in_output: bool | None
@@ -79,6 +82,7 @@ class GenerationOptions:
         frequency_penalty: The same as a difference, for each time the token was there.
         embedding_bias: What to add to the logits of a text's tokens: above 0 makes the text
             likelier.
+        logit_bias: The same by the tokens' ids, in place of texts.
         end_id: The token that ends a sequence, in place of the checkpoint's.
         num_return_sequences: How many answers to draw, for `generate_all` and `stream`.
         exclude_input_in_output: Whether the text leaves the prompt out.
@@ -113,6 +117,7 @@ class GenerationOptions:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     embedding_bias: Mapping[str, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     end_id: int | None = None
     num_return_sequences: int | None = None
     exclude_input_in_output: bool | None = None
@@ -133,8 +138,12 @@ class GenerationOptions:
             if isinstance(words, str):
                 raise InvalidRequestError(f"{name} is one text; it must be a list of texts", name)
             object.__setattr__(self, name, tuple(words))
-        bias = MappingProxyType(dict(self.embedding_bias))
-        object.__setattr__(self, "embedding_bias", bias)
+        if self.embedding_bias and self.logit_bias:
+            raise InvalidRequestError(
+                "embedding_bias and logit_bias are for texts and for ids; give one", "logit_bias"
+            )
+        for name in ("embedding_bias", "logit_bias"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         tensors.check(self.inputs())
 
     def inputs(self) -> tensors.Values:
@@ -145,9 +154,9 @@ class GenerationOptions:
             if each.name in _JSON:
                 if value:
                     inputs[each.name] = (json.dumps(value, ensure_ascii=False),)
-            elif each.name == "embedding_bias":
+            elif each.name in _BIASES:
                 if value:
-                    inputs["embedding_bias_words"] = tuple(value)
+                    inputs[_BIASES[each.name]] = tuple(value)
                     inputs["embedding_bias_weights"] = tuple(value.values())
             elif isinstance(value, tuple):
                 if value:

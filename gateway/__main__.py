@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.app import create_app
-from gateway.configuration import Configuration, ListenSettings
+from gateway.configuration import Configuration
 from gateway.server import serve
 from gateway.settings import SettingsError, load
 
@@ -19,13 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if options.config is not None:
-            configuration = load(Configuration, options.config)
-        else:
-            listen = ListenSettings(host=options.host, port=options.port)
-            configuration = Configuration.for_triton(
-                options.triton, model=options.model, listen=listen
-            )
+        configuration = _configuration(options)
         if configuration.listen.host not in _LOOPBACK:
             raise SettingsError(
                 f"listen.host is {configuration.listen.host!r}: without tenants the gateway "
@@ -38,6 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _configuration(options: argparse.Namespace) -> Configuration:
+    """The file's, or one local Triton; the command line says where to listen in either."""
+    if options.config is None:
+        configuration = Configuration.for_triton(options.triton, model=options.model)
+    else:
+        configuration = load(Configuration, options.config)
+    listen = {
+        name: value
+        for name in ("host", "port", "metrics_port")
+        if (value := getattr(options, name)) is not None
+    }
+    return configuration.model_copy(
+        update={"listen": configuration.listen.model_copy(update=listen)}
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
     parser.add_argument("--config", type=Path, help="a YAML file: see docs/gateway.md")
@@ -45,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--triton", default="127.0.0.1:8001", help="gRPC address, where there is no file"
     )
     parser.add_argument("--model", default="demo", help="what its model is called, then")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on, then")
-    parser.add_argument("--port", type=int, default=8080, help="the port to listen on, then")
+    parser.add_argument("--host", help="the address to listen on, in place of the file's")
+    parser.add_argument("--port", type=int, help="the port, likewise")
+    parser.add_argument("--metrics-port", type=int, help="the port of Prometheus' endpoint")
     parser.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )

@@ -333,12 +333,13 @@ class Configuration(Settings):
         return self
 
     @classmethod
-    def for_triton(cls, address: str, *, model: str = "demo", listen: ListenSettings) -> Self:
-        """One local Triton, one model: what `make serve` runs."""
+    def for_triton(cls, address: str, *, model: str = "demo") -> Self:
+        """One local Triton, one model: what `make serve` runs.
+
+        Greedy unless a request says otherwise: the demo is a small model.
+        """
+        version = VersionSettings(name=model, upstreams=("local",))
         return cls(
-            listen=listen,
             upstreams=(TritonSettings(name="local", address=address),),
-            models={
-                model: ModelSettings(versions=(VersionSettings(name=model, upstreams=("local",)),))
-            },
+            models={model: ModelSettings(versions=(version,), default_temperature=0)},
         )

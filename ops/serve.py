@@ -1,4 +1,4 @@
-"""`make serve`: one Triton on an assembled repository, and what to type to use it.
+"""`make serve`: one Triton on an assembled repository, the gateway before it, and what to type.
 
 Started in a terminal or by a supervisor; Ctrl-C, SIGTERM or a closed terminal stop it and all that
 it started.
@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from ops.gateway import GatewayError, GatewayServer
 from ops.triton import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
@@ -39,12 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()
-        with triton:
+        with ExitStack() as servers:
+            servers.enter_context(triton)
+            gateway = _gateway(options, triton)
+            if gateway is not None:
+                servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
-            print(message(triton, options.model), flush=True)
+            print(message(triton, options.model, gateway.address if gateway else None), flush=True)
+            while triton.running:
+                if gateway is not None and gateway.pid is None:
+                    raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
+                time.sleep(0.2)
             status = triton.wait()
             raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
-    except TritonError as error:
+    except (TritonError, GatewayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -52,8 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def message(triton: TritonServer, model: str) -> str:
-    """What a person reads once the server is ready; each command can be pasted as it is."""
+def message(triton: TritonServer, model: str, gateway: str | None = None) -> str:
+    """What a person reads once the server is ready; each command can be pasted as it is.
+
+    Args:
+        triton: The server.
+        model: The model to ask it for.
+        gateway: `host:port` of the gateway, None where there is none.
+    """
     programs = Path(sys.prefix, "bin")
     body = f'{{"text_input": "{PROMPT}", "max_tokens": 64}}'
     curl = f"curl -s {triton.http_address}/v2/models/{model}/generate -d {shlex.quote(body)}"
@@ -66,13 +82,13 @@ def message(triton: TritonServer, model: str) -> str:
         "--streaming --async \\\n"
         "      --input-data clients/perf_analyzer.json --concurrency-range 4"
     )
-    return f"""
+    return f"""{"" if gateway is None else _openai(gateway)}
+Triton itself, for what the gateway does not pass on:
+
   HTTP     http://{triton.http_address}
   gRPC     {triton.grpc_address}
   metrics  http://{triton.metrics_address}/metrics
   log      {_short(triton.log)}
-
-From another terminal, in this folder:
 
   {curl}
 
@@ -81,6 +97,39 @@ From another terminal, in this folder:
   {load}
 
 Ctrl-C stops it."""
+
+
+def _openai(gateway: str) -> str:
+    body = f'{{"model": "demo", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
+    curl = (
+        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json' "
+        f"-d {shlex.quote(body)}"
+    )
+    return f"""
+OpenAI's API at http://{gateway}/v1. From another terminal, in this folder:
+
+  {curl}
+
+or with the openai package:
+
+  import openai
+  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key="none")
+  messages = [{{"role": "user", "content": "{PROMPT}"}}]
+  for chunk in client.chat.completions.create(model="demo", messages=messages, stream=True):
+      print(chunk.choices[0].delta.content or "", end="")
+"""
+
+
+def _gateway(options: argparse.Namespace, triton: TritonServer) -> GatewayServer | None:
+    if options.gateway_port is None:
+        return None
+    return GatewayServer(
+        None if options.gateway_config else triton.grpc_address,
+        host=options.gateway_host,
+        port=options.gateway_port,
+        config=options.gateway_config,
+        log=options.log.with_name("gateway.log"),
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -110,7 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ops.serve", description=__doc__)
     parser.add_argument("--repository", type=Path, required=True, help="the model repository")
     parser.add_argument("--model", default="ensemble", help="the model to show commands for")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="the address Triton listens on")
+    parser.add_argument("--gateway-host", default="127.0.0.1", help="the gateway's address")
+    parser.add_argument("--gateway-port", type=_port, help="its port; without it, no gateway")
+    parser.add_argument("--gateway-config", type=Path, help="its configuration, a YAML file")
     for number, name in enumerate(("http", "grpc", "metrics"), start=8000):
         parser.add_argument(
             f"--{name}-port", type=_port, default=number, help=f"by default {number}"

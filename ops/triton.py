@@ -177,7 +177,7 @@ class TritonServer:
                 # A group of its own: a terminal's Ctrl-C reaches the launcher alone, and what is
                 # left of the group can be killed as one.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         try:
             self._await_ready(timeout_s)
@@ -275,7 +275,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child, before exec: have the kernel send SIGTERM when the launcher's thread ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -150,6 +150,8 @@ class EngineSettings(Settings):
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
         kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
             as it is written; where it is full, requests wait.
+        kv_cache_dtype: How keys and values are stored. ``auto`` is what the engine was built for,
+            but float32 where the machine lacks a C compiler or AVX-512 VNNI, which int8 needs.
         num_threads: Threads to compute with; 0 is one for each core.
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
@@ -164,6 +166,7 @@ class EngineSettings(Settings):
     max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 44)
+    kv_cache_dtype: Literal["auto", "float32", "int8"] = "auto"
     num_threads: int = Field(default=0, ge=0, le=1024)
     exclude_input_in_output: bool = True
     stream_responses_per_s: int = Field(default=0, ge=0, le=1_000_000)

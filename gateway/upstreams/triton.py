@@ -130,6 +130,7 @@ class Triton:
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             end_id=-1 if sampling.ignore_eos else None,
+            logit_bias=sampling.logit_bias,
             num_return_sequences=job.n if job.n > 1 else None,
             exclude_input_in_output=True,
             return_log_probs=True if sampling.top_logprobs is not None else None,

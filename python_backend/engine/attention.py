@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.config import AttentionConfig
+from python_backend.engine.config import AttentionConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
+from python_backend.errors import EngineError
 
 PLAIN = AttentionConfig()
 """Causal attention and nothing else."""
@@ -23,24 +24,42 @@ BLOCK_TOKENS = 16
 class Layout:
     """Where keys and values lie in a block pool, and how heads share them.
 
-    The pool is float32 ``[blocks, layers, 2, num_kv_heads, 16 * head_dim]``; keys lie transposed in
-    a block, ``[head_dim, 16]``, values ``[16, head_dim]``.
+    In float32 the pool is ``[blocks, layers, 2, num_kv_heads, 16 * head_dim]``; keys lie transposed
+    in a block, ``[head_dim, 16]``, values ``[16, head_dim]``. In int8 it is bytes, ``[blocks,
+    layers, num_kv_heads, 32 * head_dim + 128]``: keys, values and their scales
+    (``kernels/attention_int8.c``).
+
+    Attributes:
+        num_layers: Decoder layers.
+        num_heads: Query heads a layer.
+        num_kv_heads: Key and value heads a layer.
+        head_dim: Width of one head.
+        kv_dtype: How keys and values are stored.
     """
 
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    kv_dtype: KVDtype = "float32"
 
     @property
-    def block_shape(self) -> tuple[int, int, int, int]:
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pool's elements."""
+        return np.dtype(np.float32 if self.kv_dtype == "float32" else np.uint8)
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
         """Shape of one block, all layers."""
-        return (self.num_layers, 2, self.num_kv_heads, BLOCK_TOKENS * self.head_dim)
+        if self.kv_dtype == "float32":
+            return (self.num_layers, 2, self.num_kv_heads, BLOCK_TOKENS * self.head_dim)
+        scales_bytes = 2 * BLOCK_TOKENS * 4
+        return (self.num_layers, self.num_kv_heads, 2 * BLOCK_TOKENS * self.head_dim + scales_bytes)
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block, all layers."""
-        return int(np.prod(self.block_shape)) * 4
+        return int(np.prod(self.block_shape)) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -80,10 +99,11 @@ class Attention(Protocol):
 
 def load_attention(
     layout: Layout,
-    pool: NDArray[np.float32],
+    pool: NDArray[Any],
     rotary: NDArray[np.float32],
     num_threads: int,
     config: AttentionConfig = PLAIN,
+    smoothing: NDArray[np.float32] | None = None,
 ) -> Attention:
     """The fastest attention that this machine can run.
 
@@ -93,20 +113,37 @@ def load_attention(
         rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
         num_threads: Threads to compute with.
         config: What it does beyond the plain causal kind.
+        smoothing: For int8: see :class:`KernelAttention`.
+
+    Raises:
+        EngineError: Keys and values are to be int8, and this machine can't.
     """
+    if layout.kv_dtype == "int8" and not can_round(num_threads):
+        raise EngineError(
+            "kv_cache_dtype int8 needs a C compiler and a processor with AVX-512 VNNI: "
+            "take auto or float32"
+        )
     kernels = load_kernels(num_threads)
     if kernels is None:
         return NumpyAttention(layout, pool, rotary, config)
-    return KernelAttention(kernels, layout, pool, rotary, config)
+    return KernelAttention(kernels, layout, pool, rotary, config, smoothing)
+
+
+def can_round(num_threads: int) -> bool:
+    """Whether this machine has the kernels that compute in integers."""
+    kernels = load_kernels(num_threads)
+    return kernels is not None and hasattr(kernels, "trireme_decode")
 
 
 class _Batch(ctypes.Structure):
-    """Mirrors ``Batch`` in attention.c."""
+    """Mirrors ``Batch`` in attention.h."""
 
     _fields_ = (
         ("blocks", ctypes.c_void_p),
         ("block_stride", ctypes.c_int64),
         ("layer_stride", ctypes.c_int64),
+        ("kv_bits", ctypes.c_int32),
+        ("smoothing", ctypes.c_void_p),
         ("num_heads", ctypes.c_int32),
         ("num_kv_heads", ctypes.c_int32),
         ("head_dim", ctypes.c_int32),
@@ -134,27 +171,37 @@ class KernelAttention:
         self,
         kernels: ctypes.CDLL,
         layout: Layout,
-        pool: NDArray[np.float32],
+        pool: NDArray[Any],
         rotary: NDArray[np.float32],
         config: AttentionConfig = PLAIN,
+        smoothing: NDArray[np.float32] | None = None,
     ) -> None:
+        """Describe a pool to the kernel.
+
+        Args:
+            kernels: The compiled kernels.
+            layout: The pool's layout.
+            pool: ``[blocks, *layout.block_shape]``.
+            rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
+            config: What attention does beyond the plain causal kind.
+            smoothing: For int8, ``[layers, num_kv_heads, head_dim]``: what keys are divided and
+                queries multiplied by before they are rounded.
+        """
         self._run = kernels.trireme_attention
         self._run.restype = None
         self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
         windows = np.array(config.windows or [0] * layout.num_layers, dtype=np.int32)
         turned = np.ones(layout.num_layers, dtype=np.int32)
         turned[list(config.unrotated_layers)] = 0
-        self._arrays = (
-            pool,
-            rotary,
-            windows,
-            turned,
-        )  # kept alive: the kernel knows their addresses only
-        layer_stride = int(np.prod(layout.block_shape[1:]))
+        # Kept alive: the kernel knows their addresses only.
+        self._arrays = (pool, rotary, windows, turned, smoothing)
+        layer_bytes = layout.block_bytes // layout.num_layers
         self._batch = _Batch(
             blocks=pool.ctypes.data,
-            block_stride=layout.num_layers * layer_stride,
-            layer_stride=layer_stride,
+            block_stride=layout.block_bytes,
+            layer_stride=layer_bytes,
+            kv_bits=8 * layout.dtype.itemsize,
+            smoothing=None if smoothing is None else smoothing.ctypes.data,
             num_heads=layout.num_heads,
             num_kv_heads=layout.num_kv_heads,
             head_dim=layout.head_dim,
@@ -193,7 +240,7 @@ class KernelAttention:
 
 
 class NumpyAttention:
-    """What the kernel computes, in numpy."""
+    """What the kernel computes, in numpy, over keys and values in float32."""
 
     def __init__(
         self,
@@ -205,7 +252,7 @@ class NumpyAttention:
         self._layout = layout
         self._config = config
         self._pool = pool
-        self._cosines, self._sines = rotary
+        self._rotary = rotary
 
     def __call__(
         self,
@@ -227,7 +274,7 @@ class NumpyAttention:
         key = heads[:, layout.num_heads : -layout.num_kv_heads]
         positions = np.arange(length, length + count)
         if layer not in self._config.unrotated_layers:
-            query, key = (self._rotate(part, positions) for part in (query, key))
+            query, key = (rotate_heads(part, positions, *self._rotary) for part in (query, key))
         total = length + count
         blocks = table[: -(-total // BLOCK_TOKENS)]
         pool = self._pool[:, layer]
@@ -265,11 +312,23 @@ class NumpyAttention:
         self._pool[blocks, layer, 0] = keys.reshape(shape).transpose(0, 2, 3, 1).reshape(flat)
         self._pool[blocks, layer, 1] = values.reshape(shape).transpose(0, 2, 1, 3).reshape(flat)
 
-    def _rotate(
-        self, heads: NDArray[np.float32], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        cosines, sines = self._cosines[positions, None], self._sines[positions, None]
-        half = cosines.shape[-1]
-        low, high, rest = np.split(heads, [half, 2 * half], axis=-1)
-        turned = [low * cosines - high * sines, high * cosines + low * sines]
-        return np.concatenate([*turned, rest], axis=-1)
+
+def rotate_heads(
+    heads: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Turn heads by their positions' angles.
+
+    Args:
+        heads: ``[tokens, heads, head_dim]``.
+        positions: ``[tokens]``.
+        cosines: ``[context, rotary_dim / 2]``.
+        sines: The same.
+    """
+    cosines, sines = cosines[positions, None], sines[positions, None]
+    half = cosines.shape[-1]
+    low, high, rest = np.split(heads, [half, 2 * half], axis=-1)
+    turned = [low * cosines - high * sines, high * cosines + low * sines]
+    return np.concatenate([*turned, rest], axis=-1)

@@ -16,8 +16,10 @@ from python_backend.errors import EngineError
 ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
 ROTARY_FILE = "rotary.npy"
+SMOOTHING_FILE = "kv_smoothing.npy"
 
 Precision: TypeAlias = Literal["fp32", "int8", "int4"]
+KVDtype: TypeAlias = Literal["float32", "int8"]
 
 
 def segment_file(index: int) -> str:
@@ -61,6 +63,7 @@ class EngineConfig(BaseModel):
         num_kv_heads: Key and value heads a layer.
         head_dim: Width of one head.
         attention: What its attention does beyond the plain causal kind.
+        kv_cache_dtype: How keys and values are stored, where the machine has the kernels for it.
         context_length: Most tokens a sequence can have, prompt and output together.
         end_token_ids: Tokens that end a sequence.
         pad_token_id: The padding token.
@@ -78,6 +81,7 @@ class EngineConfig(BaseModel):
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
     attention: AttentionConfig = AttentionConfig()
+    kv_cache_dtype: KVDtype = "float32"
     context_length: int = Field(gt=0)
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import BLOCK_TOKENS, Layout
-from python_backend.engine.config import EngineConfig
+from python_backend.engine.attention import BLOCK_TOKENS, Layout, can_round
+from python_backend.engine.config import EngineConfig, KVDtype
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
@@ -40,7 +41,9 @@ class Engine:
         max_sequences: int = 32,
         max_num_tokens: int = 512,
         kv_cache_bytes: int = 1 << 30,
+        kv_cache_dtype: KVDtype | Literal["auto"] = "auto",
         num_threads: int = 0,
+        native: bool = True,
     ) -> None:
         """Load an engine folder.
 
@@ -49,14 +52,24 @@ class Engine:
             max_sequences: Most sequences that run at once; others wait.
             max_num_tokens: Budget of tokens a step.
             kv_cache_bytes: Most memory that keys and values take.
+            kv_cache_dtype: How they are stored; ``auto`` is what the engine was built for, but
+                float32 where this machine lacks the kernels for int8.
             num_threads: Threads to compute with; 0 is one for each core.
+            native: Whether the native decoder may take the place of the graphs.
 
         Raises:
             EngineError: The folder holds no usable engine, or the budget holds not one block.
         """
         self.config = config = EngineConfig.load(folder)
+        num_threads = num_threads or available_cores()
+        if kv_cache_dtype == "auto":
+            kv_cache_dtype = config.kv_cache_dtype if can_round(num_threads) else "float32"
         self.layout = layout = Layout(
-            config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim
+            config.num_layers,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            kv_cache_dtype,
         )
         num_blocks = kv_cache_bytes // layout.block_bytes
         if not num_blocks:
@@ -67,20 +80,20 @@ class Engine:
         self._memory = KVMemory(layout, num_blocks)
         self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
         self.batch_size = 0
-        self._selection = load_selection(num_threads or available_cores())
+        self._selection = load_selection(num_threads)
         limits = Limits(
             max_tokens=max_num_tokens + max_sequences,
             max_sequences=max_sequences,
-            num_threads=num_threads or available_cores(),
+            num_threads=num_threads,
         )
         inputs = (folder, config, self._memory, layout, limits)
         # The native decoder runs quantized engines, where this machine can compile and run it.
-        self._runner: Runner = load_native_runner(*inputs) or OnnxRunner(*inputs)
+        self._runner: Runner = (native and load_native_runner(*inputs)) or OnnxRunner(*inputs)
 
     @property
-    def runner(self) -> str:
-        """What computes, for a log."""
-        return self._runner.name
+    def runner(self) -> Runner:
+        """What computes."""
+        return self._runner
 
     @property
     def kv_cache_resident_bytes(self) -> int:

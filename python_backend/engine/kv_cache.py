@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import mmap
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,7 @@ class KVMemory:
     operating system's page table knows which. Blocks that hold nothing of use are given back to it.
 
     Attributes:
-        blocks: float32 ``[num_blocks, *layout.block_shape]``.
+        blocks: ``[num_blocks, *layout.block_shape]``.
     """
 
     def __init__(self, layout: Layout, num_blocks: int) -> None:
@@ -155,7 +156,7 @@ class KVMemory:
             ) from None
         # A huge page would make memory resident that nothing was written to.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        flat: NDArray[np.float32] = np.frombuffer(self._map, dtype=np.float32)
+        flat: NDArray[Any] = np.frombuffer(self._map, dtype=layout.dtype)
         self.blocks = flat.reshape(num_blocks, *layout.block_shape)
 
     @property

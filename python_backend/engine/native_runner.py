@@ -19,7 +19,7 @@ from python_backend.engine.config import WEIGHTS_FILE, EngineConfig
 from python_backend.engine.description import DecoderDescription, Layer, Tensor
 from python_backend.engine.kernels import load_kernels
 from python_backend.engine.kv_cache import KVMemory
-from python_backend.engine.runner import Limits, Packer, load_rotary
+from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
@@ -168,7 +168,12 @@ class NativeRunner:
         self._logits = arena.zeros(limits.max_sequences, config.vocab_size)
         weights = _Weights(kernels, folder, config, description, arena)
         self._attention = KernelAttention(
-            kernels, layout, memory.blocks, load_rotary(folder, config), config.attention
+            kernels,
+            layout,
+            memory.blocks,
+            load_rotary(folder, config),
+            config.attention,
+            load_smoothing(folder, config),
         )
         layers = (_Layer * config.num_layers)(*map(weights.layer, description.layers))
         attended = config.num_heads * config.head_dim

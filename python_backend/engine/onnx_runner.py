@@ -15,17 +15,22 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import KernelAttention, Layout, load_attention
+from python_backend.engine.attention import Attention, KernelAttention, Layout, load_attention
 from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
-from python_backend.engine.runner import Limits, Packer, load_rotary
+from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
 
 class OnnxRunner:
-    """The segments of a graph and the attention between them."""
+    """The segments of a graph and the attention between them.
+
+    Attributes:
+        attention: What computes attention.
+        rotary: float32 ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
+    """
 
     def __init__(
         self,
@@ -62,11 +67,16 @@ class OnnxRunner:
         # Arrays lie at the beginning of the buffers, so their sizes say which they are.
         self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
         self._logits = np.zeros((limits.max_sequences, config.vocab_size), dtype=np.float32)
-        rotary = load_rotary(folder, config)
-        self._attention = load_attention(
-            layout, memory.blocks, rotary, limits.num_threads, config.attention
+        self.rotary = load_rotary(folder, config)
+        self.attention: Attention = load_attention(
+            layout,
+            memory.blocks,
+            self.rotary,
+            limits.num_threads,
+            config.attention,
+            load_smoothing(folder, config),
         )
-        kernel = "C" if isinstance(self._attention, KernelAttention) else "numpy (no C compiler)"
+        kernel = "C" if isinstance(self.attention, KernelAttention) else "numpy (no C compiler)"
         self.name = f"ONNX Runtime, attention in {kernel}"
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
@@ -80,9 +90,9 @@ class OnnxRunner:
         self._compute(0, {"input_ids": step.ids}, outputs)
         last = len(self._segments) - 1
         for index in range(1, last):
-            self._attention(index - 1, step.batch, qkv, attended)
+            self.attention(index - 1, step.batch, qkv, attended)
             self._compute(index, {"attention": attended, "residual": residual}, outputs)
-        self._attention(last - 1, step.batch, qkv, attended)
+        self.attention(last - 1, step.batch, qkv, attended)
         logits = self._logits[:rows]
         if rows:
             inputs = {"attention": attended, "residual": residual}

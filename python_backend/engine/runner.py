@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import PackedBatch
-from python_backend.engine.config import ROTARY_FILE, EngineConfig
+from python_backend.engine.config import ROTARY_FILE, SMOOTHING_FILE, EngineConfig
 from python_backend.engine.scheduler import Scheduled
 from python_backend.errors import EngineError
 
@@ -110,3 +110,25 @@ def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
     if rotary.shape[::2] != (2, rotary_dim // 2) or rotary.dtype != np.float32:
         raise EngineError(f"{path} is not this engine's")
     return rotary
+
+
+def load_smoothing(folder: Path, config: EngineConfig) -> NDArray[np.float32] | None:
+    """What keys are divided and queries multiplied by before they are rounded; None for nothing.
+
+    Returns:
+        float32 ``[layers, num_kv_heads, head_dim]``.
+
+    Raises:
+        EngineError: The file can't be read or is not this engine's.
+    """
+    path = folder / SMOOTHING_FILE
+    if not path.exists():
+        return None
+    try:
+        factors: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path} can't be read: {error}") from error
+    shape = (config.num_layers, config.num_kv_heads, config.head_dim)
+    if factors.shape != shape or factors.dtype != np.float32 or not (factors > 0).all():
+        raise EngineError(f"{path} is not this engine's")
+    return factors

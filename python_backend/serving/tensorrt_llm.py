@@ -132,9 +132,10 @@ class TritonPythonModel:
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,
             kv_cache_bytes=self._settings.kv_cache_bytes,
+            kv_cache_dtype=self._settings.kv_cache_dtype,
             num_threads=self._settings.num_threads,
         )
-        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner}")
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner.name}")
         self._metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
@@ -142,6 +143,7 @@ class TritonPythonModel:
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._outbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         per_s = self._settings.stream_responses_per_s or 100 * available_cores()
+        self._responses_per_s = per_s
         self._pacer = Pacer(per_s, burst=max(per_s // 10, 1))
         self._paced: deque[_Stream] = deque()
         self._threads = [
@@ -299,16 +301,22 @@ class TritonPythonModel:
     def _check_clients(self) -> None:
         """See whether clients still wait.
 
-        In an ensemble that shows only at its last step, which an empty piece calls. A client of the
-        engine itself shows at the response sender.
+        In an ensemble that shows only at its last step, which an empty piece calls; those that were
+        silent the longest are probed, with a quarter of the responses that streams may have. A
+        client of the engine itself shows at the response sender.
         """
-        silent_since_s = time.monotonic() - self._settings.cancellation_check_period_ms / 1000
+        period_s = self._settings.cancellation_check_period_ms / 1000
+        silent_since_s = time.monotonic() - period_s
+        silent = []
         for stream in list(self._streams.values()):
             if not stream.request.generation.liveness_probes:
                 self._outbox.put(lambda stream=stream: self._check_sender(stream))  # type: ignore[misc]
-            elif stream.last_sent_s <= silent_since_s:
-                stream.last_sent_s = time.monotonic()
-                self._outbox.put(lambda stream=stream: self._probe(stream))  # type: ignore[misc]
+            elif stream.last_sent_s <= silent_since_s and not stream.queued:
+                silent.append(stream)
+        silent.sort(key=lambda stream: stream.last_sent_s)
+        for stream in silent[: max(int(self._responses_per_s * period_s / 4), 1)]:
+            stream.last_sent_s = time.monotonic()
+            self._outbox.put(lambda stream=stream: self._probe(stream))  # type: ignore[misc]
 
     # The sender's thread
 

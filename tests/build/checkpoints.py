@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ _LONGROPE = {
     "type": "longrope",
     "short_factor": [1.0, 1.1, 1.2, 1.3],
     "long_factor": [1.5, 2.0, 4.0, 8.0],
+}
+
+_TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {
+        "type": "BPE",
+        "vocab": {"?": 0, **{letter: 3 + i for i, letter in enumerate(string.ascii_letters)}},
+        "merges": [],
+        "unk_token": "?",
+    },
 }
 
 # What each kind of checkpoint has that the plain Llama has not. Qwen3's heads are wider than
@@ -134,7 +146,7 @@ def write_checkpoint(
     """Write a checkpoint folder, its weights in one file or in several with an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    (folder / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
     (folder / "tokenizer_config.json").write_text("{}")
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration import Configuration, ListenSettings, ProviderSettings
+from gateway.configuration import Configuration, ProviderSettings
 from gateway.settings import SettingsError, load, parse
 
 MINIMAL: dict[str, Any] = {
@@ -99,5 +99,5 @@ def test_a_provider_s_key_comes_from_the_environment(monkeypatch):
 
 
 def test_one_local_triton():
-    configuration = Configuration.for_triton("127.0.0.1:8001", listen=ListenSettings(port=1))
+    configuration = Configuration.for_triton("127.0.0.1:8001")
     assert list(configuration.models) == ["demo"]

@@ -44,6 +44,11 @@ class Server:
         return f"http://127.0.0.1:{self.ports.metrics}/metrics"
 
 
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    return Ports.free().http
+
+
 def make_repository(folder: Path, *assignments: str) -> Path:
     """A model repository with the demo engine, beside this checkout rather than in it."""
     assemble(folder, RepositorySettings.from_assignments(list(assignments)))

@@ -22,7 +22,8 @@ class Trireme:
         self._engine = engine
         self.settings: dict[str, Any] = {
             "precision": engine.config.precision,
-            "runner": engine.runner,
+            "runner": engine.runner.name,
+            "KV cache": engine.layout.kv_dtype,
             "KV cache bytes a token": engine.layout.block_bytes // BLOCK_TOKENS,
         }
 

@@ -1,4 +1,4 @@
-/* Paged attention for many sequences at once, on a CPU.
+/* Paged attention for many sequences at once, over keys and values in float32.
  *
  * One call takes the new tokens of all running sequences, packed without padding, and for one layer
  * rotates their queries and keys, writes keys and values into the sequences' blocks, and attends.
@@ -25,12 +25,6 @@ enum {
     TILE_TOKENS = 4,  /* queries of one sequence that share the reading of keys and values */
     MAX_ROWS = 14,    /* rows whose sums stay in registers */
 };
-
-/* What a unit of work is told. */
-typedef struct {
-    const Batch *batch;
-    int layer;
-} Job;
 
 /* ---- heads ----------------------------------------------------------------------------------- */
 
@@ -95,87 +89,27 @@ static void add(int rows, const float *weights, int64_t stride, const float *val
 
 /* ---- one layer ------------------------------------------------------------------------------ */
 
-static int tiles_of(const Batch *batch, int sequence) {
-    int tokens = batch->starts[sequence + 1] - batch->starts[sequence];
-    return (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-}
-
-/* Where a tile of tokens lies: its sequence, its first packed token and how many. */
-static void find_tile(const Batch *batch, int tile, int *sequence, int *first, int *count) {
-    int s = 0;
-    while (tile >= tiles_of(batch, s)) tile -= tiles_of(batch, s++);
-    *sequence = s;
-    *first = batch->starts[s] + tile * TILE_TOKENS;
-    *count = batch->starts[s + 1] - *first;
-    if (*count > TILE_TOKENS) *count = TILE_TOKENS;
-}
-
-static float *block_of(const Batch *batch, int layer, int sequence, int index) {
-    int64_t block = batch->tables[sequence * batch->table_width + index];
-    return batch->blocks + block * batch->block_stride + layer * batch->layer_stride;
-}
-
-static int64_t row_width(const Batch *batch) {
-    return (int64_t)(batch->num_heads + 2 * batch->num_kv_heads) * batch->head_dim;
-}
-
-/* Turn a head's vector by its position's angles; a layer without rotation passes it on. */
-static void rotate(const Batch *batch, int layer, int64_t position, const float *from, float *to) {
-    int half = batch->turned[layer] ? batch->rotary_half : 0, dim = batch->head_dim;
-    const float *cosine = batch->cosines + position * batch->rotary_half;
-    const float *sine = batch->sines + position * batch->rotary_half;
-    for (int i = 0; i < half; i++) {
-        float a = from[i], b = from[i + half];
-        to[i] = a * cosine[i] - b * sine[i];
-        to[i + half] = b * cosine[i] + a * sine[i];
-    }
-    for (int i = 2 * half; i < dim; i++) to[i] = from[i];
-}
-
-/* The first position that a query at `position` sees. */
-static int first_seen(const Batch *batch, int layer, int position) {
-    int window = batch->windows[layer];
-    return window && position >= window ? position - window + 1 : 0;
-}
-
 /* Rotate the keys of a tile's tokens and write them and the values into their blocks. */
-static void write_tile(const void *job, int tile) {
-    const Batch *batch = ((const Job *)job)->batch;
-    int layer = ((const Job *)job)->layer;
+void write_tile_float(const void *context, int tile) {
+    const Job *job = context;
+    const Batch *batch = job->batch;
     int sequence, first, count, dim = batch->head_dim;
     float turned[dim];
-    find_tile(batch, tile, &sequence, &first, &count);
+    find_tile(job, tile, &sequence, &first, &count);
     for (int token = first; token < first + count; token++) {
         int position = batch->lengths[sequence] + token - batch->starts[sequence];
         int slot = position % LANES;
-        float *block = block_of(batch, layer, sequence, position / LANES);
+        float *block = (float *)block_of(job, sequence, position / LANES);
         const float *key = batch->qkv + token * row_width(batch) + batch->num_heads * dim;
         const float *value = key + batch->num_kv_heads * dim;
         for (int head = 0; head < batch->num_kv_heads; head++, key += dim, value += dim) {
             float *keys = block + (int64_t)head * LANES * dim;
             float *values = block + (int64_t)(batch->num_kv_heads + head) * LANES * dim;
-            rotate(batch, layer, position, key, turned);
+            rotate(job, position, key, turned);
             for (int i = 0; i < dim; i++) keys[i * LANES + slot] = turned[i];
             memcpy(values + slot * dim, value, dim * sizeof(float));
         }
     }
-}
-
-typedef struct {
-    float *memory;
-    int64_t size;
-} Scratch;
-
-static _Thread_local Scratch scratch;
-
-static float *scratch_of(int64_t floats) {
-    if (scratch.size < floats) {
-        free(scratch.memory);
-        scratch.size = floats + floats / 2;
-        scratch.memory = aligned_alloc(64, (scratch.size * sizeof(float) + 63) / 64 * 64);
-        if (!scratch.memory) abort();
-    }
-    return scratch.memory;
 }
 
 /* Softmax over the scores from `from` up to `count` of `stride`; the others become 0. Returns the
@@ -205,31 +139,31 @@ static float soften(float *scores, int64_t from, int64_t count, int64_t stride, 
 }
 
 /* Attention of a tile's queries over one key and value head. */
-static void attend_tile(const void *job, int unit) {
-    const Batch *batch = ((const Job *)job)->batch;
-    int layer = ((const Job *)job)->layer;
+void attend_tile_float(const void *context, int unit) {
+    const Job *job = context;
+    const Batch *batch = job->batch;
     int head = unit % batch->num_kv_heads, dim = batch->head_dim;
     int group = batch->num_heads / batch->num_kv_heads;
     int sequence, first, count;
-    find_tile(batch, unit / batch->num_kv_heads, &sequence, &first, &count);
+    find_tile(job, unit / batch->num_kv_heads, &sequence, &first, &count);
     int position = batch->lengths[sequence] + first - batch->starts[sequence];
     int rows = group * count, total = position + count;
     int blocks = (total + LANES - 1) / LANES;
-    int first_block = first_seen(batch, layer, position) / LANES, behind = first_block * LANES;
+    int first_block = first_seen(job, position) / LANES, behind = first_block * LANES;
     int64_t stride = (int64_t)blocks * LANES - behind;
-    float *queries = scratch_of(rows * (2 * dim + stride));
+    float *queries = attention_scratch(rows * (2 * dim + stride) * sizeof(float));
     float *outputs = queries + rows * dim, *scores = outputs + rows * dim;
 
     for (int row = 0; row < rows; row++) {
         int token = first + row / group;
         const float *query =
             batch->qkv + token * row_width(batch) + (head * group + row % group) * dim;
-        rotate(batch, layer, position + row / group, query, queries + row * dim);
+        rotate(job, position + row / group, query, queries + row * dim);
         for (int i = 0; i < dim; i++) queries[row * dim + i] *= batch->scale;
     }
     for (int block = first_block; block < blocks; block++) {
         const float *keys =
-            block_of(batch, layer, sequence, block) + (int64_t)head * LANES * dim;
+            (const float *)block_of(job, sequence, block) + (int64_t)head * LANES * dim;
         for (int row = 0; row < rows; row += MAX_ROWS)
             score(rows - row, queries + row * dim, dim, keys,
                   scores + row * stride + block * LANES - behind, stride);
@@ -237,12 +171,12 @@ static void attend_tile(const void *job, int unit) {
     float inverse[rows];
     for (int row = 0; row < rows; row++) {
         int own = position + row / group;
-        inverse[row] = soften(scores + row * stride, first_seen(batch, layer, own) - behind,
+        inverse[row] = soften(scores + row * stride, first_seen(job, own) - behind,
                               own + 1 - behind, stride, batch->softcap);
     }
     memset(outputs, 0, rows * dim * sizeof(float));
     for (int block = first_block; block < blocks; block++) {
-        const float *values = block_of(batch, layer, sequence, block) +
+        const float *values = (const float *)block_of(job, sequence, block) +
                               (int64_t)(batch->num_kv_heads + head) * LANES * dim;
         int tokens = total - block * LANES < LANES ? total - block * LANES : LANES;
         for (int row = 0; row < rows; row += MAX_ROWS)
@@ -257,6 +191,20 @@ static void attend_tile(const void *job, int unit) {
     }
 }
 
+/* ---- a layer -------------------------------------------------------------------------------- */
+
+void *attention_scratch(int64_t bytes) {
+    static _Thread_local void *memory;
+    static _Thread_local int64_t size;
+    if (size < bytes) {
+        free(memory);
+        size = (bytes + bytes / 2 + 63) / 64 * 64;
+        memory = aligned_alloc(64, size);
+        if (!memory) abort();
+    }
+    return memory;
+}
+
 /* Little work stays with the caller, who wakes nobody. */
 static void run_units(TriremeUnit run, const Job *job, int units, int is_little) {
     if (!is_little) {
@@ -267,14 +215,15 @@ static void run_units(TriremeUnit run, const Job *job, int units, int is_little)
 }
 
 void trireme_attention(const Batch *batch, int layer) {
-    int tiles = 0;
+    int tiles = 0, is_int8 = batch->kv_bits == 8;
     int64_t scores = 0;
+    Job job = {batch, layer, TILE_TOKENS};
     for (int s = 0; s < batch->num_sequences; s++) {
         int tokens = batch->starts[s + 1] - batch->starts[s];
-        tiles += tiles_of(batch, s);
+        tiles += tiles_of(&job, s);
         scores += (int64_t)tokens * (batch->lengths[s] + tokens) * batch->num_heads;
     }
-    const Job job = {batch, layer};
-    run_units(write_tile, &job, tiles, tiles < 16);
-    run_units(attend_tile, &job, tiles * batch->num_kv_heads, scores < 8192);
+    run_units(is_int8 ? write_tile_int8 : write_tile_float, &job, tiles, tiles < 16);
+    run_units(is_int8 ? attend_tile_int8 : attend_tile_float, &job, tiles * batch->num_kv_heads,
+              scores < 8192);
 }

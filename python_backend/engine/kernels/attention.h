@@ -7,9 +7,12 @@
 
 /* Mirrored by python_backend/engine/attention.py. */
 typedef struct {
-    float *blocks;          /* [blocks][layers][2][kv_heads][LANES * head_dim] */
-    int64_t block_stride;   /* floats of a block */
-    int64_t layer_stride;   /* floats of a layer in a block */
+    char *blocks;           /* keys and values; attention.c and attention_int8.c say how */
+    int64_t block_stride;   /* bytes of a block */
+    int64_t layer_stride;   /* bytes of a layer in a block */
+    int32_t kv_bits;        /* 32 or 8 */
+    const float *smoothing; /* 8 bits: [layers][kv_heads][head_dim], what keys are divided and
+                               queries multiplied by before they are rounded; or NULL */
     int32_t num_heads, num_kv_heads, head_dim;
     float scale;
     const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
@@ -27,7 +30,76 @@ typedef struct {
     int64_t table_width;
 } Batch;
 
+/* A layer, and how many queries of one sequence a unit of work handles. */
+typedef struct {
+    const Batch *batch;
+    int layer, tile_tokens;
+} Job;
+
 /* One layer's attention: write the new tokens' keys and values into their blocks, and attend. */
 void trireme_attention(const Batch *batch, int layer);
+
+/* The units of work, by the bits of the cache: tiles are written, and for each a key and value head
+ * is attended to. */
+void write_tile_float(const void *job, int tile);
+void attend_tile_float(const void *job, int unit);
+void write_tile_int8(const void *job, int tile);
+void attend_tile_int8(const void *job, int unit);
+
+/* ---- what they share ------------------------------------------------------------------------ */
+
+static inline int tiles_of(const Job *job, int sequence) {
+    int tokens = job->batch->starts[sequence + 1] - job->batch->starts[sequence];
+    return (tokens + job->tile_tokens - 1) / job->tile_tokens;
+}
+
+/* Where a tile of tokens lies: its sequence, its first packed token and how many. */
+static inline void find_tile(const Job *job, int tile, int *sequence, int *first, int *count) {
+    int s = 0;
+    while (tile >= tiles_of(job, s)) tile -= tiles_of(job, s++);
+    *sequence = s;
+    *first = job->batch->starts[s] + tile * job->tile_tokens;
+    *count = job->batch->starts[s + 1] - *first;
+    if (*count > job->tile_tokens) *count = job->tile_tokens;
+}
+
+/* A layer in a sequence's block. */
+static inline char *block_of(const Job *job, int sequence, int index) {
+    const Batch *batch = job->batch;
+    int64_t block = batch->tables[sequence * batch->table_width + index];
+    return batch->blocks + block * batch->block_stride + job->layer * batch->layer_stride;
+}
+
+static inline int64_t row_width(const Batch *batch) {
+    return (int64_t)(batch->num_heads + 2 * batch->num_kv_heads) * batch->head_dim;
+}
+
+/* Turn a head's vector by its position's angles; a layer without rotation passes it on. */
+static inline void rotate(const Job *job, int64_t position, const float *from, float *to) {
+    const Batch *batch = job->batch;
+    int half = batch->turned[job->layer] ? batch->rotary_half : 0, dim = batch->head_dim;
+    const float *cosine = batch->cosines + position * batch->rotary_half;
+    const float *sine = batch->sines + position * batch->rotary_half;
+    for (int i = 0; i < half; i++) {
+        float a = from[i], b = from[i + half];
+        to[i] = a * cosine[i] - b * sine[i];
+        to[i + half] = b * cosine[i] + a * sine[i];
+    }
+    for (int i = 2 * half; i < dim; i++) to[i] = from[i];
+}
+
+static inline const float *smoothing_of(const Job *job, int head) {
+    const Batch *batch = job->batch;
+    return batch->smoothing + ((int64_t)job->layer * batch->num_kv_heads + head) * batch->head_dim;
+}
+
+/* The first position that a query at `position` sees. */
+static inline int first_seen(const Job *job, int position) {
+    int window = job->batch->windows[job->layer];
+    return window && position >= window ? position - window + 1 : 0;
+}
+
+/* Memory of this thread's for a unit's values; what was in it is lost. */
+void *attention_scratch(int64_t bytes);
 
 #endif

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from python_backend.engine.attention import (
     NumpyAttention,
     PackedBatch,
 )
-from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig
+from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
 from python_backend.errors import EngineError
 
@@ -44,14 +46,15 @@ def rotary(head_dim: int) -> NDArray[np.float32]:
 
 def kernel(
     layout: Layout,
-    pool: NDArray[np.float32],
+    pool: NDArray[Any],
     threads: int = 2,
     config: AttentionConfig = PLAIN,
+    smoothing: NDArray[np.float32] | None = None,
 ) -> KernelAttention:
     kernels = load_kernels(threads)
     assert kernels is not None, "these tests need a C compiler"
     turned = rotary(config.rotary_dim or layout.head_dim)
-    return KernelAttention(kernels, layout, pool, turned, config)
+    return KernelAttention(kernels, layout, pool, turned, config, smoothing)
 
 
 def random_qkv(layout: Layout, tokens: int, seed: int) -> NDArray[np.float32]:
@@ -67,13 +70,16 @@ def output_of(layout: Layout, tokens: int) -> NDArray[np.float32]:
 CASES = [*((layout, PLAIN) for layout in LAYOUTS), *((LAYOUTS[1], each) for each in CONFIGS)]
 
 
+@pytest.mark.parametrize(("kv_dtype", "error"), [("float32", 1e-5), ("int8", 0.1)])
 @pytest.mark.parametrize(("layout", "config"), CASES, ids=str)
 def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
-    layout: Layout, config: AttentionConfig
+    layout: Layout, config: AttentionConfig, kv_dtype: KVDtype, error: float
 ) -> None:
     """Over prompts, chunks of prompts and single tokens of four sequences, in scattered blocks."""
     reference_pool = np.zeros((BLOCKS, *layout.block_shape), dtype=np.float32)
-    pool = np.full_like(reference_pool, np.nan)  # what was never written must not be read
+    layout = replace(layout, kv_dtype=kv_dtype)
+    pool = np.zeros((BLOCKS, *layout.block_shape), dtype=layout.dtype)
+    pool.view(np.uint8)[:] = 0xFF  # not a number: what was never written must not be read
     together, reference = (
         kernel(layout, pool, config=config),
         NumpyAttention(
@@ -91,7 +97,8 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
             output, expected = output_of(layout, len(qkv)), output_of(layout, len(qkv))
             together(layer, batch, qkv, output)
             reference(layer, batch, qkv, expected)
-            np.testing.assert_allclose(output, expected, atol=1e-5)
+            np.testing.assert_allclose(output, expected, atol=error)
+            assert np.abs(output - expected).mean() < error / 10
             alone = kernel(layout, pool.copy(), threads=1, config=config)
             for sequence, count in enumerate(counts):
                 for token in range(count):
@@ -105,6 +112,33 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
                     alone(layer, single, qkv[row : row + 1], one)
                     assert one[0].tobytes() == output[row].tobytes()
         lengths += np.array(counts, dtype=np.int32)
+
+
+def test_smoothing_keeps_outlying_channels_from_drowning_the_others() -> None:
+    """Some channels of the keys are a hundred times the others, as in Qwen2's."""
+    layout = replace(LAYOUTS[0], kv_dtype="int8")
+    outliers = np.ones((layout.num_layers, layout.num_kv_heads, layout.head_dim), np.float32)
+    outliers[..., [3, 35]] = 100  # a pair that turns together
+    qkv = random_qkv(layout, 60, seed=2).reshape(60, -1, layout.head_dim)
+    qkv[:, :14] /= outliers[0].repeat(7, axis=0)
+    qkv[:, 14:16] *= outliers[0]
+    qkv = qkv.reshape(60, -1)
+    batch = PackedBatch(
+        np.array([0, 60], dtype=np.int32),
+        np.zeros(1, dtype=np.int32),
+        np.arange(4, dtype=np.int32)[None],
+    )
+    expected = output_of(layout, 60)
+    floats = np.zeros((4, *LAYOUTS[0].block_shape), np.float32)
+    NumpyAttention(LAYOUTS[0], floats, rotary(64))(0, batch, qkv, expected)
+    errors = []
+    for smoothing in (None, outliers):
+        output = output_of(layout, 60)
+        pool = np.zeros((4, *layout.block_shape), np.uint8)
+        kernel(layout, pool, smoothing=smoothing)(0, batch, qkv, output)
+        errors.append(np.abs(output - expected).mean())
+    assert 3 * errors[1] < errors[0]
+    assert errors[1] < 0.01
 
 
 def test_large_scores_do_not_overflow() -> None:

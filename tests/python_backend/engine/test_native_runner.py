@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from build.engine import build_engine
-from python_backend.engine import engine as engine_module
 from python_backend.engine.config import Precision
 from python_backend.engine.description import DecoderDescription
 from python_backend.engine.engine import Engine
@@ -30,12 +30,9 @@ def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path
     return folder / precision
 
 
-def load(folder: Path, native: bool = True, **settings: int) -> Engine:
-    with pytest.MonkeyPatch.context() as patch:
-        if not native:
-            patch.setattr(engine_module, "load_native_runner", lambda *inputs: None)
-        engine = Engine(folder, **{"num_threads": 2, **settings})
-    assert engine.runner.startswith("native" if native else "ONNX")
+def load(folder: Path, native: bool = True, **settings: Any) -> Engine:
+    engine = Engine(folder, native=native, **{"num_threads": 2, **settings})
+    assert engine.runner.name.startswith("native" if native else "ONNX")
     return engine
 
 
@@ -106,7 +103,7 @@ def test_without_a_compiler_the_graphs_are_run(
     folder = build(tmp_path, "llama", "int8")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Engine(folder).runner == "ONNX Runtime, attention in numpy (no C compiler)"
+    assert Engine(folder).runner.name == "ONNX Runtime, attention in numpy (no C compiler)"
 
 
 def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What an int8 KV cache has to know of a model: which channels of its keys are out of proportion.
+
+Some models (Qwen2's, above all) have key channels a hundred times larger than the others. Rounded
+together, the others would vanish. So keys are divided and queries multiplied by a factor for each
+channel, which changes no score: it is chosen so that both become as even as each other, from what
+they are on real text. It is SmoothQuant's migration (Xiao et al. 2023) with alpha 1/2, between
+queries and keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from build.checkpoint import TOKENIZER_FILE
+from python_backend.engine.attention import Attention, PackedBatch, rotate_heads
+from python_backend.engine.config import SMOOTHING_FILE, EngineConfig
+from python_backend.engine.engine import Engine
+from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.sequence import SamplingParams
+
+CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
+_PROMPT_TOKENS = 256
+
+
+class _Watch:
+    """Attention that notes the largest magnitude of each channel of queries and keys.
+
+    Attributes:
+        queries: float32 ``[layers, num_kv_heads, head_dim]``, over the heads that share keys.
+        keys: float32 of the same shape.
+    """
+
+    def __init__(
+        self, attention: Attention, config: EngineConfig, rotary: NDArray[np.float32]
+    ) -> None:
+        shape = (config.num_layers, config.num_kv_heads, config.head_dim)
+        self.queries = np.zeros(shape, np.float32)
+        self.keys = np.zeros(shape, np.float32)
+        self._attention = attention
+        self._config = config
+        self._rotary = rotary
+
+    def __call__(
+        self,
+        layer: int,
+        batch: PackedBatch,
+        qkv: NDArray[np.float32],
+        output: NDArray[np.float32],
+    ) -> None:
+        config = self._config
+        heads = np.abs(self._rotated(layer, batch, qkv)).max(axis=0)
+        queries = heads[: config.num_heads].reshape(config.num_kv_heads, -1, config.head_dim)
+        keys = heads[config.num_heads :]
+        np.maximum(self.queries[layer], queries.max(axis=1), out=self.queries[layer])
+        np.maximum(self.keys[layer], keys, out=self.keys[layer])
+        self._attention(layer, batch, qkv, output)
+
+    def _rotated(
+        self, layer: int, batch: PackedBatch, qkv: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Queries and keys as attention sees them, ``[tokens, heads, head_dim]``."""
+        config = self._config
+        heads = qkv.reshape(len(qkv), -1, config.head_dim)[:, : -config.num_kv_heads]
+        if layer in config.attention.unrotated_layers:
+            return heads
+        counts = np.diff(batch.starts)
+        positions = np.concatenate(
+            [
+                np.arange(length, length + count)
+                for length, count in zip(batch.lengths, counts, strict=True)
+            ]
+        )
+        return rotate_heads(heads, positions, *self._rotary)
+
+
+def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
+    """Write a built engine's ``kv_smoothing.npy``, from a text that resembles what it will read.
+
+    Args:
+        folder: The engine folder.
+        text: UTF-8; a line or paragraph of a few thousand tokens' text in all is enough.
+    """
+    engine = Engine(folder, kv_cache_dtype="float32", native=False)
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    encoding = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)
+    tokens = np.array(encoding.ids, dtype=np.int32)
+    tokens = tokens[tokens < engine.config.vocab_size]
+    size = min(_PROMPT_TOKENS, engine.config.context_length - 1)
+    prompts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    runner = engine.runner
+    assert isinstance(runner, OnnxRunner)
+    watch = _Watch(runner.attention, engine.config, runner.rotary)
+    runner.attention = watch
+    engine.generate(prompts, SamplingParams(max_tokens=1))
+    np.save(folder / SMOOTHING_FILE, smoothing(watch.queries, watch.keys))
+
+
+def smoothing(queries: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The factors that keys are divided and queries multiplied by.
+
+    Args:
+        queries: float32 ``[layers, num_kv_heads, head_dim]``, the largest magnitudes.
+        keys: The same of the keys.
+
+    Returns:
+        float32 of the same shape; 1 where a channel is always zero.
+    """
+    factors = np.ones_like(keys)
+    alive = (queries > 0) & (keys > 0)
+    factors[alive] = np.sqrt(keys[alive] / queries[alive])
+    return factors

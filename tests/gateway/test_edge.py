@@ -1,0 +1,149 @@
+"""The outermost layer: bounds of bodies and heads, ids, headers, TLS."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.api import protocol
+from gateway.configuration import ListenSettings, TlsSettings
+from tests.gateway.fakes import CHAT, Running, configuration, serving
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    listen = ListenSettings(port=0, max_body_bytes=2048, body_timeout_s=0.3, shutdown_grace_s=0)
+    with serving(None, configuration(listen=listen)) as running:
+        yield running
+
+
+def exchange(gateway: Running, data: bytes, timeout_s: float = 20) -> bytes:
+    """Send bytes as they are; return what comes until the connection ends or is silent."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=timeout_s) as connection:
+        connection.sendall(data)
+        try:
+            while chunk := connection.recv(1 << 16):
+                received += chunk
+        except (TimeoutError, ConnectionResetError):
+            pass
+    return received
+
+
+def request(headers: str = "", body: bytes = b"") -> bytes:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    return (head + headers + "\r\n").encode() + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("content-length: 4000\r\n"),
+        request("transfer-encoding: chunked\r\n", b"fff\r\n" + b"x" * 0xFFF + b"\r\n"),
+    ],
+    ids=["announced", "chunked"],
+)
+def test_a_body_that_is_too_long_is_refused_before_it_is_read(gateway, data):
+    answer = exchange(gateway, data, 5)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"request_too_large"' in answer
+    assert b"connection: close" in answer
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(gateway):
+    answer = exchange(gateway, request("content-length: 100\r\n", b"{"), 5)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_headers_that_are_too_long(gateway):
+    answer = exchange(gateway, request(f"x: {'y' * 20_000}\r\ncontent-length: 0\r\n"), 2)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_that_never_ends_is_cut_off(gateway):
+    assert exchange(gateway, b"GET / HTTP/1.1\r\nx: " + b"y" * (2 * protocol.MAX_HEAD_BYTES)) == b""
+
+
+def test_a_head_that_comes_too_slowly_is_cut_off(gateway, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.2)
+    started_s = time.monotonic()
+    assert exchange(gateway, b"GET / HT", 20) == b""
+    assert time.monotonic() - started_s < 15
+
+
+def test_what_is_no_http_harms_nobody(gateway):
+    assert b"400" in exchange(gateway, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 5)
+    assert gateway.post("/v1/chat/completions", CHAT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2:3", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("", False)],
+)
+def test_request_ids(gateway, given, kept):
+    headers = {"x-request-id": given}
+    answered = gateway.post("/v1/chat/completions", CHAT, headers=headers).headers["x-request-id"]
+    assert (answered == given) == kept
+    assert len(answered) >= 9
+
+
+def test_every_answer_has_the_security_headers(gateway):
+    with gateway.client() as client:
+        answers = [
+            client.get("/health/live"),
+            client.get("/nowhere"),
+            client.post("/v1/chat/completions", json={}),
+            client.post("/v1/chat/completions", content=b"x" * 4000),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 404, 400, 413]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-request-id"]
+        assert "server" not in answer.headers
+
+
+def test_tls(tmp_path):
+    tls = certificate(tmp_path)
+    listen = ListenSettings(port=0, tls=tls, shutdown_grace_s=0)
+    with serving(None, configuration(listen=listen)) as gateway:
+        trusted = ssl.create_default_context(cafile=str(tls.certificate))
+        url = gateway.url.replace("http://127.0.0.1", "https://localhost")
+        with httpx.Client(verify=trusted, trust_env=False) as client:
+            answer = client.post(f"{url}/v1/chat/completions", json=CHAT)
+    assert answer.status_code == 200
+    assert answer.headers["strict-transport-security"]
+
+
+def certificate(folder: Path) -> TlsSettings:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder: Any = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    paths = TlsSettings(certificate=folder / "certificate.pem", key=folder / "key.pem")
+    paths.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    paths.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
