@@ -11,9 +11,11 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event, Lock, Thread
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,11 @@ class _Run:
     probes: bool
     lock: Lock = field(default_factory=Lock)
     last_sent_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def unended(self) -> list[tuple[_Index, _Sequence]]:
+        """The sequences whose last response was not sent."""
+        return [each for each in self.sequences.items() if not each[1].ended]
 
 
 class TritonPythonModel:
@@ -213,14 +220,13 @@ class TritonPythonModel:
         except Exception as failure:  # whatever goes wrong, the client is told
             error = pb_utils.TritonError(f"the engine can't be asked: {failure}")
         self._forget(run)
-        with run.lock:
-            if error is not None:
-                run.sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
-                return
-            for index, sequence in run.sequences.items():
-                if not sequence.ended:
-                    run.sender.send(_response(index, sequence, [], sequence.finish_reason, {}))
-            run.sender.send(flags=_FINAL)
+        if error is not None:
+            with run.lock:
+                if run.unended:
+                    run.sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
+            return
+        for index, sequence in run.unended:
+            self._send(run, index, sequence.finish_reason)
 
     def _hand_on(self, run: _Run, response: pb_utils.InferenceResponse) -> None:
         outputs = {
@@ -242,9 +248,24 @@ class TritonPythonModel:
         reason = "" if run.streaming else sequence.finish_reason
         if run.prompts is not None:
             beams = [np.concatenate([run.prompts[row], beam]) for beam in beams]
+        self._send(run, (row, copy), reason, beams, outputs)
+
+    def _send(
+        self,
+        run: _Run,
+        index: _Index,
+        reason: str,
+        beams: Sequence[NDArray[np.int32]] = (),
+        statistics: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    ) -> None:
+        """Send a response of one sequence; the last one of all is Triton's final one as well."""
         with run.lock:
+            sequence = run.sequences[index]
+            if sequence.ended:
+                return
             run.last_sent_s = time.monotonic()
-            run.sender.send(_response((row, copy), sequence, beams, reason, outputs))
+            response = _response(sequence, beams, reason, statistics)
+            run.sender.send(response, flags=0 if run.unended else _FINAL)
 
     def _forget(self, run: _Run) -> None:
         with self._lock:
@@ -265,16 +286,8 @@ class TritonPythonModel:
                 runs = list(self._runs.values())
             for run in runs:
                 if run.probes and time.monotonic() - run.last_sent_s >= period_s:
-                    self._send_probes(run)
-
-    def _send_probes(self, run: _Run) -> None:
-        with run.lock:
-            if run.id not in self._runs:
-                return
-            run.last_sent_s = time.monotonic()
-            for index, sequence in run.sequences.items():
-                if not sequence.ended:
-                    run.sender.send(_response(index, sequence, [], "", {}))
+                    for index, _ in run.unended:
+                        self._send(run, index, "")
 
 
 def _engine_inputs(inputs: Inputs, batch: int, streaming: bool) -> list[pb_utils.Tensor]:
@@ -293,11 +306,10 @@ def _engine_inputs(inputs: Inputs, batch: int, streaming: bool) -> list[pb_utils
 
 
 def _response(
-    index: _Index,
     sequence: _Sequence,
-    beams: list[NDArray[np.int32]],
+    beams: Sequence[NDArray[np.int32]],
     reason: str,
-    statistics: dict[str, NDArray[Any]],
+    statistics: Mapping[str, NDArray[Any]],
 ) -> pb_utils.InferenceResponse:
     """One response, batch dimension 1; without beams it has no tokens."""
     beams = beams or [np.zeros(0, dtype=np.int32)]
