@@ -24,15 +24,29 @@ int64_t read_lines(const line *data, int64_t count) {
 // forbids it to fold the loop names them.
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define CHAINS 12
-#define KEEP(i) __asm__ volatile("" : "+v"(sum##i));
+#define KEEP(i) __asm__ volatile("" : REGISTER(sum##i));
+
+#if defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define REGISTER "+w"
+#else
+#define REGISTER "+v"
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
 
 // fp32 multiply-adds. Returns the operations done: two for each lane.
-typedef float lanes __attribute__((vector_size(64)));
+typedef float lanes __attribute__((vector_size(VECTOR_BYTES)));
 
 int64_t fp32_operations(int64_t rounds, float *sink) {
   lanes one = {0}, tiny = {0};
   one += 1.0f, tiny += 1e-9f;
-  __asm__ volatile("" : "+v"(one)); // not known to be 1, or no product would be left
+  __asm__ volatile("" : REGISTER(one)); // not known to be 1, or no product would be left
 #define START(i) lanes sum##i = tiny;
 #define MULTIPLY_ADD(i) sum##i = sum##i * one + tiny;
 #define LANE(i) +sum##i[0]
@@ -43,7 +57,7 @@ int64_t fp32_operations(int64_t rounds, float *sink) {
   }
   *sink = 0 EACH(LANE);
 #undef START
-  return rounds * CHAINS * 16 * 2;
+  return rounds * CHAINS * (VECTOR_BYTES / 4) * 2;
 }
 
 // Products of unsigned and signed bytes, summed in 32 bits: VNNI where there is one, else nothing.

@@ -60,8 +60,8 @@ LONGEST = max(each.shared + each.own + each.output for each in WORKLOADS)
 
 MOST_CONCURRENT = max(each.concurrent for each in WORKLOADS)
 
-KV_CACHE_BYTES = 1 << 30
-"""Keys and values that each system may keep: more than twice what the longest workload needs."""
+KV_CACHE_BYTES = 1 << 29
+"""Keys and values that Trireme may keep; the longest workload needs 400 MiB of them in fp32."""
 
 
 def _words(rng: np.random.Generator, count: int) -> Prompt:

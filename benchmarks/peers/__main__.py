@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.peers.comparison import Comparison
 from benchmarks.peers.picture import draw
-from benchmarks.peers.prepare import PrepareError, Workshop, worker_arguments
+from benchmarks.peers.prepare import Workshop, worker_arguments
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.report import Report, SystemReport
 from benchmarks.peers.systems import BY_NAME, SystemSpec
@@ -33,52 +33,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = datetime.now(timezone.utc)
     workshop = Workshop(given.folder)
     checkpoint = make_checkpoint(given.checkpoint).resolve()
-    comparison = Comparison(given.seed)
+    models: dict[str, Path] = {}
+
+    def start(name: str) -> Worker:
+        system = BY_NAME[name]
+        if name not in models:
+            models[name] = workshop.model(system, checkpoint)
+        return _start(system, workshop.python(system), models[name])
+
+    comparison = Comparison(given.seed, start)
     try:
-        with ExitStack() as running:
+        with closing(comparison):
             for name in [*given.trireme, *given.peers]:
-                try:
-                    worker = _start(BY_NAME[name], workshop, checkpoint)
-                except (PrepareError, WorkerError) as error:
-                    comparison.leave_out(name, str(error))
-                else:
-                    running.callback(worker.stop)
-                    comparison.add(worker)
-            if given.prepare_only:
-                return 1 if comparison.failures else 0
-            systems = {
-                name: SystemReport.of(BY_NAME[name], worker.ready)
-                for name, worker in comparison.workers.items()
-            }
-            comparison.run([_WORKLOADS[name] for name in given.workloads], given.rounds)
+                comparison.load(name)
+            if not given.prepare_only:
+                comparison.run([_WORKLOADS[name] for name in given.workloads], given.rounds)
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped; nothing was written.", file=sys.stderr)
         return 130
-    report = Report.of(
-        started,
-        hardware=comparison.hardware,
-        seed=given.seed,
-        systems={name: systems[name] for name in comparison.workers},
-        seconds=comparison.seconds,
-        failures=comparison.failures,
-    )
-    _write(report, given.reports)
+    if not given.prepare_only:
+        _write(_report(started, given.seed, comparison), given.reports)
     return 1 if comparison.failures else 0
 
 
-def _start(system: SystemSpec, workshop: Workshop, checkpoint: Path) -> Worker:
-    model = workshop.model(system, checkpoint)
-    command = [str(workshop.python(system)), *worker_arguments(system, "serve", model)]
+def _start(system: SystemSpec, python: Path, model: Path) -> Worker:
+    command = [str(python), *worker_arguments(system, "serve", model)]
     worker = Worker(system.name, command, model.with_suffix(".log"))
-    print(
-        f"{system.name}: loaded in {worker.ready['load_s']:.1f} s, "
-        f"{worker.memory_bytes / 2**30:.1f} GiB",
-        flush=True,
-    )
+    load_s, memory_gib = worker.ready["load_s"], worker.memory_bytes / 2**30
+    print(f"{system.name}: loaded in {load_s:.1f} s, {memory_gib:.1f} GiB", flush=True)
     return worker
+
+
+def _report(started: datetime, seed: int, comparison: Comparison) -> Report:
+    return Report.of(
+        started,
+        hardware=comparison.hardware,
+        seed=seed,
+        systems={
+            name: SystemReport.of(BY_NAME[name], ready) for name, ready in comparison.ready.items()
+        },
+        seconds=comparison.seconds,
+        failures=comparison.failures,
+    )
 
 
 def _write(report: Report, folder: Path) -> None:

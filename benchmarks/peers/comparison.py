@@ -2,77 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.hardware import Hardware, measure_hardware
+from benchmarks.peers.prepare import PrepareError
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.workloads import Workload
 
-MEMORY_BYTES = 18 << 30
-"""What all systems together may take: they stay loaded side by side, and only one computes."""
+MEMORY_BYTES = 16 << 30
+"""What all systems that are loaded at a time may take together."""
 
 
 class Comparison:
-    """The workers, and what they were measured at.
+    """The systems, and what they were measured at.
+
+    Systems stay loaded from one turn to the next as far as memory allows. Where it doesn't, those
+    that load the quickest end, and are loaded and warmed up again for their next turn.
 
     Attributes:
-        workers: By name; one that fails leaves.
+        ready: What each system said when it was loaded first, by name, in the order of turns.
         seconds: Of each round, by workload and system.
         failures: Why a system was left out, by name.
         hardware: The machine's rates, the best of measurements before every round.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.workers: dict[str, Worker] = {}
+    def __init__(
+        self, seed: int, start: Callable[[str], Worker], memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        """Describe the comparison; nothing is loaded yet.
+
+        Args:
+            seed: Of the prompts.
+            start: Loads a system by its name; raises ``PrepareError`` or ``WorkerError``.
+            memory_bytes: What loaded systems may take together.
+        """
+        self.ready: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, dict[str, list[float]]] = {}
         self.failures: dict[str, str] = {}
         self.hardware = Hardware(0, 0.0, 0.0, 0.0)
         self._rng = np.random.default_rng(seed)
+        self._start = start
+        self._memory_bytes = memory_bytes
+        self._loaded: dict[str, Worker] = {}
 
-    def add(self, worker: Worker) -> None:
-        """Take a loaded system in."""
-        self.workers[worker.name] = worker
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Go on without a system that failed: the others' figures are still worth having."""
-        print(f"{name} is left out: {reason}", flush=True)
-        self.failures[name] = reason
-        for by_system in self.seconds.values():
-            by_system.pop(name, None)
-        worker = self.workers.pop(name, None)
-        if worker is not None:
-            worker.stop()
+    def load(self, name: str) -> None:
+        """Load a system, for the first time or again."""
+        try:
+            worker = self._start(name)
+        except (PrepareError, WorkerError) as error:
+            self._leave_out(name, str(error))
+            return
+        self._loaded[name] = worker
+        self.ready.setdefault(name, worker.ready)
+        self._make_room(name)
 
     def run(self, workloads: Sequence[Workload], rounds: int) -> None:
         """Measure; a round before the first warms up and isn't counted.
 
         Raises:
-            WorkerError: The systems take too much memory, or none is left.
+            WorkerError: No system is left.
         """
         for round_ in range(rounds + 1):
             self.hardware = self.hardware.best(measure_hardware())
             for workload in workloads:
-                self._turn(round_, workload)
-            taken = sum(worker.memory_bytes for worker in self.workers.values())
-            if taken > MEMORY_BYTES:
-                raise WorkerError(
-                    f"the systems take {taken / 2**30:.1f} GiB together, more than "
-                    f"{MEMORY_BYTES >> 30} GiB: choose fewer with PEERS="
-                )
+                self._turns(round_, workload)
 
-    def _turn(self, round_: int, workload: Workload) -> None:
+    def close(self) -> None:
+        """End every system."""
+        for name in list(self._loaded):
+            self._unload(name)
+
+    def _turns(self, round_: int, workload: Workload) -> None:
         """Every system once, on the same prompts; each round begins with another one."""
-        prompts = [prompt.tolist() for prompt in workload.prompts(self._rng)]
-        first = round_ % len(self.workers) if self.workers else 0
-        names = list(self.workers)
+        prompts, others = (
+            [prompt.tolist() for prompt in workload.prompts(self._rng)] for _ in range(2)
+        )
+        names = list(self.ready)
+        if not names:
+            raise WorkerError("no system is left to measure")
+        first = round_ % len(names)
         for name in names[first:] + names[:first]:
             try:
-                duration_s = self.workers[name].run(prompts, workload.output)
+                if name not in self._loaded:
+                    self.load(name)
+                    if name in self.failures:
+                        continue
+                    self._loaded[name].run(others, workload.output)
+                duration_s = self._loaded[name].run(prompts, workload.output)
             except WorkerError as error:
-                self.leave_out(name, str(error))
+                self._leave_out(name, str(error))
                 continue
+            self._make_room(name)
             print(
                 f"{f'round {round_}' if round_ else 'warming'}  {workload.name:12} {name:24} "
                 f"{duration_s:8.3f} s",
@@ -81,5 +104,27 @@ class Comparison:
             if round_:
                 by_system = self.seconds.setdefault(workload.name, {})
                 by_system.setdefault(name, []).append(duration_s)
-        if not self.workers:
-            raise WorkerError("no system is left to measure")
+
+    def _make_room(self, current: str) -> None:
+        """End what loads the quickest, but not the system whose turn it is, until the rest fits."""
+        others = [name for name in self._loaded if name != current]
+        for name in sorted(others, key=lambda name: float(self.ready[name]["load_s"])):
+            taken = sum(worker.memory_bytes for worker in self._loaded.values())
+            if taken <= self._memory_bytes:
+                return
+            print(f"{name}: unloaded, {taken / 2**30:.1f} GiB were taken", flush=True)
+            self._unload(name)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        """Go on without a system that failed: the others' figures are still worth having."""
+        print(f"{name} is left out: {reason}", flush=True)
+        self.failures[name] = reason
+        self.ready.pop(name, None)
+        for by_system in self.seconds.values():
+            by_system.pop(name, None)
+        self._unload(name)
+
+    def _unload(self, name: str) -> None:
+        worker = self._loaded.pop(name, None)
+        if worker is not None:
+            worker.stop()

@@ -103,7 +103,7 @@ def serve(system: System, ready: dict[str, Any], requests: IO[str], replies: IO[
 
 
 KV_CACHE_GIB = 1
-"""Keys and values that a system may keep: more than twice what the longest workload needs."""
+"""Keys and values that a peer may keep: more than twice what the longest workload needs."""
 
 
 def available_cores() -> int:

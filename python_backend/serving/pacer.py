@@ -25,6 +25,6 @@ class Pacer:
         return max(self._next_s - now_s, 0.0)
 
     def spend(self, now_s: float) -> None:
-        """Take note of a message, due or not: one that could not wait delays those after it."""
+        """Take note of a message, which was due."""
         since_s = now_s - (self._burst - 1) * self._interval_s
         self._next_s = max(self._next_s, since_s) + self._interval_s

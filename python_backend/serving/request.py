@@ -139,7 +139,9 @@ def read_request(
     bad_words = _word_lists(inputs, "bad_words_list", batch)
     bias = inputs.array("embedding_bias")
     log_probs = flag("return_log_probs")
-    priorities = [_priority(value) for value in scalars("priority", 0)]
+    # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
+    default_priority = inputs.parameters().get("priority", 0)
+    priorities = [_priority(value) for value in scalars("priority", default_priority)]
 
     rows = []
     for index in range(batch):
@@ -181,13 +183,14 @@ def read_request(
     )
 
 
-def _priority(value: int) -> int:
-    if not 0 <= value <= PRIORITY_LEVELS:
+def _priority(value: Any) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not 0 <= value <= PRIORITY_LEVELS:
         raise InvalidRequestError(
-            f"priority is {value}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
+            f"priority is {value!r}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
             "or 0 for the default"
         )
-    return value or DEFAULT_PRIORITY
+    return int(value) or DEFAULT_PRIORITY
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:

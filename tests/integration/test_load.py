@@ -47,15 +47,16 @@ def test_a_full_queue_refuses_at_once_and_the_others_are_served(small: Server) -
 
 def test_the_more_urgent_of_those_that_wait_goes_first(small: Server) -> None:
     speaker = Speaker(small.grpc_url)
-    running = [speaker.start(PROMPT, 300, end_id=-1) for _ in range(2)]
+    running = [speaker.start(PROMPT, 1900, end_id=-1) for _ in range(2)]
     await_metric(small, "trireme_running_sequences", 2)
     waiting = []
     for count, priority in enumerate((5, 1), start=1):
         waiting.append(speaker.start(PROMPT, 200, priority=priority, return_perf_metrics=True))
         await_metric(small, "trireme_waiting_sequences", count)
+    running[0].cancel()
     last, first = (stream.answer() for stream in waiting)
     assert first.array("first_scheduled_time_ns") < last.array("first_scheduled_time_ns")
-    assert all(stream.answer().error is None for stream in running)
+    running[1].cancel()
 
 
 def timeouts(server: Server) -> int:
@@ -69,7 +70,7 @@ def test_a_running_request_whose_time_is_up_ends_with_an_error(small: Server, st
     answer = speaker.start(PROMPT, 1900, timeout=300_000, end_id=-1, stream=stream).answer()
     assert answer.error is not None
     assert re.search(r"timeout of 0.3 s expired after \d+ of 1900 tokens", answer.error)
-    assert bool(answer.results) == stream
+    assert stream or not answer.results
     await_metric(small, "trireme_ended_sequences_total", before + 1, reason="timeout")
     assert metric(small, "trireme_running_sequences") == 0
 

@@ -1,21 +1,23 @@
 """The whole of Trireme: Triton with the ensemble, asked over gRPC streams by this process.
 
 Text goes in and text comes out, through tokenization, engine, detokenization and the safety filter,
-with the settings that ``make serve`` has.
+with the settings that ``make serve`` has but for the size of the KV cache.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.worker import Options, main
 from benchmarks.tokenizer import text_of
+from benchmarks.workloads import KV_CACHE_BYTES
 from build.engine import build_engine
 from clients import AsyncClient, GenerationOptions
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import TritonServer
 from python_backend.contract import TENSORRT_LLM
 
@@ -24,8 +26,9 @@ class TriremeServer:
     """A Triton server and a client of it."""
 
     def __init__(self, repository: Path, precision: str) -> None:
-        self._server = TritonServer(repository, log=repository.parent / f"{repository.name}.log")
+        self._server = TritonServer(repository, log=repository / "triton.log")
         self._server.start()
+        atexit.register(self._server.stop)
         self._client = AsyncClient(self._server.grpc_address)
         self._loop = asyncio.new_event_loop()
         self.settings: dict[str, Any] = {
@@ -53,7 +56,8 @@ class TriremeServer:
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Assemble a model repository and build the engine into it."""
-    assemble(model, RepositorySettings())
+    settings = f"tensorrt_llm.kv_cache_bytes={KV_CACHE_BYTES}"
+    assemble(model, RepositorySettings.from_assignments([UNSIGNED, settings]))
     build_engine(checkpoint, model / TENSORRT_LLM / "1", options["precision"])
 
 

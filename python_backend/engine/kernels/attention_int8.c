@@ -24,8 +24,8 @@
 
 enum {
     PAIR = 2 * LANES, /* tokens whose weights share a scale: two blocks */
-    SCORE_ROWS = 12,  /* rows whose sums stay in registers, with two vectors each */
-    VALUE_ROWS = 6,   /* with four */
+    SCORE_ROWS = 8,   /* rows whose sums stay in registers, with two vectors each */
+    VALUE_ROWS = 4,   /* with four */
 };
 
 static const float LOG2_E = 1.44269504088896f;
@@ -35,16 +35,19 @@ static int64_t head_bytes(const Batch *batch) {
 }
 
 /* Round `dim` values to -127..127 of their largest; returns the scale. */
-static float round_head(const float *values, int dim, int8_t *levels) {
+static float round_head(const float *values, int dim, int8_t *levels, int32_t *sum) {
     __m512 tops = _mm512_setzero_ps();
     for (int i = 0; i < dim; i += LANES)
         tops = _mm512_max_ps(tops, _mm512_abs_ps(_mm512_loadu_ps(values + i)));
     float top = _mm512_reduce_max_ps(tops);
     const __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
+    __m512i sums = _mm512_setzero_si512();
     for (int i = 0; i < dim; i += LANES) {
         __m512i level = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + i), by));
+        sums = _mm512_add_epi32(sums, level);
         _mm_storeu_si128((__m128i *)(levels + i), _mm512_cvtsepi32_epi8(level));
     }
+    *sum = _mm512_reduce_add_epi32(sums);
     return top / 127.0f;
 }
 
@@ -54,6 +57,7 @@ void write_tile_int8(const void *context, int tile) {
     int sequence, first, count, dim = batch->head_dim;
     float turned[dim];
     int8_t levels[dim];
+    int32_t unused;
     find_tile(job, tile, &sequence, &first, &count);
     for (int token = first; token < first + count; token++) {
         int position = batch->lengths[sequence] + token - batch->starts[sequence];
@@ -70,10 +74,10 @@ void write_tile_int8(const void *context, int tile) {
                 const float *factors = smoothing_of(job, head);
                 for (int i = 0; i < dim; i++) turned[i] /= factors[i];
             }
-            scales[slot] = round_head(turned, dim, levels);
+            scales[slot] = round_head(turned, dim, levels, &unused);
             for (int i = 0; i < dim; i++)
                 keys[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(levels[i] + 128);
-            scales[LANES + slot] = round_head(value, dim, levels);
+            scales[LANES + slot] = round_head(value, dim, levels, &unused);
             for (int i = 0; i < dim; i++)
                 values[slot / 4 * 4 * dim + i * 4 + slot % 4] = levels[i];
         }
@@ -88,27 +92,30 @@ INLINE __m512i four_bytes(const void *from) {
     return _mm512_set1_epi32(four);
 }
 
-/* scores[row][0..31] = queries[row] . the keys of two blocks, scaled */
+/* scores[row][0..31] = queries[row] . the keys of two blocks, scaled. Queries lie
+ * [dim / 4][SCORE_ROWS][4], so that all rows are at constant distances from one address. */
 INLINE void score_rows(int rows, const int8_t *queries, const float *scales, const int32_t *offsets,
                        int dim, const uint8_t *first, const uint8_t *second,
                        const float *key_scales, float *scores, int64_t stride) {
-    __m512i sums[SCORE_ROWS][2];
-    for (int row = 0; row < rows; row++)
-        sums[row][0] = sums[row][1] = _mm512_set1_epi32(offsets[row]);
-    for (int d = 0; d < dim; d += 4) {
-        __m512i a = _mm512_loadu_si512(first + d * LANES), b = _mm512_loadu_si512(second + d * LANES);
+    __m512i sums[2 * SCORE_ROWS];
+    for (int i = 0; i < 2 * rows; i++) sums[i] = _mm512_setzero_si512();
+    const uint8_t *end = first + dim * LANES;
+#pragma GCC unroll 4
+    for (; first != end; first += 64, second += 64, queries += 4 * SCORE_ROWS) {
+        __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second);
         for (int row = 0; row < rows; row++) {
-            __m512i query = four_bytes(queries + row * dim + d);
-            sums[row][0] = _mm512_dpbusd_epi32(sums[row][0], a, query);
-            sums[row][1] = _mm512_dpbusd_epi32(sums[row][1], b, query);
+            __m512i query = four_bytes(queries + row * 4);
+            sums[2 * row] = _mm512_dpbusd_epi32(sums[2 * row], a, query);
+            sums[2 * row + 1] = _mm512_dpbusd_epi32(sums[2 * row + 1], b, query);
         }
     }
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < 2; v++) {
             __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(key_scales + v * LANES),
                                          _mm512_set1_ps(scales[row]));
+            __m512i sum = _mm512_add_epi32(sums[2 * row + v], _mm512_set1_epi32(offsets[row]));
             _mm512_storeu_ps(scores + row * stride + v * LANES,
-                             _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row][v]), scale));
+                             _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
         }
 }
 
@@ -116,18 +123,22 @@ INLINE void score_rows(int rows, const int8_t *queries, const float *scales, con
 INLINE void add_rows(int rows, int vectors, const uint8_t *weights, int64_t stride,
                      const float *scales, int64_t scale_stride, const int8_t *first,
                      const int8_t *second, int dim, float *output) {
-    __m512i sums[VALUE_ROWS][4];
-    for (int row = 0; row < rows; row++)
-        for (int v = 0; v < vectors; v++) sums[row][v] = _mm512_setzero_si512();
-    for (int half = 0; half < 2; half++, weights += LANES) {
+    __m512i sums[VALUE_ROWS * 4];
+    for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
+    /* Two addresses and multiples of a stride, which are addressing modes, for all rows. */
+    const uint8_t *low = weights, *high = weights + 3 * stride;
+    for (int half = 0; half < 2; half++) {
         const int8_t *values = half ? second : first;
-        for (int token = 0; token < LANES; token += 4, values += 4 * dim) {
+        for (int token = 0; token < LANES; token += 4, values += 4 * dim, low += 4, high += 4) {
             __m512i some[4];
             for (int v = 0; v < vectors; v++) some[v] = _mm512_loadu_si512(values + v * 64);
             for (int row = 0; row < rows; row++) {
-                __m512i weight = four_bytes(weights + row * stride + token);
-                for (int v = 0; v < vectors; v++)
-                    sums[row][v] = _mm512_dpbusd_epi32(sums[row][v], weight, some[v]);
+                __m512i weight =
+                    four_bytes(row < 3 ? low + row * stride : high + (row - 3) * stride);
+                for (int v = 0; v < vectors; v++) {
+                    int i = row * vectors + v;
+                    sums[i] = _mm512_dpbusd_epi32(sums[i], weight, some[v]);
+                }
             }
         }
     }
@@ -135,8 +146,8 @@ INLINE void add_rows(int rows, int vectors, const uint8_t *weights, int64_t stri
         const __m512 scale = _mm512_set1_ps(scales[row * scale_stride]);
         for (int v = 0; v < vectors; v++) {
             float *to = output + row * dim + v * LANES;
-            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][v]), scale,
-                                                 _mm512_loadu_ps(to)));
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row * vectors + v]), scale,
+                                         _mm512_loadu_ps(to)));
         }
     }
 }
@@ -149,13 +160,11 @@ INLINE void add_rows(int rows, int vectors, const uint8_t *weights, int64_t stri
         int64_t stride) {                                                                          \
         score_rows(n, queries, scales, offsets, dim, first, second, key_scales, scores, stride);   \
     }
-SCORE(1) SCORE(2) SCORE(3) SCORE(4) SCORE(5) SCORE(6)
-SCORE(7) SCORE(8) SCORE(9) SCORE(10) SCORE(11) SCORE(12)
+SCORE(1) SCORE(2) SCORE(3) SCORE(4) SCORE(5) SCORE(6) SCORE(7) SCORE(8)
 
 static void (*const SCORES[])(const int8_t *, const float *, const int32_t *, int, const uint8_t *,
                               const uint8_t *, const float *, float *, int64_t) = {
-    score_1, score_2, score_3, score_4,  score_5,  score_6,
-    score_7, score_8, score_9, score_10, score_11, score_12};
+    score_1, score_2, score_3, score_4, score_5, score_6, score_7, score_8};
 
 #define ADD(n)                                                                                     \
     static __attribute__((noinline)) void add_##n(                                                 \
@@ -169,11 +178,10 @@ static void (*const SCORES[])(const int8_t *, const float *, const int32_t *, in
             add_rows(n, 1, weights, stride, scales, scale_stride, first + d * 4, second + d * 4,   \
                      dim, output + d);                                                             \
     }
-ADD(1) ADD(2) ADD(3) ADD(4) ADD(5) ADD(6)
+ADD(1) ADD(2) ADD(3) ADD(4)
 
 static void (*const ADDS[])(const uint8_t *, int64_t, const float *, int64_t, const int8_t *,
-                            const int8_t *, int, float *) = {add_1, add_2, add_3,
-                                                             add_4, add_5, add_6};
+                            const int8_t *, int, float *) = {add_1, add_2, add_3, add_4};
 
 /* ---- softmax -------------------------------------------------------------------------------- */
 
@@ -198,10 +206,31 @@ INLINE __mmask16 within(int64_t at, int64_t from, int64_t to) {
     return (__mmask16)(below & ~under);
 }
 
+/* The weights of PAIR scores, of the lanes that are seen: added to `sums`, multiplied by the scales
+ * of their values, and rounded to 0..255 of the largest; returns the scale. */
+INLINE float weigh_pair(const float *scores, const __mmask16 *seen, __m512 top,
+                        const float *value_scales, __m512 *sums, uint8_t *weights) {
+    __m512 some[2];
+    for (int v = 0; v < 2; v++) {
+        __m512 score = _mm512_maskz_sub_ps(seen[v], _mm512_loadu_ps(scores + v * LANES), top);
+        __m512 weight = _mm512_maskz_mov_ps(seen[v], power_of_two(score));
+        *sums = _mm512_add_ps(*sums, weight);
+        some[v] = _mm512_maskz_mul_ps(seen[v], weight, _mm512_loadu_ps(value_scales + v * LANES));
+    }
+    float peak = _mm512_reduce_max_ps(_mm512_max_ps(some[0], some[1]));
+    const __m512 by = _mm512_set1_ps(peak > 0 ? 255.0f / peak : 0.0f);
+    for (int v = 0; v < 2; v++) {
+        __m512i level = _mm512_cvtps_epi32(_mm512_mul_ps(some[v], by));
+        _mm_storeu_si128((__m128i *)(weights + v * LANES), _mm512_cvtusepi32_epi8(level));
+    }
+    return peak / 255.0f;
+}
+
 /* Turn a row's scores [from, to) of `stride`, in powers of two, into weights of 0..255 with a scale
  * for each PAIR; returns the inverse of the sum of all weights before the values' scales. */
 static float weigh(float *scores, int64_t from, int64_t to, int64_t stride, float cap,
                    const float *value_scales, uint8_t *weights, float *scales) {
+    const __mmask16 all[2] = {0xffff, 0xffff};
     __m512 tops = _mm512_set1_ps(-INFINITY);
     for (int64_t i = 0; i < stride; i += LANES) {
         __m512 score = _mm512_loadu_ps(scores + i);
@@ -209,28 +238,18 @@ static float weigh(float *scores, int64_t from, int64_t to, int64_t stride, floa
             score = (__m512)capped((vec)score / LOG2_E, cap) * LOG2_E;
             _mm512_storeu_ps(scores + i, score);
         }
-        tops = _mm512_mask_max_ps(tops, within(i, from, to), tops, score);
+        if (from <= i && i + LANES <= to) tops = _mm512_max_ps(tops, score);
+        else tops = _mm512_mask_max_ps(tops, within(i, from, to), tops, score);
     }
     const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(tops));
     __m512 sums = _mm512_setzero_ps();
     for (int64_t i = 0; i < stride; i += PAIR) {
-        __m512 some[2], peaks = _mm512_setzero_ps();
-        for (int v = 0; v < 2; v++) {
-            int64_t at = i + v * LANES;
-            __mmask16 seen = within(at, from, to);
-            __m512 score = _mm512_maskz_sub_ps(seen, _mm512_loadu_ps(scores + at), top);
-            __m512 weight = _mm512_maskz_mov_ps(seen, power_of_two(score));
-            sums = _mm512_add_ps(sums, weight);
-            some[v] = _mm512_maskz_mul_ps(seen, weight, _mm512_loadu_ps(value_scales + at));
-            peaks = _mm512_max_ps(peaks, some[v]);
-        }
-        float peak = _mm512_reduce_max_ps(peaks);
-        scales[i / PAIR] = peak / 255.0f;
-        const __m512 by = _mm512_set1_ps(peak > 0 ? 255.0f / peak : 0.0f);
-        for (int v = 0; v < 2; v++)
-            _mm_storeu_si128((__m128i *)(weights + i + v * LANES),
-                             _mm512_cvtusepi32_epi8(
-                                 _mm512_cvtps_epi32(_mm512_mul_ps(some[v], by))));
+        const __mmask16 some[2] = {within(i, from, to), within(i + LANES, from, to)};
+        int is_whole = from <= i && i + PAIR <= to;
+        scales[i / PAIR] = is_whole ? weigh_pair(scores + i, all, top, value_scales + i, &sums,
+                                                 weights + i)
+                                    : weigh_pair(scores + i, some, top, value_scales + i, &sums,
+                                                 weights + i);
     }
     return 1.0f / _mm512_reduce_add_ps(sums);
 }
@@ -252,11 +271,12 @@ void attend_tile_int8(const void *context, int unit) {
     int pairs = (total + PAIR - 1) / PAIR - first_pair;
     int64_t stride = (int64_t)pairs * PAIR;
 
-    char *memory = attention_scratch(lines(rows * dim) + 4 * lines(rows * (dim + stride)) +
+    int64_t query_bytes = lines((rows + SCORE_ROWS - 1) / SCORE_ROWS * SCORE_ROWS * dim);
+    char *memory = attention_scratch(query_bytes + 4 * lines(rows * (dim + stride)) +
                                      4 * lines(rows * pairs) + lines(rows * stride) +
                                      8 * lines(stride));
     int8_t *queries = (int8_t *)memory;
-    float *outputs = (float *)(memory += lines(rows * dim));
+    float *outputs = (float *)(memory += query_bytes);
     float *scores = outputs + rows * dim;
     float *scales = (float *)(memory += 4 * lines(rows * (dim + stride)));
     uint8_t *weights = (uint8_t *)(memory += 4 * lines(rows * pairs));
@@ -285,10 +305,11 @@ void attend_tile_int8(const void *context, int unit) {
             const float *factors = smoothing_of(job, head);
             for (int i = 0; i < dim; i++) turned[i] *= factors[i];
         }
-        int8_t *levels = queries + row * dim;
-        query_scales[row] = round_head(turned, dim, levels) * batch->scale * LOG2_E;
-        offsets[row] = 0;
-        for (int i = 0; i < dim; i++) offsets[row] -= 128 * levels[i];
+        int8_t levels[dim];
+        query_scales[row] = round_head(turned, dim, levels, offsets + row) * batch->scale * LOG2_E;
+        offsets[row] *= -128;
+        int8_t *to = queries + row / SCORE_ROWS * SCORE_ROWS * dim + row % SCORE_ROWS * 4;
+        for (int i = 0; i < dim; i += 4, to += 4 * SCORE_ROWS) memcpy(to, levels + i, 4);
     }
     for (int pair = 0; pair < pairs; pair++)
         for (int row = 0; row < rows; row += SCORE_ROWS) {

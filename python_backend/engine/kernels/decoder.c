@@ -182,8 +182,8 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
     while (region.block > 48 && linear->panels * (rows / region.block) < 32)
         region.block = (region.block + 1) / 2;
     int blocks = (rows + region.block - 1) / region.block;
-    /* With few rows it is memory that takes the time, and it is read faster in long runs. */
-    if (rows <= 8) region.run = 1 + linear->panels / RUNS;
+    /* Unless rows are many it is memory that takes the time: it is read faster in long runs. */
+    if (rows <= 64) region.run = 1 + linear->panels / RUNS;
     int runs = (linear->panels + region.run - 1) / region.run;
     trireme_parallel(multiply_unit, &region, runs * blocks);
 }

@@ -13,6 +13,7 @@
 #endif
 
 #include "threads.h"
+#include "vectors.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -23,7 +24,6 @@
 #endif
 
 enum {
-    LANES = 16,
     LITTLE = 1 << 16, /* logits that one thread looks at */
     ONE = 1 << 30,    /* weight of the likeliest token */
     RUN = 256,        /* tokens whose weights are added up before one of them is looked for */
@@ -33,16 +33,8 @@ enum {
     BUCKETS = 31 << (23 - KEY_SHIFT),
 };
 
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE vec load(const float *from) { return *(const vec *)from; }
-INLINE vec pick(ivec mask, vec yes, vec no) {
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
-}
 INLINE int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 INLINE ivec ipick(ivec mask, ivec yes, ivec no) { return (mask & yes) | (~mask & no); }
 
@@ -63,21 +55,6 @@ INLINE vec load_logits(const float *row, int64_t at, int64_t size) {
     float rest[LANES];
     for (int i = 0; i < LANES; i++) rest[i] = i < size - at ? row[at + i] : -INFINITY;
     return load(rest);
-}
-
-/* e to the x for -126 < x <= 0: 2^n by the exponent's bits, the rest by a polynomial (Cephes,
- * exp2f). Exactly 1 at 0. */
-INLINE vec exponential(vec x) {
-    vec scaled = x * 1.44269504088896f;
-    ivec whole = __builtin_convertvector(scaled - 0.5f, ivec);
-    vec part = scaled - __builtin_convertvector(whole, vec);
-    vec y = part * 1.535336188319500e-4f + 1.339887440266574e-3f;
-    y = y * part + 9.618437357674640e-3f;
-    y = y * part + 5.550332471162809e-2f;
-    y = y * part + 2.402264791363012e-1f;
-    y = y * part + 6.931472028550421e-1f;
-    y = y * part + 1.0f;
-    return (vec)((ivec)y + (whole << 23));
 }
 
 /* The first of the highest logits. */
@@ -200,7 +177,7 @@ static uint64_t weigh(const float *row, int64_t size, float top, float inverse_t
     for (int64_t at = 0; at < size; at += LANES) {
         vec x = (load_logits(row, at, size) - top) * inverse_temperature;
         ivec likely = x > -21.0f;
-        vec e = exponential(pick(likely, x, (vec){0})) * (float)ONE;
+        vec e = exponential(pick(likely, x, splat(0))) * (float)ONE;
         ivec weights = __builtin_convertvector(e, ivec) & likely;
         *(ivec *)(scratch.weights + at) = weights;
         add_halves(&sums, weights);
@@ -393,7 +370,7 @@ static double log_sum_exp(const float *row, int64_t size) {
         for (int64_t at = start; at < size && at < start + LANES * LANES; at += LANES) {
             vec x = load_logits(row, at, size) - top;
             ivec counts = x > -87.0f;
-            sums += pick(counts, exponential(pick(counts, x, (vec){0})), (vec){0});
+            sums += pick(counts, exponential(x), splat(0));
         }
         for (int i = 0; i < LANES; i++) sum += sums[i];
     }

@@ -28,13 +28,6 @@ def test_silence_earns_a_burst_and_no_more() -> None:
     assert pacer.wait_s(50) > 0
 
 
-def test_what_could_not_wait_delays_what_can() -> None:
-    pacer = Pacer(per_s=2, burst=1)
-    for _ in range(3):
-        pacer.spend(0)
-    assert pacer.wait_s(0) == 1.5
-
-
 @given(
     per_s=st.integers(1, 1000),
     burst=st.integers(1, 20),

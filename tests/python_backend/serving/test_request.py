@@ -33,6 +33,7 @@ class FakeInputs:
     """Inputs of a request without Triton."""
 
     def __init__(self, **inputs: Any) -> None:
+        self.named: dict[str, Any] = {}
         self._arrays = {
             name: np.array(value, DTYPES[DATA_TYPES[name]]) for name, value in inputs.items()
         }
@@ -46,6 +47,9 @@ class FakeInputs:
 
     def timeout_us(self) -> int:
         return 1500
+
+    def parameters(self) -> dict[str, Any]:
+        return self.named
 
 
 def read(exclude_input: Any = True, **inputs: Any) -> GenerationRequest:
@@ -140,6 +144,22 @@ def test_several_sequences_of_a_prompt_have_seeds_of_their_own() -> None:
 def test_each_row_has_its_own_priority() -> None:
     request = read(input_ids=[[5]] * 3, priority=[1, 0, 5])
     assert [row.priority for row in request.rows] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(("value", "priority"), [(1, 1), (0, 3)])
+def test_tritons_own_priority_holds_where_the_input_is_left_out(value: int, priority: int) -> None:
+    inputs = FakeInputs(input_ids=[[5]], input_lengths=[1], request_output_len=[1])
+    inputs.named["priority"] = value
+    (row,) = read_request(cast("Inputs", inputs), (2,), True).rows
+    assert row.priority == priority
+
+
+@pytest.mark.parametrize("value", ["high", 2.0, True, None])
+def test_tritons_own_priority_must_be_a_number_as_well(value: Any) -> None:
+    inputs = FakeInputs(input_ids=[[5]], input_lengths=[1], request_output_len=[1])
+    inputs.named["priority"] = value
+    with pytest.raises(InvalidRequestError, match="priority is "):
+        read_request(cast("Inputs", inputs), (2,), True)
 
 
 @pytest.mark.parametrize("priority", [-1, 6])
