@@ -80,6 +80,7 @@ def _build(plan: Plan, workshop: Workshop, staging: Staging, quality_off: str | 
         context_length=recipe.limits.context_length,
         kv_cache_dtype="int8" if recipe.target.kv_cache == "int8" else "float32",
         calibration_text=recipe.calibration.text,
+        int4_method=recipe.target.int4_method,
         progress=workshop.progress,
     )
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}

@@ -16,7 +16,7 @@ from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
 from build.quality.suite import load_suite
-from build.recipe import Recipe
+from build.recipe import Recipe, Target
 from build.sizing import Memory, ModelShape
 from python_backend.artifact import file_digest, root_digest
 
@@ -52,7 +52,7 @@ class Plan:
             "checkpoint": f"{recipe.checkpoint}: {self.spec.architecture}, "
             f"{self.shape.parameters / 1e6:,.1f} M parameters, {_size(self.checkpoint_bytes)}",
             "licence": f"{self.licence.licence}{decided}",
-            "precision": f"weights {target.weights}, activations {target.activations}, "
+            "precision": f"weights {_weights(target)}, activations {target.activations}, "
             f"KV cache {target.kv_cache}",
             "serves": f"{limits.max_num_sequences} sequences of up to "
             f"{self.spec.context_length:,} tokens, {limits.max_num_tokens} tokens a step",
@@ -153,3 +153,7 @@ def _refuse_remote_code(config: dict[str, Any], recipe: Recipe) -> None:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 10**9 else f"{count / 1e6:,.1f} MB"
+
+
+def _weights(target: Target) -> str:
+    return f"int4 ({target.int4_method})" if target.weights == "int4" else target.weights

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from build.errors import RecipeError
 from build.licence import LicencePolicy
 from build.quality.figures import Bounds
+from build.quantize import Int4Method
 from python_backend.engine.config import Precision
 from python_backend.settings import SettingsError, parse
 
@@ -36,6 +37,9 @@ class Target(_Part):
 
     Attributes:
         weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
+        int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
+            levels of least squared error; ``gptq`` so that results on the calibration text, which
+            it needs, change least.
         activations: What the products compute with: int8 beside int8 and int4 weights, fp32 beside
             fp32. It follows from the weights and may be left out.
         kv_cache: Precision of keys and values; by default that of the activations.
@@ -43,6 +47,7 @@ class Target(_Part):
 
     engine: Literal["onnxruntime"] = "onnxruntime"
     weights: Precision = "fp32"
+    int4_method: Int4Method = "rtn"
     activations: Literal["fp32", "int8"]
     kv_cache: Literal["fp32", "int8"]
 
@@ -62,6 +67,10 @@ class Target(_Part):
                 f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
                 f"not {self.activations}"
             )
+        if self.int4_method != "rtn" and self.weights != "int4":
+            raise ValueError(
+                f"int4_method is {self.int4_method}, but the weights are in {self.weights}"
+            )
         return self
 
 
@@ -69,7 +78,7 @@ _ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
 
 
 class Calibration(_Part):
-    """What an int8 KV cache is calibrated with.
+    """What an int8 KV cache and ``gptq`` are calibrated with.
 
     Attributes:
         text: A file that resembles what will be read, relative to the recipe; by default
@@ -115,7 +124,7 @@ class Recipe(_Part):
         name: What its artifacts are called.
         checkpoint: A local Hugging Face folder, relative to the recipe.
         target: The engine.
-        calibration: What an int8 KV cache is calibrated with.
+        calibration: What an int8 KV cache and ``gptq`` are calibrated with.
         limits: What it is to serve.
         quality: What the gate holds it to.
         licence: Which licences are accepted.
@@ -132,6 +141,12 @@ class Recipe(_Part):
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Recipe:
+        if self.target.int4_method == "gptq" and self.calibration.text is None:
+            raise ValueError("target.int4_method is gptq, which needs calibration.text")
+        return self
 
 
 def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:

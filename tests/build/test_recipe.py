@@ -55,6 +55,14 @@ def test_settings_can_be_replaced_one_by_one(tmp_path):
             "name: a\ncheckpoint: m\ntarget: {weights: int8, activations: fp32}",
             "int8 weights compute with int8 activations, not fp32",
         ),
+        (
+            "name: a\ncheckpoint: m\ntarget: {weights: int8, int4_method: gptq}",
+            "int4_method is gptq, but the weights are in int8",
+        ),
+        (
+            "name: a\ncheckpoint: m\ntarget: {weights: int4, int4_method: gptq}",
+            "target.int4_method is gptq, which needs calibration.text",
+        ),
         ("name: a\ncheckpoint: m\ntarget: {kv_cache: int3}", "target.kv_cache is 'int3'"),
         (
             "name: a\ncheckpoint: m\nlimits: {context_length: 0}",
