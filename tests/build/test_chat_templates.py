@@ -128,7 +128,10 @@ You are a helpful assistant.<|im_end|>
 {{- '<｜end▁of▁sentence｜>' }}{%- endgeneration %}{%- endif %}{%- endfor -%}
 {% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}""",
 }
-TOKENS = {"bos_token": "<|im start|>", "eos_token": "<|end|>"}
+TOKENS = {
+    "byte-level": {"bos_token": "<|im start|>", "eos_token": "<|end|>"},
+    "sentencepiece": {"bos_token": "<s>", "eos_token": "</s>"},
+}
 TOOLS = [
     {
         "type": "function",
@@ -156,9 +159,9 @@ def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
     return chat
 
 
-def theirs(source: str, tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def theirs(source: str, kind: str, tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     copy = Tokenizer.from_str(tokenizer.to_str())
-    reference = PreTrainedTokenizerFast(tokenizer_object=copy, **TOKENS)
+    reference = PreTrainedTokenizerFast(tokenizer_object=copy, **TOKENS[kind])
     reference.chat_template = source
     return reference
 
@@ -176,7 +179,7 @@ def test_tokens_are_transformers(
 ) -> None:
     tokenizer = TOKENIZERS[kind]
     source = TEMPLATES[family]
-    ours = TextTokenizer(tokenizer, TOKENS, source)
+    ours = TextTokenizer(tokenizer, TOKENS[kind], source)
     assert ours.chat_template is not None
     messages = read_messages(json.dumps(chat))
     given_tools = read_tools(json.dumps(tools or []))
@@ -201,13 +204,13 @@ def test_calls_of_tools_are_rendered_as_transformers_does() -> None:
     for family in ("llama-3", "qwen-3"):
         reference = REFERENCES[family, "byte-level"]
         expected = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        template = ChatTemplate(TEMPLATES[family], TOKENS)
+        template = ChatTemplate(TEMPLATES[family], TOKENS["byte-level"])
         assert template.render(read_messages(json.dumps(chat))) == expected
 
 
 TOKENIZERS = {"byte-level": byte_level(), "sentencepiece": sentencepiece()}
 REFERENCES = {
-    (family, kind): theirs(source, tokenizer)
+    (family, kind): theirs(source, kind, tokenizer)
     for family, source in TEMPLATES.items()
     for kind, tokenizer in TOKENIZERS.items()
 }
