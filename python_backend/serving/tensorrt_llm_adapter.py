@@ -106,6 +106,16 @@ class _Run:
         """The sequences whose last response was not sent."""
         return [each for each in self.sequences.items() if not each[1].ended]
 
+    def place_of(self, index: _Index) -> dict[str, NDArray[Any]]:
+        """Which sequence a response is of, where there are several."""
+        names = ("batch_index", "sequence_index")
+        several = [max(places) > 0 for places in zip(*self.sequences, strict=True)]
+        return {
+            name: np.array([[place]], dtype=np.int32)
+            for name, place, many in zip(names, index, several, strict=True)
+            if many
+        }
+
 
 class TritonPythonModel:
     """Calls the C++ backend for each request, and gives its responses an identity and an end."""
@@ -264,6 +274,7 @@ class TritonPythonModel:
             if sequence.ended:
                 return
             run.last_sent_s = time.monotonic()
+            statistics = {**run.place_of(index), **statistics}
             response = _response(sequence, beams, reason, statistics)
             run.sender.send(response, flags=0 if run.unended else _FINAL)
 

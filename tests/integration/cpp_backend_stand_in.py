@@ -6,11 +6,14 @@ sequences. Its last response does not look like the last. A request ends by its 
 one that has ``stop``. It logs how many tokens it made, and the ids it was given.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import time
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -41,13 +44,13 @@ class TritonPythonModel:
             streaming = self.scalar(request, "streaming", False)
             rows = [
                 row[1:length].tolist()[:most]
-                for row, length, most in zip(ids, lengths.flat, limit.flat)
+                for row, length, most in zip(ids, lengths.flat, limit.flat, strict=True)
             ]
             sender = request.get_response_sender()
             run = (request_id, sender, rows, copies, streaming)
             Thread(target=self.generate, args=run, daemon=True).start()
 
-    def scalar(self, request, name, default):
+    def scalar(self, request: Any, name: str, default: Any) -> Any:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
         return default if tensor is None else tensor.as_numpy().flat[0].item()
 
