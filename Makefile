@@ -15,8 +15,15 @@ GATEWAY_CONFIG ?=#! the gateway's configuration, a YAML file: see docs/gateway.m
 HOST ?= 127.0.0.1#! address Triton listens on; clients go through the gateway
 MODEL ?= ensemble#! the model that the message of `make serve` shows
 REPOSITORY ?= model_repository#! the model repository that Triton reads
-CHECKPOINT ?= build/demo/checkpoint#! the checkpoint that the engine is built from
-PRECISION ?= fp32#! how the engine stores its weights
+RECIPE ?=#! the recipe to build: a name in build/recipes or a YAML file (demo)
+CHECKPOINT ?=#! a checkpoint in place of the recipe's, or without a recipe
+PRECISION ?=#! the precision of the weights in place of the recipe's: fp32, int8 or int4
+QUALITY ?= on#! off publishes an engine that was not measured; needs REASON
+REASON ?=#! why QUALITY is off, kept in the manifest
+VERSION ?=#! the version to promote
+KEEP ?= 5#! how many versions `make prune` keeps
+ARTIFACTS ?= artifacts#! where built versions are kept
+SIGNING_KEY ?= .keys/signing.pem#! the private key that signs them, made on first use
 SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/settings.py
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
@@ -44,8 +51,12 @@ install_lock = -m pip install -qq --no-input --no-deps --only-binary :all: --req
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
+build = $(run) -m build $(or $(RECIPE),$(if $(CHECKPOINT),,demo)) \
+    $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(PRECISION),--precision "$(PRECISION)") \
+    --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)"
+artifacts = $(run) -m build.artifacts --store "$(ARTIFACTS)" --repository "$(REPOSITORY)"
+reload = $(run) -m ops.reload --url "$(HOST):$(PORT)"
 run_modelopt := "$(MODELOPT_VENV)/bin/python"
-engine = $(REPOSITORY)/tensorrt_llm/1/engine.json
 
 .PHONY: help
 help: ## List the targets and the variables
@@ -63,25 +74,44 @@ serve: repository ## Serve the demo model on Triton behind the gateway, from thi
 	    $(if $(GATEWAY_CONFIG),--gateway-config "$(GATEWAY_CONFIG)")
 
 .PHONY: repository
-repository: build-engines ## Assemble the model repository that Triton reads
+repository: venv ## Build, promote what was built, assemble the model repository that Triton reads
+	@$(build) --promote "$(REPOSITORY)"
 	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)')
 
-# Not a file target: a path may hold spaces, and an engine for another checkpoint or precision is
-# stale whatever its age. The last build's settings lie in .cache/engine.
 .PHONY: build-engines
-build-engines: venv ## Build the engine from CHECKPOINT, unless it is there and up to date
-	@settings='$(CHECKPOINT) $(PRECISION) $(REPOSITORY)'; \
-	if [ "$$settings" != "$$(cat .cache/engine 2>/dev/null)" ] || [ ! -f "$(engine)" ] || \
-	    [ -n "$$(find build/*.py "$(CHECKPOINT)" -newer "$(engine)" -type f | head -1)" ]; then \
-	    $(run) -m build --checkpoint "$(CHECKPOINT)" --precision "$(PRECISION)" \
-	        --output "$(REPOSITORY)/tensorrt_llm/1" && \
-	    mkdir -p .cache && echo "$$settings" > .cache/engine; \
-	fi
+build-engines: venv ## Build RECIPE into a new version, unless one is up to date; ARGS=--dry-run plans
+	@$(build) $(ARGS)
+
+.PHONY: versions
+versions: venv ## List the versions that were built, and which one is served
+	@$(artifacts) list
+
+.PHONY: promote
+promote: venv ## Serve VERSION, in a running Triton too, without dropping a request
+	@$(artifacts) promote "$(VERSION)" $(ARGS)
+	@$(if $(filter --restart,$(ARGS)),,$(reload))
+
+.PHONY: rollback
+rollback: venv ## Serve the version before, in a running Triton too
+	@$(artifacts) rollback $(ARGS)
+	@$(if $(filter --restart,$(ARGS)),,$(reload))
+
+.PHONY: prune
+prune: venv ## Delete all but the newest KEEP versions, and those in use
+	@$(artifacts) prune --keep $(KEEP)
+
+.PHONY: build-report
+build-report: $(VENV)/.dev ## Table and picture of all versions: accuracy against size and speed
+	@$(artifacts) report
+
+.PHONY: sizing
+sizing: venv ## Memory and GPUs for a checkpoint: ARGS='CONFIG.json --weights fp8 --sequences 64'
+	@$(run) -m build.size $(ARGS)
 
 # Exit code 3: all but the engine is done, for want of TensorRT-LLM on this machine.
 .PHONY: tensorrt-llm
 tensorrt-llm: $(MODELOPT_VENV)/.installed ## Quantize CHECKPOINT for TensorRT-LLM, build its engine
-	@$(run_modelopt) -m build.tensorrt_llm --checkpoint "$(CHECKPOINT)" --output "$(OUTPUT)" \
+	@$(run_modelopt) -m build.tensorrt_llm --checkpoint "$(or $(CHECKPOINT),build/demo/checkpoint)" --output "$(OUTPUT)" \
 	    $(ARGS) || [ $$? = 3 ]
 
 .PHONY: demo-checkpoint
@@ -163,9 +193,13 @@ venv: $(VENV)/.gateway ## Make the serving environment, with Triton and the gate
 	@:
 
 .PHONY: clean
-clean: ## Remove the environments, the engine, reports and caches
-	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
-	find model_repository/tensorrt_llm -mindepth 2 -type f ! -name model.py -delete 2>/dev/null || true
+clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis reports
+	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
+	    -exec rm -rf {} +
+	find model_repository/tensorrt_llm/1 -type f ! -name model.py -delete
+	rm -f model_repository/trusted.pem
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.serving: requirements/serving.txt

@@ -1,16 +1,24 @@
-"""``python -m build``: build an engine from a checkpoint, on the command line."""
+"""``python -m build``: from a recipe to a signed version, on the command line."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from build.decoder import ARCHITECTURES
-from build.engine import BuildReport, build_engine
-from python_backend.engine.config import KVDtype, Precision
+from build.artifacts.manifest import DigestCache
+from build.artifacts.promotion import Repository
+from build.artifacts.signing import signing_key
+from build.artifacts.store import Artifact, Store
+from build.errors import BuildError, RecipeError
+from build.pipeline import Workshop, build
+from build.plan import make_plan
+from build.recipe import Recipe, load_recipe, make_recipe
+from python_backend.engine.config import Precision
 from python_backend.errors import TriremeError
 
 
@@ -18,58 +26,115 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        report = build_engine(
-            options.checkpoint,
-            options.output,
-            options.precision,
-            context_length=options.context_length,
-            kv_cache_dtype=options.kv_cache_dtype,
-            calibration_text=options.calibration_text,
-            progress=_print_progress,
-        )
+        _run(options)
     except (TriremeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(_summary(report, options.output))
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    recipe = _recipe(options)
+    quality_off = _quality_off(options)
+    plan = make_plan(recipe, DigestCache(options.cache / "digests.json"))
+    if options.dry_run:
+        print(plan.describe())
+        return
+    store = Store(options.store)
+    key = signing_key(options.key)
+    workshop = Workshop(
+        store=store,
+        key=key,
+        cache=options.cache,
+        progress=_print_progress,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    known = store.versions()
+    artifact = build(plan, workshop, quality_off)
+    if artifact.version not in known:
+        print(_summary(artifact))
+    elif not options.promote:
+        print(f"version {artifact.version} is up to date")
+    if options.promote:
+        repository = Repository(options.promote)
+        repository.trust(key.public_key())
+        _promote(repository, artifact)
+
+
+def _promote(repository: Repository, artifact: Artifact) -> None:
+    """Serve a version that was built, unless it is served already or was given up."""
+    if repository.was_rolled_back(artifact.version):
+        print(
+            f"version {artifact.version} was rolled back: version {repository.served} stays "
+            f"(make promote VERSION={artifact.version} takes it again)"
+        )
+    elif repository.served != artifact.version:
+        repository.promote(artifact, restart=True)  # a Triton that runs is not told of it
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    changes = _changes(options.set)
+    if options.checkpoint is not None:
+        changes["checkpoint"] = str(options.checkpoint.resolve())
+    if options.precision is not None:
+        changes["target"] = {**changes.get("target", {}), "weights": options.precision}
+        # What follows from the weights follows from the new ones.
+        changes["target"] = {"activations": None, "kv_cache": None, **changes["target"]}
+    if options.recipe is not None:
+        return load_recipe(Path(options.recipe), changes)
+    if options.checkpoint is None:
+        raise RecipeError("name a recipe or a checkpoint")
+    name = re.sub(r"[^a-z0-9._-]+", "-", options.checkpoint.resolve().name.lower()).strip("-._")
+    return make_recipe({"name": name or "checkpoint", **changes}, "the command line")
+
+
+def _changes(assignments: list[str]) -> dict[str, Any]:
+    """Settings from words such as ``limits.context_length=4096``."""
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        *parents, name = path.split(".")
+        inner = changes
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        if not equals or not name or not isinstance(inner, dict):
+            raise RecipeError(f"{assignment!r} is not a setting; write name=value")
+        try:
+            inner[name] = json.loads(text)
+        except ValueError:
+            inner[name] = text
+    return changes
+
+
+def _quality_off(options: argparse.Namespace) -> str | None:
+    reason: str = options.reason.strip()
+    if options.quality == "on":
+        return None
+    if len(reason) < 10:
+        raise BuildError(
+            "turning the quality gate off needs a reason, which is kept in the manifest: "
+            "QUALITY=off REASON='…'"
+        )
+    return reason
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m build",
-        description="Build an engine for ONNX Runtime from a local Hugging Face checkpoint.",
-        epilog=f"Supported architectures: {', '.join(ARCHITECTURES)}.",
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint's folder")
+    parser = argparse.ArgumentParser(prog="python -m build", description=__doc__)
+    parser.add_argument("recipe", nargs="?", help="a YAML file, or a name in build/recipes")
+    parser.add_argument("--checkpoint", type=Path, help="takes the place of the recipe's")
     parser.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        default="fp32",
-        help="how the weights of the matrix products are stored (default: %(default)s)",
+        "--precision", choices=get_args(Precision), help="takes the place of target.weights"
     )
     parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="the engine's folder; an engine that is there is replaced when the new one is ready",
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting"
     )
-    parser.add_argument(
-        "--context-length",
-        type=int,
-        metavar="TOKENS",
-        help="limit the context (default: all that the checkpoint was made for)",
-    )
-    parser.add_argument(
-        "--kv-cache-dtype",
-        choices=get_args(KVDtype),
-        help="how keys and values are stored (default: int8 beside quantized weights)",
-    )
-    parser.add_argument(
-        "--calibration-text",
-        type=Path,
-        metavar="FILE",
-        help="text that resembles what will be read, for an int8 cache (default: one of ours)",
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--promote", type=Path, metavar="REPOSITORY", help="serve what was built")
+    parser.add_argument("--quality", choices=["on", "off"], default="on", help="the quality gate")
+    parser.add_argument("--reason", default="", help="why it is off")
+    parser.add_argument("--store", type=Path, default=Path("artifacts"))
+    parser.add_argument("--key", type=Path, default=Path(".keys/signing.pem"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache"))
     return parser
 
 
@@ -78,13 +143,18 @@ def _print_progress(done: int, layers: int) -> None:
     print(f"layer {done}/{layers}", end="\r" if in_place else "\n", file=sys.stderr, flush=True)
 
 
-def _summary(report: BuildReport, output: Path) -> str:
-    spec = report.spec
+def _summary(artifact: Artifact) -> str:
+    manifest, record = artifact.manifest, artifact.record
+    quality = manifest.quality
+    measured = "quality not measured"
+    if quality.engine is not None and quality.agreement is not None:
+        measured = f"perplexity {quality.engine.perplexity:.4g}, agreement {quality.agreement:.1%}"
+        if quality.engine.accuracy is not None:
+            measured += f", accuracy {quality.engine.accuracy:.1%}"
     return (
-        f"{output}: {spec.architecture}, {report.parameters / 1e6:,.1f} M parameters, "
-        f"{report.precision}\n"
-        f"context {spec.context_length:,} tokens; {report.size_bytes / 1e6:,.1f} MB, "
-        f"built in {report.duration_s:.1f} s"
+        f"{artifact.folder}: {manifest.name}, {manifest.architecture}, "
+        f"{manifest.recipe['target']['weights']}, {artifact.size_bytes / 1e6:,.1f} MB, "
+        f"{measured}; built in {record.duration_s:.1f} s"
     )
 
 

@@ -23,7 +23,7 @@ from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.sequence import SamplingParams
 
 CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
-_PROMPT_TOKENS = 256
+PROMPT_TOKENS = 256
 
 
 class _Watch:
@@ -85,11 +85,8 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
         text: UTF-8; a line or paragraph of a few thousand tokens' text in all is enough.
     """
     engine = Engine(folder, kv_cache_dtype="float32", native=False)
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-    encoding = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)
-    tokens = np.array(encoding.ids, dtype=np.int32)
-    tokens = tokens[tokens < engine.config.vocab_size]
-    size = min(_PROMPT_TOKENS, engine.config.context_length - 1)
+    tokens = calibration_tokens(folder, text, engine.config.vocab_size).astype(np.int32)
+    size = min(PROMPT_TOKENS, engine.config.context_length - 1)
     prompts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
     runner = engine.runner
     assert isinstance(runner, OnnxRunner)
@@ -97,6 +94,14 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
     runner.attention = watch
     engine.generate(prompts, SamplingParams(max_tokens=1))
     np.save(folder / SMOOTHING_FILE, smoothing(watch.queries, watch.keys))
+
+
+def calibration_tokens(folder: Path, text: Path, vocab_size: int) -> NDArray[np.int64]:
+    """A text's tokens, int64 ``[tokens]``, by the tokenizer of a checkpoint or engine folder."""
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    encoding = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)
+    tokens = np.array(encoding.ids, dtype=np.int64)
+    return tokens[tokens < vocab_size]
 
 
 def smoothing(queries: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from build.calibration import CALIBRATION_TEXT, calibrate_kv_cache
+from build.activations import ProductInputs
+from build.calibration import (
+    CALIBRATION_TEXT,
+    PROMPT_TOKENS,
+    calibrate_kv_cache,
+    calibration_tokens,
+)
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
-from build.onnx_writer import WeightsFile
+from build.gptq import Gptq
+from build.onnx_writer import OnnxGraph, WeightsFile
 from build.publish import staged
+from build.quantize import Int4Method, Int4Rows, search_int4
 from build.segments import StorageFactory, write_segments
-from build.storage import Float32Storage, Int4Storage, Int8Storage
+from build.storage import Float32Storage, Int4Storage, Int8Storage, WeightStorage
+from build.tensors import Tensors
 from python_backend.engine.config import (
     ENGINE_FILE,
     ROTARY_FILE,
@@ -31,11 +42,6 @@ from python_backend.engine.config import (
 )
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
-_STORAGES: dict[Precision, StorageFactory] = {
-    "fp32": Float32Storage,
-    "int8": Int8Storage,
-    "int4": Int4Storage,
-}
 _COPIED_FILES = (
     TOKENIZER_FILE,
     "tokenizer_config.json",
@@ -73,6 +79,7 @@ def build_engine(
     context_length: int | None = None,
     kv_cache_dtype: KVDtype | None = None,
     calibration_text: Path | None = None,
+    int4_method: Int4Method = "rtn",
     progress: Callable[[int, int], None] = lambda done, layers: None,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
@@ -88,7 +95,8 @@ def build_engine(
         kv_cache_dtype: How keys and values are to be stored; by default int8 beside quantized
             weights and float32 beside float32 ones.
         calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
-            one of ours.
+            one of ours. ``gptq`` has to be given one.
+        int4_method: How int4 weights are rounded.
         progress: Called with the number of layers written, and of all layers.
 
     Raises:
@@ -103,6 +111,7 @@ def build_engine(
         spec = describe_decoder(checkpoint, context_length)
         kv_cache_dtype = kv_cache_dtype or ("float32" if precision == "fp32" else "int8")
         config = _engine_config(checkpoint, spec, precision, kv_cache_dtype)
+        storage = _storage(checkpoint, spec, precision, int4_method, calibration_text)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
                 write_segments(
@@ -110,7 +119,7 @@ def build_engine(
                     spec,
                     spec.tensors(checkpoint),
                     weights,
-                    _STORAGES[precision],
+                    storage,
                     lambda done: progress(done, len(spec.layers)),
                 )
             _describe(spec, weights.tensors()).save(folder)
@@ -129,6 +138,44 @@ def build_engine(
         size_bytes=size_bytes,
         duration_s=time.perf_counter() - start,
     )
+
+
+def _storage(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    precision: Precision,
+    method: Int4Method,
+    text: Path | None,
+) -> StorageFactory:
+    if precision != "int4":
+        if method != "rtn":
+            raise BuildError(f"int4_method is {method}, but the weights are in {precision}")
+        return Float32Storage if precision == "fp32" else Int8Storage
+    if method == "rtn":
+        return Int4Storage
+    if method == "k_quant":
+        return partial(Int4Storage, rounding=lambda names: search_int4)
+    if text is None:
+        raise BuildError("int4_method is gptq, which needs a calibration_text")
+    tokens = calibration_tokens(checkpoint.folder, text, spec.vocab_size)
+    size = min(PROMPT_TOKENS, spec.context_length)
+    samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    if not samples:
+        raise BuildError(f"{text} holds no token to calibrate on")
+    inputs = ProductInputs(spec, spec.tensors(checkpoint), samples)
+
+    def gptq(graph: OnnxGraph, tensors: Tensors) -> WeightStorage:
+        moments, known = inputs.next_segment(), dict[int, Gptq]()
+
+        def rounding(names: Sequence[str]) -> Callable[[NDArray[np.float32]], Int4Rows]:
+            shared = moments[names[0]]
+            if id(shared) not in known:
+                known[id(shared)] = Gptq(shared)
+            return known[id(shared)].quantize
+
+        return Int4Storage(graph, tensors, rounding)
+
+    return gptq
 
 
 def _engine_config(

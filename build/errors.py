@@ -11,3 +11,15 @@ class BuildError(TriremeError):
 
 class CheckpointError(BuildError):
     """A checkpoint is incomplete, damaged or of a kind that Trireme does not build."""
+
+
+class LicenceError(BuildError):
+    """A checkpoint's licence does not allow the build, or is not known."""
+
+
+class QualityError(BuildError):
+    """An engine is further from its checkpoint than the recipe allows."""
+
+
+class RecipeError(BuildError):
+    """A recipe cannot be read or has a setting that is not one."""

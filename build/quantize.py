@@ -7,12 +7,16 @@ and costs ONNX Runtime's CPU kernel no time. In eight bits, a row has a scale.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_SIZE = 32
+
+Int4Method: TypeAlias = Literal["rtn", "k_quant", "gptq"]
+"""How weights become int4: to the nearest level, to the levels of least squared error, or so that
+results on a calibration text change least (:mod:`build.gptq`). The engine is the same to run."""
 
 
 class Int8Rows(NamedTuple):
@@ -51,29 +55,115 @@ class Int4Rows(NamedTuple):
     zero_points: NDArray[np.uint8]
 
 
+class Grid(NamedTuple):
+    """The 16 levels that a block of weights is rounded to: ``(level - zero_point) * scale``.
+
+    Attributes:
+        scales: ``float32 [..., blocks]``.
+        zero_points: ``float32 [..., blocks]``, whole numbers from 0 to 15.
+    """
+
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.float32]
+
+    def levels(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The nearest levels, whole numbers from 0 to 15, of ``values [..., blocks, size]``."""
+        levels = values / self.scales[..., None]
+        np.rint(levels, out=levels)
+        levels += self.zero_points[..., None]
+        return np.clip(levels, 0, 15, out=levels)
+
+
 def quantize_int4(rows: NDArray[np.float32]) -> Int4Rows:
     """Round rows to the nearest of 16 levels that span each block's range and hold zero exactly.
 
     A weight ``w`` becomes ``q`` with ``w ≈ (q - zero_point) * scale``. The last block of a row is
     filled with zeros where the row does not divide.
     """
+    values = in_blocks(rows)
+    grid = spanning_grid(values)
+    return pack_int4(grid.levels(values), grid)
+
+
+def search_int4(rows: NDArray[np.float32]) -> Int4Rows:
+    """Round rows to the 16 levels that leave each block the least squared error.
+
+    The k-quants' way (llama.cpp): ranges narrower than a block's own are tried, the scale of each
+    fitted to the levels that it gives, and the best is kept. Needs no data; the layout is that of
+    :func:`quantize_int4`.
+    """
+    values = in_blocks(rows)
+    grid = fitted_grid(values)
+    return pack_int4(grid.levels(values), grid)
+
+
+def in_blocks(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows ``[rows, columns]`` as ``[rows, blocks, 32]``, the last block filled with zeros."""
     count, columns = rows.shape
     blocks = -(-columns // BLOCK_SIZE)
     if columns % BLOCK_SIZE:
         rows = np.pad(rows, ((0, 0), (0, blocks * BLOCK_SIZE - columns)))
-    values = rows.reshape(count, blocks, BLOCK_SIZE)
-    low = np.minimum(values.min(axis=2), 0)
-    high = np.maximum(values.max(axis=2), 0)
-    # The native decoder keeps scales in float16: nothing is lost where they are float16 from here.
-    scales = ((high - low) / np.float32(15)).astype(np.float16).astype(np.float32)
+    return rows.reshape(count, blocks, BLOCK_SIZE)
+
+
+def spanning_grid(values: NDArray[np.float32], part: float = 1.0) -> Grid:
+    """The levels that span a part of each block's range, zero among them.
+
+    Args:
+        values: ``[..., blocks, size]``.
+        part: Of the range on either side of zero.
+    """
+    low = np.minimum(values.min(axis=-1), 0) * np.float32(part)
+    high = np.maximum(values.max(axis=-1), 0) * np.float32(part)
+    scales = _storable((high - low) / np.float32(15))
     scales[scales == 0] = 1
-    zero_points = np.minimum(np.rint(-low / scales), 15)  # 16 only where a scale is subnormal
-    levels = values / scales[:, :, None]
-    np.rint(levels, out=levels)
-    levels += zero_points[:, :, None]
-    np.clip(levels, 0, 15, out=levels)
-    zero_points = np.pad(zero_points, ((0, 0), (0, blocks % 2)))
-    return Int4Rows(_pack(levels), scales, _pack(zero_points))
+    # 16 only where a scale is subnormal
+    return Grid(scales, np.minimum(np.rint(-low / scales), 15))
+
+
+def fitted_grid(values: NDArray[np.float32]) -> Grid:
+    """The levels that leave each block least squared error, of ``values [..., blocks, size]``."""
+    best = spanning_grid(values)
+    least = _squared_error(values, best)
+    for part in _PARTS:
+        tried = spanning_grid(values, part)
+        steps = tried.levels(values) - tried.zero_points[..., None]
+        # The scale that fits these levels best, by least squares.
+        squares = (steps * steps).sum(axis=-1)
+        fitted = (values * steps).sum(axis=-1) / np.where(squares == 0, 1, squares)
+        fitted = _storable(fitted)
+        tried = Grid(np.where(fitted > 0, fitted, tried.scales), tried.zero_points)
+        error = _squared_error(values, tried)
+        better = error < least
+        least = np.where(better, error, least)
+        best = Grid(
+            np.where(better, tried.scales, best.scales),
+            np.where(better, tried.zero_points, best.zero_points),
+        )
+    return best
+
+
+def pack_int4(levels: NDArray[np.float32], grid: Grid) -> Int4Rows:
+    """Levels ``[rows, blocks, 32]`` and their grids in the layout of :class:`Int4Rows`."""
+    blocks = levels.shape[1]
+    zero_points = np.pad(grid.zero_points, ((0, 0), (0, blocks % 2)))
+    return Int4Rows(_pack(levels), grid.scales.astype(np.float32), _pack(zero_points))
+
+
+# Clipping the ends of a block's range a little makes all steps smaller. Clipping either end alone
+# as well took five times as long for 5 % less divergence on the demo model.
+_PARTS = tuple(np.linspace(1.0, 0.65, 15).tolist())
+
+
+def _storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The native decoder keeps scales in float16: nothing is lost where they are that from here."""
+    return scales.astype(np.float16).astype(np.float32)
+
+
+def _squared_error(values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    steps = grid.levels(values) - grid.zero_points[..., None]
+    error: NDArray[np.float32] = np.square(values - steps * grid.scales[..., None]).sum(axis=-1)
+    return error
 
 
 def _pack(levels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -6,8 +6,8 @@ one after the other, nothing is transposed, and an embedding table can serve as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from build.tensors import Tensors
 _FLOAT32 = np.dtype(np.float32)
 # MatMulNBits then quantizes the activations to int8 as well, which is what makes it fast.
 _INT8_ACTIVATIONS = 4
+
+
+Rounding: TypeAlias = Callable[[Sequence[str]], Callable[[NDArray[np.float32]], Int4Rows]]
 
 
 class WeightStorage(Protocol):
@@ -65,19 +68,28 @@ class Int4Storage:
 
     The embedding table stays in the checkpoint's own dtype: a lookup reads a few rows of it, so
     rounding it would cost quality and gain no time.
+
+    Args:
+        graph: Gets the operators.
+        tensors: The weights.
+        rounding: For the names of a product's weights, what rounds rows of it.
     """
 
-    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+    def __init__(
+        self, graph: OnnxGraph, tensors: Tensors, rounding: Rounding = lambda names: quantize_int4
+    ) -> None:
         self._graph = graph
         self._tensors = tensors
+        self._rounding = rounding
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         outputs, columns = _stacked_shape(self._tensors, weights)
+        round_rows = self._rounding(weights)
         quantized = [
-            quantize_int4(block.astype(np.float32, copy=False))
+            round_rows(block.astype(np.float32, copy=False))
             for block in _stacked_blocks(self._tensors, weights)
         ]
         name = "+".join(weights)

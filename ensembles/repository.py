@@ -88,7 +88,10 @@ def missing_engine(repository: Path, settings: RepositorySettings) -> str | None
         folder = Path(_with_paths(repository, settings).llmapi.model)
         if not (folder / "config.json").is_file():
             return f"run `make tensorrt-llm` and put what it leaves in hf/ into {folder}"
-    elif not (version / settings.tensorrt_llm.engine_dir / "engine.json").is_file():
+    elif not any(
+        (each / settings.tensorrt_llm.engine_dir / "engine.json").is_file()
+        for each in version.parent.glob("[0-9]*")
+    ):
         return "run `make build-engines`"
     return None
 

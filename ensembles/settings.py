@@ -16,6 +16,9 @@ from python_backend.settings import (
     from_assignments,
 )
 
+UNSIGNED = "tensorrt_llm.trusted_key="
+"""The assignment that serves an engine which nobody signed: one built on the spot, for a test."""
+
 
 class RepositorySettings(BaseModel):
     """What the ensemble is made of.

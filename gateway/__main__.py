@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.app import create_app
 from gateway.configuration import Configuration
 from gateway.server import serve
+from gateway.services import Services
 from gateway.settings import SettingsError, load
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -20,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         configuration = _configuration(options)
-        if configuration.listen.host not in _LOOPBACK:
+        if configuration.database is None and configuration.listen.host not in _LOOPBACK:
             raise SettingsError(
-                f"listen.host is {configuration.listen.host!r}: without tenants the gateway "
-                "listens on loopback only"
+                f"listen.host is {configuration.listen.host!r}: without a database of tenants "
+                "the gateway listens on loopback only"
             )
-        serve(create_app(configuration), configuration.listen, options.log_level)
+        app = create_app(configuration, services=Services.open(configuration))
+        serve(app, configuration.listen, options.log_level)
     except (SettingsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

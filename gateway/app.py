@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from gateway.admin.api import admin
 from gateway.admission import Admission
 from gateway.api.edge import Edge
 from gateway.api.errors import error_body, error_headers, invalid
@@ -21,8 +22,9 @@ from gateway.exchange import Gateway
 from gateway.interfaces import AuditLog, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
-from gateway.open_access import NoAudit, OpenAuthenticator, Unlimited
 from gateway.routing import Router
+from gateway.service_settings import ServiceSettings
+from gateway.services import Services
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.fleet import Fleet, Replica
 from gateway.upstreams.provider import Provider
@@ -36,6 +38,7 @@ what isn't supported is refused by name."""
 def create_app(
     configuration: Configuration,
     *,
+    services: Services | None = None,
     authenticator: Authenticator | None = None,
     limiter: Limiter | None = None,
     audit: AuditLog | None = None,
@@ -46,15 +49,18 @@ def create_app(
 
     Args:
         configuration: What it is told.
-        authenticator: Who knows the keys; None takes everybody for the local tenant.
-        limiter: Who knows the limits; None has none.
-        audit: Where requests are written down; None writes nothing.
+        services: Who knows the keys and the limits, and writes requests down; closed with the
+            application. None takes everybody for the local tenant, without limits and audit.
+        authenticator: Who knows the keys, in place of the services'.
+        limiter: Who knows the limits, likewise.
+        audit: Where requests are written down, likewise.
         tracing: Where spans go, in place of the configuration's.
         upstreams: Upstreams in place of those that the configuration describes, by name.
 
     Raises:
         ValueError: A provider's key isn't in the environment.
     """
+    services = services or Services.open(ServiceSettings())
     metrics = Metrics()
     tracing = tracing or Tracing(configuration.tracing)
     replicas = {
@@ -68,9 +74,9 @@ def create_app(
     router = Router(configuration, replicas)
     gateway = Gateway(
         configuration,
-        authenticator or OpenAuthenticator(),
-        limiter or Unlimited(),
-        audit or NoAudit(),
+        authenticator or services.authenticator,
+        limiter or services.limiter,
+        audit or services.audit,
         Dispatcher(router, admission, configuration.affinity, metrics, tracing),
         metrics,
         tracing,
@@ -78,12 +84,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        fleet.start()
-        try:
-            yield
-        finally:
-            await fleet.aclose()
-            tracing.close()
+        async with services.running():
+            fleet.start()
+            try:
+                yield
+            finally:
+                await fleet.aclose()
+                tracing.close()
 
     app = FastAPI(
         title="Trireme gateway",
@@ -98,6 +105,9 @@ def create_app(
     app.state.fleet = fleet
     app.include_router(health)
     app.include_router(api)
+    if services.administration is not None:
+        app.state.administration = services.administration
+        app.include_router(admin)
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)

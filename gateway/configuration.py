@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, model_validator
 from typing_extensions import Self
 
 from gateway.interfaces import TenantClass
+from gateway.service_settings import ServiceSettings
 from gateway.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
@@ -289,7 +290,7 @@ class TracingSettings(Settings):
     sample_ratio: float = Field(default=1.0, ge=0, le=1)
 
 
-class Configuration(Settings):
+class Configuration(ServiceSettings):
     """One gateway.
 
     Attributes:
@@ -302,6 +303,8 @@ class Configuration(Settings):
         health: How upstreams are watched.
         affinity: How prompts find a warm prefix cache.
         tracing: Where traces go.
+
+    Who may ask, how much, and where it is written down: see `ServiceSettings`.
     """
 
     listen: ListenSettings = ListenSettings()

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from ops.gateway import GatewayError, GatewayServer
+from ops.reload import make_token
 from ops.triton import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log=options.log,
             host=options.host,
             ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
+            control_token=make_token(options.http_port),
         )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()

@@ -39,6 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 """The checkout, whose packages the model repository's `model.py` files import."""
 
 
+CONTROL_HEADER = "trireme-control"
+"""The HTTP header that carries the token of a server whose models can be loaded anew."""
+
+
 class TritonError(Exception):
     """Triton cannot be started or failed. The message is for a person."""
 
@@ -101,6 +105,7 @@ class TritonServer:
         host: str = "127.0.0.1",
         ports: Ports | None = None,
         arguments: Sequence[str] = (),
+        control_token: str | None = None,
     ) -> None:
         """Describe the server; nothing runs before `start()`.
 
@@ -110,6 +115,8 @@ class TritonServer:
             host: The name or IPv4 address to bind, for all three ports.
             ports: Where to listen; free ports by default.
             arguments: Further arguments of tritonserver, e.g. `["--log-verbose=1"]`.
+            control_token: Lets models be loaded anew while the server runs, by those who send
+                this token in the header `CONTROL_HEADER`.
 
         Raises:
             TritonError: the host has no IPv4 address.
@@ -119,6 +126,7 @@ class TritonServer:
         self.host = _ipv4(host)
         self.ports = ports or Ports.free()
         self.arguments = tuple(arguments)
+        self._control_token = control_token
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -234,7 +242,20 @@ class TritonServer:
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
+            *self._control_arguments(),
             *self.arguments,
+        ]
+
+    def _control_arguments(self) -> list[str]:
+        if self._control_token is None:
+            return []
+        return [
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            *(
+                f"--{protocol}=model-repository:{CONTROL_HEADER}={self._control_token}"
+                for protocol in ("http-restricted-api", "grpc-restricted-protocol")
+            ),
         ]
 
     def _await_ready(self, timeout_s: float) -> None:
@@ -255,7 +276,10 @@ class TritonServer:
         return all(model.get("state") == "READY" for model in models)
 
     def _request(self, method: str, path: str) -> bytes:
-        request = urllib.request.Request(f"http://{self.http_address}{path}", method=method)
+        headers = {CONTROL_HEADER: self._control_token} if self._control_token else {}
+        request = urllib.request.Request(
+            f"http://{self.http_address}{path}", method=method, headers=headers
+        )
         # No proxy from the environment: this server is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=5) as response:

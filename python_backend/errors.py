@@ -21,3 +21,7 @@ class RequestTimeoutError(TriremeError):
 
 class EngineError(TriremeError):
     """An engine is missing, damaged or failed while it ran."""
+
+
+class ArtifactError(EngineError):
+    """An engine folder is not what was built and signed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -113,28 +113,38 @@ def _from_json(text: str) -> Any:
 def _explain(kind: type[BaseModel], error: Any, where: str) -> str:
     path = [str(part) for part in error["loc"]]
     name = ".".join(filter(None, [where, *path]))
+    if error["type"] == "missing":
+        return f"{name} is missing"
     if error["type"] != "extra_forbidden":
-        return f"{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        message = error["msg"].removeprefix("Value error, ")
+        # What a whole group of settings has wrong says itself which of them.
+        shown = "" if error["type"] == "value_error" else f" is {error['input']!r}"
+        return f"{name}{shown}: {message[0].lower()}{message[1:]}"
     for part in path[:-1]:
-        nested = kind.model_fields[part].annotation
-        assert isinstance(nested, type), "settings nest models only"
-        kind = nested
+        kind = _model(kind.model_fields[part].annotation)
     near = difflib.get_close_matches(path[-1], kind.model_fields, n=1, cutoff=0)
     return f"{name} is not a setting; the nearest is {near[0]}"
+
+
+def _model(annotation: Any) -> type[BaseModel]:
+    """The model that a field holds, or may hold."""
+    kinds = [annotation, *get_args(annotation)]
+    return next(each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel))
 
 
 class PreprocessingSettings(Settings):
     """Settings of ``preprocessing``.
 
     Attributes:
-        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder.
+        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
+            ``*`` being the served version.
         add_special_tokens: Whether the tokenizer adds its own special tokens to a raw prompt.
         chat_template: ``auto`` wraps a plain ``text_input`` as one user message in the
             checkpoint's chat template; a text that already has the template's special tokens, or a
             checkpoint without a template, is taken as it is. ``off`` takes every text as it is.
     """
 
-    tokenizer_dir: str = "../../tensorrt_llm/1"
+    tokenizer_dir: str = "../../tensorrt_llm/*"
     add_special_tokens: bool = True
     chat_template: Literal["auto", "off"] = "auto"
 
@@ -144,6 +154,8 @@ class EngineSettings(Settings):
 
     Attributes:
         engine_dir: Folder of the engine; relative to the model's version folder.
+        trusted_key: The public key (PEM) that the engine has to be signed with, relative to the
+            model's version folder; empty loads an engine that nobody vouches for.
         max_num_sequences: Most sequences that run at once; others wait.
         max_queue_size: Most sequences that wait; a request beyond is refused at once.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
@@ -162,6 +174,7 @@ class EngineSettings(Settings):
     """
 
     engine_dir: str = "."
+    trusted_key: str = "../../trusted.pem"
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
     max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
@@ -177,11 +190,12 @@ class PostprocessingSettings(Settings):
     """Settings of ``postprocessing``.
 
     Attributes:
-        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder.
+        tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
+            ``*`` being the served version.
         skip_special_tokens: Whether special tokens are left out of the text.
     """
 
-    tokenizer_dir: str = "../../tensorrt_llm/1"
+    tokenizer_dir: str = "../../tensorrt_llm/*"
     skip_special_tokens: bool = True
 
 

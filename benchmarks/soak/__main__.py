@@ -21,7 +21,7 @@ from benchmarks.soak.watch import Sample, Watch
 from build.engine import build_engine
 from clients.perf.report import Machine, revision
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import TritonError, TritonServer
 from python_backend.contract import TENSORRT_LLM
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns 0 where memory stayed flat and nothing failed, else 1."""
     given = _parser().parse_args(arguments)
     started = datetime.now(timezone.utc)
-    settings = [*_SETTINGS, *given.set]
+    settings = [*_SETTINGS, UNSIGNED, *given.set]
     repository = given.folder / "repository"
     assemble(repository, RepositorySettings.from_assignments(settings))
     build_engine(given.checkpoint, repository / TENSORRT_LLM / "1", given.precision)

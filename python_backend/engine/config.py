@@ -49,6 +49,12 @@ class AttentionConfig(BaseModel):
     unrotated_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
+def served_version(model: Path, holding: str = ENGINE_FILE) -> Path | None:
+    """The version folder that Triton serves of a model: the highest number that holds a file."""
+    versions = [path for path in model.glob("[0-9]*") if (path / holding).is_file()]
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
 class EngineConfig(BaseModel):
     """The description of one built engine.
 

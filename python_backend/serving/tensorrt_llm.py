@@ -23,6 +23,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from python_backend.artifact import load_public_key, verify_artifact
 from python_backend.engine.engine import Engine, available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
@@ -127,8 +128,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine that the settings name and start its threads."""
         self._settings = from_model_config(EngineSettings, model_config(args))
+        folder = resolve(args, self._settings.engine_dir)
+        if self._settings.trusted_key:
+            verify_artifact(folder, load_public_key(resolve(args, self._settings.trusted_key)))
         self._engine = Engine(
-            resolve(args, self._settings.engine_dir),
+            folder,
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,
             kv_cache_bytes=self._settings.kv_cache_bytes,

@@ -10,7 +10,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 import python_backend
-from python_backend.errors import InvalidRequestError
+from python_backend.engine.config import served_version
+from python_backend.errors import EngineError, InvalidRequestError
 from python_backend.safety.policy import PolicyError
 from python_backend.safety.store import PolicyStore
 from python_backend.settings import SafetySettings
@@ -23,9 +24,22 @@ def model_config(args: dict[str, str]) -> dict[str, Any]:
 
 
 def resolve(args: dict[str, str], folder: str) -> Path:
-    """A folder that a setting names, relative to the model's version folder."""
+    """What a setting names, relative to the model's version folder.
+
+    Raises:
+        EngineError: The path ends in ``*``, and no version there has a tokenizer.
+    """
     version = Path(args["model_repository"]) / args["model_version"]
-    return (version / folder).resolve()
+    path = version / folder
+    if path.name != "*":
+        return path.resolve()
+    model = path.parent.resolve()
+    served = served_version(model, holding="tokenizer.json")
+    if served is None:
+        raise EngineError(
+            f"no version in {model} has a tokenizer: build an engine first (make build-engines)"
+        )
+    return served
 
 
 def open_policies(settings: SafetySettings) -> PolicyStore:

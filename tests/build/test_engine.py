@@ -14,10 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from build.__main__ import main
 from build.engine import build_engine
 from build.errors import BuildError, CheckpointError
-from build.onnx_writer import WeightsFile
 from build.segments import Segment
 from python_backend.engine.config import EngineConfig, Precision
 from tests.build.checkpoints import make_checkpoint
@@ -233,35 +231,6 @@ def test_a_killed_build_leaves_the_former_engine(tmp_path, checkpoint, moment):
 def test_the_checkpoint_is_not_built_over(checkpoint):
     with pytest.raises(BuildError, match="the checkpoint's own folder"):
         build_engine(checkpoint, checkpoint, "fp32")
-
-
-def test_what_was_built_is_said_on_the_command_line(tmp_path, capsys):
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mistral", sliding_window=32)
-    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "1")]
-    assert main([*arguments, "--precision", "int4"]) == 0
-    out, err = capsys.readouterr()
-    assert "MistralForCausalLM, 0.1 M parameters, int4" in out
-    assert "context 128 tokens" in out
-    assert err.splitlines() == ["layer 1/2", "layer 2/2"]
-
-
-def test_errors_on_the_command_line_are_one_line(tmp_path, capsys, checkpoint, monkeypatch):
-    output = ["--output", str(tmp_path / "1")]
-    assert main(["--checkpoint", str(tmp_path / "nowhere"), *output]) == 1
-    assert capsys.readouterr().err == (
-        f"error: there is no checkpoint folder at {tmp_path / 'nowhere'}\n"
-    )
-    with pytest.raises(SystemExit) as usage:
-        main(["--checkpoint", str(checkpoint), *output, "--precision", "fp8"])
-    assert usage.value.code == 2
-    capsys.readouterr()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(WeightsFile, "add", full)
-    assert main(["--checkpoint", str(checkpoint), *output]) == 1
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

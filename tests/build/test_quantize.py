@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
+from build.gptq import Gptq
+from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8, search_int4
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -54,6 +55,24 @@ def test_a_weight_is_off_by_one_step_at_most_and_zero_stays_zero(rows):
 @given(
     arrays(
         np.float32,
+        st.tuples(st.integers(1, 3), st.integers(1, 3 * BLOCK_SIZE)),
+        elements=st.floats(-1000, 1000, width=32),
+    )
+)
+def test_searched_levels_are_never_worse_than_spanning_ones_and_zero_stays_zero(rows):
+    columns = rows.shape[1]
+    spanning = dequantize(quantize_int4(rows), columns) - rows
+    searched = dequantize(search_int4(rows), columns) - rows
+    for start in range(0, columns, BLOCK_SIZE):
+        block = slice(start, start + BLOCK_SIZE)
+        least = (spanning[:, block] ** 2).sum(axis=1)
+        assert ((searched[:, block] ** 2).sum(axis=1) <= least * 1.001 + 1e-6).all()
+    assert (searched[rows == 0] == 0).all()
+
+
+@given(
+    arrays(
+        np.float32,
         st.tuples(st.integers(1, 3), st.integers(1, 40)),
         elements=st.floats(-1000, 1000, width=32),
     )
@@ -68,15 +87,21 @@ def test_a_weight_in_eight_bits_is_off_by_half_a_step_at_most(rows):
 def test_the_error_on_normal_weights():
     rows = np.random.default_rng(0).standard_normal((64, 1024), dtype=np.float32)
     assert relative_error(dequantize(quantize_int4(rows), 1024), rows) < 0.082
+    assert relative_error(dequantize(search_int4(rows), 1024), rows) < 0.078
     levels, scales = quantize_int8(rows)
     assert relative_error(levels * scales[:, None], rows) < 0.0085
 
 
+def gptq_of_unrelated_inputs(rows: NDArray[np.float32]) -> Int4Rows:
+    return Gptq(np.eye(rows.shape[1], dtype=np.float32)).quantize(rows)
+
+
 @pytest.mark.parametrize("columns", [32, 64, 96, 40, 7])
-def test_onnxruntime_reads_the_layout(columns):
+@pytest.mark.parametrize("quantize", [quantize_int4, search_int4, gptq_of_unrelated_inputs])
+def test_onnxruntime_reads_the_layout(columns, quantize):
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((5, columns), dtype=np.float32)
-    quantized = quantize_int4(rows)
+    quantized = quantize(rows)
     node = helper.make_node(
         "MatMulNBits",
         ["x", "weight", "scales", "zero_points"],

@@ -10,7 +10,7 @@ import pytest
 
 from build.engine import build_engine
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import Ports, TritonServer
 from tests.integration.speaker import Speaker
 
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 def make_repository(folder: Path, *assignments: str) -> Path:
     """A model repository with the demo engine, beside this checkout rather than in it."""
-    assemble(folder, RepositorySettings.from_assignments(list(assignments)))
+    assemble(folder, RepositorySettings.from_assignments([UNSIGNED, *assignments]))
     build_engine(CHECKPOINT, folder / "tensorrt_llm" / "1", precision="fp32")
     return folder
 

@@ -26,7 +26,10 @@ class OpenVino:
         )
         self.settings = {
             "weights": precision,
-            "scheduler": scheduler.to_string(),
+            "cache_size": scheduler.cache_size,
+            "enable_prefix_caching": scheduler.enable_prefix_caching,
+            "dynamic_split_fuse": scheduler.dynamic_split_fuse,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             **properties,
             "KV cache": "the CPU plugin's default (u8)",
         }

@@ -36,12 +36,12 @@ class Trireme:
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Build the engine folder."""
-    build_engine(checkpoint, model, options["precision"])
+    build_engine(checkpoint, model / "engine", options["precision"])
 
 
 def load(model: Path, options: Options) -> Trireme:
     """Load the engine folder."""
-    return Trireme(load_engine(model))
+    return Trireme(load_engine(model / "engine"))
 
 
 if __name__ == "__main__":

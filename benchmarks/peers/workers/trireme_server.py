@@ -17,7 +17,7 @@ from benchmarks.workloads import KV_CACHE_BYTES
 from build.engine import build_engine
 from clients import AsyncClient, GenerationOptions
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.settings import UNSIGNED, RepositorySettings
 from ops.triton import TritonServer
 from python_backend.contract import TENSORRT_LLM
 
@@ -57,7 +57,7 @@ class TriremeServer:
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Assemble a model repository and build the engine into it."""
     settings = f"tensorrt_llm.kv_cache_bytes={KV_CACHE_BYTES}"
-    assemble(model, RepositorySettings.from_assignments([settings]))
+    assemble(model, RepositorySettings.from_assignments([UNSIGNED, settings]))
     build_engine(checkpoint, model / TENSORRT_LLM / "1", options["precision"])
 
 

@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("day", sa.String(length=10), nullable=False),
         sa.Column("tenant", sa.String(length=64), nullable=False),
         sa.Column("application", sa.String(length=64), nullable=False),
-        sa.Column("key_id", sa.String(length=128), nullable=False),
+        sa.Column("key_id", sa.String(length=160), nullable=False),
         sa.Column("model", sa.String(length=256), nullable=False),
         sa.Column("requests", sa.BigInteger(), nullable=False),
         sa.Column("errors", sa.BigInteger(), nullable=False),

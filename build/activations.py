@@ -1,0 +1,138 @@
+"""What the inputs of a decoder's products are on real text, a segment at a time.
+
+The checkpoint is computed in float32, segment by segment and all samples through each, so that only
+one segment's weights are in memory or on disk at a time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from build.decoder import DecoderSpec
+from build.onnx_writer import OnnxGraph, WeightsFile
+from build.segments import Segment
+from build.storage import Float32Storage
+from build.tensors import Tensors
+from python_backend.engine.attention import BLOCK_TOKENS, Layout, NumpyAttention, PackedBatch
+
+Moments = dict[str, NDArray[np.float32]]
+
+
+class _Recording(Float32Storage):
+    """Notes which value each product multiplies.
+
+    Attributes:
+        inputs: The value, by the name of the product's first weight.
+    """
+
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+        super().__init__(graph, tensors)
+        self.inputs: dict[str, str] = {}
+
+    def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        self.inputs[weights[0]] = x
+        return super().linear(x, weights, output, bias)
+
+
+class ProductInputs:
+    """The second moments of the products' inputs, segment after segment.
+
+    Args:
+        spec: The decoder.
+        tensors: Its weights.
+        samples: Token ids, int64 ``[tokens]`` each.
+    """
+
+    def __init__(
+        self, spec: DecoderSpec, tensors: Tensors, samples: Sequence[NDArray[np.int64]]
+    ) -> None:
+        self._spec = spec
+        self._tensors = tensors
+        self._ids = list(samples)
+        self._index = 0
+        self._residuals: list[NDArray[np.float32]] = []
+        self._qkv: list[NDArray[np.float32]] = []
+        layout = Layout(len(spec.layers), spec.num_heads, spec.num_kv_heads, spec.head_dim)
+        blocks = -(-max(map(len, samples)) // BLOCK_TOKENS)
+        # Each sample writes over what the one before it left: nothing reads it again.
+        pool = np.zeros((blocks, *layout.block_shape), np.float32)
+        self._table = np.arange(blocks, dtype=np.int32)[None]
+        self._attention = NumpyAttention(layout, pool, spec.rotary_table(), spec.attention)
+
+    def next_segment(self) -> Moments:
+        """Compute the next segment; returns ``x.T @ x`` by the name of a product's first weight.
+
+        Products of one value share the array.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            session, names = self._session(Path(folder))
+            values = sorted(set(names.values()))
+            moments: dict[str, NDArray[np.float32]] = {}
+            for sample in range(len(self._ids)):
+                for value, x in zip(values, self._compute(session, sample, values), strict=True):
+                    product = x.T @ x
+                    moments[value] = moments[value] + product if value in moments else product
+        self._index += 1
+        return {weight: moments[value] for weight, value in names.items()}
+
+    def _session(self, folder: Path) -> tuple[ort.InferenceSession, dict[str, str]]:
+        with WeightsFile(folder / "weights.bin") as weights:
+            graph = OnnxGraph("segment", weights)
+            storage = _Recording(graph, self._tensors)
+            Segment(self._spec, self._tensors, graph, storage).write(self._index)
+            for value in sorted(set(storage.inputs.values()) - {"attention"}):
+                width = self._tensors.shape(
+                    next(name for name, x in storage.inputs.items() if x == value)
+                )[1]
+                graph.output(value, np.float32, ["tokens", width])
+            graph.save(folder / "segment.onnx")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        path = str(folder / "segment.onnx")
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return session, storage.inputs
+
+    def _compute(
+        self, session: ort.InferenceSession, sample: int, values: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
+        """Compute the segment on one sample; returns the values of that name."""
+        feed = self._feed(sample)
+        last = self._index == len(self._spec.layers)
+        wanted = [value for value in values if value not in feed]
+        carried = [] if last else ["next_residual", "qkv"]
+        found = session.run([*carried, *wanted], feed)
+        if not last:
+            residual, qkv = found[:2]
+            if self._index:
+                self._residuals[sample], self._qkv[sample] = residual, qkv
+            else:
+                self._residuals.append(residual)
+                self._qkv.append(qkv)
+        computed = dict(zip(wanted, found[len(carried) :], strict=True))
+        return [computed[value] if value in computed else feed[value] for value in values]
+
+    def _feed(self, sample: int) -> dict[str, NDArray[Any]]:
+        if self._index == 0:
+            return {"input_ids": self._ids[sample]}
+        spec, qkv = self._spec, self._qkv[sample]
+        batch = PackedBatch(
+            starts=np.array([0, len(qkv)], np.int32),
+            lengths=np.zeros(1, np.int32),
+            tables=self._table,
+        )
+        attended = np.zeros((len(qkv), spec.q_size), np.float32)
+        self._attention(self._index - 1, batch, qkv, attended)
+        feed: dict[str, NDArray[Any]] = {
+            "attention": attended,
+            "residual": self._residuals[sample],
+        }
+        if self._index == len(spec.layers):
+            feed["rows"] = np.arange(len(qkv), dtype=np.int64)
+        return feed

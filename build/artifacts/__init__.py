@@ -1,0 +1,1 @@
+"""Immutable, numbered, signed builds, and which of them is served."""

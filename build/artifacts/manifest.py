@@ -1,0 +1,188 @@
+"""What an artifact says about itself.
+
+``manifest.json`` follows from the inputs alone: the same checkpoint, recipe and tools give the same
+bytes, wherever and whenever they are built. What differs from build to build (the number, the time,
+the machine and how fast it was) is in ``build.json``. The signature covers both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from build.errors import BuildError
+from build.licence import LicenceFinding
+from build.quality.figures import QualityReport
+from build.sizing import Memory
+from python_backend.artifact import file_digest, root_digest
+
+MANIFEST_FILE = "manifest.json"
+RECORD_FILE = "build.json"
+
+_TOOLS = ("numpy", "onnx", "onnxruntime", "safetensors", "ml_dtypes", "tokenizers")
+_BUILDER = Path(__file__).resolve().parents[1]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def write(self, path: Path) -> None:
+        """Write the document, keys in a fixed order."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class Inputs(_Document):
+    """All that a build depends on.
+
+    Attributes:
+        checkpoint: SHA-256 over the checkpoint's files.
+        recipe: SHA-256 of the recipe; where the checkpoint lies does not count.
+        suite: SHA-256 of the quality suite's file, where the recipe names one.
+        calibration: SHA-256 of the calibration text, where the recipe names one.
+        tools: Version of each package that has a say in the bytes, and SHA-256 of the builder's
+            own source as ``trireme``.
+    """
+
+    checkpoint: str
+    recipe: str
+    suite: str | None
+    calibration: str | None
+    tools: dict[str, str]
+
+
+class Manifest(_Document):
+    """``manifest.json``.
+
+    Attributes:
+        name: The recipe's name.
+        inputs: What the build depends on.
+        recipe: The recipe in full, defaults included.
+        architecture: The checkpoint's architecture.
+        parameters: How many parameters the checkpoint has.
+        licence: What the licence audit found.
+        memory: What serving takes, as planned.
+        quality: What the quality gate measured, or why it was off.
+        files: SHA-256 of every file of the engine.
+    """
+
+    format_version: Literal[1] = 1
+    name: str
+    inputs: Inputs
+    recipe: dict[str, Any]
+    architecture: str
+    parameters: int
+    licence: LicenceFinding
+    memory: Memory
+    quality: QualityReport
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read an artifact's manifest.
+
+        Raises:
+            BuildError: It is missing or not a manifest.
+        """
+        return _read(cls, folder / MANIFEST_FILE)
+
+
+class BuildRecord(_Document):
+    """``build.json``: one build, as it happened.
+
+    Attributes:
+        version: The artifact's number.
+        created_at: UTC, ISO 8601.
+        duration_s: From the checkpoint to the signature.
+        machine: The processor, and the cores that the build had.
+        tokens_per_s: Output of the engine with a full batch, measured by the gate; None where the
+            gate was off.
+    """
+
+    version: int
+    created_at: str
+    duration_s: float
+    machine: str
+    tokens_per_s: float | None
+
+    @classmethod
+    def read(cls, folder: Path) -> BuildRecord:
+        """Read an artifact's record.
+
+        Raises:
+            BuildError: It is missing or not a record.
+        """
+        return _read(cls, folder / RECORD_FILE)
+
+
+def _read(kind: Any, path: Path) -> Any:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BuildError(f"{path} cannot be read: {error}") from None
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of a JSON document, whatever the order of its keys."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tools() -> dict[str, str]:
+    """What a build's bytes depend on beside its inputs, with versions."""
+    found = {name: version(name) for name in _TOOLS}
+    return {**found, "trireme": _source_digest(), "machine": platform.machine()}
+
+
+def _source_digest() -> str:
+    """The builder's own source; the demo's training and the recipes have no say."""
+    files = [
+        path
+        for path in sorted(_BUILDER.rglob("*"))
+        if path.suffix in (".py", ".txt")
+        and path.relative_to(_BUILDER).parts[0] not in ("demo", "artifacts")
+    ]
+    return root_digest({str(path.relative_to(_BUILDER)): file_digest(path) for path in files})
+
+
+class DigestCache:
+    """SHA-256 of large files, remembered for as long as size and time of change stay.
+
+    A checkpoint of many gigabytes is read once, not at every start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known: dict[str, list[Any]] = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def digests(self, files: Iterable[Path]) -> dict[str, str]:
+        """The digest of each file, by name."""
+        found = {}
+        changed = False
+        for path in sorted(files):
+            status = path.stat()
+            stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+            key = str(path.resolve())
+            known = self._known.get(key)
+            if known is None or known[:3] != stamp:
+                self._known[key] = [*stamp, file_digest(path)]
+                changed = True
+            found[path.name] = self._known[key][3]
+        if changed:
+            self._save()
+        return found
+
+    def _save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f"{self._path.name}.new")
+        temporary.write_text(json.dumps(self._known), encoding="utf-8")
+        temporary.replace(self._path)

@@ -1,0 +1,1 @@
+"""No engine is published unless it was measured, through the engine that will serve it."""

@@ -1,0 +1,163 @@
+"""An engine under examination: the very :class:`~python_backend.engine.engine.Engine` that serves.
+
+Nothing is computed here in another way than in production. Where a text is given, the engine
+decodes along it, batched and with its KV cache as ever, and is told after each step what the next
+token is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build.errors import BuildError
+from build.quality.suite import Suite
+from python_backend.engine.engine import Engine
+from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
+from python_backend.text.detokenizer import Detokenizer
+from python_backend.text.tokenizer import TextTokenizer
+
+Tokens = NDArray[np.int32]
+
+_CERTAIN = np.float32(1e9)
+_KV_CACHE_BYTES = 1 << 30
+_MARGIN_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an engine said.
+
+    Attributes:
+        tokens: Of each answer, without the end token.
+        texts: The same, as text.
+        tokens_per_s: Over all of them, batched.
+    """
+
+    tokens: list[list[int]]
+    texts: list[str]
+    tokens_per_s: float
+
+
+class Subject:
+    """An engine with its tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load an engine folder.
+
+        Raises:
+            EngineError: It holds no usable engine.
+        """
+        self._engine = Engine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
+        self._tokenizer = TextTokenizer.load(folder)
+        self._end_ids = frozenset(self._engine.config.end_token_ids)
+
+    def prompts(self, suite: Suite) -> list[Tokens]:
+        """The tokens of each prompt, in the chat template where there is one."""
+        template = self._tokenizer.chat_template if suite.chat else None
+        if template is None:
+            return [self._tokenizer.encode(each.prompt, True) for each in suite.items]
+        rendered = (
+            template.render([{"role": "user", "content": item.prompt}]) for item in suite.items
+        )
+        return [self._tokenizer.encode(text, add_special_tokens=False) for text in rendered]
+
+    def answers(self, suite: Suite) -> Answers:
+        """Answer greedily, as a client without options would be answered."""
+        prompts = self.prompts(suite)
+        params = []
+        for prompt, item in zip(prompts, suite.items, strict=True):
+            # What is much longer than the right answer is wrong, and need not be waited for.
+            longest = self._tokenizer.encode(item.answer, False).size + _MARGIN_TOKENS
+            room = self._room(prompt, min(longest, suite.max_tokens))
+            params.append(SamplingParams(max_tokens=room, end_ids=self._end_ids))
+        sequences = [Sequence(*each) for each in zip(prompts, params, strict=True)]
+        start = time.perf_counter()
+        self._run(sequences)
+        duration_s = time.perf_counter() - start
+        tokens = [sequence.output for sequence in sequences]
+        vocabulary = self._tokenizer.vocabulary
+        texts = [Detokenizer(vocabulary).add(output, final=True) for output in tokens]
+        return Answers(tokens, texts, sum(map(len, tokens)) / duration_s)
+
+    def log_probs(self, suite: Suite) -> list[float]:
+        """The log probability of each token of the suite's own answers, given all before it."""
+        end = self._engine.config.end_token_ids[:1] if suite.chat else ()
+        sequences = []
+        for prompt, item in zip(self.prompts(suite), suite.items, strict=True):
+            text = [*self._tokenizer.encode(item.answer, False).tolist(), *end]
+            text = text[: self._room(prompt, len(text))]
+            sequences.append(_Replay(prompt, text, self._engine.config.vocab_size))
+        self._run(sequences)
+        return [each.chosen for sequence in sequences for each in sequence.log_probs]
+
+    def agreement(self, suite: Suite, answers: list[list[int]]) -> float:
+        """The share of tokens that the engine, too, would have chosen at their place."""
+        sequences = [
+            _Replay(prompt, answer)
+            for prompt, answer in zip(self.prompts(suite), answers, strict=True)
+            if answer
+        ]
+        self._run(sequences)
+        same = [
+            chosen == token
+            for sequence in sequences
+            for chosen, token in zip(sequence.chosen, sequence.output, strict=True)
+        ]
+        if not same:
+            raise BuildError("the reference answered nothing, so there is nothing to agree with")
+        return sum(same) / len(same)
+
+    def _room(self, prompt: Tokens, wanted: int) -> int:
+        """How many tokens fit after a prompt, up to those that are wanted."""
+        context = self._engine.config.context_length
+        if len(prompt) >= context:
+            raise BuildError(
+                f"a prompt of the quality suite has {len(prompt)} tokens, "
+                f"and the engine's context {context}"
+            )
+        return min(wanted, context - len(prompt))
+
+    def _run(self, sequences: list[_Replay] | list[Sequence]) -> None:
+        for sequence in sequences:
+            self._engine.check(sequence.prompt, sequence.params)
+            self._engine.add(sequence)
+        while self._engine.has_work:
+            self._engine.step()
+
+
+class _Replay(Sequence):
+    """A sequence that goes along a given text, whatever the engine would choose.
+
+    With a vocabulary size it also has each token's log probability: the sampler reports that of the
+    token it chooses, under the model's own logits, so a bias makes it choose the text's.
+
+    Attributes:
+        chosen: What the engine chose at each place.
+    """
+
+    def __init__(self, prompt: Tokens, text: list[int], vocab_size: int | None = None) -> None:
+        self._text = text
+        self._bias = None if vocab_size is None else np.zeros(vocab_size, np.float32)
+        params = SamplingParams(
+            max_tokens=len(text), embedding_bias=self._bias, log_probs=self._bias is not None
+        )
+        super().__init__(prompt, params)
+        self.chosen: list[int] = []
+        self._aim()
+
+    def append(self, token: int, log_probs: LogProbs | None = None) -> None:
+        self.chosen.append(token)
+        super().append(self._text[len(self.output)], log_probs)
+        self._aim()
+
+    def _aim(self) -> None:
+        """Make the text's next token the certain choice."""
+        if self._bias is None or len(self.output) == len(self._text):
+            return
+        self._bias[:] = 0
+        self._bias[self._text[len(self.output)]] = _CERTAIN

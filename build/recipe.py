@@ -1,0 +1,208 @@
+"""A recipe: one small YAML file that says how a checkpoint becomes an engine.
+
+    name: demo
+    checkpoint: ../demo/checkpoint       # relative to the recipe
+    target: {weights: int8}
+    quality: {suite: demo}
+
+Everything else has a default. What is misspelt, out of bounds or does not go together is an error
+that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from build.errors import RecipeError
+from build.licence import LicencePolicy
+from build.quality.figures import Bounds
+from build.quantize import Int4Method
+from python_backend.engine.config import Precision
+from python_backend.settings import SettingsError, parse
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Target(_Part):
+    """The engine to build, for ONNX Runtime.
+
+    Attributes:
+        weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
+        int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
+            levels of least squared error; ``gptq`` so that results on the calibration text, which
+            it needs, change least.
+        activations: What the products compute with: int8 beside int8 and int4 weights, fp32 beside
+            fp32. It follows from the weights and may be left out.
+        kv_cache: Precision of keys and values; by default that of the activations.
+    """
+
+    engine: Literal["onnxruntime"] = "onnxruntime"
+    weights: Precision = "fp32"
+    int4_method: Int4Method = "rtn"
+    activations: Literal["fp32", "int8"]
+    kv_cache: Literal["fp32", "int8"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        follows = _ACTIVATIONS.get(given.get("weights", "fp32"), "fp32")
+        return {"activations": follows, "kv_cache": follows, **given}
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Target:
+        if self.activations != _ACTIVATIONS[self.weights]:
+            raise ValueError(
+                f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
+                f"not {self.activations}"
+            )
+        if self.int4_method != "rtn" and self.weights != "int4":
+            raise ValueError(
+                f"int4_method is {self.int4_method}, but the weights are in {self.weights}"
+            )
+        return self
+
+
+_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+
+
+class Calibration(_Part):
+    """What an int8 KV cache and ``gptq`` are calibrated with.
+
+    Attributes:
+        text: A file that resembles what will be read, relative to the recipe; by default
+            ``build/calibration.txt``.
+    """
+
+    text: Path | None = None
+
+
+class Limits(_Part):
+    """What the engine is to serve, and what it may take.
+
+    Attributes:
+        context_length: Most tokens of a sequence; all that the checkpoint was made for by default.
+        max_num_sequences: Most sequences at once.
+        max_num_tokens: Most tokens of a step.
+        memory_gib: The build is refused where serving would take more than this.
+    """
+
+    context_length: int | None = Field(default=None, ge=1)
+    max_num_sequences: int = Field(default=32, ge=1, le=1024)
+    max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
+    memory_gib: float | None = Field(default=None, gt=0)
+
+
+class Quality(_Part):
+    """What the quality gate asks, and what it lets pass.
+
+    Attributes:
+        suite: ``general``, ``demo``, or a file of JSON lines with ``question`` and ``answer``,
+            relative to the recipe.
+        bounds: How far from the checkpoint the engine may be.
+    """
+
+    suite: Literal["general", "demo"] | Path = "general"
+    bounds: Bounds = Bounds()
+
+
+class Recipe(_Part):
+    """How a checkpoint becomes an engine.
+
+    Attributes:
+        name: What its artifacts are called.
+        checkpoint: A local Hugging Face folder, relative to the recipe.
+        target: The engine.
+        calibration: What an int8 KV cache and ``gptq`` are calibrated with.
+        limits: What it is to serve.
+        quality: What the gate holds it to.
+        licence: Which licences are accepted.
+        allow_remote_code: Modules that ``config.json`` names under ``auto_map`` and that a person
+            has looked at. Trireme never runs them: its own description of the architecture is
+            built. Allowing them states that the two are the same.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    checkpoint: Path
+    target: Target = Target.model_validate({})
+    calibration: Calibration = Calibration()
+    limits: Limits = Limits()
+    quality: Quality = Quality()
+    licence: LicencePolicy = LicencePolicy()
+    allow_remote_code: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Recipe:
+        if self.target.int4_method == "gptq" and self.calibration.text is None:
+            raise ValueError("target.int4_method is gptq, which needs calibration.text")
+        return self
+
+
+def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: The YAML file, or the name of one in ``build/recipes``.
+        changes: Settings that replace the file's, nested as there.
+
+    Raises:
+        RecipeError: It cannot be read or is not a recipe; every fault is named.
+    """
+    if not path.exists() and path.name == str(path) and (RECIPES / f"{path}.yaml").exists():
+        path = RECIPES / f"{path}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
+        raise RecipeError(
+            f"the recipe {path} cannot be read: {error.strerror} (ready ones: {known})"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is not a recipe: it has no settings")
+    recipe = make_recipe(_merged(values, changes or {}), str(path))
+    changed: dict[str, Any] = {"checkpoint": _beside(path, recipe.checkpoint)}
+    if isinstance(recipe.quality.suite, Path):
+        suite = _beside(path, recipe.quality.suite)
+        changed["quality"] = recipe.quality.model_copy(update={"suite": suite})
+    if recipe.calibration.text is not None:
+        text = _beside(path, recipe.calibration.text)
+        changed["calibration"] = recipe.calibration.model_copy(update={"text": text})
+    return recipe.model_copy(update=changed)
+
+
+def _beside(recipe: Path, path: Path) -> Path:
+    return Path(os.path.normpath(recipe.parent / path.expanduser()))
+
+
+def make_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Check the settings of a recipe.
+
+    Raises:
+        RecipeError: Something is unknown, missing or out of bounds.
+    """
+    try:
+        return parse(Recipe, values, "")
+    except SettingsError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        nested = isinstance(value, dict) and isinstance(inner, dict)
+        merged[name] = _merged(inner, value) if nested else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,244 @@
+"""Whole builds: what passes the gate is published, what is wrong leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import build.quantize
+import build.storage
+from build.__main__ import main
+from build.artifacts.promotion import Repository
+from build.artifacts.store import Store
+from build.errors import QualityError
+from build.pipeline import build as build_plan
+from build.quantize import Int8Rows
+from tests.build.builds import make_model, make_plan_of, make_workshop
+
+ROOT = Path(__file__).parents[2]
+DEMO_RECIPE = ROOT / "build" / "recipes" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def here(tmp_path):
+    return ["--store", f"{tmp_path}/artifacts", "--key", f"{tmp_path}/key.pem", "--cache",
+            f"{tmp_path}/cache"]  # fmt: skip
+
+
+def random_model_bounds() -> list[str]:
+    """A random model agrees with itself less than a trained one."""
+    bounds = {"max_perplexity_increase": 1, "min_agreement": 0.3}
+    return ["--set", f"quality.bounds={json.dumps(bounds)}"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_a_build_is_measured_signed_and_published(checkpoint, tmp_path, precision):
+    workshop = make_workshop(tmp_path)
+    plan = make_plan_of(checkpoint, tmp_path / "cache", target={"weights": precision})
+    artifact = build_plan(plan, workshop)
+    quality = artifact.manifest.quality
+    assert quality.status == "passed"
+    assert quality.suite == "general"
+    assert quality.engine is not None
+    assert quality.agreement is not None
+    assert artifact.record.tokens_per_s
+    if precision == "fp32":
+        assert quality.engine == quality.reference
+        assert quality.agreement == 1
+    assert build_plan(plan, workshop) == artifact  # and not built again
+
+
+def test_the_demo_passes_its_own_gate(tmp_path, here, capsys):
+    assert main(["demo", "--precision", "int8", *here, "--promote", f"{tmp_path}/repository"]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy" in out
+    assert "the checkpoint in its own precision" in err
+    assert (tmp_path / "repository" / "tensorrt_llm" / "1" / "engine.json").exists()
+    # A second one has nothing to do and nothing to say.
+    assert main(["demo", "--precision", "int8", *here, "--promote", f"{tmp_path}/repository"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_broken_quantization_does_not_pass(tmp_path, here, capsys, monkeypatch):
+    """A zero point that is off: every file is well formed, and the model is another."""
+    right = build.quantize.quantize_int8
+
+    def wrong(rows):
+        levels, scales = right(rows)
+        return Int8Rows(np.clip(levels, -127, 119) + np.int8(8), scales)
+
+    monkeypatch.setattr(build.storage, "quantize_int8", wrong)
+    assert main(["demo", "--precision", "int8", *here]) == 1
+    err = capsys.readouterr().err
+    assert "the quality gate refuses the engine" in err
+    for figure in ("perplexity", "max_perplexity_increase", "agreement", "accuracy"):
+        assert figure in err
+    assert Store(tmp_path / "artifacts").versions() == []
+
+
+def test_the_gate_stops_at_the_bound(checkpoint, tmp_path):
+    bounds = {"quality": {"bounds": {"min_agreement": 1, "max_perplexity_increase": 0}}}
+    plan = make_plan_of(checkpoint, tmp_path / "cache", target={"weights": "int4"}, **bounds)
+    with pytest.raises(QualityError, match="greedy agreement"):
+        build_plan(plan, make_workshop(tmp_path))
+
+
+def test_turning_the_gate_off_needs_a_reason(checkpoint, tmp_path, here, capsys):
+    build = ["--checkpoint", str(checkpoint), *here, "--quality", "off"]
+    assert main(build) == 1
+    assert "REASON='…'" in capsys.readouterr().err
+    assert main([*build, "--reason", "a rehearsal of the release"]) == 0
+    manifest = json.loads((tmp_path / "artifacts" / "1" / "manifest.json").read_text())
+    assert manifest["quality"]["status"] == "off"
+    assert manifest["quality"]["reason"] == "a rehearsal of the release"
+    # With the gate on, what was not measured does not count as built.
+    assert main(["--checkpoint", str(checkpoint), *here, *random_model_bounds()]) == 0
+    assert Store(tmp_path / "artifacts").versions() == [1, 2]
+
+
+def test_a_dry_run_says_what_would_happen_and_does_nothing(checkpoint, tmp_path, here, capsys):
+    assert main(["--checkpoint", str(checkpoint), *here, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for word in ("LlamaForCausalLM", "Apache-2.0", "weights", "KV cache", "suite general"):
+        assert word in out
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_serving_that_would_not_fit_is_refused(checkpoint, here, capsys):
+    limits = ["--set", "limits.memory_gib=0.001"]
+    assert main(["--checkpoint", str(checkpoint), *here, "--dry-run", *limits]) == 1
+    assert "limits.memory_gib is 0.001" in capsys.readouterr().err
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_by_itself(tmp_path, here, capsys):
+    off = ["--quality", "off", "--reason", "a test that needs no figures"]
+    promote = ["--promote", f"{tmp_path}/repository"]
+    main(["demo", *here, *off, *promote])
+    main(["demo", "--precision", "int4", *here, *off, *promote])
+    repository = Repository(tmp_path / "repository")
+    assert repository.served == 2
+    repository.roll_back(Store(tmp_path / "artifacts"))
+    capsys.readouterr()
+    assert main(["demo", "--precision", "int4", *here, *off, *promote]) == 0
+    assert "version 2 was rolled back: version 1 stays" in capsys.readouterr().out
+    assert repository.served == 1
+
+
+# Bad input
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def corrupt(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(b"\xff" * 64 + path.read_bytes()[64:])
+
+
+def not_finite(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def remote_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def other_architecture(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["MambaForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def no_licence(folder: Path) -> None:
+    (folder / "README.md").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "model.safetensors is truncated or damaged"),
+        (corrupt, "model.safetensors is truncated or damaged"),
+        (not_finite, "perplexity nan"),
+        (no_tokenizer, "has no tokenizer.json"),
+        (pickled, "pickle files, which can run code"),
+        (remote_code, "brings its own code (modeling_tiny.py), which is never run here"),
+        (other_architecture, "MambaForCausalLM is not supported"),
+        (no_licence, "is unknown"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, here, capsys, damage, message):
+    checkpoint = make_model(tmp_path / "model")
+    assert main(["--checkpoint", str(checkpoint), *here, *random_model_bounds()]) == 0
+    damage(checkpoint)
+    capsys.readouterr()
+    assert main(["--checkpoint", str(checkpoint), *here, *random_model_bounds()]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert Store(tmp_path / "artifacts").versions() == [1]
+
+
+def test_remote_code_that_was_looked_at(tmp_path, here):
+    checkpoint = make_model(tmp_path / "model")
+    remote_code(checkpoint)
+    allowed = ["--set", 'allow_remote_code=["modeling_tiny"]', "--dry-run"]
+    assert main(["--checkpoint", str(checkpoint), *here, *allowed]) == 0
+
+
+@pytest.fixture
+def _small_disk(tmp_path):
+    """A real file system of 3 MB at ``tmp_path / 'disk'``."""
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path / "disk")]
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("needs root to mount a small file system")
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+@pytest.mark.usefixtures("_small_disk")
+def test_a_full_disk_leaves_the_version_before(tmp_path):
+    small = make_model(tmp_path / "small", num_hidden_layers=1)
+    large = make_model(tmp_path / "large", num_hidden_layers=20)
+    command = [sys.executable, "-m", "build", "--store", f"{tmp_path}/disk/artifacts", "--key",
+               f"{tmp_path}/key.pem", "--cache", f"{tmp_path}/cache", *random_model_bounds(),
+               "--promote", f"{tmp_path}/disk/repository"]  # fmt: skip
+    done = subprocess.run([*command, "--checkpoint", small], cwd=ROOT, check=False)
+    assert done.returncode == 0
+    before = sorted(tmp_path.glob("disk/**/*"))
+    full = subprocess.run(
+        [*command, "--checkpoint", large], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in full.stderr
+    assert sorted(tmp_path.glob("disk/**/*")) == before

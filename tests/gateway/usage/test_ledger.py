@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from gateway.audit.keys import AuditKeys
+from gateway.audit.log import FileAuditLog, key_path
+from gateway.audit.retention import prune
+from gateway.audit.segments import segments, writers
+from gateway.audit.settings import AuditSettings
+from gateway.audit.verification import heads, verify
+from gateway.database import open_database, usage
+from gateway.errors import LimitsUnavailable
+from gateway.limits.account import Account, Holder, Period
+from gateway.limits.model import Limits
+from gateway.usage.ledger import Ledger
+from tests.gateway.audit.conftest import principal, record
+
+pytestmark = pytest.mark.anyio
+
+TIME = 1_800_000_000.0  # 2027-01-15
+DAY = 86_400
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return AuditSettings(directory=tmp_path / "audit", segment_bytes=4096, reserve_bytes=4096)
+
+
+@pytest.fixture
+def engine(database_url):
+    return open_database(database_url)
+
+
+@pytest.fixture
+def ledger(engine, settings):
+    return Ledger(engine, settings.directory)
+
+
+def sums(engine: Engine) -> dict[tuple[str, ...], tuple[int, ...]]:
+    with engine.connect() as connection:
+        rows = connection.execute(select(usage).order_by(*usage.primary_key))
+        return {tuple(row[:5]): tuple(row[5:]) for row in rows}
+
+
+async def write(log: FileAuditLog, number: int, tenant: str = "acme", **fields: Any) -> None:
+    who = replace(principal(tenant), key_id=fields.pop("key_id", "k1"))
+    time = fields.pop("time", TIME)
+    await log.begin(f"r{number}", time, who, "demo")
+    await log.append(replace(record(f"r{number}", time=time, **fields), principal=who))
+
+
+async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 1)
+    await write(log, 2, prompt_tokens=100, output_tokens=10, status=502, finish_reason="error")
+    await write(log, 3, status=499, finish_reason="cancelled")
+    await write(log, 4, tenant="globex")
+    await write(log, 5, time=TIME + DAY, key_id="corp:chat")
+    ledger.fold()
+    await log.close()
+    assert sums(engine) == {
+        ("2027-01-15", "acme", "chat", "k1", "demo"): (3, 1, 0, 114, 20),
+        ("2027-01-15", "globex", "chat", "k1", "demo"): (1, 0, 0, 7, 5),
+        ("2027-01-16", "acme", "chat", "corp:chat", "demo"): (1, 0, 0, 7, 5),
+    }
+
+
+async def test_each_line_counts_once_whatever_happens_between(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    for number in range(60):
+        await write(log, number)
+        if number % 7 == 0:
+            ledger.fold()
+            ledger.fold()
+    await log.close()
+    log = FileAuditLog.open(settings)
+    await write(log, 60)
+    await log.close()
+    Ledger(engine, settings.directory).fold()
+    assert ledger.fold() == 0
+    assert list(sums(engine).values()) == [(61, 0, 0, 61 * 7, 61 * 5)]
+    assert ledger.cursors() == heads(settings.directory)
+
+
+async def test_several_count_at_once_and_none_twice(ledger, engine, settings):
+    logs = [FileAuditLog.open(settings) for _ in range(3)]
+    await asyncio.gather(*(write(log, number) for number in range(40) for log in logs))
+    failures: list[Exception] = []
+
+    def fold() -> None:
+        try:
+            for _ in range(20):
+                Ledger(engine, settings.directory).fold()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=fold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    await asyncio.gather(*(write(log, number) for number in range(40, 80) for log in logs))
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    for log in logs:
+        await log.close()
+    ledger.fold()
+    assert failures == []
+    assert [counts[0] for counts in sums(engine).values()] == [240]
+
+
+async def test_a_killed_processes_requests_count_as_interrupted(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await log.begin("r1", TIME, principal(), "demo")
+    folder = writers(settings.directory)[0]
+    written = {path.name: path.read_bytes() for path in folder.glob("0*.jsonl")}
+    await log.append(record("r1"))
+    await log.close()
+    for name, content in written.items():  # as kill -9 would have left it
+        (folder / name).write_bytes(content)
+    await FileAuditLog.open(settings).close()
+    ledger.fold()
+    assert list(sums(engine).values()) == [(1, 0, 1, 0, 0)]
+
+
+async def test_what_is_half_written_waits(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 1)
+    [folder] = writers(settings.directory)
+    path = segments(folder)[-1].path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    ledger.fold()
+    assert sums(engine) == {}
+    path.write_bytes(whole)
+    ledger.fold()
+    assert len(sums(engine)) == 1
+    await log.close()
+
+
+async def test_retention_removes_only_what_was_counted_and_counting_goes_on(
+    ledger, engine, settings
+):
+    log = FileAuditLog.open(settings)
+    keys = AuditKeys.load(key_path(settings))
+    for number in range(30):
+        await write(log, number)
+    assert prune(settings.directory, keys, date(2999, 1, 1), ledger.cursors()) == []
+    ledger.fold()
+    assert prune(settings.directory, keys, date(2999, 1, 1), ledger.cursors())
+    await write(log, 30)
+    await log.close()
+    ledger.fold()
+    assert list(sums(engine).values()) == [(31, 0, 0, 31 * 7, 31 * 5)]
+    [report] = verify(settings.directory, keys, ledger.cursors())
+    assert report.problems == []
+
+
+async def test_the_database_knows_where_a_chain_ended(ledger, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 1)
+    await log.close()
+    ledger.fold()
+    [path] = settings.directory.rglob("00000000.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    keys = AuditKeys.load(key_path(settings))
+    assert verify(settings.directory, keys)[0].problems == []
+    assert "ends with line 2" in verify(settings.directory, keys, ledger.cursors())[0].problems[0]
+
+
+async def test_what_was_spent_is_told_for_tenant_and_key(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    for number, (key, tenant, time, tokens) in enumerate(
+        [
+            ("k1", "acme", TIME, 1),
+            ("k1", "acme", TIME - DAY, 10),
+            ("k2", "acme", TIME, 100),
+            ("k1", "globex", TIME, 1000),
+            ("k1", "acme", TIME - 20 * DAY, 10_000),
+        ]
+    ):
+        await write(
+            log, number, tenant, key_id=key, time=time, prompt_tokens=tokens, output_tokens=tokens
+        )
+    await log.close()
+    ledger.fold()
+    account = Account("acme", "k1", (Holder("tenant", Limits()), Holder("key:k1", Limits())))
+    period = Period.at(TIME)
+    assert await ledger.spent(account, period) == [(202, 222), (2, 22)]
+    assert await ledger.spent(replace(account, tenant="new"), period) == [(0, 0), (0, 0)]
+    usage.drop(engine)
+    with pytest.raises(LimitsUnavailable):
+        await ledger.spent(account, period)
