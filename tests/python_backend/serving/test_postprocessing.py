@@ -272,7 +272,10 @@ def test_log_probabilities_come_with_their_text_and_not_with_what_was_taken_out(
         )
         for i, token in enumerate(ids)
     ]
-    none = {"top_log_prob_ids": np.zeros((1, 1, 0, 2)), "top_log_probs": np.zeros((1, 1, 0, 2))}
+    none: dict[str, Any] = {
+        "top_log_prob_ids": np.zeros((1, 1, 0, 2)),
+        "top_log_probs": np.zeros((1, 1, 0, 2)),
+    }
     end = piece([], 1, "stop", output_log_probs=np.zeros((1, 1, 0)), **none)
     model.execute([*requests, end])
     sent: list[bytes] = []
