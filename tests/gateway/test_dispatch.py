@@ -150,7 +150,8 @@ def occupied(gateway: Running) -> Iterator[None]:
         gateway.client() as client,
         client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
     ):
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: the response is closed with it
+        next(lines)
         yield
 
 
