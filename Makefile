@@ -157,6 +157,10 @@ bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the
 bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')
 	@$(run) -m benchmarks.tenants $(ARGS)
 
+.PHONY: bench-budget
+bench-budget: venv ## Measure what the token budget of a step does to streams and prompts
+	@$(run) -m benchmarks.budget $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
