@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -187,6 +188,22 @@ def test_the_admin_api_does_what_the_command_does(settings, command):
         admin.close()
     actors = {line.get("actor", "").split(":")[0] for line in lines(settings.audit.directory)}
     assert actors == {"", "admin", "command"}
+
+
+def test_whoever_has_a_text_finds_it_in_the_log(settings, command, monkeypatch):
+    command("tenants", "create", "acme")
+    key = command("keys", "create", "acme").strip()
+    with gateway(settings) as running:
+        answer = ask(running, key, CHAT).json()["choices"][0]["message"]["content"]
+    [end] = [line for line in lines(settings.audit.directory) if line["event"] == "end"]
+    for name, text in (
+        ("prompt_digest", json.dumps(CHAT["messages"], separators=(",", ":"))),
+        ("answer_digest", answer),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert command("audit", "digest", "--tenant", "acme").strip() == end[name]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    assert "not UTF-8" in command("audit", "digest", "--tenant", "acme", code=1)
 
 
 def test_a_quota_outlives_the_process(settings, command):
