@@ -165,6 +165,14 @@ bench-budget: venv ## Measure what the token budget of a step does to streams an
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
 
+.PHONY: bench-gateway
+bench-gateway: repository ## Measure what the gateway costs beside Triton's own gRPC
+	@$(run) -m benchmarks.gateway --repository "$(REPOSITORY)" $(ARGS)
+
+.PHONY: bench-priorities
+bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
+	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
+
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
