@@ -207,7 +207,7 @@ class NativeRunner:
             layers=ctypes.addressof(layers),
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
-        weights.release_file()
+        weights.release()
         # Kept alive: the decoder knows their addresses only.
         self._alive = (arena, layers, weights)
 
@@ -247,10 +247,10 @@ class _Weights:
                 self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise EngineError(f"{self._path} can't be read: {error}") from error
-        self._file: NDArray[np.uint8] = np.frombuffer(self._mapping, np.uint8)
+        self._file: NDArray[np.uint8] = np.frombuffer(self._mapping, dtype=np.uint8)
 
-    def release_file(self) -> None:
-        """Drop the file's pages, which packing has copied; the embedding's come back when used."""
+    def release(self) -> None:
+        """Let go of what was packed; what is read of the file from now on comes back by itself."""
         self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def layer(self, layer: Layer) -> _Layer:
