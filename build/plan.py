@@ -17,7 +17,7 @@ from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
 from build.quality.suite import load_suite
 from build.recipe import Recipe, Target
-from build.sizing import Memory, ModelShape
+from build.sizing import Memory, ModelShape, cpu_activations_bytes
 from python_backend.artifact import file_digest, root_digest
 
 
@@ -88,11 +88,11 @@ def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
         kv_cache_bytes=shape.kv_cache_bytes(
             target.kv_cache, limits.max_num_sequences, spec.context_length
         ),
-        activations_bytes=shape.activations_bytes(
+        activations_bytes=cpu_activations_bytes(
+            shape,
+            target.weights,
             limits.max_num_tokens + limits.max_num_sequences,
             limits.max_num_sequences,
-            element_bytes=4,
-            fused=target.weights != "fp32",
         ),
     )
     if limits.memory_gib is not None and memory.total_bytes > limits.memory_gib * 2**30:

@@ -80,6 +80,19 @@ _FORMATS: dict[WeightFormat, _Format] = {
 }
 
 
+Computes: TypeAlias = Literal["gpu", "native", "graph"]
+"""What computes: a GPU's kernels, our native decoder (int8, int4), our ONNX graphs (fp32)."""
+
+# Of the MLP's width and of further residuals: a GPU's product has both halves and then one; the
+# native decoder writes their product, and it once more in eight bits; a graph holds the result of
+# each of its operators.
+_MLP_WIDTHS: dict[Computes, tuple[float, int]] = {
+    "gpu": (3, 0),
+    "native": (1.25, 0),
+    "graph": (4, 2),
+}
+
+
 class Memory(BaseModel):
     """Bytes that serving takes.
 
@@ -230,21 +243,29 @@ class ModelShape:
         return sequences * blocks * BLOCK_TOKENS * self.kv_bytes_per_token(kv)
 
     def activations_bytes(
-        self, tokens: int, sequences: int, element_bytes: int, fused: bool = True
+        self, tokens: int, sequences: int, element_bytes: int, computes: Computes = "gpu"
     ) -> int:
         """What one step holds beside weights and cache, at its widest place.
 
-        Residual, normed residual, queries with keys and values, attention's result, and the MLP's
-        two halves with their product; float32 logits for each sequence; the rotary table. An engine
-        that does not fuse (ours on ONNX Runtime, in fp32) holds the activated half and the sums
-        before each norm as well.
+        Residual, normed residual, queries with keys and values, attention's result, and what the
+        MLP holds; float32 logits for each sequence; the rotary table.
         """
         width = 2 * self.hidden_size + 2 * self.q_size + 2 * self.kv_size
-        width += 3 * self.intermediate_size
-        if not fused:
-            width += self.intermediate_size + 2 * self.hidden_size
+        mlp, residuals = _MLP_WIDTHS[computes]
+        width += round(mlp * self.intermediate_size) + residuals * self.hidden_size
         table = self.context_length * self.head_dim * 4
         return tokens * width * element_bytes + sequences * self.vocab_size * 4 + table
+
+
+_CPU_ENGINE: dict[WeightFormat, Computes] = {"fp32": "graph", "int8": "native", "int4": "native"}
+_DEFAULT_KV: dict[Computes, KVFormat] = {"gpu": "fp16", "native": "int8", "graph": "fp32"}
+
+
+def cpu_activations_bytes(
+    shape: ModelShape, weights: WeightFormat, tokens: int, sequences: int
+) -> int:
+    """What a step of the CPU engine holds beside weights and cache."""
+    return shape.activations_bytes(tokens, sequences, 4, _CPU_ENGINE[weights])
 
 
 GPUS: dict[str, int] = {
@@ -332,12 +353,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {path}: {error}", file=sys.stderr)
         return 1
     context = options.context or shape.context_length
-    kv: KVFormat = options.kv or ("fp32" if options.weights == "fp32" else "fp16")
+    computes = _CPU_ENGINE.get(options.weights, "gpu")
+    kv: KVFormat = options.kv or _DEFAULT_KV[computes]
     memory = Memory(
         weights_bytes=shape.weights_bytes(options.weights),
         kv_cache_bytes=shape.kv_cache_bytes(kv, options.sequences, context),
         activations_bytes=shape.activations_bytes(
-            options.step_tokens, options.sequences, 4 if options.weights == "fp32" else 2
+            options.step_tokens, options.sequences, 2 if computes == "gpu" else 4, computes
         ),
     )
     print(
@@ -370,7 +392,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build.sizing", description=main.__doc__)
     parser.add_argument("config", type=Path, help="a config.json, or the folder that holds it")
     parser.add_argument("--weights", choices=get_args(WeightFormat), default="bf16")
-    parser.add_argument("--kv", choices=get_args(KVFormat), help="fp16 by default, or fp32")
+    parser.add_argument("--kv", choices=get_args(KVFormat), help="by default what the engine takes")
     parser.add_argument("--sequences", type=int, default=32, help="at once (%(default)s)")
     parser.add_argument("--context", type=int, help="tokens of each (the model's all)")
     parser.add_argument("--step-tokens", type=int, default=8192, help="of a step (%(default)s)")
