@@ -122,6 +122,10 @@ demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour 
 demo-score: venv ## Examine the demo model on held-out questions, through its engine
 	@$(run) -m build.demo.exam $(ARGS)
 
+.PHONY: classifier
+classifier: venv ## Train the safety policies' small classifier anew (seconds)
+	@$(run) -m build.classifier policies/classifiers/prompt_injection
+
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
 	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \
