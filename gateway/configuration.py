@@ -63,7 +63,7 @@ class UpstreamSettings(Settings):
     Attributes:
         name: Names it in headers, metrics and the audit.
         max_concurrent: Most requests at once; others wait in the gateway, by class. No more than
-            the engine runs at once (`max_num_sequences`): where the engine's places are all taken by
+            the engine runs at once (`max_num_sequences`): where all of its places are taken by
             batch work, its own priorities can only wait for one to end.
         region: Where it processes data. A tenant with a data-residency rule is served only there.
         first_token_timeout_s: Longest wait for the first token; then another one is asked.
