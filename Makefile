@@ -153,6 +153,10 @@ bench-hardware: venv ## Measure what this machine can do at best, and what that 
 bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
 	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
 
+.PHONY: bench-tenants
+bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')
+	@$(run) -m benchmarks.tenants $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling

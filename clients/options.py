@@ -42,6 +42,7 @@ class OptionKeywords(TypedDict, total=False):
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_perf_metrics: bool | None
+    include_stop_str_in_output: bool | None
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]]
     chat_template_kwargs: Mapping[str, Any]
@@ -91,6 +92,8 @@ class GenerationOptions:
         return_num_input_tokens: Report the prompt's tokens.
         return_num_output_tokens: Report the tokens generated.
         return_perf_metrics: Report the engine's `PerfMetrics`.
+        include_stop_str_in_output: Whether the stop word that ended the text is part of it; by
+            default it is.
         messages: A chat in place of the prompt, which must be empty then: OpenAI's messages.
         tools: Functions that the model may call, as OpenAI's chat API has them.
         chat_template_kwargs: What else the checkpoint's chat template is given.
@@ -123,6 +126,7 @@ class GenerationOptions:
     return_num_input_tokens: bool | None = None
     return_num_output_tokens: bool | None = None
     return_perf_metrics: bool | None = None
+    include_stop_str_in_output: bool | None = None
     messages: Sequence[Mapping[str, Any]] = ()
     tools: Sequence[Mapping[str, Any]] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)

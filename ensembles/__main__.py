@@ -20,7 +20,7 @@ def main() -> int:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help='a setting, such as max_batch_size=8 or postprocessing.redact=["email"]',
+        help="a setting, such as max_batch_size=8 or safety.policy_file=mine.yaml",
     )
     arguments = parser.parse_args()
     try:

@@ -16,6 +16,7 @@ from python_backend.contract import (
     LLM_API_MODEL,
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
+    TENSORRT_LLM_ADAPTER_MODEL,
     TENSORRT_LLM_MODEL,
     Engine,
     Model,
@@ -23,7 +24,7 @@ from python_backend.contract import (
     ensemble_model,
     ensemble_steps,
 )
-from python_backend.settings import Settings
+from python_backend.settings import AdapterSettings, EngineReference, Settings
 
 HEADER = "# Rendered by `make repository` from the settings in ensembles/; edit those, not this.\n"
 
@@ -33,22 +34,44 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
     if settings.engine == "llmapi":
         config = _llm_api()
         return {config.name: config}
+    ours = settings.engine == "onnxruntime"
+    exclude_input = (
+        settings.tensorrt_llm if ours else settings.tensorrtllm
+    ).exclude_input_in_output
+    engine = EngineReference(
+        engine_model=ensemble_steps(settings.engine)[1].model,
+        exclude_input_in_output=exclude_input,
+    )
     configs = [
         _python_model(
             PREPROCESSING_MODEL,
             settings.preprocessing,
             settings,
+            settings.safety,
+            engine,
             instances=settings.preprocessing_instances,
         ),
         # One instance: a stream's pieces find their state there, in order.
-        _python_model(POSTPROCESSING_MODEL, settings.postprocessing, settings, decoupled=True),
+        _python_model(
+            POSTPROCESSING_MODEL,
+            settings.postprocessing,
+            settings,
+            settings.safety,
+            engine,
+            decoupled=True,
+        ),
         _ensemble(settings, settings.engine),
     ]
-    if settings.engine == "onnxruntime":
+    if ours:
         configs.append(
             _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
         )
     else:
+        adapter = AdapterSettings(
+            exclude_input_in_output=exclude_input,
+            liveness_period_ms=settings.tensorrtllm.cancellation_check_period_ms,
+        )
+        configs.append(_python_model(TENSORRT_LLM_ADAPTER_MODEL, adapter, settings, decoupled=True))
         configs.append(_cpp_backend(settings))
     return {config.name: config for config in configs}
 
@@ -63,6 +86,7 @@ def _python_model(
     model: Model,
     own: Settings,
     settings: RepositorySettings,
+    *shared: Settings,
     instances: int = 1,
     decoupled: bool = False,
 ) -> pb.ModelConfig:
@@ -77,8 +101,9 @@ def _python_model(
     group = config.instance_group.add()
     group.count = instances
     group.kind = pb.ModelInstanceGroup.KIND_CPU
-    for name, value in own.parameters().items():
-        config.parameters[name].string_value = value
+    for each in (own, *shared):
+        for name, value in each.parameters().items():
+            config.parameters[name].string_value = value
     return config
 
 

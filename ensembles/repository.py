@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Container
 from pathlib import Path
 
-from ensembles.config import model_configs, render
+from ensembles.config import HEADER, model_configs, render
 from ensembles.settings import RepositorySettings
-from python_backend.contract import ENSEMBLE, POSTPROCESSING, PREPROCESSING, TENSORRT_LLM
+from python_backend.contract import (
+    ENSEMBLE,
+    POSTPROCESSING,
+    PREPROCESSING,
+    TENSORRT_LLM,
+    TENSORRT_LLM_ADAPTER,
+)
 from python_backend.settings import SettingsError
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
@@ -39,12 +47,32 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
             _write(version / "model.yaml", json.dumps(settings.llmapi.arguments(), indent=2) + "\n")
         if name == ENSEMBLE or (name == TENSORRT_LLM and settings.engine != "onnxruntime"):
             continue
-        source = SOURCE / name / "1" / "model.py"
+        source = _source(name)
         target = version / "model.py"
         if not (target.exists() and target.samefile(source)):
             target.unlink(missing_ok=True)
             target.symlink_to(source)
+    _drop_adapter(repository, configs)
     return list(configs)
+
+
+def _source(name: str) -> Path:
+    """A model's ``model.py`` here.
+
+    The adapter's is no folder: Triton would take it for a model beside the ONNX Runtime engine.
+    """
+    if name == TENSORRT_LLM_ADAPTER:
+        return SOURCE / f"{name}.py"
+    return SOURCE / name / "1" / "model.py"
+
+
+def _drop_adapter(repository: Path, configs: Container[str]) -> None:
+    """Take away what an earlier assembly for TensorRT-LLM left, which Triton would load."""
+    config = repository / TENSORRT_LLM_ADAPTER / "config.pbtxt"
+    if TENSORRT_LLM_ADAPTER in configs or not config.is_file():
+        return
+    if config.read_text(encoding="utf-8").startswith(HEADER):
+        shutil.rmtree(config.parent)
 
 
 def missing_engine(repository: Path, settings: RepositorySettings) -> str | None:

@@ -12,6 +12,7 @@ from python_backend.settings import (
     EngineSettings,
     PostprocessingSettings,
     PreprocessingSettings,
+    SafetySettings,
     from_assignments,
 )
 
@@ -33,6 +34,7 @@ class RepositorySettings(BaseModel):
         tensorrtllm: Settings of TensorRT-LLM's C++ backend.
         llmapi: Settings of TensorRT-LLM's LLM API.
         postprocessing: Settings of ``postprocessing``.
+        safety: The safety policies that prompts and answers are held to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,10 +47,11 @@ class RepositorySettings(BaseModel):
     tensorrtllm: CppBackendSettings = CppBackendSettings()
     llmapi: LLMAPISettings = LLMAPISettings()
     postprocessing: PostprocessingSettings = PostprocessingSettings()
+    safety: SafetySettings = SafetySettings()
 
     @classmethod
     def from_assignments(cls, assignments: list[str]) -> RepositorySettings:
-        """Settings from words such as ``postprocessing.redact=["email"]``.
+        """Settings from words such as ``safety.policy_file=mine.yaml``.
 
         Raises:
             SettingsError: One is not of that form, unknown or out of bounds.

@@ -7,6 +7,9 @@ tests derive from this module; nothing else spells a tensor's name, type or shap
 What Trireme adds is optional tensors beside theirs, kept in groups of their own below:
 
 - ``messages``, ``tools`` and ``chat_template_kwargs``: a chat as JSON, in place of ``text_input``;
+- ``include_stop_str_in_output``: whether a stop text is part of the answer;
+- ``safety_verdicts``, ``output_tokens`` and ``top_tokens``: what a policy found, and the text of
+  the tokens whose log probabilities a response carries;
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
@@ -14,6 +17,8 @@ What Trireme adds is optional tensors beside theirs, kept in groups of their own
   ``top_log_probs``: the likeliest tokens beside each chosen one;
 - ``priority``: which requests go first; Triton doesn't show its own request priority to a Python
   model;
+- ``stream_context``: what preprocessing tells postprocessing about a request, such as its stop
+  texts; the engine hands it back with each sequence's first response;
 - ``liveness_probes``: preprocessing asks the engine for empty responses while it has no tokens to
   send. A client that went away shows only where the ensemble's last step is called, and without
   them a request that doesn't stream would run to its end for nobody.
@@ -22,6 +27,10 @@ Triton refuses an ensemble whose outputs come from two decoupled steps. Postproc
 (it may hold text back, and answers nothing to the engine's liveness probes), so the engine's
 statistics travel through it; upstream maps them from the engine directly. The ensemble's own face
 is the same.
+
+TensorRT-LLM's C++ backend knows none of this, and its last response does not look like the last.
+Between it and the ensemble stands ``tensorrt_llm_adapter``, which adds what is missing; so the
+three steps, and what they say to each other, are the same for every engine.
 """
 
 from __future__ import annotations
@@ -34,11 +43,16 @@ Engine = Literal["onnxruntime", "tensorrtllm"]
 
 PREPROCESSING = "preprocessing"
 TENSORRT_LLM = "tensorrt_llm"
+TENSORRT_LLM_ADAPTER = "tensorrt_llm_adapter"
 POSTPROCESSING = "postprocessing"
 ENSEMBLE = "ensemble"
 
-FINISH_REASONS = ("", "stop", "length", "cancelled")
-"""Values of ``finish_reason``: still running, ended by itself, out of tokens, client went away."""
+ENGINE_FINISH_REASONS = ("", "stop", "length", "cancelled")
+"""Values of the engine's ``finish_reason``: still running, ended by itself, out of tokens, client
+went away."""
+
+FINISH_REASONS = (*ENGINE_FINISH_REASONS, "content_filter", "error")
+"""Values of the ensemble's: also a policy blocked the answer, or the text path failed on it."""
 
 PRIORITY_LEVELS = 5
 DEFAULT_PRIORITY = 3
@@ -124,6 +138,9 @@ PREPROCESSING_MODEL = Model(
         _optional("MESSAGES", "STRING"),
         _optional("TOOLS", "STRING"),
         _optional("CHAT_TEMPLATE_KWARGS", "STRING"),
+        _optional("STREAM", "BOOL"),
+        _optional("EXCLUDE_INPUT_IN_OUTPUT", "BOOL"),
+        _optional("INCLUDE_STOP_STR_IN_OUTPUT", "BOOL"),
     ),
     outputs=(
         Tensor("INPUT_ID", "INT32", (-1,)),
@@ -135,6 +152,8 @@ PREPROCESSING_MODEL = Model(
         Tensor("OUT_END_ID", "INT32"),
         Tensor("OUT_PAD_ID", "INT32"),
         Tensor("LIVENESS_PROBES", "BOOL"),
+        Tensor("STREAMING", "BOOL"),
+        Tensor("STREAM_CONTEXT", "STRING"),
     ),
 )
 
@@ -179,11 +198,13 @@ _REQUEST_EXTRAS = (("priority", "INT32"), ("min_p", "FP32"), ("num_top_log_probs
 _ENGINE_EXTRA_INPUTS = (
     _scalar("sequence_id", "UINT64"),
     _scalar("liveness_probes", "BOOL"),
+    _scalar("stream_context", "STRING"),
     *(_scalar(name, data_type) for name, data_type in _REQUEST_EXTRAS),
 )
 _ENGINE_EXTRA_OUTPUTS = (
     Tensor("sequence_id", "UINT64"),
     Tensor("finish_reason", "STRING"),
+    Tensor("stream_context", "STRING"),
 )
 
 TENSORRT_LLM_MODEL = Model(
@@ -232,6 +253,24 @@ TENSORRT_LLM_MODEL = Model(
         *_ALL_STATISTICS,
         *_ENGINE_EXTRA_OUTPUTS,
     ),
+)
+
+OURS = frozenset(each.name for each in (*_ENGINE_EXTRA_INPUTS, *_ENGINE_EXTRA_OUTPUTS))
+"""Tensors of the engine that TensorRT-LLM's own backend doesn't have."""
+
+_OURS_ALONE = frozenset(
+    (
+        *(name for name, _ in _REQUEST_EXTRAS),
+        *(tensor.name for tensor in _ENGINE_EXTRA_STATISTICS),
+        "top_tokens",
+    )
+)
+"""What only our engine knows of: behind another, nothing offers it."""
+
+TENSORRT_LLM_ADAPTER_MODEL = Model(
+    name=TENSORRT_LLM_ADAPTER,
+    inputs=tuple(each for each in TENSORRT_LLM_MODEL.inputs if each.name not in _OURS_ALONE),
+    outputs=tuple(each for each in TENSORRT_LLM_MODEL.outputs if each.name not in _OURS_ALONE),
 )
 
 _CPP_ONLY_INPUTS = (
@@ -337,6 +376,16 @@ UNSUPPORTED_INPUTS = {
 
 # --- postprocessing -----------------------------------------------------------------------------
 
+_ANSWER_EXTRAS = (
+    Tensor("finish_reason", "STRING"),
+    Tensor("safety_verdicts", "STRING"),
+    Tensor("output_tokens", "STRING", (-1, -1)),
+    Tensor("top_tokens", "STRING", (-1, -1, -1)),
+)
+"""What an answer carries beside TensorRT-LLM's outputs."""
+
+ANSWER_EXTRAS = tuple(tensor.name for tensor in _ANSWER_EXTRAS)
+
 POSTPROCESSING_MODEL = Model(
     name=POSTPROCESSING,
     inputs=(
@@ -348,7 +397,7 @@ POSTPROCESSING_MODEL = Model(
     outputs=(
         Tensor("OUTPUT", "STRING", (-1,)),
         *_ALL_STATISTICS,
-        Tensor("finish_reason", "STRING"),
+        *_ANSWER_EXTRAS,
     ),
 )
 
@@ -396,12 +445,13 @@ ENSEMBLE_MODEL = Model(
         _optional("messages", "STRING"),
         _optional("tools", "STRING"),
         _optional("chat_template_kwargs", "STRING"),
+        _optional("include_stop_str_in_output", "BOOL"),
         *(_optional(name, data_type) for name, data_type in _REQUEST_EXTRAS),
     ),
     outputs=(
         Tensor("text_output", "STRING", (-1,)),
         *_ALL_STATISTICS,
-        Tensor("finish_reason", "STRING"),
+        *_ANSWER_EXTRAS,
     ),
 )
 
@@ -410,11 +460,8 @@ def ensemble_model(engine: Engine = "onnxruntime") -> Model:
     """The ensemble around an engine: what that engine knows nothing of is not offered."""
     if engine == "onnxruntime":
         return ENSEMBLE_MODEL
-    unknown = {name for name, _ in _REQUEST_EXTRAS}
-    inputs = tuple(tensor for tensor in ENSEMBLE_MODEL.inputs if tensor.name not in unknown)
-    outputs = tuple(
-        tensor for tensor in ENSEMBLE_MODEL.outputs if tensor not in _ENGINE_EXTRA_STATISTICS
-    )
+    inputs = tuple(each for each in ENSEMBLE_MODEL.inputs if each.name not in _OURS_ALONE)
+    outputs = tuple(each for each in ENSEMBLE_MODEL.outputs if each.name not in _OURS_ALONE)
     return replace(ENSEMBLE_MODEL, inputs=inputs, outputs=outputs)
 
 
@@ -422,7 +469,6 @@ _RENAMED_ENGINE_INPUTS = {
     "runtime_top_k": "top_k",
     "runtime_top_p": "top_p",
     "len_penalty": "length_penalty",
-    "streaming": "stream",
 }
 _ENGINE_INPUTS_FROM_PREPROCESSING = {
     "input_ids": "_INPUT_ID",
@@ -433,14 +479,15 @@ _ENGINE_INPUTS_FROM_PREPROCESSING = {
     "embedding_bias": "_EMBEDDING_BIAS",
     "stop_words_list": "_STOP_WORDS_IDS",
     "bad_words_list": "_BAD_WORDS_IDS",
+    "liveness_probes": "_LIVENESS_PROBES",
+    "streaming": "_STREAMING",
+    "stream_context": "_STREAM_CONTEXT",
 }
 
 
 def _engine_input_map(engine: Engine) -> dict[str, str]:
     offered = set(ensemble_model(engine).input_names())
     mapping = dict(_ENGINE_INPUTS_FROM_PREPROCESSING)
-    if engine == "onnxruntime":
-        mapping["liveness_probes"] = "_LIVENESS_PROBES"
     for name in TENSORRT_LLM_MODEL.input_names():
         source = _RENAMED_ENGINE_INPUTS.get(name, name)
         if name not in mapping and source in offered:
@@ -452,14 +499,11 @@ _EXTRA_OUTPUT_NAMES = tuple(tensor.name for tensor in _ENGINE_EXTRA_OUTPUTS)
 
 
 def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
-    """The ensemble's three steps and the tensors that flow between them.
-
-    Behind TensorRT-LLM's C++ backend the extra engine outputs do not exist, so nothing maps them.
-    """
+    """The ensemble's three steps and the tensors that flow between them."""
     ours = engine == "onnxruntime"
-    statistics = tuple(tensor.name for tensor in (_ALL_STATISTICS if ours else _ENGINE_STATISTICS))
-    carried = (*statistics, *(_EXTRA_OUTPUT_NAMES if ours else ()))
-    returned = (*statistics, "finish_reason")
+    known = [name for name in (*STATISTICS, *ANSWER_EXTRAS) if ours or name not in _OURS_ALONE]
+    statistics = [name for name in known if name in STATISTICS]
+    carried = (*statistics, *_EXTRA_OUTPUT_NAMES)
     return (
         Step(
             PREPROCESSING,
@@ -477,6 +521,9 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "MESSAGES": "messages",
                 "TOOLS": "tools",
                 "CHAT_TEMPLATE_KWARGS": "chat_template_kwargs",
+                "STREAM": "stream",
+                "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
+                "INCLUDE_STOP_STR_IN_OUTPUT": "include_stop_str_in_output",
             },
             output_map={
                 "INPUT_ID": "_INPUT_ID",
@@ -487,11 +534,13 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "EMBEDDING_BIAS": "_EMBEDDING_BIAS",
                 "OUT_END_ID": "_PREPROCESSOR_END_ID",
                 "OUT_PAD_ID": "_PREPROCESSOR_PAD_ID",
-                **({"LIVENESS_PROBES": "_LIVENESS_PROBES"} if ours else {}),
+                "LIVENESS_PROBES": "_LIVENESS_PROBES",
+                "STREAMING": "_STREAMING",
+                "STREAM_CONTEXT": "_STREAM_CONTEXT",
             },
         ),
         Step(
-            TENSORRT_LLM,
+            TENSORRT_LLM if ours else TENSORRT_LLM_ADAPTER,
             input_map=_engine_input_map(engine),
             output_map={
                 "output_ids": "_TOKENS_BATCH",
@@ -506,6 +555,6 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "SEQUENCE_LENGTH": "_SEQUENCE_LENGTH",
                 **{name: f"_{name}" for name in carried},
             },
-            output_map={"OUTPUT": "text_output", **{name: name for name in returned}},
+            output_map={"OUTPUT": "text_output", **{name: name for name in known}},
         ),
     )

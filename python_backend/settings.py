@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from python_backend.contract import TENSORRT_LLM
 from python_backend.errors import TriremeError
-from python_backend.safety.redactor import KINDS, Kind
 
 _TRITON_PARAMETERS = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"})
 """Parameters that Triton's Python backend reads itself."""
@@ -193,9 +193,53 @@ class PostprocessingSettings(Settings):
         tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
             ``*`` being the served version.
         skip_special_tokens: Whether special tokens are left out of the text.
-        redact: Kinds of personal data that never leave.
     """
 
     tokenizer_dir: str = "../../tensorrt_llm/*"
     skip_special_tokens: bool = True
-    redact: tuple[Kind, ...] = KINDS
+
+
+class AdapterSettings(Settings):
+    """Settings of ``tensorrt_llm_adapter``.
+
+    Attributes:
+        exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
+            the request doesn't say.
+        liveness_period_ms: How often a request that has no news asks whether its client is there.
+    """
+
+    exclude_input_in_output: bool = True
+    liveness_period_ms: int = Field(default=100, ge=1, le=60_000)
+
+
+class SafetySettings(Settings):
+    """What ``preprocessing`` and ``postprocessing`` are told alike.
+
+    Attributes:
+        policy_file: The safety policies; relative to the folder that holds ``python_backend``. A
+            change of it is taken up while serving.
+        policy_check_period_ms: How often the file is looked at.
+    """
+
+    policy_file: str = "policies/safety.yaml"
+    policy_check_period_ms: int = Field(default=1000, ge=10, le=3_600_000)
+
+
+class EngineReference(Settings):
+    """What is told of the ensemble's second step; rendered from its settings.
+
+    Attributes:
+        engine_model: Its name.
+        exclude_input_in_output: Its own setting of that name.
+    """
+
+    engine_model: str = TENSORRT_LLM
+    exclude_input_in_output: bool = True
+
+
+class PreprocessingParameters(PreprocessingSettings, SafetySettings, EngineReference):
+    """All that ``preprocessing`` is told."""
+
+
+class PostprocessingParameters(PostprocessingSettings, SafetySettings, EngineReference):
+    """All that ``postprocessing`` is told."""

@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nStopped; nothing was written.", file=sys.stderr)
         return 130
     if not given.prepare_only:
-        _write(_report(started, given.seed, comparison), given.reports)
+        report = _report(started, given.seed, comparison)
+        _write(given.extend.extended(report) if given.extend else report, given.reports)
     return 1 if comparison.failures else 0
 
 
@@ -110,9 +111,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, default=Path(".cache/benchmarks/qwen2.5-0.5b"))
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     parser.add_argument(
+        "--extend",
+        type=_earlier,
+        metavar="FILE",
+        help="a peers.json whose other workloads are to stay in the report",
+    )
+    parser.add_argument(
         "--prepare-only", action="store_true", help="install, build and load, measure nothing"
     )
     return parser
+
+
+def _earlier(text: str) -> Report:
+    try:
+        return Report.load(Path(text))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

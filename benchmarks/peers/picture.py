@@ -59,8 +59,10 @@ def draw(report: Report, path: Path) -> None:
 def _panel(axes: Any, report: Report, workload: Workload) -> None:
     found = report.figures(workload)
     best = _best_peer(report, workload, found)
-    places = range(len(found))
-    for place, (name, figure) in zip(places, found.items(), strict=True):
+    for place, name in enumerate(report.systems):
+        if name not in found:
+            continue
+        figure = found[name]
         system = report.systems[name]
         color = _OURS.get(system.kind, _BEST_PEER if name == best else _PEER)
         axes.barh(place, figure.value, color=color, height=0.72)
@@ -80,7 +82,8 @@ def _panel(axes: Any, report: Report, workload: Workload) -> None:
     unit = "seconds, less is better" if workload.is_latency else "output tokens/s"
     axes.set_title(workload.name, loc="left", fontsize=12, weight="bold", color=_INK, pad=18)
     axes.text(0, 1.0, f"{detail}   ·   {unit}", transform=axes.transAxes, color=_MUTED, va="bottom")
-    axes.set_yticks(places, [report.systems[name].label for name in found])
+    labels = [system.label for system in report.systems.values()]
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(0, 1.32 * max(figure.high for figure in found.values()))
     axes.set_xticks([])
     axes.tick_params(length=0)

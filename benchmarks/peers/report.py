@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoint import CONFIG
@@ -75,6 +76,38 @@ class Report:
         date = started.astimezone(timezone.utc).isoformat(timespec="seconds")
         return cls(date=date, revision=revision(), machine=Machine.this(), **found)
 
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read a report that ``to_json`` wrote.
+
+        Raises:
+            OSError: The file can't be read.
+            ValueError: It is not such a report.
+        """
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                machine=Machine(**found["machine"]),
+                hardware=Hardware(**found["hardware"]),
+                systems={name: SystemReport(**each) for name, each in found["systems"].items()},
+                **{key: found[key] for key in ("date", "revision", "seed", "seconds", "failures")},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a report of a comparison: {error}") from None
+
+    def extended(self, other: Report) -> Report:
+        """This report and what another measured besides; where both have a workload, the other's.
+
+        A workload's ratios are within its own rounds, so workloads need not have the same systems.
+        """
+        return replace(
+            other,
+            hardware=self.hardware.best(other.hardware),
+            systems={**self.systems, **other.systems},
+            seconds={**self.seconds, **other.seconds},
+            failures={**self.failures, **other.failures},
+        )
+
     @property
     def workloads(self) -> list[Workload]:
         """The workloads that ran, in the table's order."""
@@ -97,6 +130,8 @@ class Report:
             WEIGHT_BYTES[self.systems[name].precision],
             kv_bytes / decoder.kv_values,
         )
+        if name not in self.seconds[workload.name]:
+            return None
         value = self.figures(workload)[name].value
         reached_s = value if workload.is_latency else workload.output_tokens / value
         return seconds / reached_s
@@ -140,7 +175,8 @@ class Report:
             lines += ["", *self._ratio_table(ours)]
         if self.server_shares():
             lines += ["", *self._server_table()]
-        rounds = len(next(iter(next(iter(self.seconds.values())).values())))
+        counts = {len(each) for by in self.seconds.values() for each in by.values()}
+        rounds = ", ".join(map(str, sorted(counts)))
         hardware = self.hardware
         lines += [
             "",
@@ -162,9 +198,9 @@ class Report:
         head = ["system", *map(_title, self.workloads)]
         rows = []
         for name, system in self.systems.items():
-            found = [self.figures(workload)[name] for workload in self.workloads]
+            found = [self.figures(workload).get(name) for workload in self.workloads]
             cells = [
-                f"{_shown(workload, figure.value)} (±{figure.spread / 2:.0%})"
+                f"{_shown(workload, figure.value)} (±{figure.spread / 2:.0%})" if figure else "–"
                 for workload, figure in zip(self.workloads, found, strict=True)
             ]
             rows.append([system.label, *cells])
@@ -178,9 +214,11 @@ class Report:
         rows = []
         for name in names:
             label = self.systems[name].label
-            found = [self.figures(workload)[name] for workload in self.workloads]
-            rows.append([label, "comparable peers", *(_ratio(each.to_rivals) for each in found)])
-            rows.append([label, "all peers", *(_ratio(each.to_peers) for each in found)])
+            found = [self.figures(workload).get(name) for workload in self.workloads]
+            to_rivals = [_ratio(each.to_rivals if each else None) for each in found]
+            rows.append([label, "comparable peers", *to_rivals])
+            to_peers = [_ratio(each.to_peers if each else None) for each in found]
+            rows.append([label, "all peers", *to_peers])
             shares = [self.bound_share(workload, name) for workload in self.workloads]
             if any(shares):
                 rows.append([label, "hardware's bound", *map(_share, shares)])
@@ -194,7 +232,7 @@ class Report:
 
     def _server_table(self) -> list[str]:
         rows = [
-            [self.systems[name].label, *(f"{share[w.name]:.0%}" for w in self.workloads)]
+            [self.systems[name].label, *(_share(share.get(w.name)) for w in self.workloads)]
             for name, share in self.server_shares().items()
         ]
         return [

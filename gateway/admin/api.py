@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from gateway.admin.operations import Administration
+from gateway.api.routes import ErrorAnswer
 from gateway.errors import AuthenticationError, IdentityUnavailable
 from gateway.settings import Settings
 from gateway.tenants import credentials
@@ -99,7 +100,14 @@ class AdminRoute(APIRoute):
         return authenticated
 
 
-admin = APIRouter(prefix="/admin/v1", route_class=AdminRoute, tags=["admin"])
+_STATUSES = (400, 401, 404, 408, 409, 413, 431, 500, 503)
+
+admin = APIRouter(
+    prefix="/admin/v1",
+    route_class=AdminRoute,
+    tags=["admin"],
+    responses={status: {"model": ErrorAnswer} for status in _STATUSES},
+)
 
 
 @admin.get("/tenants")

@@ -20,6 +20,7 @@ _MIGRATION_LOCK = (
     0x7472_6972  # names PostgreSQL's advisory lock; any number that is always the same
 )
 _BUSY_TIMEOUT_S = 10
+_SILENCE_S = 3
 
 
 class DatabaseError(Exception):
@@ -61,15 +62,20 @@ def _create(url: URL) -> Engine:
         if not url.database or url.database == ":memory:":
             raise DatabaseError("the SQLite database needs a file: write sqlite:///path")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(url.database).touch(mode=0o600)
         engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
     if url.get_backend_name() == "postgresql":
-        # Half-open connections are found when they are taken, not by the request that needs one.
+        # Half-open connections are found when they are taken, not by the request that needs one,
+        # and a server that doesn't answer at all is given up soon: keys are remembered meanwhile.
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"connect_timeout": _BUSY_TIMEOUT_S},
+            connect_args={
+                "connect_timeout": _SILENCE_S,
+                "tcp_user_timeout": _SILENCE_S * 1000,
+            },
         )
     raise DatabaseError(f"{url.get_backend_name()} is not supported: use sqlite or postgresql")
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+_PATIENCE_S = 0.25
+"""How long to wait for what is fresh where there is something that is not."""
+
 V = TypeVar("V")
 
 
@@ -21,9 +24,9 @@ class _Entry(Generic[V]):
 class Cache(Generic[V]):
     """Remembers what a blocking function returned, the most recently used of it.
 
-    Each key is loaded once, whoever asks meanwhile. Where loading fails, what is remembered serves
-    for a while longer. That there is nothing (None) is not remembered: a new key works at once, and
-    made-up ones push out no others.
+    Each key is loaded once, whoever asks meanwhile. Where loading fails or takes long, what is
+    remembered serves for a while longer. That there is nothing (None) is not remembered: a new key
+    works at once, and made-up ones push out no others.
     """
 
     def __init__(
@@ -65,17 +68,23 @@ class Cache(Generic[V]):
         if entry is not None and self._clock() - entry.loaded_at < self._ttl_s:
             self._entries.move_to_end(key)
             return entry.value
-        try:
-            # One loads for all who ask; that one of them goes away doesn't disturb the others.
-            loading = self._loading.get(key)
-            if loading is None:
-                loading = self._loading[key] = asyncio.ensure_future(self._refresh(key))
-                loading.add_done_callback(lambda _: self._loading.pop(key))
-            return await asyncio.shield(loading)
-        except self._failures:
-            if entry is None or self._clock() - entry.loaded_at >= self._ttl_s + self._stale_s:
-                raise
+        # One loads for all who ask; that one of them goes away doesn't disturb the others.
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.ensure_future(self._refresh(key))
+            loading.add_done_callback(lambda done: self._loaded(key, done))
+        usable = entry is not None and self._clock() - entry.loaded_at < self._ttl_s + self._stale_s
+        await asyncio.wait([loading], timeout=_PATIENCE_S if usable else None)
+        if usable and entry is not None and (not loading.done() or self._failed(loading)):
             return entry.value
+        return loading.result()
+
+    def _failed(self, loading: asyncio.Future[V | None]) -> bool:
+        return isinstance(loading.exception(), self._failures)
+
+    def _loaded(self, key: str, loading: asyncio.Future[V | None]) -> None:
+        del self._loading[key]
+        loading.exception()  # nobody may be there any more to take note of it
 
     async def _refresh(self, key: str) -> V | None:
         asked_at = self._clock()

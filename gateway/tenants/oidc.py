@@ -20,6 +20,8 @@ from jwt.exceptions import PyJWKSetError
 from gateway.tenants.settings import IdentityProviderSettings
 
 _MAX_DOCUMENT_BYTES = 1 << 20
+_PATIENCE_S = 0.25
+"""How long to wait for fresh keys where those known still serve."""
 
 
 class ProviderUnavailable(Exception):  # noqa: N818 - says what happened
@@ -49,7 +51,7 @@ class KeySet:
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._failure = "it was not asked yet"
-        self._lock = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None) -> PyJWK | None:
         """Return the key of a token; None where the provider has no such key.
@@ -60,9 +62,11 @@ class KeySet:
         Raises:
             ProviderUnavailable: No keys are known, or only too old ones, and none can be had.
         """
-        if self._age() >= self._settings.keys_ttl_s:
-            await self._refresh()
-        if self._age() >= self._settings.keys_ttl_s + self._settings.keys_stale_s:
+        settings = self._settings
+        if self._age() >= settings.keys_ttl_s:
+            stale = self._age() >= settings.keys_ttl_s + settings.keys_stale_s
+            await self._refresh(patience_s=None if stale else _PATIENCE_S)
+        if self._age() >= settings.keys_ttl_s + settings.keys_stale_s:
             raise ProviderUnavailable(self._failure)
         found = self._known(key_id)
         if found is None:
@@ -77,17 +81,22 @@ class KeySet:
         keys = [key for key in self._keys if key_id is None or key.key_id == key_id]
         return keys[0] if len(keys) == 1 else None
 
-    async def _refresh(self) -> None:
-        """Fetch the keys, unless somebody just did or tried."""
-        async with self._lock:
+    async def _refresh(self, patience_s: float | None = None) -> None:
+        """Fetch the keys, unless somebody just did or tried; wait for them, or only for a while."""
+        if self._fetching is None or self._fetching.done():
             if self._clock() - self._tried_at < self._settings.refresh_interval_s:
                 return
             self._tried_at = self._clock()
-            try:
-                self._keys = await asyncio.wait_for(self._fetch(), self._settings.timeout_s)
-                self._fetched_at = self._tried_at
-            except (httpx.HTTPError, asyncio.TimeoutError, ValueError, PyJWKSetError) as error:
-                self._failure = f"{self._settings.name}: {error or type(error).__name__}"
+            self._fetching = asyncio.create_task(self._take())
+        await asyncio.wait([self._fetching], timeout=patience_s)
+
+    async def _take(self) -> None:
+        asked_at = self._clock()
+        try:
+            self._keys = await asyncio.wait_for(self._fetch(), self._settings.timeout_s)
+            self._fetched_at = asked_at
+        except (httpx.HTTPError, asyncio.TimeoutError, ValueError, PyJWKSetError) as error:
+            self._failure = f"{self._settings.name}: {error or type(error).__name__}"
 
     async def _fetch(self) -> list[PyJWK]:
         issuer = self._settings.issuer

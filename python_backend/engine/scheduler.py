@@ -88,6 +88,8 @@ class Scheduler:
         decodes = sum(sequence.num_pending == 1 for sequence in self.running)
         budget = max(self._max_num_tokens - decodes, 1)
         for sequence in list(self.running):
+            if self.num_preempted > preempted and sequence not in self.running:
+                continue
             if sequence.num_pending == 1:
                 self._continue(sequence, 1, scheduled)
             elif budget > 0:
@@ -129,11 +131,12 @@ class Scheduler:
         Returns:
             How many were scheduled: all of them, or none where the sequence has to wait again.
         """
-        while sequence in self.running and not self._fits(sequence, num_tokens):
+        while not self._fits(sequence, num_tokens):
             busy = {id(work.sequence) for work in scheduled}
-            self._preempt(next(other for other in reversed(self.running) if id(other) not in busy))
-        if sequence not in self.running:
-            return 0
+            last = next(other for other in reversed(self.running) if id(other) not in busy)
+            self._preempt(last)
+            if last is sequence:
+                return 0
         blocks = self.pool.take(self._wanted(sequence, num_tokens))
         sequence.blocks += blocks
         sequence.num_new_blocks += len(blocks)

@@ -156,7 +156,7 @@ class Sequence:
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
         gap_ns: Time between its last two tokens; 0 before the second.
-        finish_reason: Empty while it runs, else one of ``contract.FINISH_REASONS``.
+        finish_reason: Empty while it runs, else one of ``contract.ENGINE_FINISH_REASONS``.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import triton_python_backend_utils as pb_utils
 
-from python_backend.contract import FINISH_REASONS
+from python_backend.contract import ENGINE_FINISH_REASONS
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import Sequence
 
@@ -58,7 +58,7 @@ class EngineMetrics:
         )
         self._ended = {
             reason: _Counter(ended, {**labels, "reason": reason})
-            for reason in (*filter(None, FINISH_REASONS), "timeout", "error")
+            for reason in (*filter(None, ENGINE_FINISH_REASONS), "timeout", "error")
         }
         self._queue_s = _Histogram(
             "queue_time_seconds", "From a sequence's arrival until it first runs", labels

@@ -1,25 +1,31 @@
 """The ``postprocessing`` model: tokens to safe text, piece by piece.
 
 Decoupled, so that a piece can be answered with nothing: the engine's liveness probes are. It is the
-only step of the ensemble where a client that went away shows, so it is also what tells the engine
-to stop, with a second request to the engine: TensorRT-LLM's own way, that works for every engine.
+only step of the ensemble where a client that went away shows, and where a stop text or a policy
+ends an answer, so it is also what tells the engine to stop, with a second request to the engine:
+TensorRT-LLM's own way, that works for every engine.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
-from python_backend.contract import STATISTICS, TENSORRT_LLM
-from python_backend.safety.redactor import Redactor
-from python_backend.serving.triton import Inputs, model_config, resolve
-from python_backend.settings import PostprocessingSettings, from_model_config
-from python_backend.text.detokenizer import Detokenizer
+from python_backend.contract import STATISTICS
+from python_backend.errors import InvalidRequestError
+from python_backend.serving.answer import Answer, Piece, StreamContext, Token
+from python_backend.serving.quality import AnswerSignals, TextMetrics
+from python_backend.serving.triton import Inputs, model_config, open_policies, resolve
+from python_backend.settings import PostprocessingParameters, from_model_config
 from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -27,27 +33,44 @@ _CHECK_CLIENT_EVERY_S = 0.05
 _FORGET_AFTER_S = 3600.0
 """A stream of which nothing was heard for so long has ended without saying so."""
 
+_OF_PIECES = ("num_output_tokens", "output_log_probs", "top_log_prob_ids", "top_log_probs")
+_WHOLE_STATISTICS = tuple(name for name in STATISTICS if name not in _OF_PIECES)
+"""What the engine's response says goes on as it is, but for what belongs to single tokens."""
+
 
 @dataclass
 class _Stream:
-    """What is known of one sequence between two of its pieces."""
+    """What is known of one sequence between two of its pieces.
 
-    detokenizer: Detokenizer
-    redactor: Redactor
+    Attributes:
+        answer: Its text.
+        lost: Nobody can say what of it may leave: what came before was lost with this model's
+            process, or the policy is gone.
+        signals: What is counted of it.
+        pieces: What a client that wants one response is still to get.
+        num_output_tokens: The tokens of those.
+        client_seen_s: When its client was last known to be there.
+    """
+
+    answer: Answer
+    lost: bool = False
+    signals: AnswerSignals = field(default_factory=AnswerSignals)
+    pieces: list[Piece] = field(default_factory=list)
+    num_output_tokens: int = 0
     client_seen_s: float = field(default_factory=time.monotonic)
-
-    def add(self, tokens: list[int], final: bool) -> str:
-        return self.redactor.add(self.detokenizer.add(tokens, final), final)
 
 
 class TritonPythonModel:
-    """Detokenizes and redacts the pieces of many streams."""
+    """Turns the pieces of many sequences into text."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tokenizer that the settings name."""
-        self._settings = from_model_config(PostprocessingSettings, model_config(args))
+        """Load the tokenizer and the policies that the settings name."""
+        self._settings = from_model_config(PostprocessingParameters, model_config(args))
         folder = resolve(args, self._settings.tokenizer_dir)
         self._vocabulary = TextTokenizer.load(folder).vocabulary
+        self._policies = open_policies(self._settings)
+        self._metrics = TextMetrics(args["model_name"], args["model_version"])
+        self._engine = self._settings.engine_model
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
@@ -66,40 +89,93 @@ class TritonPythonModel:
             else:
                 sender.send(response, flags=_FINAL)
 
+    def finalize(self) -> None:
+        """End the threads."""
+        self._policies.close()
+        self._metrics.close()
+
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
-        tokens = inputs.array("TOKENS_BATCH")
-        lengths = inputs.array("SEQUENCE_LENGTH")
-        assert tokens is not None, "Triton refuses a request without TOKENS_BATCH"
-        assert lengths is not None, "Triton refuses a request without SEQUENCE_LENGTH"
-        rows = tokens.reshape(lengths.size, tokens.shape[-1])
-        sequences = [
-            row[:length].tolist() for row, length in zip(rows, lengths.reshape(-1), strict=True)
-        ]
-        sequence_id = inputs.array("sequence_id")
-        if sequence_id is None:
-            # An engine that says no more than TensorRT-LLM's: each response is a text of its own.
-            return _response(inputs, [self._new().add(ids, final=True) for ids in sequences], None)
-        return self._piece(request, inputs, int(sequence_id.item()), sequences[0])
-
-    def _piece(
-        self, request: pb_utils.InferenceRequest, inputs: Inputs, key: int, tokens: list[int]
-    ) -> pb_utils.InferenceResponse | None:
-        reason_array = inputs.array("finish_reason")
-        reason = "" if reason_array is None else reason_array.item().decode()
-        stream = self._streams.pop(key, None) or self._new()
+        key = int(inputs.required("sequence_id").item())
+        reason = inputs.required("finish_reason").item().decode()
+        lengths = inputs.required("SEQUENCE_LENGTH").reshape(-1)
+        rows = inputs.required("TOKENS_BATCH").reshape(lengths.size, -1)
+        if lengths.size != 1:
+            return self._answer_beams(inputs, rows, lengths, reason)
+        tokens: list[int] = rows[0, : lengths[0]].tolist()
+        stream = self._streams.pop(key, None) or self._open(inputs)
         if self._is_gone(request, stream):
             if not reason:
-                _stop(request, key)
+                self._stop(request, key)
             return None
-        if not tokens and not reason:
-            self._streams[key] = stream
-            return None
-        text = stream.add(tokens, final=bool(reason))
         if not reason:
             self._streams[key] = stream
             self._forget_old()
-        return _response(inputs, [text], reason)
+        if stream.answer.ended or not (tokens or reason):
+            return None
+        piece = self._add(inputs, stream, tokens, reason)
+        if piece.ends_early:
+            self._stop(request, key)
+        stream.pieces.append(piece)
+        stream.num_output_tokens += len(tokens)
+        if stream.answer.context.whole and not piece.finish_reason:
+            return None
+        response = _response(inputs, stream.pieces, stream.num_output_tokens)
+        stream.pieces, stream.num_output_tokens = [], 0
+        return response
+
+    def _answer_beams(
+        self,
+        inputs: Inputs,
+        rows: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+        reason: str,
+    ) -> pb_utils.InferenceResponse:
+        """All beams of one prompt at once: each is an answer of its own, and ends here."""
+        pieces = []
+        for row, length in zip(rows, lengths, strict=True):
+            stream = self._open(inputs)
+            pieces.append(self._add(inputs, stream, row[:length].tolist(), reason or "stop"))
+        encoded = np.array([piece.text.encode() for piece in pieces], dtype=object)
+        outputs = [pb_utils.Tensor("OUTPUT", encoded), *_statistics(inputs, STATISTICS)]
+        outputs += _extras([verdict for piece in pieces for verdict in piece.verdicts], reason)
+        return pb_utils.InferenceResponse(outputs)
+
+    def _open(self, inputs: Inputs) -> _Stream:
+        """A sequence's first piece."""
+        context = inputs.array("stream_context")
+        policies = self._policies.current
+        lost = context is None
+        try:
+            policy = policies.get(inputs.parameters().get("safety_policy"))
+        except InvalidRequestError:  # it was there when the prompt was read
+            policy, lost = policies.get(None), True
+        said = StreamContext.from_bytes(b"" if context is None else context.item())
+        answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
+        return _Stream(answer, lost)
+
+    def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: str) -> Piece:
+        """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""
+        answer = stream.answer
+        try:
+            if stream.lost:
+                raise RuntimeError("its beginning or its policy is not known")
+            log_probs = inputs.array("output_log_probs")
+            if log_probs is None:
+                piece = answer.add(tokens, reason)
+            else:
+                piece = answer.add(tokens, reason, log_probs.reshape(-1).tolist(), _top(inputs))
+        except Exception as error:
+            pb_utils.Logger.log_error(f"an answer could not be checked: {error!r}")
+            answer.ended = True
+            piece = Piece(finish_reason="error", ends_early=not reason)
+        stream.signals.add(tokens[answer.context.echo_tokens :], piece.text)
+        self._metrics.count_verdicts(answer.policy, piece.found)
+        if piece.finish_reason:
+            self._metrics.count_answer(
+                answer.policy, piece.finish_reason, stream.signals, answer.verdicts
+            )
+        return piece
 
     def _is_gone(self, request: pb_utils.InferenceRequest, stream: _Stream) -> bool:
         """Whether the client went away. To ask is a message of its own, so not for every piece."""
@@ -109,42 +185,92 @@ class TritonPythonModel:
         stream.client_seen_s = now_s
         return bool(request.is_cancelled())
 
-    def _new(self) -> _Stream:
-        detokenizer = Detokenizer(self._vocabulary, self._settings.skip_special_tokens)
-        return _Stream(detokenizer, Redactor(self._settings.redact))
-
     def _forget_old(self) -> None:
         oldest = next(iter(self._streams.values()))
         if time.monotonic() - oldest.client_seen_s > _FORGET_AFTER_S:
             self._streams.popitem(last=False)
 
+    def _stop(self, request: pb_utils.InferenceRequest, sequence_id: int) -> None:
+        """Ask the engine to end a sequence, without waiting for its answer."""
+        stop = pb_utils.InferenceRequest(
+            model_name=self._engine,
+            request_id=request.request_id(),
+            requested_output_names=[],
+            inputs=[
+                pb_utils.Tensor("input_ids", np.zeros((1, 1), dtype=np.int32)),
+                pb_utils.Tensor("input_lengths", np.ones((1, 1), dtype=np.int32)),
+                pb_utils.Tensor("request_output_len", np.ones((1, 1), dtype=np.int32)),
+                pb_utils.Tensor("stop", np.ones((1, 1), dtype=bool)),
+                pb_utils.Tensor("sequence_id", np.full((1, 1), sequence_id, dtype=np.uint64)),
+            ],
+        )
+        Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
 
-def _response(inputs: Inputs, texts: list[str], reason: str | None) -> pb_utils.InferenceResponse:
+
+def _response(
+    inputs: Inputs, pieces: list[Piece], num_output_tokens: int
+) -> pb_utils.InferenceResponse:
+    """The response that carries some pieces of one sequence."""
     # One text a sequence without a batch dimension: so are TensorRT-LLM's own.
-    encoded = np.array([text.encode() for text in texts], dtype=object)
-    outputs = [pb_utils.Tensor("OUTPUT", encoded)]
-    if reason is not None:
-        finish_reason = np.array([[reason.encode()]], dtype=object)
-        outputs.append(pb_utils.Tensor("finish_reason", finish_reason))
-    for name in STATISTICS:
-        array = inputs.array(name)
-        if array is not None:
-            outputs.append(pb_utils.Tensor(name, array))
-    return pb_utils.InferenceResponse(outputs)
+    text = "".join(piece.text for piece in pieces)
+    outputs = [pb_utils.Tensor("OUTPUT", np.array([text.encode()], dtype=object))]
+    outputs += _statistics(inputs, _WHOLE_STATISTICS)
+    if inputs.array("num_output_tokens") is not None:
+        count = np.array([[num_output_tokens]], dtype=np.int32)
+        outputs.append(pb_utils.Tensor("num_output_tokens", count))
+    if inputs.array("output_log_probs") is not None:
+        top = inputs.array("top_log_probs")
+        width = 0 if top is None else top.shape[-1]
+        outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
+    verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
+    return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
 
 
-def _stop(request: pb_utils.InferenceRequest, sequence_id: int) -> None:
-    """Ask the engine to end a sequence, without waiting for its answer."""
-    stop = pb_utils.InferenceRequest(
-        model_name=TENSORRT_LLM,
-        request_id=request.request_id(),
-        requested_output_names=[],
-        inputs=[
-            pb_utils.Tensor("input_ids", np.zeros((1, 1), dtype=np.int32)),
-            pb_utils.Tensor("input_lengths", np.ones((1, 1), dtype=np.int32)),
-            pb_utils.Tensor("request_output_len", np.ones((1, 1), dtype=np.int32)),
-            pb_utils.Tensor("stop", np.ones((1, 1), dtype=bool)),
-            pb_utils.Tensor("sequence_id", np.full((1, 1), sequence_id, dtype=np.uint64)),
-        ],
-    )
-    Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
+def _statistics(inputs: Inputs, names: Iterable[str]) -> list[pb_utils.Tensor]:
+    arrays = ((name, inputs.array(name)) for name in names)
+    return [pb_utils.Tensor(name, array) for name, array in arrays if array is not None]
+
+
+def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor]:
+    tensors = [pb_utils.Tensor("finish_reason", np.array([[reason.encode()]], dtype=object))]
+    if verdicts:
+        shown = json.dumps(verdicts).encode()
+        tensors.append(pb_utils.Tensor("safety_verdicts", np.array([[shown]], dtype=object)))
+    return tensors
+
+
+def _tokens(tokens: list[Token], num_top: int) -> list[pb_utils.Tensor]:
+    """The tokens of a text with their log probabilities, ``[1, 1, tokens]``, and the likeliest in
+    their places, ``[1, 1, tokens, num_top]``.
+    """
+    arrays = {
+        "output_log_probs": np.array([token.log_prob for token in tokens], dtype=np.float32),
+        "output_tokens": _strings([token.text for token in tokens]),
+    }
+    shape: tuple[int, ...] = (1, 1, len(tokens))
+    tensors = [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
+    if not num_top:
+        return tensors
+    likeliest = [each for token in tokens for each in token.top]
+    arrays = {
+        "top_log_prob_ids": np.array([each.id for each in likeliest], dtype=np.int32),
+        "top_log_probs": np.array([each.log_prob for each in likeliest], dtype=np.float32),
+        "top_tokens": _strings([each.text for each in likeliest]),
+    }
+    shape = (*shape, num_top)
+    tensors += [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
+    return tensors
+
+
+def _strings(texts: list[str]) -> NDArray[Any]:
+    return np.array([text.encode() for text in texts], dtype=object)
+
+
+def _top(inputs: Inputs) -> list[list[tuple[int, float]]] | None:
+    """The likeliest tokens in the place of each, with their log probabilities."""
+    ids, values = inputs.array("top_log_prob_ids"), inputs.array("top_log_probs")
+    if ids is None or values is None:
+        return None
+    width = ids.shape[-1]
+    rows = zip(ids.reshape(-1, width).tolist(), values.reshape(-1, width).tolist(), strict=True)
+    return [list(zip(row_ids, row, strict=True)) for row_ids, row in rows]

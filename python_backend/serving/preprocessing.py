@@ -1,7 +1,8 @@
-"""The ``preprocessing`` model: text to tokens."""
+"""The ``preprocessing`` model: text that a policy lets through, to tokens."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,18 @@ from numpy.typing import NDArray
 
 from python_backend.contract import ensemble_steps
 from python_backend.errors import InvalidRequestError
-from python_backend.serving.triton import Inputs, invalid_argument, model_config, resolve
-from python_backend.settings import PreprocessingSettings, from_model_config
+from python_backend.safety.policy import Policy
+from python_backend.safety.scanner import Verdict, scan_text
+from python_backend.serving.answer import StreamContext
+from python_backend.serving.quality import TextMetrics
+from python_backend.serving.triton import (
+    Inputs,
+    invalid_argument,
+    model_config,
+    open_policies,
+    resolve,
+)
+from python_backend.settings import PreprocessingParameters, from_model_config
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
@@ -19,13 +30,23 @@ _CLIENT_NAMES = ensemble_steps()[0].input_map
 """What a client of the ensemble calls each input."""
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """One row of a request: its tokens, and what was found in its text."""
+
+    ids: NDArray[np.int32]
+    verdicts: list[Verdict]
+
+
 class TritonPythonModel:
-    """Tokenizes prompts, stop words, bad words and biased words."""
+    """Tokenizes prompts, stop words, bad words and biased words, and holds prompts to a policy."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tokenizer that the settings name."""
-        self._settings = from_model_config(PreprocessingSettings, model_config(args))
+        """Load the tokenizer and the policies that the settings name."""
+        self._settings = from_model_config(PreprocessingParameters, model_config(args))
         self._tokenizer = TextTokenizer.load(resolve(args, self._settings.tokenizer_dir))
+        self._policies = open_policies(self._settings)
+        self._metrics = TextMetrics(args["model_name"], args["model_version"])
 
     def execute(
         self, requests: list[pb_utils.InferenceRequest]
@@ -39,18 +60,27 @@ class TritonPythonModel:
                 responses.append(invalid_argument(error))
         return responses
 
+    def finalize(self) -> None:
+        """End the threads."""
+        self._policies.close()
+        self._metrics.close()
+
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
         for name in ("DECODER_QUERY", "PROMPT_TABLE_EXTRA_ID"):
             if inputs.array(name) is not None:
                 raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
         texts = _texts(inputs, "QUERY")
         assert texts is not None, "Triton refuses a request without QUERY"
-        prompts = self._prompts(inputs, [row[0] for row in texts])
+        policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
+        prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
-        lengths = np.array([[prompt.size] for prompt in prompts], dtype=np.int32)
+        lengths = np.array([[prompt.ids.size] for prompt in prompts], dtype=np.int32)
         ids = np.full((batch, lengths.max()), self._tokenizer.pad_id, dtype=np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
-            row[: prompt.size] = prompt
+            row[: prompt.ids.size] = prompt.ids
+        contexts = self._contexts(inputs, prompts, policy)
+        streaming = _flag(inputs, "STREAM", batch, False) or any(each.whole for each in contexts)
+        said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("INPUT_ID", ids),
@@ -62,10 +92,38 @@ class TritonPythonModel:
                 pb_utils.Tensor("OUT_END_ID", _or(inputs, "END_ID", self._tokenizer.end_id, batch)),
                 pb_utils.Tensor("OUT_PAD_ID", _or(inputs, "PAD_ID", self._tokenizer.pad_id, batch)),
                 pb_utils.Tensor("LIVENESS_PROBES", np.ones((batch, 1), dtype=bool)),
+                pb_utils.Tensor("STREAMING", np.full((batch, 1), streaming)),
+                pb_utils.Tensor("STREAM_CONTEXT", np.array(said, dtype=object)),
             ]
         )
 
-    def _prompts(self, inputs: Inputs, texts: list[str]) -> list[NDArray[np.int32]]:
+    def _contexts(
+        self, inputs: Inputs, prompts: list[_Prompt], policy: Policy
+    ) -> list[StreamContext]:
+        """What postprocessing is told of each row.
+
+        Where a stop text or the policy may end an answer early, the engine streams also for a
+        client that wants one response, so that it can be stopped.
+        """
+        batch = len(prompts)
+        stops = _texts(inputs, "STOP_WORDS_DICT") or [[]] * batch
+        include_stop = _flag(inputs, "INCLUDE_STOP_STR_IN_OUTPUT", batch, True)
+        exclude = self._settings.exclude_input_in_output
+        streams = _flag(inputs, "STREAM", batch, False)
+        echo = not streams and not _flag(inputs, "EXCLUDE_INPUT_IN_OUTPUT", batch, exclude)
+        ends_early = any(any(row) for row in stops) or policy.output.blocks
+        return [
+            StreamContext(
+                stops=tuple(filter(None, row)),
+                include_stop=include_stop,
+                whole=ends_early and not streams and not echo,
+                echo_tokens=prompt.ids.size if echo else 0,
+                verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
+            )
+            for row, prompt in zip(stops, prompts, strict=True)
+        ]
+
+    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:
         """Tokens of each row, from its chat or from its text."""
         chats, tools, variables = (
             _texts(inputs, name) for name in ("MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS")
@@ -73,13 +131,14 @@ class TritonPythonModel:
         if chats is None:
             if tools or variables:
                 raise InvalidRequestError("tools and chat_template_kwargs need messages")
-            return [self._encode(text) for text in texts]
+            return [self._encode(text, policy) for text in texts]
         return [
             self._encode_chat(
                 text,
                 read_messages(chat[0]),
                 read_tools(tools[row][0]) if tools else None,
                 read_variables(variables[row][0]) if variables else None,
+                policy,
             )
             for row, (text, chat) in enumerate(zip(texts, chats, strict=True))
         ]
@@ -90,29 +149,53 @@ class TritonPythonModel:
         messages: list[Message],
         tools: list[Tool] | None,
         variables: dict[str, Any] | None,
-    ) -> NDArray[np.int32]:
+        policy: Policy,
+    ) -> _Prompt:
         if text:
             raise InvalidRequestError("text_input must be empty beside messages")
         template = self._tokenizer.chat_template
         if template is None:
             raise InvalidRequestError("messages: the checkpoint has no chat template")
+        verdicts: list[Verdict] = []
+        for index, message in enumerate(messages):
+            if isinstance(message.get("content"), str):
+                message["content"], found = self._check(message["content"], policy)
+                verdicts += [verdict._replace(message=index) for verdict in found]
         prompt = template.render(messages, tools, variables)
         if not prompt:
             raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
-        return self._tokenizer.encode(prompt, add_special_tokens=False)
+        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
 
-    def _encode(self, text: str) -> NDArray[np.int32]:
+    def _encode(self, text: str, policy: Policy) -> _Prompt:
         if not text:
             raise InvalidRequestError("text_input is empty; it needs at least 1 character")
+        text, verdicts = self._check(text, policy)
         template = self._tokenizer.chat_template
         if (
             template is None
             or self._settings.chat_template == "off"
             or self._tokenizer.has_control_token(text)
         ):
-            return self._tokenizer.encode(text, self._settings.add_special_tokens)
+            return _Prompt(
+                self._tokenizer.encode(text, self._settings.add_special_tokens), verdicts
+            )
         prompt = template.render([{"role": "user", "content": text}])
-        return self._tokenizer.encode(prompt, add_special_tokens=False)
+        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+
+    def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
+        """A prompt's text as the policy leaves it, and what was found in it.
+
+        Raises:
+            InvalidRequestError: The policy blocks it.
+        """
+        scanned = scan_text(policy.input, text)
+        self._metrics.count_verdicts(policy, scanned.verdicts)
+        if scanned.blocked:
+            rule = scanned.verdicts[-1].rule
+            raise InvalidRequestError(
+                f"content_filter: the policy {policy.name} blocks the prompt by its rule {rule}"
+            )
+        return scanned.text, scanned.verdicts
 
     def _words(self, inputs: Inputs, name: str, batch: int) -> NDArray[np.int32]:
         words = _texts(inputs, name) or [[]] * batch
@@ -138,6 +221,16 @@ class TritonPythonModel:
 
 def _texts(inputs: Inputs, name: str) -> list[list[str]] | None:
     return inputs.texts(name, shown_as=_CLIENT_NAMES[name])
+
+
+def _flag(inputs: Inputs, name: str, batch: int, default: bool) -> bool:
+    """A flag that holds for all rows of a request."""
+    values = set(inputs.scalars(name, batch) or [default])
+    if len(values) > 1:
+        raise InvalidRequestError(
+            f"{_CLIENT_NAMES[name]} must be the same for all {batch} rows of a batch"
+        )
+    return bool(values.pop())
 
 
 def _or(inputs: Inputs, name: str, default: int, batch: int) -> NDArray[np.int32]:

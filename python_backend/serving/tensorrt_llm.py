@@ -49,7 +49,12 @@ class _Request:
         deadline_s: When its time is up, on the monotonic clock.
     """
 
-    def __init__(self, request: pb_utils.InferenceRequest, generation: GenerationRequest) -> None:
+    def __init__(
+        self,
+        request: pb_utils.InferenceRequest,
+        generation: GenerationRequest,
+        contexts: list[bytes],
+    ) -> None:
         self.id: str = request.request_id()
         self.sender = request.get_response_sender()
         self.generation = generation
@@ -60,6 +65,7 @@ class _Request:
                 Sequence(row.prompt, row.params, row.priority),
                 row.batch_index,
                 row.sequence_index,
+                contexts[row.batch_index],
             )
             for row in generation.rows
         ]
@@ -71,16 +77,23 @@ class _Stream:
 
     Attributes:
         queued: Whether the sender has yet to look at it.
+        context: What goes back with the first response; None after that.
         ended: Whether its last response was sent.
     """
 
     def __init__(
-        self, request: _Request, sequence: Sequence, batch_index: int, sequence_index: int
+        self,
+        request: _Request,
+        sequence: Sequence,
+        batch_index: int,
+        sequence_index: int,
+        context: bytes,
     ) -> None:
         self.request = request
         self.sequence = sequence
         self.batch_index = batch_index
         self.sequence_index = sequence_index
+        self.context: bytes | None = context
         self.sent = 0
         self.cum_log_prob = 0.0
         self.queued = False
@@ -181,7 +194,8 @@ class TritonPythonModel:
                 f"the queue is full: {waiting} sequences wait and this request has "
                 f"{len(generation.rows)}; max_queue_size is {self._settings.max_queue_size}"
             )
-        taken = _Request(request, generation)
+        contexts = inputs.scalars("stream_context", generation.batch_size)
+        taken = _Request(request, generation, contexts or [b""] * generation.batch_size)
         self._inbox.put(lambda: self._start(taken))
 
     def _take_stop(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
@@ -375,6 +389,9 @@ def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:
         "sequence_id": np.array([[sequence.id]], dtype=np.uint64),
         "finish_reason": np.array([[piece.finish_reason.encode()]], dtype=object),
     }
+    if stream.context is not None:
+        outputs["stream_context"] = np.array([[stream.context]], dtype=object)
+        stream.context = None
     if generation.batch_size > 1:
         outputs["batch_index"] = np.array([[stream.batch_index]], dtype=np.int32)
     if generation.num_return_sequences > 1:

@@ -9,8 +9,12 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+import python_backend
 from python_backend.engine.config import served_version
 from python_backend.errors import EngineError, InvalidRequestError
+from python_backend.safety.policy import PolicyError
+from python_backend.safety.store import PolicyStore
+from python_backend.settings import SafetySettings
 
 
 def model_config(args: dict[str, str]) -> dict[str, Any]:
@@ -36,6 +40,19 @@ def resolve(args: dict[str, str], folder: str) -> Path:
             f"no version in {model} has a tokenizer: build an engine first (make build-engines)"
         )
     return served
+
+
+def open_policies(settings: SafetySettings) -> PolicyStore:
+    """The safety policies that the settings name, watched for changes."""
+    path = (Path(python_backend.__file__).resolve().parents[1] / settings.policy_file).resolve()
+
+    def on_reload(error: PolicyError | None) -> None:
+        if error is None:
+            pb_utils.Logger.log_info(f"{path}: the new safety policies are in force")
+        else:
+            pb_utils.Logger.log_error(f"the former safety policies stay in force: {error}")
+
+    return PolicyStore(path, settings.policy_check_period_ms / 1000, on_reload)
 
 
 def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
@@ -83,6 +100,17 @@ class Inputs:
         """An input as ``[batch, …]``, or None where the request leaves it out."""
         tensor = pb_utils.get_input_tensor_by_name(self._request, name)
         return None if tensor is None else tensor.as_numpy()
+
+    def required(self, name: str) -> NDArray[Any]:
+        """An input that the contract has in every request.
+
+        Raises:
+            InvalidRequestError: It is missing.
+        """
+        array = self.array(name)
+        if array is None:
+            raise InvalidRequestError(f"{name} is missing")
+        return array
 
     def scalars(self, name: str, batch: int) -> list[Any] | None:
         """One value for each row, or None where the request leaves the input out.

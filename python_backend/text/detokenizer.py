@@ -82,6 +82,14 @@ class Vocabulary:
         """The bytes of a token, or None for an id that the vocabulary doesn't have."""
         return self._bytes.get(token_id)
 
+    def text_of(self, token_id: int) -> str:
+        r"""A token as text; one that is no whole text is spelt ``bytes:\xf0\x9f``."""
+        data = self._bytes.get(token_id, b"")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
     def is_byte_token(self, token_id: int) -> bool:
         """Whether a token is one byte of a character that the vocabulary lacks."""
         return token_id in self._byte_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -77,3 +78,27 @@ def test_peers_have_no_bound(report: Report) -> None:
 def test_a_picture_is_drawn(report: Report, tmp_path) -> None:
     draw(report, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_is_read_as_it_was_written(report: Report, tmp_path) -> None:
+    path = tmp_path / "peers.json"
+    path.write_text(report.to_json(), encoding="utf-8")
+    assert Report.load(path) == report
+    path.write_text('{"machine": 3}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"peers\.json is not a report of a comparison"):
+        Report.load(path)
+
+
+def test_a_workload_of_fewer_systems_is_added(report: Report, tmp_path) -> None:
+    seconds = {"trireme-int8": [10.0], "openvino-int8": [15.0]}
+    systems = {name: report.systems[name] for name in seconds}
+    more = replace(report, systems=systems, seconds={"long": seconds}, failures={})
+    whole = report.extended(more)
+    assert [workload.name for workload in whole.workloads] == ["few", "long", "first token"]
+    text = whole.to_markdown()
+    assert "| Trireme int8 | 512 (±0%) | 77 (±0%) | 0.400 (±0%) |" in text
+    assert "| Trireme int8, whole server | 410 (±0%) | – | 0.500 (±0%) |" in text
+    assert "| Trireme int8, whole server | 80% | – | 80% |" in text
+    assert "rounds: 1, 2" in text
+    assert json.loads(whole.to_json())["failures"] == report.failures
+    draw(whole, tmp_path / "peers.png")

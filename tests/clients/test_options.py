@@ -97,6 +97,7 @@ ALL = GenerationOptions(
     messages=[{"role": "user", "content": "Où ?"}],
     tools=[{"type": "function", "function": {"name": "now"}}],
     chat_template_kwargs={"enable_thinking": False},
+    include_stop_str_in_output=False,
     priority=1,
 )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ensembles.config import model_configs, render
+from ensembles.cpp_backend import CppBackendSettings
 from ensembles.settings import RepositorySettings
 from python_backend.contract import (
     ENSEMBLE_MODEL,
@@ -18,7 +20,16 @@ from python_backend.contract import (
     Model,
     ensemble_steps,
 )
-from python_backend.settings import EngineSettings, PostprocessingSettings, from_model_config
+from python_backend.settings import (
+    AdapterSettings,
+    EngineSettings,
+    PostprocessingParameters,
+    PostprocessingSettings,
+    PreprocessingParameters,
+    SafetySettings,
+    Settings,
+    from_model_config,
+)
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {
@@ -31,7 +42,8 @@ OTHERS = model_configs(
         max_batch_size=3,
         preprocessing_instances=2,
         tensorrt_llm=EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1),
-        postprocessing=PostprocessingSettings(redact=()),
+        postprocessing=PostprocessingSettings(skip_special_tokens=False),
+        safety=SafetySettings(policy_file="other.yaml"),
     )
 )
 
@@ -72,15 +84,27 @@ def test_the_ensemble_has_the_steps_of_the_contract() -> None:
         assert dict(entry.output_map) == step.output_map
 
 
+S = TypeVar("S", bound=Settings)
+
+
+def read(kind: type[S], config: pb.ModelConfig) -> S:
+    """Settings as the model itself reads them."""
+    parameters = {
+        name: {"string_value": parameter.string_value}
+        for name, parameter in config.parameters.items()
+    }
+    return from_model_config(kind, {"name": config.name, "parameters": parameters})
+
+
 def test_settings_show_in_the_configs() -> None:
     assert {config.max_batch_size for config in OTHERS.values()} == {3}
     assert OTHERS["preprocessing"].instance_group[0].count == 2
-    engine = {
-        name: {"string_value": parameter.string_value}
-        for name, parameter in OTHERS["tensorrt_llm"].parameters.items()
-    }
-    read = from_model_config(EngineSettings, {"name": "tensorrt_llm", "parameters": engine})
-    assert read == EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1)
+    engine = read(EngineSettings, OTHERS["tensorrt_llm"])
+    assert engine == EngineSettings(engine_dir='a "b" \\ c\n猫', num_threads=1)
+    assert read(PreprocessingParameters, OTHERS["preprocessing"]).policy_file == "other.yaml"
+    answers = read(PostprocessingParameters, OTHERS["postprocessing"])
+    assert answers.policy_file == "other.yaml"
+    assert not answers.skip_special_tokens
 
 
 def test_streams_leave_in_pieces_and_find_their_state() -> None:
@@ -100,10 +124,21 @@ def test_no_queue_drops_cancelled_requests(name: str) -> None:
     assert not DEFAULTS[name].HasField("dynamic_batching")
 
 
-def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
-    configs = model_configs(RepositorySettings(engine="tensorrtllm"))
-    assert "liveness_probes" in render(DEFAULTS["ensemble"])
-    for ours in ("liveness_probes", "LIVENESS_PROBES", "sequence_id"):
-        assert ours not in render(configs["ensemble"])
-    step = configs["ensemble"].ensemble_scheduling.step[1]
-    assert "finish_reason" not in step.output_map
+def test_tensorrt_llms_own_engine_has_its_adapter_before_it() -> None:
+    settings = RepositorySettings(
+        engine="tensorrtllm", tensorrtllm=CppBackendSettings(exclude_input_in_output=False)
+    )
+    configs = model_configs(settings)
+    assert set(configs) - DEFAULTS.keys() == {"tensorrt_llm_adapter"}
+    assert configs["ensemble"].ensemble_scheduling.step[1].model_name == "tensorrt_llm_adapter"
+    assert configs["tensorrt_llm_adapter"].model_transaction_policy.decoupled
+    answers = read(PostprocessingParameters, configs["postprocessing"])
+    assert answers.engine_model == "tensorrt_llm_adapter"
+    adapter = read(AdapterSettings, configs["tensorrt_llm_adapter"])
+    assert not adapter.exclude_input_in_output
+    for ours in ("liveness_probes", "stream_context", "sequence_id"):
+        assert f'"{ours}"' not in render(configs["tensorrt_llm"])
+    assert not read(PreprocessingParameters, configs["preprocessing"]).exclude_input_in_output
+    for ours in ("priority", "min_p", "top_tokens", "top_log_probs"):
+        assert f'"{ours}"' in render(DEFAULTS["ensemble"])
+        assert f'"{ours}"' not in render(configs["ensemble"])

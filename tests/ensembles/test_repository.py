@@ -16,6 +16,7 @@ from ensembles.settings import RepositorySettings
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = RepositorySettings()
+FOREIGN = RepositorySettings(engine="tensorrtllm")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -35,9 +36,11 @@ def test_another_folder_links_to_the_models_here(tmp_path: Path) -> None:
     assert not (tmp_path / "ensemble" / "1" / "model.py").exists()
 
 
-@pytest.mark.parametrize("name", ["preprocessing", "tensorrt_llm", "postprocessing"])
+@pytest.mark.parametrize(
+    "name", ["preprocessing", "tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"]
+)
 def test_a_linked_model_finds_python_backend(tmp_path: Path, name: str) -> None:
-    assemble(tmp_path, DEFAULTS)
+    assemble(tmp_path, FOREIGN if name == "tensorrt_llm_adapter" else DEFAULTS)
     # Only Triton has triton_python_backend_utils: to ask for it is to have come that far.
     program = f"import runpy; runpy.run_path({str(tmp_path / name / '1' / 'model.py')!r})"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -106,6 +109,18 @@ def test_an_engine_elsewhere_is_looked_for_there(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "engine.json").write_text("{}")
     assert missing_engine(tmp_path / "repository", elsewhere) is None
+
+
+def test_tensorrt_llms_engine_gets_its_adapter_and_leaves_none_behind(tmp_path: Path) -> None:
+    assert "tensorrt_llm_adapter" in assemble(tmp_path, FOREIGN)
+    adapter = tmp_path / "tensorrt_llm_adapter"
+    assert (adapter / "1" / "model.py").samefile(SOURCE / "tensorrt_llm_adapter.py")
+    assemble(tmp_path, DEFAULTS)
+    assert not adapter.exists()
+    adapter.mkdir()
+    (adapter / "config.pbtxt").write_text("# somebody's own\n")
+    assemble(tmp_path, DEFAULTS)
+    assert adapter.exists()
 
 
 def test_the_command_assembles_and_says_what_is_missing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ensembles.settings import RepositorySettings
-from python_backend.settings import EngineSettings, PostprocessingSettings, SettingsError
+from python_backend.settings import EngineSettings, SafetySettings, SettingsError
 
 
 def test_no_words_are_the_defaults() -> None:
@@ -17,12 +17,12 @@ def test_words_reach_into_the_models() -> None:
         "max_batch_size=8",
         "tensorrt_llm.max_num_sequences=4",
         "tensorrt_llm.engine_dir=/engines/a=b",
-        'postprocessing.redact=["email"]',
+        "safety.policy_file=mine.yaml",
     ]
     assert RepositorySettings.from_assignments(assignments) == RepositorySettings(
         max_batch_size=8,
         tensorrt_llm=EngineSettings(max_num_sequences=4, engine_dir="/engines/a=b"),
-        postprocessing=PostprocessingSettings(redact=("email",)),
+        safety=SafetySettings(policy_file="mine.yaml"),
     )
 
 
@@ -46,8 +46,8 @@ def test_words_reach_into_the_models() -> None:
         ),
         (["max_batch_size.x=1"], "max_batch_size is {'x': 1}: input should be a valid integer"),
         (
-            ['postprocessing.redact=["mail"]'],
-            "postprocessing.redact.0 is 'mail': input should be 'email', 'phone' or 'card'",
+            ["postprocessing.policy_file=x"],
+            "postprocessing.policy_file is not a setting; the nearest is",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -116,6 +117,15 @@ def postgres_server() -> Iterator[Server]:
         command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         with running(Server(command, port, _answers_sql, cwd=folder, **popen)) as server:
             yield server
+
+
+def fill(disk: Path) -> Path:
+    """Take all space that is left."""
+    path = disk / "filler"
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    return path
 
 
 def _accepts(port: int) -> None:

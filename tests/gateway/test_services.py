@@ -21,6 +21,7 @@ from gateway.configuration import Configuration
 from gateway.services import Services
 from tests.gateway.audit.conftest import lines
 from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, Running, configuration, serving
+from tests.gateway.servers import fill
 
 Command = Callable[..., str]
 
@@ -182,6 +183,24 @@ def test_a_quota_outlives_the_process(settings, command):
         assert ask(running, key, {**CHAT, "max_tokens": 60}).status_code == 200
         answer = ask(running, key, {**CHAT, "max_tokens": 95})
         assert (answer.status_code, answer.headers["x-should-retry"]) == (429, "false")
+
+
+def test_on_a_full_disk_nothing_is_served_unaudited(disk):
+    settings = configuration(audit=AuditSettings(directory=disk / "audit", reserve_bytes=16 << 10))
+    with gateway(settings) as running:
+        assert ask(running, "anything", CHAT).status_code == 200
+        filler = fill(disk)
+        answers = [ask(running, "anything", CHAT) for _ in range(20)]
+        assert answers[-1].status_code == 503
+        assert answers[-1].json()["error"]["code"] == "audit_unavailable"
+        served = 1 + sum(answer.status_code == 200 for answer in answers)
+        filler.unlink()
+        end = time.monotonic() + 30
+        while ask(running, "anything", CHAT).status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    ends = [line for line in lines(disk / "audit") if line["event"] == "end"]
+    assert [line["status"] for line in ends].count(200) == served + 1
 
 
 def test_without_a_database_there_are_no_tenants(tmp_path):

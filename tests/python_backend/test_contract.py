@@ -9,9 +9,11 @@ import pytest
 
 from python_backend.contract import (
     ENSEMBLE_MODEL,
+    OURS,
     POSTPROCESSING_MODEL,
     PREPROCESSING_MODEL,
     STATISTICS,
+    TENSORRT_LLM_ADAPTER_MODEL,
     TENSORRT_LLM_MODEL,
     UNSUPPORTED_INPUTS,
     Engine,
@@ -23,11 +25,20 @@ from python_backend.contract import (
 from tests.python_backend import upstream
 
 MODELS = {
-    model.name: model for model in (PREPROCESSING_MODEL, TENSORRT_LLM_MODEL, POSTPROCESSING_MODEL)
+    model.name: model
+    for model in (
+        PREPROCESSING_MODEL,
+        TENSORRT_LLM_MODEL,
+        TENSORRT_LLM_ADAPTER_MODEL,
+        POSTPROCESSING_MODEL,
+    )
 }
 ENGINES = get_args(Engine)
 TOP_LOG_PROBS = {"top_log_prob_ids", "top_log_probs"}
-DECOUPLED = {"tensorrt_llm", "postprocessing"}
+ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
+CHAT = {"messages", "tools", "chat_template_kwargs"}
+STREAM = {"sequence_id", "stream_context"}
+DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
 
 
 def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -38,10 +49,11 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
     ours = {"priority", "min_p", "num_top_log_probs"}
-    assert added == {*ours, "messages", "tools", "chat_template_kwargs"}
+    assert added == {*ours, *CHAT, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
-    assert outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys() == {"finish_reason", *TOP_LOG_PROBS}
+    added = outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys()
+    assert added == {*ANSWER_EXTRAS, *TOP_LOG_PROBS}
     assert {name: outputs[name] for name in upstream.ENSEMBLE_OUTPUTS} == upstream.ENSEMBLE_OUTPUTS
 
 
@@ -51,28 +63,47 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {"sequence_id", "liveness_probes", "priority", "min_p", "num_top_log_probs"},
+            {*STREAM, "liveness_probes", "priority", "min_p", "num_top_log_probs"},
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
             upstream.ENGINE_OUTPUTS,
-            {"sequence_id", "finish_reason", *TOP_LOG_PROBS},
+            {*STREAM, "finish_reason", *TOP_LOG_PROBS},
+        ),
+        (
+            TENSORRT_LLM_ADAPTER_MODEL.inputs,
+            upstream.ENGINE_INPUTS,
+            {*STREAM, "liveness_probes"},
+        ),
+        (
+            TENSORRT_LLM_ADAPTER_MODEL.outputs,
+            upstream.ENGINE_OUTPUTS,
+            {*STREAM, "finish_reason"},
         ),
         (
             PREPROCESSING_MODEL.inputs,
             upstream.PREPROCESSING_INPUTS,
-            {"MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS"},
+            {
+                *(name.upper() for name in CHAT),
+                "STREAM",
+                "EXCLUDE_INPUT_IN_OUTPUT",
+                "INCLUDE_STOP_STR_IN_OUTPUT",
+            },
         ),
-        (PREPROCESSING_MODEL.outputs, upstream.PREPROCESSING_OUTPUTS, {"LIVENESS_PROBES"}),
+        (
+            PREPROCESSING_MODEL.outputs,
+            upstream.PREPROCESSING_OUTPUTS,
+            {"LIVENESS_PROBES", "STREAMING", "STREAM_CONTEXT"},
+        ),
         (
             POSTPROCESSING_MODEL.inputs,
             upstream.POSTPROCESSING_INPUTS,
-            {*STATISTICS, "sequence_id", "finish_reason"},
+            {*STATISTICS, *STREAM, "finish_reason"},
         ),
         (
             POSTPROCESSING_MODEL.outputs,
             upstream.POSTPROCESSING_OUTPUTS,
-            {*STATISTICS, "finish_reason"},
+            {*STATISTICS, *ANSWER_EXTRAS},
         ),
     ],
 )
@@ -99,13 +130,20 @@ def test_every_engine_output_of_upstream_but_one_is_declared() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> None:
-    for step in ensemble_steps(engine):
-        mapped = {
+    preprocessing, generation, postprocessing = (
+        {
             name: source
             for name, source in step.input_map.items()
             if source in upstream.ENSEMBLE_INPUTS
         }
-        assert mapped == upstream.ENSEMBLE_MAPS.get(step.model, {})
+        for step in ensemble_steps(engine)
+    )
+    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer.
+    moved = {"STREAM": "stream", "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output"}
+    assert preprocessing == upstream.ENSEMBLE_MAPS["preprocessing"] | moved
+    assert generation | {"streaming": "stream"} == upstream.ENSEMBLE_MAPS["tensorrt_llm"]
+    assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"
+    assert postprocessing == {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -167,10 +205,9 @@ def test_triton_sees_one_decoupled_model_before_each_step_and_each_output(engine
 
 
 def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
-    for step in ensemble_steps("tensorrtllm"):
-        if step.model == "tensorrt_llm":
-            assert step.input_map.keys() <= upstream.ENGINE_INPUTS.keys()
-            assert step.output_map.keys() <= upstream.ENGINE_OUTPUTS.keys()
+    model = TENSORRT_LLM_ADAPTER_MODEL
+    assert set(model.input_names()) - OURS <= upstream.ENGINE_INPUTS.keys()
+    assert set(model.output_names()) - OURS <= upstream.ENGINE_OUTPUTS.keys()
 
 
 def test_our_engine_is_given_all_that_the_steps_before_it_know() -> None:

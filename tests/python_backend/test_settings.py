@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.safety.redactor import KINDS
 from python_backend.settings import (
     EngineSettings,
     PostprocessingSettings,
@@ -44,7 +43,6 @@ ENGINE = st.builds(
 POSTPROCESSING = st.builds(
     PostprocessingSettings,
     skip_special_tokens=st.booleans(),
-    redact=st.lists(st.sampled_from(KINDS), unique=True).map(tuple),
 )
 
 
@@ -54,10 +52,9 @@ def test_settings_travel_through_tritons_configuration(settings: Settings) -> No
 
 
 def test_parameters_are_as_a_person_would_write_them() -> None:
-    assert PostprocessingSettings(redact=("email", "card")).parameters() == {
-        "tokenizer_dir": "../../tensorrt_llm/*",
+    assert PostprocessingSettings(tokenizer_dir="a b").parameters() == {
+        "tokenizer_dir": "a b",
         "skip_special_tokens": "true",
-        "redact": '["email", "card"]',
     }
 
 
@@ -104,11 +101,11 @@ def test_a_parameter_that_does_not_hold_is_named(parameters: dict[str, str], mes
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:
-    values = {"redact": ["email", "name"], "skip_special_token": True}
+    values = {"tokenizer_dir": 1, "skip_special_token": True}
     with pytest.raises(SettingsError) as error:
         parse(PostprocessingSettings, values, "postprocessing")
     assert str(error.value) == (
-        "postprocessing.redact.1 is 'name': input should be 'email', 'phone' or 'card'; "
+        "postprocessing.tokenizer_dir is 1: input should be a valid string; "
         "postprocessing.skip_special_token is not a setting; the nearest is skip_special_tokens"
     )
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from gateway.audit.log import FileAuditLog
 from gateway.audit.settings import AuditSettings
 from gateway.errors import AuditUnavailable
 from tests.gateway.audit.conftest import events, lines, principal, record, serve
+from tests.gateway.servers import fill
 
 pytestmark = pytest.mark.anyio
 
@@ -23,31 +21,8 @@ _RESERVE = 16 << 10
 
 
 @pytest.fixture
-def disk(tmp_path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
-
-
-@pytest.fixture
 def settings(disk) -> AuditSettings:
     return AuditSettings(directory=disk / "audit", reserve_bytes=_RESERVE)
-
-
-def fill(disk: Path) -> Path:
-    """Take all space that is left."""
-    path = disk / "filler"
-    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
-        while True:
-            file.write(b"x" * 512)
-    return path
 
 
 async def fill_until_refused(log: FileAuditLog, disk: Path) -> int:

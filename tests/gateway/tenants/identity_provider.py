@@ -27,12 +27,15 @@ class IdentityProvider:
         self.requests: list[str] = []
         self.discovery: dict[str, Any] = {}
         self.broken = False
+        self.go = threading.Event()
+        self.go.set()
         self.add_key("first")
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.requests.append(self.path)
+                provider.go.wait()
                 document = provider.document(self.path)
                 self.send_response(503 if provider.broken else 200 if document else 404)
                 self.end_headers()
@@ -46,6 +49,7 @@ class IdentityProvider:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
+        self.go.set()
         self.server.shutdown()
         self.server.server_close()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hmac
+import signal
 import sqlite3
 import time
 
@@ -9,14 +10,17 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from gateway.database import open_database
 from gateway.errors import AuthenticationError, IdentityUnavailable, PermissionDenied
 from gateway.interfaces import Principal
 from gateway.limits.model import Limits
 from gateway.tenants import credentials
 from gateway.tenants.authenticator import TenantAuthenticator, TokenVerifier
+from gateway.tenants.directory import Directory
 from gateway.tenants.model import KeyPolicy, TenantPolicy
 from gateway.tenants.registry import Registry
 from gateway.tenants.settings import IdentityProviderSettings, TenantSettings
+from tests.gateway.servers import postgres_server
 from tests.gateway.tenants.identity_provider import IdentityProvider
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +174,27 @@ class TestKeys:
         assert "api_keys" not in raised.value.message
 
 
+async def test_a_database_server_that_goes_down_is_bridged_and_found_again(clock):
+    with postgres_server() as server:
+        engine = open_database(f"postgresql://test@127.0.0.1:{server.port}/postgres")
+        directory = Directory(engine, clock)
+        directory.create_tenant("acme", TenantPolicy())
+        known = directory.create_key("acme", KeyPolicy())[1].text
+        unknown = directory.create_key("acme", KeyPolicy())[1].text
+        authenticator = TenantAuthenticator(
+            Registry(directory, TenantSettings(cache_s=0, stale_s=60)), {}, clock
+        )
+        await authenticator.authenticate(f"Bearer {known}")
+        server.stop(signal.SIGQUIT)  # at once, as in a crash
+        await authenticator.authenticate(f"Bearer {known}")
+        with pytest.raises(IdentityUnavailable):
+            await authenticator.authenticate(f"Bearer {unknown}")
+        server.start()
+        for key in (known, unknown):
+            await authenticator.authenticate(f"Bearer {key}")
+        engine.dispose()
+
+
 class TestLimits:
     async def test_a_key_has_its_own_or_its_tenants(self, directory, registry, authenticator):
         mine, every = Limits(requests_per_minute=1), Limits(requests_per_minute=2)
@@ -283,6 +308,15 @@ class TestTokens:
         idp.broken = False
         clock.now += 10
         await authenticator.authenticate(f"Bearer {idp.token()}")
+
+    async def test_a_provider_that_hangs_holds_back_nobody(self, with_tokens, idp, clock):
+        authenticator = with_tokens(timeout_s=60)
+        await authenticator.authenticate(f"Bearer {idp.token()}")
+        idp.go.clear()
+        clock.now += 300
+        for _ in range(3):
+            await authenticator.authenticate(f"Bearer {idp.token()}")
+        assert len(idp.requests) == 3
 
     @pytest.mark.parametrize(
         "discovery",

@@ -85,6 +85,17 @@ async def test_an_outage_is_bridged_for_a_while(cache, source, clock):
     assert await cache.get("a") == 1
 
 
+async def test_what_takes_long_is_not_waited_for(cache, source, clock):
+    assert await cache.get("a") == 1
+    source.values["a"] = 2
+    clock.now += 5
+    source.go.clear()
+    assert await cache.get("a") == 1
+    source.go.set()
+    while await cache.get("a") != 2:
+        await asyncio.sleep(0.01)
+
+
 async def test_the_least_recently_used_makes_room(cache, source):
     source.values.update(b=2, c=3)
     for key in "abac":

@@ -75,6 +75,20 @@ class MetricFamily:
 MetricFamily.made = {}
 
 
+class Logger:
+    """What the models log, by level."""
+
+    logged: list[tuple[str, str]] = []  # noqa: RUF012 - one log for all
+
+    @classmethod
+    def log_error(cls, message: str) -> None:
+        cls.logged.append(("error", message))
+
+    @classmethod
+    def log_info(cls, message: str) -> None:
+        cls.logged.append(("info", message))
+
+
 class TritonError:
     INVALID_ARG = 3
 
@@ -151,6 +165,7 @@ def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
     config = {"name": folder.name, "parameters": values}
     return {
         "model_config": json.dumps(config),
+        "model_name": folder.name,
         "model_repository": str(folder),
         "model_version": "1",
     }
@@ -158,6 +173,7 @@ def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
 
 _module: Any = ModuleType("triton_python_backend_utils")
 _module.Tensor = Tensor
+_module.Logger = Logger
 _module.MetricFamily = MetricFamily
 _module.TritonError = TritonError
 _module.InferenceRequest = InferenceRequest

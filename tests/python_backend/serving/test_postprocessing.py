@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,34 @@ import pytest
 from python_backend.contract import POSTPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceRequest,
+    MetricFamily,
     Request,
+    Tensor,
     initialize_args,
     make_request,
 )
 from tests.python_backend.text.samples import byte_level
 
+from python_backend.safety.scanner import Scanner  # isort: skip
 from python_backend.serving import postprocessing  # isort: skip
+from python_backend.serving.answer import StreamContext  # isort: skip
 
 TOKENIZER = byte_level()
 TEXT = "déjà 🐱, write to ana@acme.example or call +44 20 7946 0123 東京"
 SAFE = "déjà 🐱, write to [EMAIL] or call [PHONE] 東京"
+POLICIES = """
+default: standard
+policies:
+  standard:
+    rules:
+      - {name: personal, find: personal_data, output: redact}
+    refusals: ['^Sorry']
+  strict:
+    rules:
+      - {name: codename, find: pattern, pattern: 'PRO[A-Z]{3}', output: block}
+      - {name: cats, find: terms, terms: [cat], output: flag}
+"""
+STRICT = '{"safety_policy": "strict"}'
 
 
 class Thread:
@@ -32,20 +51,41 @@ class Thread:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> postprocessing.TritonPythonModel:
+def model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[postprocessing.TritonPythonModel]:
     monkeypatch.setattr(postprocessing, "Thread", Thread)
     monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 0.0, raising=False)
     monkeypatch.setattr(InferenceRequest, "made", [])
+    monkeypatch.setattr(MetricFamily, "made", {})
     folder = tmp_path / "tensorrt_llm" / "1"
     folder.mkdir(parents=True)
     TOKENIZER.save(str(folder / "tokenizer.json"))
+    (tmp_path / "policies.yaml").write_text(POLICIES)
     model = postprocessing.TritonPythonModel()
-    model.initialize(initialize_args(tmp_path / "postprocessing"))
-    return model
+    model.initialize(
+        initialize_args(
+            tmp_path / "postprocessing",
+            policy_file=str(tmp_path / "policies.yaml"),
+            engine_model="the_engine",
+        )
+    )
+    yield model
+    model.finalize()
 
 
-def piece(tokens: list[int], sequence: int, reason: str = "", **inputs: Any) -> Request:
-    return make_request(
+def piece(
+    tokens: list[int],
+    sequence: int,
+    reason: str = "",
+    context: StreamContext | None = None,
+    parameters: str = "{}",
+    **inputs: Any,
+) -> Request:
+    """One piece; with a context it is a sequence's first."""
+    if context is not None:
+        inputs["stream_context"] = [[context.to_bytes()]]
+    request = make_request(
         POSTPROCESSING_MODEL,
         TOKENS_BATCH=[[tokens]],
         SEQUENCE_LENGTH=[[len(tokens)]],
@@ -53,6 +93,23 @@ def piece(tokens: list[int], sequence: int, reason: str = "", **inputs: Any) -> 
         finish_reason=[[reason.encode()]],
         **inputs,
     )
+    request.parameters_json = parameters
+    return request
+
+
+FIRST = StreamContext()
+
+
+def pieces(
+    text: str, sequence: int = 1, context: StreamContext = FIRST, parameters: str = "{}"
+) -> list[Request]:
+    """A stream of single tokens that begins with a liveness probe and ends by itself."""
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    return [
+        piece([], sequence, context=context, parameters=parameters),
+        *(piece([token], sequence) for token in ids),
+        piece([], sequence, "stop"),
+    ]
 
 
 def texts(requests: list[Request]) -> str:
@@ -62,37 +119,57 @@ def texts(requests: list[Request]) -> str:
     return b"".join(response.outputs["OUTPUT"].item() for response in responses).decode()
 
 
+def verdicts(requests: list[Request]) -> list[dict[str, Any]]:
+    return [
+        verdict
+        for request in requests
+        for response in request.responses
+        if "safety_verdicts" in response.outputs
+        for verdict in json.loads(response.outputs["safety_verdicts"].item())
+    ]
+
+
+def reasons(requests: list[Request]) -> list[str]:
+    """The finish reasons that are not empty."""
+    outputs = [response.outputs for request in requests for response in request.responses]
+    return [reason.decode() for each in outputs if (reason := each["finish_reason"].item())]
+
+
 def test_a_stream_of_single_tokens_is_the_whole_text_redacted(
     model: postprocessing.TritonPythonModel,
 ) -> None:
-    ids = TOKENIZER.encode(TEXT).ids
-    requests = [piece([token], sequence=1) for token in ids] + [piece([], 1, "stop")]
+    requests = pieces(TEXT)
     model.execute(requests)
     assert texts(requests) == SAFE
-    assert [request.responses[0].outputs["finish_reason"].item() for request in requests] == [
-        *[b""] * len(ids),
-        b"stop",
+    assert reasons(requests) == ["stop"]
+    found = verdicts(requests)
+    assert [(each["kind"], TEXT[each["start"] : each["end"]]) for each in found] == [
+        ("email", "ana@acme.example"),
+        ("phone", "+44 20 7946 0123"),
     ]
+    assert found[0] == {
+        "rule": "personal",
+        "kind": "email",
+        "action": "redact",
+        "side": "output",
+        "start": 17,
+        "end": 33,
+    }
 
 
 def test_streams_that_run_side_by_side_do_not_mix(
     model: postprocessing.TritonPythonModel,
 ) -> None:
-    ids = TOKENIZER.encode(TEXT).ids
-    streams: dict[int, list[Request]] = {1: [], 2: [], 3: []}
-    for token in ids:
-        for sequence, requests in streams.items():
-            requests.append(piece([token], sequence))
-            model.execute(requests[-1:])
-    for sequence, requests in streams.items():
-        requests.append(piece([], sequence, "length"))
-        model.execute(requests[-1:])
-        assert texts(requests) == SAFE
+    streams = [pieces(TEXT, sequence) for sequence in (1, 2, 3)]
+    for step in zip(*streams, strict=True):
+        model.execute(list(step))
+    assert [texts(requests) for requests in streams] == [SAFE] * 3
 
 
 def test_what_a_stream_held_back_goes_with_it(model: postprocessing.TritonPythonModel) -> None:
     ids = TOKENIZER.encode("to ana@acme").ids
-    first, gone, again = piece(ids, 1), piece([], 1, "stop"), piece(ids[:1], 1, "stop")
+    first, gone = piece(ids, 1, context=FIRST), piece([], 1, "stop")
+    again = piece(ids[:1], 1, "stop", FIRST)
     model.execute([first, gone, again])
     assert texts([first, gone]) == "to ana@acme"
     assert texts([again]) == "t"
@@ -100,7 +177,7 @@ def test_what_a_stream_held_back_goes_with_it(model: postprocessing.TritonPython
 
 def test_padding_behind_the_tokens_is_not_text(model: postprocessing.TritonPythonModel) -> None:
     ids = TOKENIZER.encode("cat").ids
-    request = piece([*ids, 70, 71], 1, "stop")
+    request = piece([*ids, 70, 71], 1, "stop", FIRST)
     request.tensors["SEQUENCE_LENGTH"].as_numpy()[:] = len(ids)
     model.execute([request])
     assert texts([request]) == "cat"
@@ -109,7 +186,7 @@ def test_padding_behind_the_tokens_is_not_text(model: postprocessing.TritonPytho
 def test_a_liveness_probe_is_answered_with_nothing(
     model: postprocessing.TritonPythonModel,
 ) -> None:
-    probe = piece([], 1)
+    probe = piece([], 1, context=FIRST)
     model.execute([probe])
     assert probe.ended
     assert probe.responses == []
@@ -118,50 +195,203 @@ def test_a_liveness_probe_is_answered_with_nothing(
 def test_the_engine_is_told_to_stop_where_the_client_went_away(
     model: postprocessing.TritonPythonModel,
 ) -> None:
-    probe = piece([], 7, cancelled=True)
+    probe = piece([], 7, context=FIRST)
+    probe.cancelled = True
     model.execute([probe])
     assert probe.responses == []
     (stop,) = InferenceRequest.made
-    assert stop.model_name == "tensorrt_llm"
+    assert stop.model_name == "the_engine"
     assert stop.inputs["stop"].item() is True
     assert stop.inputs["sequence_id"].tolist() == [[7]]
 
 
 def test_what_has_ended_is_not_stopped_again(model: postprocessing.TritonPythonModel) -> None:
-    model.execute([piece([], 7, "cancelled", cancelled=True)])
+    request = piece([], 7, "cancelled", FIRST)
+    request.cancelled = True
+    model.execute([request])
     assert InferenceRequest.made == []
 
 
-def test_statistics_travel_along(model: postprocessing.TritonPythonModel) -> None:
-    request = piece([70], 1, "stop", cum_log_probs=[[-1.5]], num_input_tokens=[[3]])
-    model.execute([request])
-    outputs = request.responses[0].outputs
-    assert outputs.keys() == {"OUTPUT", "finish_reason", "cum_log_probs", "num_input_tokens"}
-    assert np.array_equal(outputs["cum_log_probs"], [[np.float32(-1.5)]])
+@pytest.mark.parametrize(("include", "text"), [(True, "The cat sat"), (False, "The cat ")])
+def test_a_stop_text_ends_the_answer_and_the_engine(
+    model: postprocessing.TritonPythonModel, include: bool, text: str
+) -> None:
+    context = StreamContext(stops=("dog", "sat"), include_stop=include)
+    requests = pieces("The cat sat on the dog", 5, context)
+    model.execute(requests)
+    assert texts(requests) == text
+    assert reasons(requests) == ["stop"]
+    assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [5]
 
 
-def test_each_response_of_another_engine_is_a_text_of_its_own(
+def test_a_blocked_answer_ends_before_what_blocks_it(
     model: postprocessing.TritonPythonModel,
 ) -> None:
+    text = "a cat of PROJECT X"
+    requests = pieces(text, parameters=STRICT)
+    model.execute(requests)
+    assert texts(requests) == "a cat of "
+    assert reasons(requests) == ["content_filter"]
+    assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [1]
+    assert [(each["rule"], each["action"]) for each in verdicts(requests)] == [
+        ("cats", "flag"),
+        ("codename", "block"),
+    ]
+
+
+def test_a_client_that_wants_one_response_gets_one(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    context = StreamContext(whole=True, stops=("sat",), verdicts=({"rule": "r"},))
+    requests = pieces("The cat sat on", 1, context)
+    for request in requests:
+        if not request.tensors["TOKENS_BATCH"].as_numpy().size:
+            continue
+        request.tensors["num_output_tokens"] = Tensor("num_output_tokens", np.array([[1]]))
+    model.execute(requests)
+    (response,) = (response for request in requests for response in request.responses)
+    assert response.outputs["OUTPUT"].tolist() == [b"The cat sat"]
+    tokens = TOKENIZER.encode("The cat sat").ids
+    assert response.outputs["num_output_tokens"].tolist() == [[len(tokens)]]
+    assert verdicts(requests) == [{"rule": "r"}]
+
+
+def test_log_probabilities_come_with_their_text_and_not_with_what_was_taken_out(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    text = "é to ana@acme.example 🐱."
+    ids = TOKENIZER.encode(text).ids
+    requests = [
+        piece(
+            [token],
+            1,
+            context=FIRST if i == 0 else None,
+            output_log_probs=[[[-0.5 - i]]],
+            top_log_prob_ids=[[[[token, 70]]]],
+            top_log_probs=[[[[-0.5 - i, -9.0]]]],
+        )
+        for i, token in enumerate(ids)
+    ]
+    none: dict[str, Any] = {
+        "top_log_prob_ids": np.zeros((1, 1, 0, 2)),
+        "top_log_probs": np.zeros((1, 1, 0, 2)),
+    }
+    end = piece([], 1, "stop", output_log_probs=np.zeros((1, 1, 0)), **none)
+    model.execute([*requests, end])
+    sent: list[bytes] = []
+    for request in [*requests, end]:
+        outputs = request.responses[0].outputs
+        shown = outputs["output_tokens"].reshape(-1).tolist()
+        assert outputs["output_log_probs"].shape == (1, 1, len(shown))
+        if shown:
+            assert outputs["top_tokens"].shape == (1, 1, len(shown), 2)
+            assert outputs["top_tokens"][0, 0, :, 0].tolist() == shown
+            assert np.array_equal(
+                outputs["top_log_probs"][0, 0, :, 0], outputs["output_log_probs"][0, 0]
+            )
+        sent += shown
+    spelt = b"".join(sent)
+    assert spelt.startswith(rb"bytes:\xc3bytes:\xa9 to")
+    assert b"ana" not in spelt
+    assert b"acme" not in spelt
+    assert rb"\xf0\x9f" in spelt
+    assert spelt.endswith(b".")
+
+
+def test_an_answer_that_begins_with_its_prompt_is_not_stopped_by_it(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    prompt, answer = (TOKENIZER.encode(text).ids for text in ("the cat; ", "a cat, a dog"))
+    context = StreamContext(stops=("cat",), echo_tokens=len(prompt))
+    request = piece([*prompt, *answer], 1, "length", context)
+    model.execute([request])
+    assert texts([request]) == "the cat; a cat"
+    assert reasons([request]) == ["stop"]
+
+
+def test_all_beams_of_a_prompt_are_answers(model: postprocessing.TritonPythonModel) -> None:
     rows = [TOKENIZER.encode(text).ids for text in ("to ana@acme.example", "a cat")]
     width = max(map(len, rows))
     request = make_request(
         POSTPROCESSING_MODEL,
         TOKENS_BATCH=[[row + [0] * (width - len(row)) for row in rows]],
         SEQUENCE_LENGTH=[[len(row) for row in rows]],
+        sequence_id=[[1]],
+        finish_reason=[[b"length"]],
+        stream_context=[[b""]],
     )
     model.execute([request])
     (response,) = request.responses
-    assert response.outputs.keys() == {"OUTPUT"}
     assert response.outputs["OUTPUT"].tolist() == [b"to [EMAIL]", b"a cat"]
+    assert response.outputs["finish_reason"].tolist() == [[b"length"]]
+
+
+def test_statistics_travel_along(model: postprocessing.TritonPythonModel) -> None:
+    request = piece([70], 1, "stop", FIRST, cum_log_probs=[[-1.5]], num_input_tokens=[[3]])
+    model.execute([request])
+    outputs = request.responses[0].outputs
+    assert outputs.keys() == {"OUTPUT", "finish_reason", "cum_log_probs", "num_input_tokens"}
+    assert np.array_equal(outputs["cum_log_probs"], [[np.float32(-1.5)]])
+
+
+@pytest.mark.parametrize("parameters", ["{}", '{"safety_policy": "gone"}'])
+def test_an_answer_of_which_too_little_is_known_says_nothing(
+    model: postprocessing.TritonPythonModel, parameters: str
+) -> None:
+    """Its beginning went with a process that died, or its policy was taken out of the file."""
+    context = None if parameters == "{}" else FIRST
+    first = piece([70], 1, context=context, parameters=parameters)
+    requests = [first, piece([71], 1), piece([], 1, "cancelled")]
+    model.execute(requests)
+    assert texts(requests) == ""
+    assert reasons(requests) == ["error"]
+    assert len(InferenceRequest.made) == 1
+
+
+def test_an_answer_that_can_not_be_checked_ends_and_says_no_more(
+    model: postprocessing.TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = TOKENIZER.encode("The cat, sat").ids
+    good = piece(ids[:3], 1, context=FIRST)
+    model.execute([good])
+    bad, later = piece(ids[3:], 1), piece([], 1, "stop")
+    with monkeypatch.context() as broken:
+        broken.setattr(Scanner, "add", lambda *_: 1 / 0)
+        model.execute([bad])
+    model.execute([later])
+    assert texts([bad, later]) == ""
+    assert reasons([good, bad, later]) == ["error"]
+    assert len(InferenceRequest.made) == 1
 
 
 def test_a_piece_that_fails_ends_its_own_stream_only(
     model: postprocessing.TritonPythonModel,
 ) -> None:
-    bad, good = piece([70], 1), piece([70], 2, "stop")
+    bad, good = piece([70], 1, context=FIRST), piece([70], 2, "stop", FIRST)
     bad.tensors["sequence_id"].as_numpy().resize((1, 2), refcheck=False)
     model.execute([bad, good])
     assert bad.ended
     assert bad.responses[0].error is not None
     assert good.responses[0].error is None
+
+
+def test_quality_is_counted_by_policy(model: postprocessing.TritonPythonModel) -> None:
+    model.execute(pieces("Sorry, to ana@acme.example", 1))
+    model.execute(pieces("a cat a cat a cat a cat", 2, parameters=STRICT))
+    model.finalize()
+
+    def value(name: str, **labels: str) -> float:
+        wanted = {**labels, "model": "postprocessing", "version": "1"}
+        series = MetricFamily.made[f"trireme_{name}"].series
+        return series[frozenset(wanted.items())].value
+
+    assert value("answers_total", policy="standard", finish_reason="stop") == 1
+    assert value("refusals_total", policy="standard") == 1
+    assert value("answers_touched_total", policy="standard", action="redact") == 1
+    assert value("answers_touched_total", policy="strict", action="flag") == 1
+    assert value("answer_repeated_ngrams_total", policy="standard") == 0
+    assert value("answer_repeated_ngrams_total", policy="strict") > 0
+    found = {"rule": "cats", "kind": "cats", "action": "flag", "side": "output"}
+    assert value("safety_matches_total", policy="strict", **found) == 4
+    lengths = MetricFamily.made["trireme_answer_tokens"].series.values()
+    assert all(len(each.observed) == 1 for each in lengths)

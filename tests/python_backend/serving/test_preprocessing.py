@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,28 @@ from tests.python_backend.serving.fake_triton import (
 )
 from tests.python_backend.text.samples import byte_level
 
+from python_backend.serving.answer import StreamContext  # isort: skip
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
 
 TOKENIZER = byte_level()
 END, PAD = (TOKENIZER.token_to_id(token) for token in ("<|end|>", "<|é|>"))
+POLICIES = """
+default: none
+policies:
+  none: {}
+  strict:
+    rules:
+      - {name: personal, find: personal_data, input: redact}
+      - {name: dogs, find: terms, terms: [dog], input: block, output: block}
+      - {name: cats, find: terms, terms: [cat], input: flag}
+"""
 CONFIG = '{"eos_token": "<|end|>", "pad_token": "<|é|>"}'
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., TritonPythonModel]:
+def load(tmp_path: Path) -> Iterator[Callable[..., TritonPythonModel]]:
     """Makes the model with a tokenizer and, if wanted, a chat template."""
+    models: list[TritonPythonModel] = []
 
     def load(template: str | None = None, **parameters: str) -> TritonPythonModel:
         folder = tmp_path / "tensorrt_llm" / "1"
@@ -36,17 +49,26 @@ def load(tmp_path: Path) -> Callable[..., TritonPythonModel]:
         (folder / "tokenizer_config.json").write_text(CONFIG, encoding="utf-8")
         if template is not None:
             (folder / "chat_template.jinja").write_text(template)
+        (tmp_path / "policies.yaml").write_text(POLICIES)
+        parameters.setdefault("policy_file", str(tmp_path / "policies.yaml"))
         model = TritonPythonModel()
         model.initialize(initialize_args(tmp_path / "preprocessing", **parameters))
+        models.append(model)
         return model
 
-    return load
+    yield load
+    for model in models:
+        model.finalize()
 
 
-def answer(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> InferenceResponse:
+def answer(
+    model: TritonPythonModel, *texts: str | bytes, policy: Any = None, **inputs: Any
+) -> InferenceResponse:
     queries = [[text.encode() if isinstance(text, str) else text] for text in texts]
     inputs.setdefault("REQUEST_OUTPUT_LEN", [[9]] * len(texts))
     request = make_request(PREPROCESSING_MODEL, QUERY=queries, **inputs)
+    if policy is not None:
+        request.parameters_json = json.dumps({"safety_policy": policy})
     (response,) = model.execute([request])
     return response
 
@@ -61,7 +83,7 @@ def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
     outputs = answer(load(), "The cat", "dog").outputs
     assert outputs.keys() == set(PREPROCESSING_MODEL.output_names())
-    types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
+    types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "STRING": np.object_}
     for tensor in PREPROCESSING_MODEL.outputs:
         array = outputs[tensor.name]
         assert array.dtype == types[tensor.data_type]
@@ -182,6 +204,73 @@ def test_a_wrong_chat_is_refused(
     load: Callable[..., TritonPythonModel], text: str, inputs: dict[str, Any], message: str
 ) -> None:
     assert refusal(load(TEMPLATE), text, **inputs).startswith(message)
+
+
+def context(response: InferenceResponse) -> StreamContext:
+    return StreamContext.from_bytes(response.outputs["STREAM_CONTEXT"].item())
+
+
+def test_a_prompt_is_held_to_the_policy_that_the_request_names(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    model = load()
+    text = "a cat of ana@acme.example"
+    assert answer(model, text).outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(text).ids]
+    response = answer(model, text, policy="strict")
+    redacted = TOKENIZER.encode("a cat of [EMAIL]").ids
+    assert response.outputs["INPUT_ID"].tolist() == [redacted]
+    found = [(each["rule"], each["action"], each["side"]) for each in context(response).verdicts]
+    assert found == [("cats", "flag", "input"), ("personal", "redact", "input")]
+    message = "content_filter: the policy strict blocks the prompt by its rule dogs"
+    assert refusal(model, "a D.O.G", policy="strict") == message
+    known = "there are none, strict"
+    assert refusal(model, "a", policy="weak") == f"safety_policy is 'weak'; {known}"
+    assert refusal(model, "a", policy=["strict"]).startswith("safety_policy is ['strict']")
+
+
+def test_each_message_of_a_chat_is_held_to_the_policy(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    messages = [
+        {"role": "user", "content": "I am ana@acme.example"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": [{"type": "text", "text": "a cat"}]},
+    ]
+    model = load("{% for m in messages %}{{ m.content }};{% endfor %}")
+    response = answer(model, "", policy="strict", MESSAGES=chat(json.dumps(messages)))
+    prompt = "I am [EMAIL];None;a cat;"
+    assert response.outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(prompt).ids]
+    places = [(each["message"], each["start"], each["end"]) for each in context(response).verdicts]
+    assert places == [(0, 5, 21), (2, 2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "policy", "streaming", "expected"),
+    [
+        ({}, "none", False, StreamContext()),
+        ({"STREAM": [[True]]}, "none", True, StreamContext()),
+        (
+            {"STOP_WORDS_DICT": [[b"q", b""]], "INCLUDE_STOP_STR_IN_OUTPUT": [[False]]},
+            "none",
+            True,
+            StreamContext(stops=("q",), include_stop=False, whole=True),
+        ),
+        ({"STOP_WORDS_DICT": [[b"q"]], "STREAM": [[True]]}, "none", True, StreamContext(("q",))),
+        ({"STOP_WORDS_DICT": [[b""]]}, "none", False, StreamContext()),
+        ({}, "strict", True, StreamContext(whole=True)),
+        ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "strict", False, StreamContext(echo_tokens=1)),
+    ],
+)
+def test_postprocessing_is_told_what_it_needs(
+    load: Callable[..., TritonPythonModel],
+    inputs: dict[str, Any],
+    policy: str,
+    streaming: bool,
+    expected: StreamContext,
+) -> None:
+    response = answer(load(), "q", policy=policy, **inputs)
+    assert context(response) == expected
+    assert response.outputs["STREAMING"].tolist() == [[streaming]]
 
 
 def test_a_chat_needs_a_template(load: Callable[..., TritonPythonModel]) -> None:

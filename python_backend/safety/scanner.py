@@ -1,0 +1,232 @@
+"""The rules of one policy on one text that arrives in pieces.
+
+What a rule takes out never leaves, not even its first characters: the end of the text that could
+still become a match is held back until it can't. All else leaves at once. However the text is cut,
+what leaves is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from python_backend.safety.finder import Finder, PatternFinder, Span
+from python_backend.safety.pattern import AnyOf
+
+Action = Literal["redact", "replace", "block", "flag"]
+Side = Literal["input", "output"]
+
+
+class Verdict(NamedTuple):
+    """What a rule found, without the text itself.
+
+    Attributes:
+        rule: The rule's name.
+        kind: What it found, such as ``email``.
+        action: What was done about it.
+        side: In the prompt, or in the answer.
+        start: The first character of it, counted in the text before redaction.
+        end: The character after the last.
+        message: In which message of a chat, if it was found in one.
+    """
+
+    rule: str
+    kind: str
+    action: Action
+    side: Side
+    start: int
+    end: int
+    message: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as clients get it."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do about what some finders find.
+
+    Attributes:
+        name: The rule's name.
+        action: What to do.
+        replacement: What stands in place of a match; ``{kind}`` is what was found.
+        finders: What finds it.
+    """
+
+    name: str
+    action: Action
+    replacement: str
+    finders: tuple[Finder, ...]
+
+
+class _Match(NamedTuple):
+    """A match in the whole stream. Of those that begin together, the longest comes first."""
+
+    start: int
+    negative_end: int
+    order: int
+    kind: str
+
+    @property
+    def end(self) -> int:
+        return -self.negative_end
+
+
+class RuleSet:
+    """The rules for one side, ready to scan: shared by all streams of a policy.
+
+    Attributes:
+        blocks: Whether a rule may end a text.
+    """
+
+    def __init__(self, rules: Sequence[Rule], side: Side) -> None:
+        self.rules = tuple(rules)
+        self.side: Side = side
+        self.finders = [
+            (order, finder) for order, rule in enumerate(rules) for finder in rule.finders
+        ]
+        self.context = max((finder.context for _, finder in self.finders), default=0)
+        patterned = [each for each in self.finders if isinstance(each[1], PatternFinder)]
+        self.quick = [i for i, each in enumerate(self.finders) if each in patterned]
+        self.slow = [i for i in range(len(self.finders)) if i not in self.quick]
+        patterns = {
+            finder.pattern.source: finder.pattern
+            for _, finder in patterned
+            if isinstance(finder, PatternFinder)
+        }
+        self.any_pattern = AnyOf(patterns.values()) if patterns else None
+        self.blocks = any(rule.action == "block" for rule in rules)
+        self.holds = [rules[order].action != "flag" for order, _ in self.finders]
+
+
+@dataclass
+class Scanned:
+    """What is certain after some more text.
+
+    Attributes:
+        text: What may leave.
+        verdicts: What was found.
+        blocked: Whether a rule ended the text here.
+        taken: Parts of the stream, in characters of it, that did not leave as they were.
+    """
+
+    text: str = ""
+    verdicts: list[Verdict] = field(default_factory=list)
+    blocked: bool = False
+    taken: list[Span] = field(default_factory=list)
+
+
+class Scanner:
+    """One stream under one set of rules.
+
+    Owns the end of the text that is not certain yet and the little before it that decides with it.
+
+    Attributes:
+        decided: Characters of the stream that left or were taken out.
+    """
+
+    def __init__(self, rules: RuleSet) -> None:
+        self._rules = rules
+        self._text = ""
+        self._offset = 0
+        self._resume = [0] * len(rules.finders)
+        self._matches: list[_Match] = []
+        self._blocked = False
+        self.decided = 0
+
+    def add(self, text: str, final: bool = False) -> Scanned:
+        """Take the next piece; ``final``: no more text follows."""
+        if not self._rules.finders:
+            self.decided += len(text)
+            return Scanned(text)
+        if self._blocked:
+            return Scanned(blocked=True)
+        self._text += text
+        self._search(final)
+        scanned = self._release(final)
+        self._forget()
+        return scanned
+
+    @property
+    def held(self) -> int:
+        """Characters that are held back."""
+        return max(0, self._offset + len(self._text) - self.decided)
+
+    def _search(self, final: bool) -> None:
+        """Ask every finder; the patterns at once where none of them has anything to say."""
+        rules, resume = self._rules, self._resume
+        asked = list(rules.slow)
+        if rules.any_pattern is not None:
+            start = min(resume[i] for i in rules.quick) - self._offset
+            end = len(self._text)
+            horizon = end if final else rules.any_pattern.horizon(self._text, start)
+            if rules.any_pattern.search(self._text, start) < horizon:
+                asked += rules.quick
+            else:
+                for i in rules.quick:
+                    resume[i] = max(resume[i], self._offset + horizon)
+        for i in asked:
+            order, finder = rules.finders[i]
+            start = resume[i] - self._offset
+            if start > len(self._text):
+                continue
+            spans, next_start = finder.scan(self._text, start, final, self._offset)
+            resume[i] = self._offset + max(start, next_start)
+            for span in spans:
+                at, end = self._offset + span.start, self._offset + span.end
+                self._matches.append(_Match(at, -end, order, finder.kind))
+
+    def _release(self, final: bool) -> Scanned:
+        """Let go of the text before the first place that is not certain."""
+        rules = self._rules
+        certain = self._offset + len(self._text)
+        for place, holds in zip(self._resume, rules.holds, strict=True):
+            if holds and place < certain:
+                certain = place
+        scanned = Scanned()
+        pieces: list[str] = []
+        self._matches.sort()
+        waiting: list[_Match] = []
+        for match in self._matches:
+            rule = rules.rules[match.order]
+            if rule.action != "flag" and match.start >= certain:
+                waiting.append(match)
+                continue
+            scanned.verdicts.append(
+                Verdict(rule.name, match.kind, rule.action, rules.side, match.start, match.end)
+            )
+            if rule.action == "flag":
+                continue
+            if match.start >= self.decided:
+                pieces.append(self._part(self.decided, match.start))
+                self.decided = match.start
+                if rule.action != "block":
+                    pieces.append(rule.replacement.format(kind=match.kind.upper()))
+            if rule.action == "block":
+                scanned.blocked = self._blocked = True
+                break
+            scanned.taken.append(Span(match.start, match.end))
+            self.decided = max(self.decided, match.end)
+        if not self._blocked and self.decided < certain:
+            pieces.append(self._part(self.decided, certain))
+            self.decided = certain
+        self._matches = waiting
+        scanned.text = "".join(pieces)
+        return scanned
+
+    def _part(self, start: int, end: int) -> str:
+        return self._text[start - self._offset : end - self._offset]
+
+    def _forget(self) -> None:
+        """Keep what is not certain and the context before it."""
+        needed = min(self.decided, *self._resume) - self._rules.context
+        if needed > self._offset:
+            self._text = self._text[needed - self._offset :]
+            self._offset = needed
+
+
+def scan_text(rules: RuleSet, text: str) -> Scanned:
+    """Scan a text that is known as a whole."""
+    return Scanner(rules).add(text, final=True)

@@ -1,0 +1,59 @@
+"""Stop texts: where in a growing text the first of them is complete.
+
+They are matched on the text, so that the borders of tokens don't matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class StopTexts:
+    """The text of one stream up to its first stop text.
+
+    Owns the end of the text that may be the beginning of a stop text: less than the longest.
+
+    Attributes:
+        found: Whether one was found; nothing follows then.
+    """
+
+    def __init__(self, stops: Iterable[str], include: bool) -> None:
+        """Take the stop texts.
+
+        Args:
+            stops: The texts; empty ones are left out.
+            include: Whether the stop text itself is part of the text.
+        """
+        self._stops = tuple(filter(None, stops))
+        self._include = include
+        self._held = ""
+        self.found = False
+
+    def add(self, text: str, final: bool = False) -> str:
+        """Text that is certain after some more text; ``final``: no more text follows."""
+        if not self._stops:
+            return text
+        if self.found:
+            return ""
+        text = self._held + text
+        places = [
+            (place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0
+        ]
+        if places:
+            # The one that is complete first; of two that end together, the longer.
+            end, start = min(places)
+            self.found = True
+            self._held = ""
+            return text[: end if self._include else start]
+        keep = 0 if final else self._open(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def _open(self, text: str) -> int:
+        """Length of the longest end of the text that a stop text begins with."""
+        longest = max(len(stop) for stop in self._stops) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            end = text[len(text) - length :]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,155 @@
+"""Behind an engine that sends no more than TensorRT-LLM's C++ backend, streams are as right."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from ensembles.repository import assemble
+from ensembles.settings import RepositorySettings
+from ops.triton import TritonServer
+from python_backend.contract import CPP_BACKEND_MODEL
+from tests.integration.conftest import CHECKPOINT
+from tests.integration.speaker import Speaker
+
+pytestmark = pytest.mark.integration
+
+STAND_IN = Path(__file__).with_name("cpp_backend_stand_in.py")
+SETTINGS = [
+    "engine=tensorrtllm",
+    f"preprocessing.tokenizer_dir={CHECKPOINT}",
+    f"postprocessing.tokenizer_dir={CHECKPOINT}",
+    "preprocessing.chat_template=off",
+]
+TEXT = "Write to ana.silva@acme.example or call +44 20 7946 0123: déjà vu, 東京 🐱, naïve. "
+SAFE = "Write to [EMAIL] or call [PHONE]: déjà vu, 東京 🐱, naïve. "
+
+
+class Server(NamedTuple):
+    speaker: Speaker
+    http_url: str
+    log: Path
+
+    def runs(self, count: int) -> list[dict[str, Any]]:
+        """What the engine says of its requests, as soon as so many are done."""
+        deadline = time.monotonic() + 30
+        while len(lines := self.log.read_text().splitlines()) < count:
+            assert time.monotonic() < deadline, "the engine goes on"
+            time.sleep(0.02)
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("cpp_backend")
+    repository = folder / "repository"
+    assemble(repository, RepositorySettings.from_assignments(SETTINGS))
+    model = repository / "tensorrt_llm"
+    config = text_format.Parse((model / "config.pbtxt").read_text(), pb.ModelConfig())
+    config.backend = "python"
+    config.ClearField("parameters")
+    # The C++ backend's own scheduler takes the queue; a Python model behind it hangs (Triton 2.51).
+    config.ClearField("dynamic_batching")
+    config.parameters["log"].string_value = str(folder / "runs.jsonl")
+    (model / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (model / "1" / "model.py").write_text(STAND_IN.read_text())
+    with TritonServer(repository, log=folder / "triton.log") as triton:
+        speaker = Speaker(f"127.0.0.1:{triton.ports.grpc}")
+        yield Server(speaker, f"http://127.0.0.1:{triton.ports.http}", folder / "runs.jsonl")
+
+
+@pytest.fixture
+def log(server: Server) -> None:
+    server.log.write_text("")
+
+
+def prompt(text: str) -> str:
+    """The stand-in leaves the first token out."""
+    return "." + text
+
+
+def test_the_engine_is_offered_nothing_but_its_own_tensors(server: Server) -> None:
+    config = httpx.get(f"{server.http_url}/v2/models/tensorrt_llm/config").json()
+    assert {each["name"] for each in config["output"]} == set(CPP_BACKEND_MODEL.output_names())
+    assert not {"sequence_id", "finish_reason"} & {each["name"] for each in config["output"]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("request_id", ["", "the same for all"])
+def test_streams_side_by_side_are_whole_and_safe(
+    server: Server, log: None, request_id: str, stream: bool
+) -> None:
+    texts = [f"{number} {TEXT * (1 + number % 3)}" for number in range(24)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(
+            pool.map(
+                lambda text: server.speaker.ask(prompt(text), 900, request_id, stream=stream), texts
+            )
+        )
+    for text, answer in zip(texts, answers, strict=True):
+        assert answer.text.decode() == text.replace(TEXT, SAFE)
+        assert answer.finish_reason == "stop"
+        assert stream == (len(answer.results) > 1)
+    ids = [run["id"] for run in server.runs(len(texts))]
+    assert len(set(ids)) == len(texts)
+    assert request_id not in ids
+
+
+def test_an_answer_out_of_tokens_says_so(server: Server) -> None:
+    answer = server.speaker.ask(prompt(TEXT), 3, stream=True)
+    assert answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_text_ends_the_text_and_the_engine(server: Server, log: None, stream: bool) -> None:
+    text = "The cats, the dogs. " * 60
+    answer = server.speaker.ask(
+        prompt(text), 900, stop_words=["s, the d"], include_stop_str_in_output=False, stream=stream
+    )
+    assert answer.text == b"The cat"
+    assert answer.finish_reason == "stop"
+    (run,) = server.runs(1)
+    assert run["tokens"] < 500
+
+
+def test_a_client_that_leaves_ends_its_own_request_alone(server: Server, log: None) -> None:
+    text = "Some words of a long text. " * 60
+    leaving = server.speaker.start(prompt(text), 900, "shared", stream=True)
+    staying = server.speaker.start(prompt(text), 900, "shared", stream=True)
+    leaving.next()
+    leaving.cancel()
+    assert staying.answer().text.decode() == text
+    first, second = sorted(run["tokens"] for run in server.runs(2))
+    assert first < second
+
+
+def test_batches_and_several_sequences_find_their_state(server: Server) -> None:
+    inputs = np.array([[prompt(TEXT)], [prompt("A cat. ")]], dtype=object)
+    stream = server.speaker.start(
+        inputs,
+        np.array([[200], [200]]),
+        stream=np.array([[True], [True]]),
+        num_return_sequences=np.array([[2], [2]]),
+    )
+    answer = stream.answer()
+    texts: dict[tuple[int, int], bytes] = {}
+    for result in answer.results:
+        row, copy = (result.as_numpy(f"{each}_index").item() for each in ("batch", "sequence"))
+        index = (int(row), int(copy))
+        texts[index] = texts.get(index, b"") + result.as_numpy("text_output")[0]
+    assert {index: text.decode() for index, text in texts.items()} == {
+        (0, 0): SAFE,
+        (0, 1): SAFE,
+        (1, 0): "A cat. ",
+        (1, 1): "A cat. ",
+    }
