@@ -21,13 +21,12 @@ from build.tensorrt_llm.read_back import check, quantization_format
 from build.tensorrt_llm.settings import Form, Mapping, Quantization, TensorRTLLMTarget
 from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("modelopt")
-torch.set_num_threads(1)  # so little work is quicker on one
-
 from build.tensorrt_llm.quantize import quantize_checkpoint
 
 pytestmark = pytest.mark.modelopt
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # so little work is quicker on one
 
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 TEXTS = ["a b c d e f g h", "h g f e d c b a a a", "c a b"]
