@@ -122,6 +122,10 @@ demo-checkpoint: $(BUILD_VENV)/.installed ## Train the demo model anew (an hour 
 demo-score: venv ## Examine the demo model on held-out questions, through its engine
 	@$(run) -m build.demo.exam $(ARGS)
 
+.PHONY: classifier
+classifier: venv ## Train the safety policies' small classifier anew (seconds)
+	@$(run) -m build.classifier policies/classifiers/prompt_injection
+
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
 	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \
@@ -157,9 +161,21 @@ bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the
 bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')
 	@$(run) -m benchmarks.tenants $(ARGS)
 
+.PHONY: bench-budget
+bench-budget: venv ## Measure what the token budget of a step does to streams and prompts
+	@$(run) -m benchmarks.budget $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
+
+.PHONY: bench-gateway
+bench-gateway: repository ## Measure what the gateway costs beside Triton's own gRPC
+	@$(run) -m benchmarks.gateway --repository "$(REPOSITORY)" $(ARGS)
+
+.PHONY: bench-priorities
+bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
+	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
 .PHONY: test
 test: lint typecheck $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test

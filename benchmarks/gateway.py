@@ -1,6 +1,6 @@
 """What the gateway costs: the same load through it and straight to Triton's gRPC, in turns.
 
-    python -m benchmarks.gateway --grpc 127.0.0.1:8001 --gateway 127.0.0.1:8080
+    python -m benchmarks.gateway --repository model_repository
 
 Requests of both kinds alternate (time to first token, 1 stream) and so do rounds of them
 (throughput, 32 streams), so that whatever else the machine does falls on both. Each side has the
@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks import served
 from clients.grpc_transport import AsyncGrpcTransport
 from clients.options import GenerationOptions
 from clients.request import Request
@@ -135,9 +136,9 @@ async def throughput(
     return figures
 
 
-async def measure(options: argparse.Namespace) -> bool:
+async def measure(where: served.Addresses, options: argparse.Namespace) -> bool:
     """Measure and print; whether the gateway keeps to its bounds."""
-    asks = [straight(options.grpc), through(options.gateway)]
+    asks = [straight(where.grpc), through(where.gateway)]
     direct_s, gateway_s = await first_token(asks, options.requests)
     more_ms = (gateway_s - direct_s) * 1e3
     print(
@@ -162,14 +163,15 @@ async def measure(options: argparse.Namespace) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code, 1 where a bound is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--grpc", default="127.0.0.1:8001", help="Triton's gRPC address")
-    parser.add_argument("--gateway", default="127.0.0.1:8080", help="the gateway's address")
+    served.add_arguments(parser)
     parser.add_argument("--requests", type=int, default=60, help="for the time to first token")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--per-stream", type=int, default=2, help="requests of a stream, a round")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
-    return 0 if asyncio.run(measure(parser.parse_args(arguments))) else 1
+    options = parser.parse_args(arguments)
+    with served.addresses(options) as where:
+        return 0 if asyncio.run(measure(where, options)) else 1
 
 
 if __name__ == "__main__":

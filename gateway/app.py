@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.admin.api import admin
+from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
 from gateway.api.edge import Edge
 from gateway.api.errors import error_body, error_headers, invalid
@@ -108,6 +109,7 @@ def create_app(
     if services.administration is not None:
         app.state.administration = services.administration
         app.include_router(admin)
+        app.include_router(upstreams_admin)
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -198,22 +198,22 @@ class Run:
         await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        error: GatewayError | None = None
+        # What holds where the task is cancelled: nobody is left waiting, whoever cancelled it.
+        error: GatewayError | None = GenerationFailed("the request was cancelled")
         try:
             await self._find_answer()
+            error = None
         except GatewayError as known:
             error = known
-        except asyncio.CancelledError:
-            self._begun.cancel()
-            raise
         except Exception as unknown:
             _log.error("a run failed", exc_info=unknown, extra={"id": self._order.job.request_id})
             error = GenerationFailed("the gateway failed on this request")
-        self.mailbox.close(error)
-        if not self._begun.done():
-            # Nobody may be there to hear of it.
-            self._begun.set_exception(error or GenerationFailed("the model made no answer"))
-            self._begun.exception()
+        finally:
+            self.mailbox.close(error)
+            if not self._begun.done():
+                # Nobody may be there to hear of it.
+                self._begun.set_exception(error or GenerationFailed("the model made no answer"))
+                self._begun.exception()
 
     async def _find_answer(self) -> None:
         router, order = self._dispatcher.router, self._order

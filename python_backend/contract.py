@@ -10,6 +10,7 @@ What Trireme adds is optional tensors beside theirs, kept in groups of their own
 - ``include_stop_str_in_output``: whether a stop text is part of the answer;
 - ``safety_verdicts``, ``output_tokens`` and ``top_tokens``: what a policy found, and the text of
   the tokens whose log probabilities a response carries;
+- ``embedding_bias_ids``: biased tokens by their ids, in place of ``embedding_bias_words``;
 - ``finish_reason``: why a sequence ended, empty while it runs;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
@@ -138,6 +139,7 @@ PREPROCESSING_MODEL = Model(
         _optional("MESSAGES", "STRING"),
         _optional("TOOLS", "STRING"),
         _optional("CHAT_TEMPLATE_KWARGS", "STRING"),
+        _optional("EMBEDDING_BIAS_IDS", "INT32", -1),
         _optional("STREAM", "BOOL"),
         _optional("EXCLUDE_INPUT_IN_OUTPUT", "BOOL"),
         _optional("INCLUDE_STOP_STR_IN_OUTPUT", "BOOL"),
@@ -445,6 +447,7 @@ ENSEMBLE_MODEL = Model(
         _optional("messages", "STRING"),
         _optional("tools", "STRING"),
         _optional("chat_template_kwargs", "STRING"),
+        _optional("embedding_bias_ids", "INT32", -1),
         _optional("include_stop_str_in_output", "BOOL"),
         *(_optional(name, data_type) for name, data_type in _REQUEST_EXTRAS),
     ),
@@ -521,6 +524,7 @@ def ensemble_steps(engine: Engine = "onnxruntime") -> tuple[Step, ...]:
                 "MESSAGES": "messages",
                 "TOOLS": "tools",
                 "CHAT_TEMPLATE_KWARGS": "chat_template_kwargs",
+                "EMBEDDING_BIAS_IDS": "embedding_bias_ids",
                 "STREAM": "stream",
                 "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
                 "INCLUDE_STOP_STR_IN_OUTPUT": "include_stop_str_in_output",

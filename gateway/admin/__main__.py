@@ -245,7 +245,10 @@ async def _prune(work: Workplace, given: Given) -> None:
 
 async def _digest(work: Workplace, given: Given) -> None:
     keys = AuditKeys.load(key_path(work.audit()))
-    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the text is not UTF-8: {error.reason}") from None
     print(keys.current.digest(given.tenant, text))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 
 import anyio
@@ -122,7 +122,7 @@ class Fleet:
     def __getitem__(self, name: str) -> Replica:
         return self._replicas[name]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
 
     def drain(self, name: str, drained: bool = True) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import orjson
 
 from clients.errors import (
     ClientError,
@@ -39,11 +41,15 @@ _PARAMS = {
     "embedding_bias_ids": "logit_bias",
     "embedding_bias_weights": "logit_bias",
     "return_log_probs": "logprobs",
+    "num_top_log_probs": "top_logprobs",
     "end_id": "ignore_eos",
 }
 """What a client of the gateway calls the ensemble's inputs, where that is something else."""
 
 _BLOCKED = "content_filter:"
+"""How the refusal of a prompt that a safety policy blocks begins."""
+_BYTES = "bytes:"
+"""How the text of a token begins that is no whole character."""
 
 
 class Triton:
@@ -133,7 +139,9 @@ class Triton:
             logit_bias=sampling.logit_bias,
             num_return_sequences=job.n if job.n > 1 else None,
             exclude_input_in_output=True,
+            include_stop_str_in_output=False,
             return_log_probs=True if sampling.top_logprobs is not None else None,
+            num_top_log_probs=sampling.top_logprobs or None,
             return_num_input_tokens=True,
             return_num_output_tokens=True,
             **more,
@@ -151,12 +159,43 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         output_tokens=output_tokens[0] if output_tokens else 0,
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
         logprobs=_logprobs(outputs) if "output_log_probs" in outputs else None,
+        verdicts=_verdicts(outputs["safety_verdicts"]) if "safety_verdicts" in outputs else (),
     )
 
 
 def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
-    pairs = zip(outputs["output_tokens"], outputs["output_log_probs"], strict=True)
-    return [TokenLogprob(token, logprob) for token, logprob in pairs]
+    chosen = [
+        _token(text, value)
+        for text, value in zip(outputs["output_tokens"], outputs["output_log_probs"], strict=True)
+    ]
+    likeliest = [
+        _token(text, value)
+        for text, value in zip(
+            outputs.get("top_tokens", ()), outputs.get("top_log_probs", ()), strict=True
+        )
+    ]
+    count = len(likeliest) // len(chosen) if chosen else 0
+    return [
+        replace(token, top=tuple(likeliest[place * count : (place + 1) * count]))
+        for place, token in enumerate(chosen)
+    ]
+
+
+def _token(text: str, logprob: float) -> TokenLogprob:
+    """A token from its text, or from its bytes, spelt in hexadecimal, where it is none alone."""
+    if not text.startswith(_BYTES):
+        return TokenLogprob(text, logprob)
+    raw = bytes.fromhex(text.removeprefix(_BYTES).replace("\\x", ""))
+    return TokenLogprob(raw.decode(errors="replace"), logprob, raw)
+
+
+def _verdicts(values: Sequence[str]) -> tuple[str, ...]:
+    """What a policy found, without the places: ``output:email:redact``."""
+    return tuple(
+        f"{verdict['side']}:{verdict['rule']}:{verdict['action']}"
+        for value in values
+        for verdict in orjson.loads(value or b"[]")
+    )
 
 
 async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:

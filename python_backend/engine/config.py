@@ -27,6 +27,13 @@ def segment_file(index: int) -> str:
     return f"segment_{index:02}.onnx"
 
 
+def faults(error: ValidationError, most: int = 3) -> str:
+    """The first faults of a file that was written for another version, or not by ``build/``."""
+    found = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
+    more = [f"and {len(found) - most} more"] if len(found) > most else []
+    return f"{'; '.join(found[:most] + more)}: build the engine anew"
+
+
 class AttentionConfig(BaseModel):
     """What attention does beyond the plain causal kind; the defaults are the plain kind.
 
@@ -121,8 +128,7 @@ class EngineConfig(BaseModel):
                 f"{path} is missing: build an engine first (make build-engines)"
             ) from None
         except ValidationError as error:
-            wrong = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
-            raise EngineError(f"{path} does not describe an engine: {'; '.join(wrong)}") from None
+            raise EngineError(f"{path} does not describe an engine: {faults(error)}") from None
 
     def save(self, folder: Path) -> None:
         """Write ``engine.json`` into an engine folder."""

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from python_backend.engine.config import faults
 from python_backend.errors import EngineError
 
 DECODER_FILE = "decoder.json"
@@ -108,8 +109,7 @@ class DecoderDescription(_Model):
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            wrong = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
-            raise EngineError(f"{path} does not describe a decoder: {'; '.join(wrong)}") from None
+            raise EngineError(f"{path} does not describe a decoder: {faults(error)}") from None
 
     def save(self, folder: Path) -> None:
         """Write ``decoder.json`` into an engine folder."""

@@ -207,6 +207,7 @@ class NativeRunner:
             layers=ctypes.addressof(layers),
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
+        weights.release()
         # Kept alive: the decoder knows their addresses only.
         self._alive = (arena, layers, weights)
 
@@ -242,9 +243,15 @@ class _Weights:
         self._path = folder / WEIGHTS_FILE
         self._bits = _BITS[config.precision]
         try:
-            self._file = np.memmap(self._path, dtype=np.uint8, mode="r")
+            with self._path.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise EngineError(f"{self._path} can't be read: {error}") from error
+        self._file: NDArray[np.uint8] = np.frombuffer(self._mapping, dtype=np.uint8)
+
+    def release(self) -> None:
+        """Let go of what was packed; what is read of the file from now on comes back by itself."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def layer(self, layer: Layer) -> _Layer:
         config, intermediate = self._config, self._description.intermediate_size

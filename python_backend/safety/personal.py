@@ -7,6 +7,7 @@ put between digits, are part of them.
 from __future__ import annotations
 
 import ipaddress
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -33,7 +34,7 @@ _EMAIL = (
     rf"(?:[{_LETTER}0-9\u0590-\ud7ff\-]{{1,63}}\.){{1,6}}[{_LETTER}\u0590-\ud7ff]{{2,24}}"
 )
 _DIGITS_APART = rf"(?:[{_SPACE}.{_DASH}]{{0,2}}{_D})"
-_CARD = rf"{_D}{_DIGITS_APART}{{11,18}}"
+_CARD = rf"{_D}{_DIGITS_APART}{{12,18}}"
 _NATIONAL_PHONE = rf"\(?{_D}(?:[{_SPACE}.{_DASH}()/]{{0,3}}{_D}){{5,16}}"
 _PHONE = rf"[+\uff0b] ?{_NATIONAL_PHONE}"
 _IBAN = rf"[A-Za-z]{{2}}{_D}{{2}}(?:[{_SPACE}{_DASH}]?[A-Za-z0-9]){{11,30}}"
@@ -50,7 +51,7 @@ _ISSUERS = (
     ((*(str(n) for n in range(3528, 3590)),), (16, 17, 18, 19)),
     (("36", "38", "39", *(str(n) for n in range(300, 306))), (14, 15, 16, 17, 18, 19)),
     (("62", "81"), (16, 17, 18, 19)),
-    (("50", "56", "57", "58", "63", "67", "68", "69"), tuple(range(12, 20))),
+    (("50", "56", "57", "58", "63", "67", "68", "69"), tuple(range(13, 20))),
     ((*(str(n) for n in range(2200, 2205)),), (16, 17, 18, 19)),
     (("60", "64", "66", "508", "353", "356"), (16,)),
 )
@@ -235,6 +236,9 @@ def _digits(text: str) -> str:
 def is_card(text: str) -> bool:
     """Whether a text is a payment card's number: an issuer's digits and length, and a checksum."""
     digits = _digits(text)
+    groups = [len(group) for group in re.findall("[0-9]+", text)]
+    if min(groups[:-1], default=4) < 3 and len(set(groups)) > 1:
+        return False  # a row of numbers: cards are written in longer groups, or spelt out evenly
     return any(
         len(digits) in lengths and digits.startswith(prefixes) for prefixes, lengths in _ISSUERS
     ) and bool(luhn.is_valid(digits))

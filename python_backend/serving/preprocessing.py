@@ -131,7 +131,8 @@ class TritonPythonModel:
         if chats is None:
             if tools or variables:
                 raise InvalidRequestError("tools and chat_template_kwargs need messages")
-            return [self._encode(text, policy) for text in texts]
+            wrap = self._wraps(inputs)
+            return [self._encode(text, policy, wrap) for text in texts]
         return [
             self._encode_chat(
                 text,
@@ -166,16 +167,19 @@ class TritonPythonModel:
             raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
         return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
 
-    def _encode(self, text: str, policy: Policy) -> _Prompt:
+    def _wraps(self, inputs: Inputs) -> bool:
+        """Whether a plain text becomes a user's message: the request's word, else the setting's."""
+        choice = inputs.parameters().get("chat_template", self._settings.chat_template)
+        if choice not in ("auto", "off"):
+            raise InvalidRequestError(f"chat_template is {choice!r}; it must be 'auto' or 'off'")
+        return choice == "auto"
+
+    def _encode(self, text: str, policy: Policy, wrap: bool) -> _Prompt:
         if not text:
             raise InvalidRequestError("text_input is empty; it needs at least 1 character")
         text, verdicts = self._check(text, policy)
         template = self._tokenizer.chat_template
-        if (
-            template is None
-            or self._settings.chat_template == "off"
-            or self._tokenizer.has_control_token(text)
-        ):
+        if template is None or not wrap or self._tokenizer.has_control_token(text):
             return _Prompt(
                 self._tokenizer.encode(text, self._settings.add_special_tokens), verdicts
             )
@@ -205,6 +209,9 @@ class TritonPythonModel:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
         words = _texts(inputs, "EMBEDDING_BIAS_WORDS")
         weights = inputs.array("EMBEDDING_BIAS_WEIGHTS")
+        ids = inputs.array("EMBEDDING_BIAS_IDS")
+        if ids is not None:
+            return self._bias_of_ids(ids, weights, words)
         if words is None and weights is None:
             return np.zeros((batch, 0), dtype=np.float32)
         if words is None or weights is None or weights.shape != (batch, len(words[0])):
@@ -216,6 +223,25 @@ class TritonPythonModel:
         for row, row_words, row_weights in zip(bias, words, weights, strict=True):
             for word, weight in zip(row_words, row_weights, strict=True):
                 np.add.at(row, self._tokenizer.encode(word, add_special_tokens=False), weight)
+        return bias
+
+    def _bias_of_ids(
+        self,
+        ids: NDArray[np.int32],
+        weights: NDArray[np.float32] | None,
+        words: list[list[str]] | None,
+    ) -> NDArray[np.float32]:
+        if words is not None or weights is None or weights.shape != ids.shape:
+            raise InvalidRequestError(
+                "embedding_bias_ids and embedding_bias_weights must come together, "
+                "one weight for each id, and without embedding_bias_words"
+            )
+        size = self._tokenizer.vocab_size
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            raise InvalidRequestError(f"embedding_bias_ids must be between 0 and {size - 1}")
+        bias = np.zeros((len(ids), size), dtype=np.float32)
+        for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
+            np.add.at(row, row_ids, row_weights)
         return bias
 
 

@@ -297,8 +297,14 @@ class TritonPythonModel:
                 runs = list(self._runs.values())
             for run in runs:
                 if run.probes and time.monotonic() - run.last_sent_s >= period_s:
-                    for index, _ in run.unended:
-                        self._send(run, index, "")
+                    self._send_probes(run)
+
+    def _send_probes(self, run: _Run) -> None:
+        try:
+            for index, _ in run.unended:
+                self._send(run, index, "")
+        except Exception as error:  # one client's trouble is not another's
+            pb_utils.Logger.log_warn(f"a response could not be sent: {error!r}")
 
 
 def _engine_inputs(inputs: Inputs, batch: int, streaming: bool) -> list[pb_utils.Tensor]:

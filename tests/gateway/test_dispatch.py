@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -142,17 +143,26 @@ def test_a_client_that_goes_away_ends_its_job_at_once(body):
     assert ledger.records[0].status == 499
 
 
+@contextmanager
+def occupied(gateway: Running) -> Iterator[None]:
+    """A stream that has begun and doesn't end."""
+    with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
+    ):
+        lines = response.iter_lines()  # kept: the response is closed with it
+        next(lines)
+        yield
+
+
 def test_a_client_that_goes_away_while_it_waits_leaves_the_queue():
-    upstream = FakeUpstream([HANG])
+    upstream = FakeUpstream([*words("a", reason=""), HANG])
     with serving(upstream, configuration((silent("a", max_concurrent=1),))) as gateway:
         queue = gateway.app.state.gateway.dispatcher.admission
-        with ThreadPoolExecutor(2) as pool:
-            running = pool.submit(_impatient, gateway, 3)
-            eventually(lambda: upstream.running)
+        with occupied(gateway), ThreadPoolExecutor(1) as pool:
             pool.submit(_impatient, gateway, 0.3)
             eventually(lambda: queue.waiting("interactive") == 1)
             eventually(lambda: queue.waiting("interactive") == 0)
-            assert not running.done()
         assert len(upstream.jobs) == 1
 
 
@@ -203,10 +213,8 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_again():
         (silent("a", max_concurrent=1),),
         admission=AdmissionSettings(batch=ClassSettings(max_waiting=0)),
     )
-    upstream = FakeUpstream([HANG])
-    with serving(upstream, settings) as gateway, ThreadPoolExecutor(1) as pool:
-        pool.submit(_impatient, gateway, 1)
-        eventually(lambda: upstream.running)
+    upstream = FakeUpstream([*words("a", reason=""), HANG])
+    with serving(upstream, settings) as gateway, occupied(gateway):
         response = gateway.post("/v1/chat/completions", {**CHAT, "service_tier": "flex"})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "queue_full"

@@ -36,7 +36,7 @@ MODELS = {
 ENGINES = get_args(Engine)
 TOP_LOG_PROBS = {"top_log_prob_ids", "top_log_probs"}
 ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
-CHAT = {"messages", "tools", "chat_template_kwargs"}
+PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
 STREAM = {"sequence_id", "stream_context"}
 DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
 
@@ -49,7 +49,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
     ours = {"priority", "min_p", "num_top_log_probs"}
-    assert added == {*ours, *CHAT, "include_stop_str_in_output"}
+    assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
     added = outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys()
@@ -84,7 +84,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
             PREPROCESSING_MODEL.inputs,
             upstream.PREPROCESSING_INPUTS,
             {
-                *(name.upper() for name in CHAT),
+                *(name.upper() for name in PROMPT_EXTRAS),
                 "STREAM",
                 "EXCLUDE_INPUT_IN_OUTPUT",
                 "INCLUDE_STOP_STR_IN_OUTPUT",

@@ -32,7 +32,7 @@ def main(base_url: str) -> None:
 
     assert chat.invoke([SystemMessage("Be brief."), HumanMessage(QUESTION)]).content
 
-    text = OpenAI(base_url=base_url, api_key="any", model="demo", max_tokens=8, max_retries=0)
+    text = OpenAI(base_url=base_url, api_key="any", model="demo", max_tokens=8, temperature=0)
     results = text.generate(["The sea is", "A ship is"])
     print("text model:", [each[0].text for each in results.generations])
     assert all(each[0].text for each in results.generations)

@@ -105,7 +105,7 @@ def cut(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(places)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(POLICIES, TEXTS, CUTS)
 def test_scanning_the_stream_is_scanning_the_whole(
     rules: RuleSet, text: str, cuts: list[int]

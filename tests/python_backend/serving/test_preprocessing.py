@@ -140,6 +140,16 @@ def test_the_weights_of_a_words_tokens_add_up(load: Callable[..., TritonPythonMo
     assert np.array_equal(outputs["EMBEDDING_BIAS"], expected)
 
 
+def test_tokens_are_biased_by_their_ids_too(load: Callable[..., TritonPythonModel]) -> None:
+    size = TOKENIZER.get_vocab_size()
+    outputs = answer(
+        load(), "a", EMBEDDING_BIAS_IDS=[[3, 5, 3]], EMBEDDING_BIAS_WEIGHTS=[[0.5, -2.0, 1.0]]
+    ).outputs
+    expected = np.zeros((1, size))
+    expected[0, [3, 5]] = [1.5, -2.0]
+    assert np.array_equal(outputs["EMBEDDING_BIAS"], expected)
+
+
 @pytest.mark.parametrize(
     "inputs",
     [
@@ -309,3 +319,44 @@ def test_a_wrong_request_is_refused_alone(load: Callable[..., TritonPythonModel]
     wrong, right = load().execute(requests)
     assert wrong.error is not None
     assert right.error is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"EMBEDDING_BIAS_IDS": [[1]]}, "must come together"),
+        (
+            {
+                "EMBEDDING_BIAS_IDS": [[1]],
+                "EMBEDDING_BIAS_WEIGHTS": [[1.0]],
+                "EMBEDDING_BIAS_WORDS": [[b"q"]],
+            },
+            "without embedding_bias_words",
+        ),
+        (
+            {"EMBEDDING_BIAS_IDS": [[-1]], "EMBEDDING_BIAS_WEIGHTS": [[1.0]]},
+            "embedding_bias_ids must be between 0 and",
+        ),
+    ],
+)
+def test_biased_ids_are_checked(
+    load: Callable[..., TritonPythonModel], inputs: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(load(), "a", **inputs)
+
+
+def test_a_request_can_have_its_text_taken_as_it_is(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    model = load("{{ messages[0].content }}{{ messages[0].content }}")
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"q"]], REQUEST_OUTPUT_LEN=[[9]])
+    lengths = []
+    for parameters in ("{}", '{"chat_template": "off"}', '{"chat_template": "auto"}'):
+        request.parameters_json = parameters
+        (response,) = model.execute([request])
+        lengths.append(response.outputs["REQUEST_INPUT_LEN"].item())
+    assert lengths == [2, 1, 2]
+    request.parameters_json = '{"chat_template": 3}'
+    (response,) = model.execute([request])
+    assert response.error is not None
+    assert "chat_template is 3; it must be 'auto' or 'off'" in response.error.message

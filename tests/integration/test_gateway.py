@@ -1,0 +1,201 @@
+"""The gateway before real Tritons: what their users see when machines and clients fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from ops.gateway import GatewayServer
+from ops.triton import TritonServer
+from tests.integration.conftest import Server, free_port, make_repository
+from tests.integration.speaker import Speaker
+from tests.integration.test_cancellation import await_cancelled, await_running, cancelled
+
+pytestmark = pytest.mark.integration
+
+COUNT: dict[str, Any] = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Count from 17 to 40."}],
+    "temperature": 0,
+}
+LONG = {**COUNT, "max_tokens": 1500, "ignore_eos": True}
+
+
+class Caller:
+    """A client of one gateway."""
+
+    def __init__(self, gateway: GatewayServer) -> None:
+        self.url = f"http://{gateway.address}/v1"
+
+    def ask(self, body: dict[str, Any], path: str = "/chat/completions") -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=100, trust_env=False)
+
+    def stream(self, body: dict[str, Any]) -> tuple[str, str]:
+        """The text, and how it ended: the finish reason or the error's code."""
+        text, end = "", "cut"
+        path = self.url + "/chat/completions"
+        body = {**body, "stream": True}
+        with httpx.stream("POST", path, json=body, timeout=100, trust_env=False) as response:
+            if response.status_code != 200:
+                response.read()
+                return "", f"status {response.status_code}: {response.text}"
+            for line in response.iter_lines():
+                if not line or line == "data: [DONE]":
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event:
+                    return text, event["error"]["code"]
+                choice = event["choices"][0]
+                text += choice["delta"].get("content") or ""
+                end = choice["finish_reason"] or end
+        return text, end
+
+
+def write_config(folder: Path, **values: Any) -> Path:
+    path = folder / "gateway.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gateway(triton: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayServer]:
+    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with GatewayServer(triton.grpc_url, port=free_port(), log=log) as server:
+        yield server
+
+
+def test_it_says_what_triton_says(gateway: GatewayServer, speaker: Speaker) -> None:
+    straight = speaker.ask("Count from 17 to 40.", 256).text.decode()
+    caller = Caller(gateway)
+    assert caller.stream(COUNT) == (straight, "stop")
+    answer = caller.ask(COUNT).json()["choices"][0]
+    assert (answer["message"]["content"], answer["finish_reason"]) == (straight, "stop")
+
+
+def test_a_completion_s_prompt_is_taken_as_it_is(gateway: GatewayServer) -> None:
+    caller = Caller(gateway)
+    bodies: list[dict[str, Any]] = [
+        {"model": "demo", "prompt": "The sea", "max_tokens": 4},
+        {**COUNT, "messages": [{"role": "user", "content": "The sea"}], "max_tokens": 4},
+    ]
+    raw, chat = (
+        caller.ask(body, path).json()["usage"]["prompt_tokens"]
+        for body, path in zip(bodies, ("/completions", "/chat/completions"), strict=True)
+    )
+    assert raw < chat  # a chat has its template around it
+
+
+def test_a_token_can_be_banned_by_its_id(gateway: GatewayServer) -> None:
+    body = {**COUNT, "max_tokens": 1, "logprobs": True, "top_logprobs": 2}
+    content = Caller(gateway).ask(body).json()["choices"][0]["logprobs"]["content"]
+    assert content[0]["top_logprobs"][0]["token"] == content[0]["token"]
+    usual = content[0]["token"]
+    banned = []
+    for first in range(0, 4000, 500):  # a part of the vocabulary at a time
+        bias = {str(token): -100.0 for token in range(first, first + 500)}
+        answer = Caller(gateway).ask({**body, "logit_bias": bias})
+        if answer.status_code != 200:
+            assert answer.json()["error"]["param"] == "logit_bias"  # past the vocabulary's end
+            break
+        token = answer.json()["choices"][0]["logprobs"]["content"][0]["token"]
+        banned.append(token != usual)
+    assert any(banned)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_the_engine(
+    gateway: GatewayServer, triton: Server, stream: bool
+) -> None:
+    before = cancelled(triton)
+    url = f"http://{gateway.address}/v1/chat/completions"
+    with httpx.Client(trust_env=False, timeout=0.3) as client:
+        if stream:
+            with client.stream("POST", url, json={**LONG, "stream": True}, timeout=60) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(url, json=LONG)
+    left_s = time.monotonic()
+    await_cancelled(triton, before + 1)
+    print(f"the engine was free after {time.monotonic() - left_s:.2f} s (stream={stream})")
+
+
+def test_what_the_engine_refuses_names_openai_s_field(gateway: GatewayServer) -> None:
+    answer = Caller(gateway).ask({**COUNT, "max_tokens": 4000})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "max_tokens"
+    assert "context of 2048 tokens" in answer.json()["error"]["message"]
+
+
+def test_a_replica_that_is_killed_loses_nothing_that_had_not_begun(
+    triton: Server, tmp_path: Path
+) -> None:
+    """Kill -9 under load: who had no token yet is answered by the other replica."""
+    repository = make_repository(tmp_path / "repository")
+    with ExitStack() as stack:
+        victim = stack.enter_context(TritonServer(repository, log=tmp_path / "triton.log"))
+        names = {"victim": victim.grpc_address, "survivor": triton.grpc_url}
+        config = write_config(
+            tmp_path,
+            upstreams=[
+                {"kind": "triton", "name": name, "address": address}
+                for name, address in names.items()
+            ],
+            models={"demo": {"versions": [{"name": "demo", "upstreams": [*names]}]}},
+            health={"interval_s": 0.5, "open_s": 0.2},
+        )
+        gateway = stack.enter_context(
+            GatewayServer(None, port=free_port(), log=tmp_path / "gateway.log", config=config)
+        )
+        caller = Caller(gateway)
+        expected = caller.stream(COUNT)
+        pool = stack.enter_context(ThreadPoolExecutor(20))
+        running = [pool.submit(caller.stream, COUNT) for _ in range(8)]
+        whole = [pool.submit(caller.ask, COUNT) for _ in range(4)]
+        await_running(Server(victim.ports))
+        assert victim.pid is not None
+        os.killpg(victim.pid, signal.SIGKILL)
+        later = [pool.submit(caller.stream, COUNT) for _ in range(8)]
+        ends = [future.result(90) for future in [*running, *later]]
+        answers = [future.result(90) for future in whole]
+    lost = [end for end in ends if end[1] == "upstream_lost"]
+    print(f"{len(ends)} streams: {len(ends) - len(lost)} whole, {len(lost)} lost after they began")
+    for text, end in ends:
+        assert end in ("stop", "upstream_lost"), end
+        assert expected[0].startswith(text) if end == "upstream_lost" else text == expected[0]
+    # What does not stream has not begun before it is done: none of it is lost.
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert {a.json()["choices"][0]["message"]["content"] for a in answers} == {expected[0]}
+
+
+def test_another_gateway_as_the_fallback(gateway: GatewayServer, tmp_path: Path) -> None:
+    """No replica is there: another server that speaks the API answers, and the answer says so."""
+    config = write_config(
+        tmp_path,
+        upstreams=[
+            {"kind": "triton", "name": "gone", "address": f"127.0.0.1:{free_port()}"},
+            {"kind": "openai", "name": "cloud", "url": f"http://{gateway.address}/v1"},
+        ],
+        models={
+            "demo": {
+                "versions": [{"name": "demo", "upstreams": ["gone"]}],
+                "fallback": {"upstream": "cloud", "model": "demo"},
+            }
+        },
+    )
+    log = tmp_path / "gateway.log"
+    with GatewayServer(None, port=free_port(), log=log, config=config) as second:
+        answer = Caller(second).ask(COUNT)
+        assert answer.headers["x-trireme-served-by"] == "cloud"
+        assert Caller(second).stream(COUNT) == (Caller(gateway).stream(COUNT)[0], "stop")
