@@ -34,7 +34,7 @@ class Answer:
     """One request as its client saw it.
 
     Attributes:
-        ttft_s: Time to the first piece.
+        ttft_s: Time to the first text.
         tokens: Tokens of the answer.
     """
 
@@ -60,7 +60,8 @@ def straight(address: str) -> Ask:
         )
         started_s, first_s, tokens = time.perf_counter(), 0.0, 0
         async for outputs in transport.responses(Request("ensemble", "", options, True, "", 300.0)):
-            first_s = first_s or time.perf_counter()
+            if not first_s and outputs["text_output"][0]:
+                first_s = time.perf_counter()
             tokens += outputs["num_output_tokens"][0]
         return Answer(first_s - started_s, tokens)
 
@@ -73,6 +74,8 @@ def through(address: str) -> Ask:
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(prompt: str, max_tokens: int) -> Answer:
+        while idle and idle[-1][0].at_eof():  # the server has closed it meanwhile
+            idle.pop()[1].close()
         reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port))
         body = json.dumps(
             {
@@ -104,7 +107,7 @@ def through(address: str) -> Ask:
     return ask
 
 
-async def first_token(asks: Sequence[Ask], count: int) -> list[float]:
+async def first_text(asks: Sequence[Ask], count: int) -> list[float]:
     """Median time to the first token of each, seconds, one request at a time, in turns."""
     times: list[list[float]] = [[] for _ in asks]
     for turn in range(count + 3):
@@ -139,7 +142,7 @@ async def throughput(
 async def measure(where: served.Addresses, options: argparse.Namespace) -> bool:
     """Measure and print; whether the gateway keeps to its bounds."""
     asks = [straight(where.grpc), through(where.gateway)]
-    direct_s, gateway_s = await first_token(asks, options.requests)
+    direct_s, gateway_s = await first_text(asks, options.requests)
     more_ms = (gateway_s - direct_s) * 1e3
     print(
         f"time to first token, 1 stream, median of {options.requests}: "

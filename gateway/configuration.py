@@ -62,14 +62,16 @@ class UpstreamSettings(Settings):
 
     Attributes:
         name: Names it in headers, metrics and the audit.
-        max_concurrent: Most requests at once; others wait in the gateway, by class.
+        max_concurrent: Most requests at once; others wait in the gateway, by class. No more than
+            the engine runs at once (`max_num_sequences`): where all of its places are taken by
+            batch work, its own priorities can only wait for one to end.
         region: Where it processes data. A tenant with a data-residency rule is served only there.
         first_token_timeout_s: Longest wait for the first token; then another one is asked.
         token_timeout_s: Longest wait between two pieces of a stream.
     """
 
     name: Name
-    max_concurrent: int = Field(default=64, ge=1, le=65536)
+    max_concurrent: int = Field(default=32, ge=1, le=65536)
     region: str | None = None
     first_token_timeout_s: float = Field(default=60.0, gt=0, le=3600)
     token_timeout_s: float = Field(default=30.0, gt=0, le=3600)

@@ -129,9 +129,6 @@ def read_texts(path: Path) -> list[str]:
 def _show(form: Form, folder: Path, checkpoint: Checkpoint) -> None:
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     algorithm = quantization_format(folder, form) or "not quantized"
-    if any("qkv_proj" in name for name in checkpoint.names()):
-        print(f"{folder}: {algorithm}, {', '.join(files)}; packed projections are not read back")
-        return
     found = check(folder, form, checkpoint)
     print(f"{folder}: {algorithm}, {', '.join(files)}")
     for each in _first_layer(found):

@@ -119,7 +119,7 @@ def read_back(folder: Path, form: Form, checkpoint: Checkpoint) -> Iterator[Read
     Args:
         folder: What :func:`~build.tensorrt_llm.quantize.quantize_checkpoint` wrote.
         form: Which form that is.
-        checkpoint: The checkpoint it was made of, of an architecture with separate projections.
+        checkpoint: The checkpoint it was made of.
 
     Raises:
         BuildError: A tensor is missing or has another shape than its shard asks for.
@@ -162,33 +162,39 @@ def check(folder: Path, form: Form, checkpoint: Checkpoint) -> list[ReadBack]:
 def _read_hf(folder: Path, config: dict[str, Any], checkpoint: Checkpoint) -> Iterator[ReadBack]:
     stored = _Stored(sorted(folder.glob("*.safetensors")))
     algorithm = quantization_format(folder, "hf")
-    for layer in range(config["num_hidden_layers"]):
-        for parts in _TRTLLM_PARTS.values():
-            for part in parts:
-                name = f"model.layers.{layer}.{part}"
-                original = checkpoint.tensor(f"{name}.weight").astype(np.float32)
-                weight = _dequantized(
-                    algorithm,
-                    stored[f"{name}.weight"],
-                    stored.get(f"{name}.weight_scale"),
-                    stored.get(f"{name}.weight_scale_2"),
-                    original.shape[1],
-                )
-                factor = stored.get(f"{name}.pre_quant_scale")
-                if factor is None:
-                    factor = _folded(stored, checkpoint, layer, part)
-                yield _compared(stored, 0, f"{name}.weight", weight, original, factor, algorithm)
+    for tensor in checkpoint.names():
+        if not tensor.endswith("_proj.weight"):
+            continue
+        name = tensor.removesuffix(".weight")
+        original = checkpoint.tensor(tensor).astype(np.float32)
+        weight = _dequantized(
+            algorithm,
+            stored[tensor],
+            stored.get(f"{name}.weight_scale"),
+            stored.get(f"{name}.weight_scale_2"),
+            original.shape[1],
+        )
+        factor = stored.get(f"{name}.pre_quant_scale")
+        if factor is None:
+            factor = _folded(stored, config, checkpoint, name)
+        yield _compared(stored, 0, tensor, weight, original, factor, algorithm)
 
 
-def _folded(stored: _Stored, checkpoint: Checkpoint, layer: int, part: str) -> NDArray[Any] | None:
+def _folded(
+    stored: _Stored, config: dict[str, Any], checkpoint: Checkpoint, name: str
+) -> NDArray[Any] | None:
     """The factor that ModelOpt moved into the norm before a product, where it has one."""
-    norm = {"q": "input", "k": "input", "v": "input", "g": "post_attention", "u": "post_attention"}
-    which = norm.get(part.partition(".")[2][0])
-    if which is None:
+    layer, _, part = name.rpartition(".")
+    gemma = config["architectures"] == ["Gemma2ForCausalLM"]  # adds 1 to its norms' weights
+    if part in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
+        norm = "input_layernorm"
+    elif part in ("gate_proj", "up_proj", "gate_up_proj"):
+        norm = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
+    else:
         return None
-    name = f"model.layers.{layer}.{which}_layernorm.weight"
-    before = checkpoint.tensor(name).astype(np.float32)
-    factor: NDArray[Any] = stored[name].astype(np.float32) / np.where(before == 0, 1, before)
+    norm = f"{layer.rpartition('.')[0]}.{norm}.weight"
+    before = checkpoint.tensor(norm).astype(np.float32) + gemma
+    factor: NDArray[Any] = (stored[norm].astype(np.float32) + gemma) / np.where(before, before, 1)
     return factor
 
 

@@ -46,12 +46,11 @@ def words(*texts: str, index: int = 0, reason: str = "stop") -> list[Step]:
 
 @dataclass
 class FakeUpstream:
-    """Does what its script says, for each job; a probe always gets a token while it is well."""
+    """Does what its script says, for each job; a probe gets a token unless told otherwise."""
 
     script: Sequence[Step] | Callable[[Job], Sequence[Step]] = field(
         default_factory=lambda: words("Hello", " there", ".")
     )
-    well: bool = True
     probe_error: Exception | None = None
     jobs: list[Job] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)

@@ -25,6 +25,8 @@ pytest.importorskip("modelopt")
 from build.tensorrt_llm.quantize import quantize_checkpoint
 
 pytestmark = pytest.mark.modelopt
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # so little work is quicker on one
 
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 TEXTS = ["a b c d e f g h", "h g f e d c b a a a", "c a b"]
@@ -138,15 +140,17 @@ def test_other_architectures(tmp_path, kind):
             assert config["rotary_base" if form == "trtllm" else "rope_theta"] == 500_000.0
 
 
-@pytest.mark.parametrize("kind", ["phi3", "gemma2", "smollm3"])
-def test_architectures_with_a_hugging_face_form_only(tmp_path, kind):
+@pytest.mark.parametrize("quantization", ["fp8", "int4_awq"])
+@pytest.mark.parametrize(("kind", "products"), [("phi3", 4), ("gemma2", 7), ("smollm3", 7)])
+def test_architectures_with_a_hugging_face_form_only(tmp_path, kind, products, quantization):
     source = checkpoint(tmp_path / "checkpoint", kind, pad_token_id=0)
     with pytest.raises(CheckpointError, match=r'take forms=\["hf"\]'):
         quantize_checkpoint(source, tmp_path / "out", TensorRTLLMTarget(), TEXTS)
-    target = TensorRTLLMTarget(forms=("hf",))
+    target = TensorRTLLMTarget(forms=("hf",), quantization=Quantization(format=quantization))
     folder = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["hf"]
-    stored = {dtype for tensors in types(folder).values() for dtype in tensors.values()}
-    assert "F8_E4M3" in stored
+    assert quantization_format(folder, "hf") == FORMATS[quantization][0]
+    with Checkpoint(source) as opened:
+        assert len(check(folder, "hf", opened)) == 2 * products
 
 
 @pytest.mark.parametrize("kv_cache", ["fp8", "int8"])
@@ -223,7 +227,6 @@ def test_a_damaged_checkpoint_does_not_read_back(tmp_path, fault):
 
 
 def scale_up(path: Path, name: str) -> None:
-    import torch
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(path)
