@@ -63,12 +63,12 @@ def _run(options: argparse.Namespace) -> None:
 
 def _promote(repository: Repository, artifact: Artifact) -> None:
     """Serve a version that was built, unless it is served already or was given up."""
-    if repository.was_rolled_back(artifact.version):
+    if repository.was_rolled_back(artifact):
         print(
             f"version {artifact.version} was rolled back: version {repository.served} stays "
             f"(make promote VERSION={artifact.version} takes it again)"
         )
-    elif repository.served != artifact.version:
+    elif not repository.serves(artifact):
         repository.promote(artifact, restart=True)  # a Triton that runs is not told of it
 
 

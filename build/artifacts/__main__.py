@@ -101,8 +101,8 @@ def _row(store: Store, version: int, repository: Repository) -> str:
         return f"| damaged | {version} |" + " |" * 8
     manifest, record = artifact.manifest, artifact.record
     quality, engine = manifest.quality, manifest.quality.engine
-    mark = "served" if version == repository.served else ""
-    if repository.was_rolled_back(version):
+    mark = "served" if repository.serves(artifact) else ""
+    if repository.was_rolled_back(artifact):
         mark = "rolled back"
     cells = [
         mark,

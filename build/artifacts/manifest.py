@@ -124,8 +124,11 @@ class BuildRecord(_Document):
 def _read(kind: Any, path: Path) -> Any:
     try:
         return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BuildError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise BuildError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        wrong = [": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors()]
+        raise BuildError(f"{path} cannot be read: {'; '.join(wrong)}") from None
 
 
 def digest_of(document: Any) -> str:

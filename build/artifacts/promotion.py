@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from build.artifacts.manifest import MANIFEST_FILE
 from build.artifacts.store import Artifact, Store
 from build.errors import BuildError
-from python_backend.artifact import load_public_key, public_pem, verify_artifact
+from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
 from python_backend.contract import TENSORRT_LLM
 from python_backend.engine.config import ENGINE_FILE, served_version
 
@@ -74,9 +76,10 @@ class Repository:
             if path.name != artifact.folder.name:
                 self._retire(path)
         history = self._history()
-        promoted = [each for each in history["promoted"] if each != artifact.version]
-        rolled_back = [each for each in history["rolled_back"] if each != artifact.version]
-        self._save_history([*promoted, artifact.version], rolled_back)
+        promoted = [each for each in history.promoted if each != artifact.version]
+        identity = file_digest(artifact.folder / MANIFEST_FILE)
+        rolled_back = [each for each in history.rolled_back if each != identity]
+        self._save_history(_History([*promoted, artifact.version], rolled_back))
 
     def roll_back(self, store: Store, restart: bool = False) -> tuple[int, int]:
         """Serve the version that was promoted before the present one.
@@ -93,22 +96,27 @@ class Repository:
             ArtifactError: Its signature or digests don't hold.
         """
         left = self.served
-        earlier = [each for each in self._history()["promoted"] if each != left]
+        identity = self._identity(left)
+        earlier = [each for each in self._history().promoted if each != left]
         if left is None or not earlier:
             raise BuildError("there is no version to roll back to")
         self.promote(store.get(earlier[-1]), restart)
         history = self._history()
-        promoted = [each for each in history["promoted"] if each != left]
-        self._save_history(promoted, [*history["rolled_back"], left])
+        promoted = [each for each in history.promoted if each != left]
+        self._save_history(_History(promoted, [*history.rolled_back, identity]))
         return left, earlier[-1]
 
-    def was_rolled_back(self, version: int) -> bool:
-        """Whether a version was left by a roll-back and not promoted again since."""
-        return version in self._history()["rolled_back"]
+    def serves(self, artifact: Artifact) -> bool:
+        """Whether an artifact is served: this very one, whatever a store's numbers were before."""
+        return self._identity(self.served) == file_digest(artifact.folder / MANIFEST_FILE)
+
+    def was_rolled_back(self, artifact: Artifact) -> bool:
+        """Whether an artifact was left by a roll-back and not promoted again since."""
+        return file_digest(artifact.folder / MANIFEST_FILE) in self._history().rolled_back
 
     def keeps(self, version: int) -> bool:
         """Whether a version is served, or is where a roll-back would go."""
-        return version == self.served or version in self._history()["promoted"][-2:]
+        return version == self.served or version in self._history().promoted[-2:]
 
     def trust(self, key: ec.EllipticCurvePublicKey) -> None:
         """Trust a key, where the repository trusts none yet."""
@@ -154,18 +162,33 @@ class Repository:
         if folder.name != _FIRST:
             folder.rmdir()
 
-    def _history(self) -> dict[str, list[int]]:
-        path = self._model / _HISTORY_FILE
-        if not path.exists():
-            return {"promoted": [], "rolled_back": []}
-        history: dict[str, list[int]] = json.loads(path.read_bytes())
-        return history
+    def _identity(self, version: int | None) -> str:
+        """The digest of the manifest in a version folder; empty where there is none."""
+        manifest = self._model / str(version) / MANIFEST_FILE
+        return file_digest(manifest) if manifest.is_file() else ""
 
-    def _save_history(self, promoted: list[int], rolled_back: list[int]) -> None:
+    def _history(self) -> _History:
+        path = self._model / _HISTORY_FILE
+        return _History(**json.loads(path.read_bytes())) if path.exists() else _History([], [])
+
+    def _save_history(self, history: _History) -> None:
         path = self._model / _HISTORY_FILE
         temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(json.dumps({"promoted": promoted, "rolled_back": rolled_back}))
+        temporary.write_text(json.dumps(asdict(history)), encoding="utf-8")
         temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class _History:
+    """What was served.
+
+    Attributes:
+        promoted: Versions in the order in which they were promoted, each once.
+        rolled_back: Digests of the manifests of those that a roll-back left.
+    """
+
+    promoted: list[int]
+    rolled_back: list[str]
 
 
 def _text_files(folder: Path) -> dict[str, bytes]:

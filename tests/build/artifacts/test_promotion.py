@@ -88,11 +88,11 @@ def test_rolling_back_goes_to_what_was_served_before(repository, workplace):
         repository.promote(workplace.store.get(version))
     assert repository.roll_back(workplace.store) == (2, 1)
     assert repository.served == 1
-    assert repository.was_rolled_back(2)
+    assert repository.was_rolled_back(workplace.store.get(2))
     with pytest.raises(BuildError, match="no version to roll back to"):
         repository.roll_back(workplace.store)
     repository.promote(workplace.store.get(2))
-    assert not repository.was_rolled_back(2)
+    assert not repository.was_rolled_back(workplace.store.get(2))
     assert repository.roll_back(workplace.store) == (2, 1)
 
 
@@ -154,3 +154,17 @@ def test_the_served_version_is_the_highest_with_an_engine(tmp_path):
         (tmp_path / number / name).write_text("{}")
     assert served_version(tmp_path) == tmp_path / "10"
     assert served_version(tmp_path, holding="model.py") == tmp_path / "1"
+
+
+def test_a_number_that_meant_another_artifact_before_is_not_mistaken_for_it(
+    repository, workplace, tmp_path
+):
+    """As after the store was deleted, and its numbers began anew."""
+    repository.promote(workplace.store.get(1))
+    repository.promote(workplace.store.get(2))
+    repository.roll_back(workplace.store)
+    other = build_version(tmp_path, make_model(tmp_path / "other", num_hidden_layers=1))
+    assert other.version == repository.served == 1
+    assert repository.serves(workplace.store.get(1))
+    assert not repository.serves(other)
+    assert not repository.was_rolled_back(other)
