@@ -102,11 +102,14 @@ class AdminRoute(APIRoute):
 
 _STATUSES = (400, 401, 404, 408, 409, 413, 431, 500, 503)
 
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in _STATUSES}
+"""What every route of the admin API may answer instead."""
+
 admin = APIRouter(
     prefix="/admin/v1",
     route_class=AdminRoute,
     tags=["admin"],
-    responses={status: {"model": ErrorAnswer} for status in _STATUSES},
+    responses=ERRORS,
 )
 
 

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from gateway.admin.api import AdminRoute
+from gateway.admin.api import ERRORS, AdminRoute
 from gateway.settings import Settings
 from gateway.upstreams.fleet import Fleet, Replica
 
-upstreams = APIRouter(prefix="/admin/v1", route_class=AdminRoute, tags=["admin"])
+upstreams = APIRouter(prefix="/admin/v1", route_class=AdminRoute, tags=["admin"], responses=ERRORS)
 
 
 class Maintenance(Settings):

@@ -56,7 +56,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
         path = [str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
-        message = f"missing required parameter {'.'.join(path)}"
+        message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"
     elif worst["type"] == "json_invalid":
         code, path = "invalid_json", []
         message = "the body is not valid JSON"

@@ -92,7 +92,7 @@ class Pattern:
         self.full = f"{opening}{_full(parsed)})"
         self.beginning = f"{opening}{_beginning(list(parsed))})"
         self._search = _compile(self.full).search
-        self._beginning_search = _compile(rf"{self.beginning}\z").search
+        self._begins = _compile(self.beginning).fullmatch
 
     def search(self, text: str, start: int = 0) -> tuple[int, int] | None:
         """Where the leftmost match from a place on begins and ends; the text before counts."""
@@ -101,8 +101,7 @@ class Pattern:
 
     def horizon(self, text: str, start: int = 0) -> int:
         """Where from on more text could make or change a match: the text's length for nowhere."""
-        match = self._beginning_search(text, start)
-        return len(text) if match is None else int(match.start())
+        return _horizon(self._begins, text, start, self.width)
 
 
 class AnyOf:
@@ -112,7 +111,8 @@ class AnyOf:
         patterns = list(patterns)
         self._search = _compile("|".join(each.full for each in patterns)).search
         beginnings = "|".join(each.beginning for each in patterns)
-        self._beginning_search = _compile(rf"(?:{beginnings})\z").search
+        self._begins = _compile(beginnings).fullmatch
+        self._width = max(each.width for each in patterns)
 
     def search(self, text: str, start: int = 0) -> int:
         """Where the leftmost match of any of them begins; the text's length for nowhere."""
@@ -121,8 +121,19 @@ class AnyOf:
 
     def horizon(self, text: str, start: int = 0) -> int:
         """Where from on more text could make or change a match of any of them."""
-        match = self._beginning_search(text, start)
-        return len(text) if match is None else int(match.start())
+        return _horizon(self._begins, text, start, self._width)
+
+
+def _horizon(begins: Any, text: str, start: int, width: int) -> int:
+    """The first place from which the rest of a text is the beginning of a match.
+
+    Asked place by place: read from its end, an expression with bounded repeats has so many states
+    that RE2 gives up its automaton; read forward, it has few, and most places are refused at once.
+    """
+    for place in range(max(start, len(text) - width), len(text)):
+        if begins(text, place) is not None:
+            return place
+    return len(text)
 
 
 def _compile(source: str) -> Any:

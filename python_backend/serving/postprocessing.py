@@ -29,7 +29,7 @@ from python_backend.settings import PostprocessingParameters, from_model_config
 from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-_CHECK_CLIENT_EVERY_S = 0.05
+_CHECK_CLIENT_EVERY_S = 0.2
 _FORGET_AFTER_S = 3600.0
 """A stream of which nothing was heard for so long has ended without saying so."""
 

@@ -201,6 +201,8 @@ def test_bodies_that_are_none(body, code, gateway):
     assert response.status_code == 400
     if code is not None:
         assert response.json()["error"]["code"] == code
+    if not body:
+        assert response.json()["error"]["message"] == "the body is missing"
 
 
 def test_paths_and_methods_that_are_not_there(gateway):

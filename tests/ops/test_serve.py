@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import socket
@@ -27,6 +28,20 @@ def test_the_message_names_addresses_and_commands(tmp_path):
     assert "curl -s 127.0.0.1:8000/v2/models/ensemble/generate -d " in message
     assert "/bin/python -m clients " in message
     assert "/bin/perf_analyzer -m ensemble -u 127.0.0.1:8001 -i grpc --streaming" in message
+
+
+def test_with_the_gateway_its_commands_come_first(tmp_path):
+    server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
+    message = serve.message(server, "ensemble", "127.0.0.1:8080")
+    lines = message.splitlines()
+    curl = next(line for line in lines if "curl" in line)
+    words = shlex.split(curl)
+    assert words[2] == "http://127.0.0.1:8080/v1/chat/completions"
+    assert json.loads(words[-1])["messages"][0]["content"] == serve.PROMPT
+    python = [line[2:] for line in lines if line.startswith("  ") and "curl" not in line]
+    example = "\n".join(python[: python.index(next(p for p in python if "print(" in p)) + 1])
+    compile(example, "example", "exec")
+    assert 'base_url="http://127.0.0.1:8080/v1"' in example
 
 
 @dataclass
