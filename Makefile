@@ -105,8 +105,8 @@ build-report: $(VENV)/.dev ## Table and picture of all versions: accuracy agains
 	@$(artifacts) report
 
 .PHONY: sizing
-sizing: venv ## Memory and GPUs for a checkpoint: ARGS='CONFIG.json --weights fp8 --sequences 64'
-	@$(run) -m build.size $(ARGS)
+sizing: venv ## Memory and GPUs for a checkpoint: ARGS='CONFIG.json --weights fp8'
+	@$(run) -m build.sizing $(ARGS)
 
 # Exit code 3: all but the engine is done, for want of TensorRT-LLM on this machine.
 .PHONY: tensorrt-llm

@@ -6,7 +6,7 @@ refused here: damaged files, remote code, an unknown architecture, a licence, a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
 from build.quality.suite import load_suite
 from build.recipe import Recipe, Target
-from build.sizing import Memory, ModelShape
+from build.sizing import Memory, ModelShape, cpu_activations_bytes
 from python_backend.artifact import file_digest, root_digest
 
 
@@ -78,7 +78,8 @@ def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
     with Checkpoint(folder) as checkpoint:
         _refuse_remote_code(checkpoint.config, recipe)
         spec = describe_decoder(checkpoint, limits.context_length)
-        shape = ModelShape.from_config(checkpoint.config)
+        stored_bytes = checkpoint.dtype(spec.embedding).itemsize
+        shape = replace(ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes)
     licence = audit(folder, recipe.licence)
     if isinstance(recipe.quality.suite, Path):
         load_suite(recipe.quality.suite)  # a mistake in it had better not wait for the gate
@@ -87,8 +88,11 @@ def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
         kv_cache_bytes=shape.kv_cache_bytes(
             target.kv_cache, limits.max_num_sequences, spec.context_length
         ),
-        activations_bytes=shape.activations_bytes(
-            limits.max_num_tokens + limits.max_num_sequences, limits.max_num_sequences, 4
+        activations_bytes=cpu_activations_bytes(
+            shape,
+            target.weights,
+            limits.max_num_tokens + limits.max_num_sequences,
+            limits.max_num_sequences,
         ),
     )
     if limits.memory_gib is not None and memory.total_bytes > limits.memory_gib * 2**30:

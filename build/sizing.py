@@ -7,8 +7,12 @@ are bytes; "GB" in what is printed is 10⁹ of them, "GiB" is 2³⁰.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -23,46 +27,69 @@ KVFormat: TypeAlias = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
 BLOCK_TOKENS = 16
 """Tokens of a KV block, here and by default in TensorRT-LLM's neighbours."""
 
-_KV_BYTES: dict[KVFormat, float] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+# Of an element, and of the scale that a token's keys, and its values, have for each head.
+_KV_BYTES: dict[KVFormat, tuple[int, int]] = {
+    "fp32": (4, 0),
+    "fp16": (2, 0),
+    "bf16": (2, 0),
+    "fp8": (1, 0),
+    "int8": (1, 4),
+}
 
 
 @dataclass(frozen=True)
 class _Format:
-    """How a product ``[rows, columns]`` and the rest are stored.
+    """How a product ``[rows, columns]`` and the rest are held in memory.
 
     Attributes:
         bits: Of one weight.
         group: Weights along a row that share a scale; 0 is the whole row.
         group_bytes: Of a scale and, where there is one, its zero point.
-        rounds_head: Whether the output projection is stored so as well.
+        own_head: Whether the output projection is held as the products are, and so apart from the
+            embedding even where the two are tied.
         rest_bytes: Of an element of the embedding and the norms; None is the checkpoint's own.
     """
 
     bits: int
     group: int
     group_bytes: float
-    rounds_head: bool
+    own_head: bool
     rest_bytes: int | None
 
     def product_bytes(self, rows: int, columns: int) -> int:
-        groups = 1 if not self.group else -(-columns // self.group)
-        columns = columns if not self.group or self.bits >= 8 else groups * self.group
+        """Bytes of a product, the last group of a row filled up."""
+        groups = -(-columns // self.group) if self.group else 1
+        columns = groups * self.group or columns
         return round(rows * (columns * self.bits / 8 + groups * self.group_bytes))
 
 
-# Ours (fp32, int8, int4) are those of build/storage.py. The others are ModelOpt's: FP8 has a scale
-# for a tensor, SmoothQuant one for a row, AWQ an fp16 scale for 128, NVFP4 an fp8 scale for 16;
-# they leave the output projection and the embedding in 16 bits.
+# Ours (fp32, int8, int4) are as the CPU engine packs them: in fp32 a tied output projection is
+# packed apart, in int4 the scales become fp16. The others are ModelOpt's: SmoothQuant has a scale
+# for a row, AWQ an fp16 scale for 128, NVFP4 an fp8 scale for 16; they leave the output projection
+# and the embedding in 16 bits.
 _FORMATS: dict[WeightFormat, _Format] = {
-    "fp32": _Format(32, 0, 0, rounds_head=True, rest_bytes=4),
-    "bf16": _Format(16, 0, 0, rounds_head=True, rest_bytes=2),
-    "fp16": _Format(16, 0, 0, rounds_head=True, rest_bytes=2),
-    "int8": _Format(8, 0, 4, rounds_head=True, rest_bytes=None),
-    "int4": _Format(4, 32, 4.5, rounds_head=True, rest_bytes=None),
-    "fp8": _Format(8, 0, 0, rounds_head=False, rest_bytes=2),
-    "int8_sq": _Format(8, 0, 4, rounds_head=False, rest_bytes=2),
-    "int4_awq": _Format(4, 128, 2, rounds_head=False, rest_bytes=2),
-    "nvfp4": _Format(4, 16, 1, rounds_head=False, rest_bytes=2),
+    "fp32": _Format(32, 0, 0, own_head=True, rest_bytes=4),
+    "bf16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
+    "fp16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
+    "int8": _Format(8, 0, 4, own_head=True, rest_bytes=None),
+    "int4": _Format(4, 32, 2.5, own_head=True, rest_bytes=None),
+    "fp8": _Format(8, 0, 0, own_head=False, rest_bytes=2),
+    "int8_sq": _Format(8, 0, 4, own_head=False, rest_bytes=2),
+    "int4_awq": _Format(4, 128, 2, own_head=False, rest_bytes=2),
+    "nvfp4": _Format(4, 16, 1, own_head=False, rest_bytes=2),
+}
+
+
+Computes: TypeAlias = Literal["gpu", "native", "graph"]
+"""What computes: a GPU's kernels, our native decoder (int8, int4), our ONNX graphs (fp32)."""
+
+# Of the MLP's width and of further residuals: a GPU's product has both halves and then one; the
+# native decoder writes their product, and it once more in eight bits; a graph holds the result of
+# each of its operators.
+_MLP_WIDTHS: dict[Computes, tuple[float, int]] = {
+    "gpu": (3, 0),
+    "native": (1.25, 0),
+    "graph": (4, 2),
 }
 
 
@@ -70,7 +97,7 @@ class Memory(BaseModel):
     """Bytes that serving takes.
 
     Attributes:
-        weights_bytes: The engine's weights.
+        weights_bytes: The weights as the engine holds them.
         kv_cache_bytes: Keys and values at full occupancy.
         activations_bytes: What one step of the largest size needs beside them.
     """
@@ -194,36 +221,51 @@ class ModelShape:
         return layer * self.num_layers + tables + self._vector_elements
 
     def weights_bytes(self, weights: WeightFormat) -> int:
-        """Bytes of the weights in a format."""
+        """Bytes of the weights in memory, in a format."""
         stored = _FORMATS[weights]
         rest = stored.rest_bytes or self.dtype_bytes
         table = self.vocab_size * self.hidden_size
         total = self.num_layers * sum(stored.product_bytes(*each) for each in self.products())
         total += table * rest + self._vector_elements * (stored.rest_bytes or 4)
-        if not stored.rounds_head:
-            return total + (0 if self.tied else table * rest)
-        if self.tied and stored.rest_bytes is not None:
-            return total  # stored once, for both
-        return total + stored.product_bytes(self.vocab_size, self.hidden_size)
+        if stored.own_head:
+            return total + stored.product_bytes(self.vocab_size, self.hidden_size)
+        return total + (0 if self.tied else table * rest)
 
     def kv_bytes_per_token(self, kv: KVFormat) -> int:
         """Keys and values of one token, all layers."""
-        return round(2 * self.num_layers * self.kv_size * _KV_BYTES[kv])
+        element_bytes, scale_bytes = _KV_BYTES[kv]
+        head_bytes = self.head_dim * element_bytes + scale_bytes
+        return 2 * self.num_layers * self.num_kv_heads * head_bytes
 
     def kv_cache_bytes(self, kv: KVFormat, sequences: int, tokens: int) -> int:
         """Keys and values of so many sequences of so many tokens, in whole blocks."""
         blocks = -(-tokens // BLOCK_TOKENS)
         return sequences * blocks * BLOCK_TOKENS * self.kv_bytes_per_token(kv)
 
-    def activations_bytes(self, tokens: int, sequences: int, element_bytes: int) -> int:
+    def activations_bytes(
+        self, tokens: int, sequences: int, element_bytes: int, computes: Computes = "gpu"
+    ) -> int:
         """What one step holds beside weights and cache, at its widest place.
 
-        Residual, normed residual, queries with keys and values, attention's result, and the MLP's
-        two halves with their product; and float32 logits for each sequence.
+        Residual, normed residual, queries with keys and values, attention's result, and what the
+        MLP holds; float32 logits for each sequence; the rotary table.
         """
         width = 2 * self.hidden_size + 2 * self.q_size + 2 * self.kv_size
-        width += 3 * self.intermediate_size
-        return tokens * width * element_bytes + sequences * self.vocab_size * 4
+        mlp, residuals = _MLP_WIDTHS[computes]
+        width += round(mlp * self.intermediate_size) + residuals * self.hidden_size
+        table = self.context_length * self.head_dim * 4
+        return tokens * width * element_bytes + sequences * self.vocab_size * 4 + table
+
+
+_CPU_ENGINE: dict[WeightFormat, Computes] = {"fp32": "graph", "int8": "native", "int4": "native"}
+_DEFAULT_KV: dict[Computes, KVFormat] = {"gpu": "fp16", "native": "int8", "graph": "fp32"}
+
+
+def cpu_activations_bytes(
+    shape: ModelShape, weights: WeightFormat, tokens: int, sequences: int
+) -> int:
+    """What a step of the CPU engine holds beside weights and cache."""
+    return shape.activations_bytes(tokens, sequences, 4, _CPU_ENGINE[weights])
 
 
 GPUS: dict[str, int] = {
@@ -301,5 +343,61 @@ def _share(shape: ModelShape, memory: Memory, tensor: int, stages: int) -> int:
     )
 
 
-WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
-KV_FORMATS: tuple[KVFormat, ...] = get_args(KVFormat)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Size a checkpoint from its ``config.json``; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    path = options.config / "config.json" if options.config.is_dir() else options.config
+    try:
+        shape = ModelShape.from_config(json.loads(path.read_bytes()))
+    except (CheckpointError, OSError, ValueError) as error:
+        print(f"error: {path}: {error}", file=sys.stderr)
+        return 1
+    context = options.context or shape.context_length
+    computes = _CPU_ENGINE.get(options.weights, "gpu")
+    kv: KVFormat = options.kv or _DEFAULT_KV[computes]
+    memory = Memory(
+        weights_bytes=shape.weights_bytes(options.weights),
+        kv_cache_bytes=shape.kv_cache_bytes(kv, options.sequences, context),
+        activations_bytes=shape.activations_bytes(
+            options.step_tokens, options.sequences, 2 if computes == "gpu" else 4, computes
+        ),
+    )
+    print(
+        f"{shape.parameters / 1e9:,.2f} billion parameters, weights {options.weights}, KV cache "
+        f"{kv}\n{options.sequences} sequences of {context:,} tokens, {options.step_tokens:,} "
+        f"tokens a step\n"
+        f"weights      {memory.weights_bytes / 1e9:9,.2f} GB\n"
+        f"KV cache     {memory.kv_cache_bytes / 1e9:9,.2f} GB, full "
+        f"({shape.kv_bytes_per_token(kv):,} bytes a token)\n"
+        f"activations  {memory.activations_bytes / 1e9:9,.2f} GB\n"
+        f"together     {memory.total_bytes / 1e9:9,.2f} GB\n\n{_fit_table(fits(shape, memory))}"
+    )
+    return 0
+
+
+def _fit_table(found: list[Fit]) -> str:
+    if not found:
+        return "No GPU of the list holds it, not even 32 of one kind."
+    rows = ["| GPU | how many | tensor parallel | pipeline parallel | GB of each |"]
+    rows.append("|---|---:|---:|---:|---:|")
+    rows += [
+        f"| {fit.gpu} | {fit.gpus} | {fit.tensor_parallel} | {fit.pipeline_parallel} "
+        f"| {fit.gpu_bytes / 1e9:.1f} of {fit.usable_bytes / 1e9:.1f} |"
+        for fit in found
+    ]
+    return "\n".join(rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m build.sizing", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="a config.json, or the folder that holds it")
+    parser.add_argument("--weights", choices=get_args(WeightFormat), default="bf16")
+    parser.add_argument("--kv", choices=get_args(KVFormat), help="by default what the engine takes")
+    parser.add_argument("--sequences", type=int, default=32, help="at once (%(default)s)")
+    parser.add_argument("--context", type=int, help="tokens of each (the model's all)")
+    parser.add_argument("--step-tokens", type=int, default=8192, help="of a step (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

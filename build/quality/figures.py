@@ -80,7 +80,7 @@ def violations(report: QualityReport, bounds: Bounds) -> list[str]:
     found = []
     increase = engine.perplexity / reference.perplexity - 1
     # Written so that a perplexity that is not a number is a violation.
-    if not increase <= bounds.max_perplexity_increase:
+    if not increase <= bounds.max_perplexity_increase + 1e-9:
         found.append(
             f"perplexity {engine.perplexity:.4g} is {increase:.1%} above the reference's "
             f"{reference.perplexity:.4g} (max_perplexity_increase: "

@@ -7,6 +7,7 @@ copy of keys or values and allocates nothing that grows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,16 @@ def _load_segment(
     return session
 
 
+@functools.cache
+def _share_memory() -> None:
+    """Make the pool that this process's sessions share; it grows by what is asked for."""
+    kind, memory = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    ort.create_and_register_allocator(
+        ort.OrtMemoryInfo("Cpu", kind, 0, memory),
+        ort.OrtArenaCfg({"arena_extend_strategy": 1}),
+    )
+
+
 def _load(path: Path, num_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -167,6 +178,9 @@ def _load(path: Path, num_threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for name, value in exact_products().items():
         options.add_session_config_entry(name, value)
+    # One pool of memory for all segments, which take turns, in place of one for each.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _share_memory()
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
