@@ -39,11 +39,11 @@ class PackedEngine:
         self._lengths: dict[int, int] = {}
         self._caches: dict[tuple[int, int], tuple[Array, Array]] = {}
 
-    def step(self, batch: Sequence[tuple[int, list[int]]]) -> Array:
+    def step(self, batch: Sequence[tuple[int, list[int]]], every_token: bool = False) -> Array:
         """Append tokens to sequences, each given by its number, in the order given.
 
         Returns:
-            The logits after the last token of each, ``[len(batch), vocab]``.
+            The logits after the last token of each, ``[len(batch), vocab]``, or after every token.
         """
         input_ids = np.array([token for _, tokens in batch for token in tokens], np.int64)
         ends = np.cumsum([len(tokens) for _, tokens in batch])
@@ -59,7 +59,8 @@ class PackedEngine:
                 residual, qkv = segment.run(["next_residual", "qkv"], inputs)
         for sequence, tokens in batch:
             self._lengths[sequence] = self._lengths.get(sequence, 0) + len(tokens)
-        logits: Array = segment.run(["logits"], {**inputs, "rows": ends - 1})[0]
+        rows = np.arange(len(input_ids)) if every_token else ends - 1
+        logits: Array = segment.run(["logits"], {**inputs, "rows": rows})[0]
         return logits
 
     def _attend(self, layer: int, sequence: int, qkv: Array) -> Array:
