@@ -22,8 +22,7 @@
 #include <string.h>
 
 enum {
-    TILE_TOKENS = 4,  /* queries of one sequence that share the reading of keys and values */
-    MAX_ROWS = 14,    /* rows whose sums stay in registers */
+    MAX_ROWS = 14, /* rows whose sums stay in registers */
 };
 
 /* ---- heads ----------------------------------------------------------------------------------- */
@@ -205,25 +204,16 @@ void *attention_scratch(int64_t bytes) {
     return memory;
 }
 
-/* Little work stays with the caller, who wakes nobody. */
-static void run_units(TriremeUnit run, const Job *job, int units, int is_little) {
-    if (!is_little) {
-        trireme_parallel(run, job, units);
-        return;
-    }
-    for (int unit = 0; unit < units; unit++) run(job, unit);
-}
-
 void trireme_attention(const Batch *batch, int layer) {
     int tiles = 0, is_int8 = batch->kv_bits == 8;
     int64_t scores = 0;
-    Job job = {batch, layer, TILE_TOKENS};
+    const Job job = {batch, layer};
     for (int s = 0; s < batch->num_sequences; s++) {
         int tokens = batch->starts[s + 1] - batch->starts[s];
         tiles += tiles_of(&job, s);
         scores += (int64_t)tokens * (batch->lengths[s] + tokens) * batch->num_heads;
     }
-    run_units(is_int8 ? write_tile_int8 : write_tile_float, &job, tiles, tiles < 16);
-    run_units(is_int8 ? attend_tile_int8 : attend_tile_float, &job, tiles * batch->num_kv_heads,
-              scores < 8192);
+    trireme_share(is_int8 ? write_tile_int8 : write_tile_float, &job, tiles, tiles < 16);
+    trireme_share(is_int8 ? attend_tile_int8 : attend_tile_float, &job,
+                  tiles * batch->num_kv_heads, scores < 8192);
 }

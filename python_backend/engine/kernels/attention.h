@@ -30,10 +30,12 @@ typedef struct {
     int64_t table_width;
 } Batch;
 
-/* A layer, and how many queries of one sequence a unit of work handles. */
+enum { TILE_TOKENS = 4 }; /* queries of a sequence that share the reading of keys and values */
+
+/* What a unit of work is told. */
 typedef struct {
     const Batch *batch;
-    int layer, tile_tokens;
+    int layer;
 } Job;
 
 /* One layer's attention: write the new tokens' keys and values into their blocks, and attend. */
@@ -50,7 +52,7 @@ void attend_tile_int8(const void *job, int unit);
 
 static inline int tiles_of(const Job *job, int sequence) {
     int tokens = job->batch->starts[sequence + 1] - job->batch->starts[sequence];
-    return (tokens + job->tile_tokens - 1) / job->tile_tokens;
+    return (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
 }
 
 /* Where a tile of tokens lies: its sequence, its first packed token and how many. */
@@ -58,9 +60,9 @@ static inline void find_tile(const Job *job, int tile, int *sequence, int *first
     int s = 0;
     while (tile >= tiles_of(job, s)) tile -= tiles_of(job, s++);
     *sequence = s;
-    *first = job->batch->starts[s] + tile * job->tile_tokens;
+    *first = job->batch->starts[s] + tile * TILE_TOKENS;
     *count = job->batch->starts[s + 1] - *first;
-    if (*count > job->tile_tokens) *count = job->tile_tokens;
+    if (*count > TILE_TOKENS) *count = TILE_TOKENS;
 }
 
 /* A layer in a sequence's block. */

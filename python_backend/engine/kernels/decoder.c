@@ -16,7 +16,7 @@
 #include <math.h>
 #include <string.h>
 
-/* These three are mirrored by python_backend/engine/native.py. */
+/* These three are mirrored by python_backend/engine/native_runner.py. */
 typedef struct {
     const float *attention_norm;
     Linear qkv;
@@ -81,11 +81,7 @@ typedef struct {
 } Region;
 
 static void each_row(TriremeUnit run, const Region *region, int rows) {
-    if ((int64_t)rows * region->width > LITTLE) {
-        trireme_parallel(run, region, rows);
-        return;
-    }
-    for (int row = 0; row < rows; row++) run(region, row);
+    trireme_share(run, region, rows, (int64_t)rows * region->width <= LITTLE);
 }
 
 /* output = values / rms(values) * weight */

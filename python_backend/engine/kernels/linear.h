@@ -14,7 +14,7 @@ enum {
 };
 
 /* A matrix of weights, packed by trireme_pack_int8 or trireme_pack_int4. Mirrored by
- * python_backend/engine/native.py. */
+ * python_backend/engine/native_runner.py. */
 typedef struct {
     int32_t bits;          /* 8 or 4 */
     int32_t columns;       /* inputs, a multiple of 32 (padded) */

@@ -75,11 +75,7 @@ static int32_t highest(const float *row, int64_t size) {
 
 /* Work that is over sooner than a thread wakes stays with the caller. */
 static void each_row(TriremeUnit run, const void *context, int rows, int64_t size) {
-    if (rows * size > LITTLE) {
-        trireme_parallel(run, context, rows);
-    } else {
-        for (int row = 0; row < rows; row++) run(context, row);
-    }
+    trireme_share(run, context, rows, rows * size <= LITTLE);
 }
 
 /* ---- which tokens may be drawn --------------------------------------------------------------- */

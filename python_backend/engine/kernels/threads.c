@@ -97,3 +97,11 @@ void trireme_parallel(TriremeUnit run, const void *context, int units) {
         await_change(&pool.busy, busy);
     pthread_mutex_unlock(&pool.turn);
 }
+
+void trireme_share(TriremeUnit run, const void *context, int units, int is_little) {
+    if (!is_little) {
+        trireme_parallel(run, context, units);
+        return;
+    }
+    for (int unit = 0; unit < units; unit++) run(context, unit);
+}

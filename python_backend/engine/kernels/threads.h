@@ -12,4 +12,7 @@ int trireme_threads(int threads);
  * may not call this. */
 void trireme_parallel(TriremeUnit run, const void *context, int units);
 
+/* The same, but work that is over sooner than a thread wakes stays with the caller. */
+void trireme_share(TriremeUnit run, const void *context, int units, int is_little);
+
 #endif
