@@ -15,19 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.activations import ProductInputs
-from build.calibration import (
-    CALIBRATION_TEXT,
-    PROMPT_TOKENS,
-    calibrate_kv_cache,
-    calibration_tokens,
-)
+from build.calibration import PROMPT_TOKENS, calibrate_kv_cache, calibration_tokens
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
 from build.gptq import Gptq
 from build.onnx_writer import OnnxGraph, WeightsFile
+from build.progress import Progress, silent
 from build.publish import staged
 from build.quantize import Int4Method, Int4Rows, search_int4
+from build.recipe import CALIBRATION_TEXT
 from build.segments import StorageFactory, write_segments
 from build.storage import Float32Storage, Int4Storage, Int8Storage, WeightStorage
 from build.tensors import Tensors
@@ -39,6 +36,7 @@ from python_backend.engine.config import (
     EngineConfig,
     KVDtype,
     Precision,
+    ServingLimits,
 )
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
@@ -80,7 +78,8 @@ def build_engine(
     kv_cache_dtype: KVDtype | None = None,
     calibration_text: Path | None = None,
     int4_method: Int4Method = "rtn",
-    progress: Callable[[int, int], None] = lambda done, layers: None,
+    limits: ServingLimits | None = None,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
 
@@ -97,7 +96,8 @@ def build_engine(
         calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
             one of ours. ``gptq`` has to be given one.
         int4_method: How int4 weights are rounded.
-        progress: Called with the number of layers written, and of all layers.
+        limits: What it is to serve, where that is not the usual.
+        progress: Told of the layers written, and of the calibration.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of a kind that is not supported.
@@ -110,7 +110,9 @@ def build_engine(
     with Checkpoint(checkpoint_folder) as checkpoint:
         spec = describe_decoder(checkpoint, context_length)
         kv_cache_dtype = kv_cache_dtype or ("float32" if precision == "fp32" else "int8")
-        config = _engine_config(checkpoint, spec, precision, kv_cache_dtype)
+        config = _engine_config(
+            checkpoint, spec, precision, kv_cache_dtype, limits or ServingLimits()
+        )
         storage = _storage(checkpoint, spec, precision, int4_method, calibration_text)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
@@ -120,7 +122,7 @@ def build_engine(
                     spec.tensors(checkpoint),
                     weights,
                     storage,
-                    lambda done: progress(done, len(spec.layers)),
+                    lambda done: progress("layer", done, len(spec.layers)),
                 )
             _describe(spec, weights.tensors()).save(folder)
             np.save(folder / ROTARY_FILE, spec.rotary_table())
@@ -179,7 +181,11 @@ def _storage(
 
 
 def _engine_config(
-    checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision, kv_cache_dtype: KVDtype
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    precision: Precision,
+    kv_cache_dtype: KVDtype,
+    limits: ServingLimits,
 ) -> EngineConfig:
     end_token_ids = _token_ids(checkpoint, "eos_token_id")
     if not end_token_ids:
@@ -203,6 +209,7 @@ def _engine_config(
         attention=spec.attention,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
+        limits=limits,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
     )
