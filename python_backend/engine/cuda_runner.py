@@ -82,9 +82,7 @@ class CudaRunner:
 
     def _bind(self, name: str, array: NDArray[np.float32] | NDArray[np.int64]) -> None:
         """Have an output written to memory of the host."""
-        self._binding.bind_output(
-            name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
-        )
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def feeds(step: Packed) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
