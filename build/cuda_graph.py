@@ -103,7 +103,7 @@ class CudaGraph(DecoderGraph):
         ]
         bounds = graph.input("attention_metadata", np.int32, [3])
         rotary = self._rotary()
-        cache_shape = ["blocks", block_tokens, spec.num_kv_heads, spec.head_dim]
+        cache_shape: list[int | str] = ["blocks", block_tokens, spec.num_kv_heads, spec.head_dim]
         residual, delta = self._embedding(ids, "embedded"), ""
         for index, layer in enumerate(spec.layers):
             name = f"layers.{index}"
