@@ -56,8 +56,9 @@ typedef struct {
 } Step;
 
 enum {
-    LITTLE = 4096, /* values that one thread handles before another has awoken */
-    RUNS = 48,     /* runs of panels that a matrix is read in where memory takes the time */
+    LITTLE = 4096,     /* values that one thread handles before another has awoken */
+    MEMORY_BOUND = 64, /* rows of a product that mostly waits for its weights */
+    HALVINGS = 5,      /* after which the rest of a matrix is given out at once */
 };
 
 /* ---- rows ----------------------------------------------------------------------------------- */
@@ -74,7 +75,6 @@ typedef struct {
     const float *norm;   /* what the rows are normed by before they are rounded, or NULL */
     int width;
     int rows, block; /* of a panel: all, and those of a unit */
-    int run;         /* panels of a unit, one after the other in memory */
     Epilogue epilogue;
     float *output;
     int64_t stride;
@@ -143,15 +143,26 @@ static void norm_heads(const void *context, int row) {
 
 /* ---- products ------------------------------------------------------------------------------- */
 
-static void multiply_unit(const void *context, int unit) {
+static void multiply_block(const void *context, int unit) {
     const Region *region = context;
     int blocks = (region->rows + region->block - 1) / region->block;
     int first = unit % blocks * region->block;
     int rows = region->rows - first < region->block ? region->rows - first : region->block;
-    int panel = unit / blocks * region->run, end = panel + region->run;
-    if (end > region->linear->panels) end = region->linear->panels;
-    for (; panel < end; panel++)
-        linear_panel(region->linear, &region->rounded, first, rows, panel, region->epilogue,
+    linear_panel(region->linear, &region->rounded, first, rows, unit / blocks, region->epilogue,
+                 region->output, region->stride, (int)region->stride);
+}
+
+/* A run of panels, which the memory delivers faster the longer it is. So each thread gets a part of
+ * the first half of them, then of the next quarter, and so on: none waits long for the last one. */
+static void multiply_run(const void *context, int unit) {
+    const Region *region = context;
+    int threads = trireme_num_threads(), panels = region->linear->panels;
+    int halving = unit / threads, part = unit % threads;
+    int start = panels - (panels >> halving);
+    int count = (halving == HALVINGS ? panels : panels - (panels >> (halving + 1))) - start;
+    int end = start + count * (part + 1) / threads;
+    for (int panel = start + count * part / threads; panel < end; panel++)
+        linear_panel(region->linear, &region->rounded, 0, region->rows, panel, region->epilogue,
                      region->output, region->stride, (int)region->stride);
 }
 
@@ -168,20 +179,20 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
         .width = width,
         .rows = rows,
         .block = rows,
-        .run = 1,
         .epilogue = epilogue,
         .output = output,
         .stride = stride,
     };
     each_row(round_row, &region, rows);
+    if (rows <= MEMORY_BOUND) {
+        trireme_parallel(multiply_run, &region, (HALVINGS + 1) * trireme_num_threads());
+        return;
+    }
     /* Few panels share many rows out, so that no thread waits long for the last one. */
     while (region.block > 48 && linear->panels * (rows / region.block) < 32)
         region.block = (region.block + 1) / 2;
     int blocks = (rows + region.block - 1) / region.block;
-    /* Unless rows are many it is memory that takes the time: it is read faster in long runs. */
-    if (rows <= 64) region.run = 1 + linear->panels / RUNS;
-    int runs = (linear->panels + region.run - 1) / region.run;
-    trireme_parallel(multiply_unit, &region, runs * blocks);
+    trireme_parallel(multiply_block, &region, linear->panels * blocks);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */
