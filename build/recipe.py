@@ -74,7 +74,7 @@ class Target(_Part):
         return self
 
 
-_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "int8"}
 
 
 class Calibration(_Part):

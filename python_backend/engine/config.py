@@ -17,9 +17,23 @@ ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
 ROTARY_FILE = "rotary.npy"
 SMOOTHING_FILE = "kv_smoothing.npy"
+GRAPH_FILE = "decoder.onnx"
+"""The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
 
-Precision: TypeAlias = Literal["fp32", "int8", "int4"]
-KVDtype: TypeAlias = Literal["float32", "int8"]
+ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+KVDtype: TypeAlias = Literal["float32", "float16", "int8"]
+
+PRECISIONS: dict[ExecutionProvider, tuple[Precision, ...]] = {
+    "cpu": ("fp32", "int8", "int4"),
+    "cuda": ("fp16", "int4"),
+}
+"""The precisions of the weights that each provider computes with."""
+KV_DTYPES: dict[ExecutionProvider, tuple[KVDtype, ...]] = {
+    "cpu": ("float32", "int8"),
+    "cuda": ("float16",),
+}
+"""How each provider can store keys and values."""
 
 
 def segment_file(index: int) -> str:
@@ -68,6 +82,7 @@ class EngineConfig(BaseModel):
     Attributes:
         format_version: Version of the folder's layout: its files, the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
+        execution_provider: What the engine was built for.
         precision: Precision of the weights.
         vocab_size: Width of the logits; sampling can add up no more.
         num_layers: Decoder layers, each with one key and one value cache.
@@ -86,6 +101,7 @@ class EngineConfig(BaseModel):
 
     format_version: Literal[2] = 2
     architecture: str
+    execution_provider: ExecutionProvider = "cpu"
     precision: Precision
     vocab_size: int = Field(gt=0, le=1 << 20)
     num_layers: int = Field(gt=0)
@@ -98,6 +114,15 @@ class EngineConfig(BaseModel):
     context_length: int = Field(gt=0)
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _provider_computes_it(self) -> EngineConfig:
+        provider = self.execution_provider
+        if self.precision not in PRECISIONS[provider]:
+            raise ValueError(f"{self.precision} weights are not for {provider}")
+        if self.kv_cache_dtype not in KV_DTYPES[provider]:
+            raise ValueError(f"a kv_cache_dtype of {self.kv_cache_dtype} is not for {provider}")
+        return self
 
     @model_validator(mode="after")
     def _layers_exist(self) -> EngineConfig:
