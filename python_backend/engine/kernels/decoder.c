@@ -77,7 +77,7 @@ typedef struct {
     int rows, block; /* of a panel: all, and those of a unit */
     Epilogue epilogue;
     float *output;
-    int64_t stride;
+    int output_width;
 } Region;
 
 static void each_row(TriremeUnit run, const Region *region, int rows) {
@@ -127,7 +127,7 @@ static void round_row(const void *context, int row) {
         norm_row(values, region->norm, region->width, region->decoder->norm_eps, normed);
         values = normed;
     }
-    linear_round(region->linear, values, region->width, &region->rounded, row);
+    linear_round(values, region->width, &region->rounded, row);
 }
 
 static void norm_heads(const void *context, int row) {
@@ -149,7 +149,7 @@ static void multiply_block(const void *context, int unit) {
     int first = unit % blocks * region->block;
     int rows = region->rows - first < region->block ? region->rows - first : region->block;
     linear_panel(region->linear, &region->rounded, first, rows, unit / blocks, region->epilogue,
-                 region->output, region->stride, (int)region->stride);
+                 region->output, region->output_width);
 }
 
 /* A run of panels, which the memory delivers faster the longer it is. So each thread gets a part of
@@ -163,12 +163,13 @@ static void multiply_run(const void *context, int unit) {
     int end = start + count * (part + 1) / threads;
     for (int panel = start + count * part / threads; panel < end; panel++)
         linear_panel(region->linear, &region->rounded, 0, region->rows, panel, region->epilogue,
-                     region->output, region->stride, (int)region->stride);
+                     region->output, region->output_width);
 }
 
 /* output = epilogue(linear(norm(values))) */
 static void multiply(const Decoder *decoder, const Linear *linear, int rows, const float *values,
-                     int width, const float *norm, Epilogue epilogue, float *output, int stride) {
+                     int width, const float *norm, Epilogue epilogue, float *output,
+                     int output_width) {
     Region region = {
         .decoder = decoder,
         .linear = linear,
@@ -181,7 +182,7 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
         .block = rows,
         .epilogue = epilogue,
         .output = output,
-        .stride = stride,
+        .output_width = output_width,
     };
     each_row(round_row, &region, rows);
     if (rows <= MEMORY_BOUND) {
