@@ -67,8 +67,8 @@ class CudaDevice:
         # CUDA's libraries where they are installed as Python packages beside onnxruntime.
         ort.preload_dlls()
         try:
-            self.allocate((1,), np.uint8)
-        except EngineError as error:
+            ort.OrtValue.ortvalue_from_shape_and_type((1,), np.uint8, self.kind, index)
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(
                 f"CUDA device {index} can't be used: it needs an NVIDIA GPU, its driver, CUDA 13 "
                 f"and cuDNN 9 (make venv-cuda installs the last two). {error}"

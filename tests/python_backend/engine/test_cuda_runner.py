@@ -245,9 +245,7 @@ def test_a_description_that_contradicts_itself_is_refused(
 def test_the_onnxruntime_for_cpus_says_what_to_install(folders: dict[str, Path]) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this is the onnxruntime for GPUs")
-    with pytest.raises(
-        EngineError, match=r"on the CPU only: install requirements/cuda.txt"
-    ):
+    with pytest.raises(EngineError, match=r"on the CPU only: install requirements/cuda.txt"):
         Engine(folders["fp16"])
 
 
