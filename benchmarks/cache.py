@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.engine import Engine
-from python_backend.engine.scheduler import blocks_for
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 SEQUENCES = 32
@@ -112,7 +111,7 @@ def preemption(folder: Path, rng: np.random.Generator) -> dict[str, float]:
     roomy = Engine(folder)
     params = SamplingParams(max_tokens=200, top_p=0.95, temperature=1.2, seed=7)
     prompts = [make_prompt(roomy, rng, 40) for _ in range(16)]
-    blocks = len(prompts) * blocks_for(240) // 3
+    blocks = len(prompts) * roomy.scheduler.pool.blocks_for(240) // 3
     tight = Engine(folder, kv_cache_bytes=blocks * roomy.layout.block_bytes)
     outputs = zip(roomy.generate(prompts, params), tight.generate(prompts, params), strict=True)
     return {

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from build.decoder import DecoderSpec
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.segments import Segment
-from build.storage import Float32Storage
+from build.storage import FloatStorage
 from build.tensors import Tensors
 from python_backend.engine.attention import BLOCK_TOKENS, Layout, NumpyAttention, PackedBatch
 
 Moments = dict[str, NDArray[np.float32]]
 
 
-class _Recording(Float32Storage):
+class _Recording(FloatStorage):
     """Notes which value each product multiplies.
 
     Attributes:

@@ -15,31 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.activations import ProductInputs
-from build.calibration import (
-    CALIBRATION_TEXT,
-    PROMPT_TOKENS,
-    calibrate_kv_cache,
-    calibration_tokens,
-)
+from build.calibration import PROMPT_TOKENS, calibrate_kv_cache, calibration_tokens
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
+from build.cuda_graph import check_spec, write_graph
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
 from build.gptq import Gptq
 from build.onnx_writer import OnnxGraph, WeightsFile
+from build.progress import Progress, silent
 from build.publish import staged
 from build.quantize import Int4Method, Int4Rows, search_int4
-from build.segments import StorageFactory, write_segments
-from build.storage import Float32Storage, Int4Storage, Int8Storage, WeightStorage
+from build.recipe import CALIBRATION_TEXT
+from build.segments import write_segments
+from build.storage import (
+    Float8Storage,
+    FloatStorage,
+    Int4Storage,
+    Int8Storage,
+    StorageFactory,
+    WeightStorage,
+)
 from build.tensors import Tensors
 from python_backend.engine.config import (
     ENGINE_FILE,
+    GRAPH_FILE,
+    KV_DTYPES,
+    PRECISIONS,
     ROTARY_FILE,
     SMOOTHING_FILE,
     WEIGHTS_FILE,
     EngineConfig,
+    ExecutionProvider,
     KVDtype,
     Precision,
+    ServingLimits,
+    default_provider,
 )
+from python_backend.engine.cuda_device import CudaLayout
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 
 _COPIED_FILES = (
@@ -51,6 +63,7 @@ _COPIED_FILES = (
 _FORMAT_1_FILES = ("model.onnx", "model.onnx.data")
 _OWN_FILES = (
     "segment_*.onnx",
+    GRAPH_FILE,
     WEIGHTS_FILE,
     ROTARY_FILE,
     DECODER_FILE,
@@ -80,7 +93,9 @@ def build_engine(
     kv_cache_dtype: KVDtype | None = None,
     calibration_text: Path | None = None,
     int4_method: Int4Method = "rtn",
-    progress: Callable[[int, int], None] = lambda done, layers: None,
+    execution_provider: ExecutionProvider | None = None,
+    limits: ServingLimits | None = None,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
 
@@ -92,12 +107,15 @@ def build_engine(
             are not an engine's are kept.
         precision: How the weights of the matrix products are stored.
         context_length: Limits the context that the checkpoint was made for.
-        kv_cache_dtype: How keys and values are to be stored; by default int8 beside quantized
-            weights and float32 beside float32 ones.
+        kv_cache_dtype: How keys and values are to be stored; by default float16 for CUDA, else
+            int8 beside quantized weights and float32 beside float32 ones.
         calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
             one of ours. ``gptq`` has to be given one.
         int4_method: How int4 weights are rounded.
-        progress: Called with the number of layers written, and of all layers.
+        execution_provider: What the engine is for; by default a CPU where it computes with such
+            weights, else CUDA.
+        limits: What it is to serve, where that is not the usual.
+        progress: Told of the layers written.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of a kind that is not supported.
@@ -107,23 +125,38 @@ def build_engine(
     start = time.perf_counter()
     if output.resolve() == checkpoint_folder.resolve():
         raise BuildError("the engine cannot be built into the checkpoint's own folder")
+    execution_provider = execution_provider or default_provider(precision)
+    kv_cache_dtype = kv_cache_dtype or _default_kv_dtype(execution_provider, precision)
+    _check_storage(execution_provider, precision, kv_cache_dtype)
     with Checkpoint(checkpoint_folder) as checkpoint:
         spec = describe_decoder(checkpoint, context_length)
-        kv_cache_dtype = kv_cache_dtype or ("float32" if precision == "fp32" else "int8")
-        config = _engine_config(checkpoint, spec, precision, kv_cache_dtype)
-        storage = _storage(checkpoint, spec, precision, int4_method, calibration_text)
+        if execution_provider == "cuda":
+            check_spec(spec)
+        config = _engine_config(
+            checkpoint,
+            spec,
+            execution_provider,
+            precision,
+            kv_cache_dtype,
+            limits or ServingLimits(),
+        )
+        storage = _storage(
+            checkpoint, spec, execution_provider, precision, int4_method, calibration_text
+        )
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
-                write_segments(
-                    folder,
-                    spec,
-                    spec.tensors(checkpoint),
-                    weights,
-                    storage,
-                    lambda done: progress(done, len(spec.layers)),
-                )
-            _describe(spec, weights.tensors()).save(folder)
-            np.save(folder / ROTARY_FILE, spec.rotary_table())
+                parts = (folder, spec, spec.tensors(checkpoint), weights, storage)
+
+                def written(layers: int) -> None:
+                    progress("layer", layers, len(spec.layers))
+
+                if execution_provider == "cuda":
+                    write_graph(*parts, CudaLayout.of(config).block_tokens, written)
+                else:
+                    write_segments(*parts, written)
+            if execution_provider == "cpu":
+                _describe(spec, weights.tensors()).save(folder)
+                np.save(folder / ROTARY_FILE, spec.rotary_table())
             for name in _COPIED_FILES:
                 if (checkpoint_folder / name).exists():
                     shutil.copyfile(checkpoint_folder / name, folder / name)
@@ -140,21 +173,47 @@ def build_engine(
     )
 
 
+def _default_kv_dtype(provider: ExecutionProvider, precision: Precision) -> KVDtype:
+    if provider == "cuda":
+        return "float16"
+    return "float32" if precision == "fp32" else "int8"
+
+
+def _check_storage(
+    provider: ExecutionProvider, precision: Precision, kv_cache_dtype: KVDtype
+) -> None:
+    if precision not in PRECISIONS[provider]:
+        raise BuildError(
+            f"{precision} weights are not for {provider}: take {' or '.join(PRECISIONS[provider])}"
+        )
+    if kv_cache_dtype not in KV_DTYPES[provider]:
+        raise BuildError(
+            f"a kv_cache_dtype of {kv_cache_dtype} is not for {provider}: take "
+            f"{' or '.join(KV_DTYPES[provider])}"
+        )
+
+
 def _storage(
     checkpoint: Checkpoint,
     spec: DecoderSpec,
+    provider: ExecutionProvider,
     precision: Precision,
     method: Int4Method,
     text: Path | None,
 ) -> StorageFactory:
+    dtype = np.dtype(np.float16 if provider == "cuda" else np.float32)
     if precision != "int4":
         if method != "rtn":
             raise BuildError(f"int4_method is {method}, but the weights are in {precision}")
-        return Float32Storage if precision == "fp32" else Int8Storage
+        if precision == "fp8":
+            return Float8Storage
+        return Int8Storage if precision == "int8" else partial(FloatStorage, dtype=dtype)
     if method == "rtn":
-        return Int4Storage
+        return partial(Int4Storage, dtype=dtype)
     if method == "k_quant":
-        return partial(Int4Storage, rounding=lambda names: search_int4)
+        return partial(Int4Storage, dtype=dtype, rounding=lambda names: search_int4)
+    if provider == "cuda":
+        raise BuildError("int4_method is gptq, which is for cpu: take rtn or k_quant")
     if text is None:
         raise BuildError("int4_method is gptq, which needs a calibration_text")
     tokens = calibration_tokens(checkpoint.folder, text, spec.vocab_size)
@@ -179,7 +238,12 @@ def _storage(
 
 
 def _engine_config(
-    checkpoint: Checkpoint, spec: DecoderSpec, precision: Precision, kv_cache_dtype: KVDtype
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    provider: ExecutionProvider,
+    precision: Precision,
+    kv_cache_dtype: KVDtype,
+    limits: ServingLimits,
 ) -> EngineConfig:
     end_token_ids = _token_ids(checkpoint, "eos_token_id")
     if not end_token_ids:
@@ -193,6 +257,7 @@ def _engine_config(
     ]
     return EngineConfig(
         architecture=spec.architecture,
+        execution_provider=provider,
         precision=precision,
         vocab_size=spec.vocab_size,
         num_layers=len(spec.layers),
@@ -203,6 +268,7 @@ def _engine_config(
         attention=spec.attention,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
+        limits=limits,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
     )

@@ -16,11 +16,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from build.errors import CheckpointError
 from python_backend.engine.description import Tensor, TensorType
 
 # The IR version and operator sets that the graphs need, not the newest that `onnx` could write.
 _IR_VERSION = 10
-_OPSETS = {"": 21, "com.microsoft": 1}
+CONTRIB = "com.microsoft"
+_OPSETS = {"": 21, CONTRIB: 1}
 # Memory mapping wants weights to begin on a page.
 _ALIGNMENT = 4096
 
@@ -92,7 +94,7 @@ class WeightsFile:
             return
         offset = -(-self._end // _ALIGNMENT) * _ALIGNMENT
         write = self._write_columns if transposed else self._write_rows
-        length = write(offset, dtype, shape, blocks)
+        length = write(offset, dtype, shape, (_convert(name, block, dtype) for block in blocks))
         weight = _Weight(dtype, tuple(shape), offset, length)
         if length != int(np.prod(shape)) * dtype.itemsize:
             raise ValueError(f"{name}: {length} bytes for {dtype} {weight.shape}")
@@ -108,7 +110,7 @@ class WeightsFile:
     ) -> int:
         self._file.seek(offset)
         for block in blocks:
-            self._file.write(np.ascontiguousarray(block, dtype).view(np.uint8).data)
+            self._file.write(np.ascontiguousarray(block).view(np.uint8).data)
         return self._file.tell() - offset
 
     def _write_columns(
@@ -122,7 +124,7 @@ class WeightsFile:
         row_bytes = shape[1] * dtype.itemsize
         column_bytes = 0
         for block in blocks:
-            columns = np.ascontiguousarray(block.T, dtype).view(np.uint8)
+            columns = np.ascontiguousarray(block.T).view(np.uint8)
             for row, part in enumerate(columns):
                 self._file.seek(offset + row * row_bytes + column_bytes)
                 self._file.write(part.data)
@@ -215,6 +217,20 @@ class OnnxGraph:
             producer_name="trireme",
         )
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _convert(name: str, block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A block of a weight in the dtype that it is stored in, which has to hold it."""
+    if block.dtype == dtype:
+        return block
+    with np.errstate(over="ignore"):
+        converted = block.astype(dtype)
+    if dtype == np.float16 and not np.isfinite(converted).all():
+        raise CheckpointError(
+            f"{name} has weights beyond what fp16 can hold ({np.finfo(np.float16).max:.0f}): "
+            "build it in another precision"
+        )
+    return converted
 
 
 def tensor_type(dtype: np.dtype[Any]) -> int:

@@ -2,7 +2,7 @@
 
     name: demo
     checkpoint: ../demo/checkpoint       # relative to the recipe
-    target: {weights: int8}
+    target: {weights: int8}              # for ONNX Runtime; or engine: tensorrt_llm
     quality: {suite: demo}
 
 Everything else has a default. What is misspelt, out of bounds or does not go together is an error
@@ -22,34 +22,50 @@ from build.errors import RecipeError
 from build.licence import LicencePolicy
 from build.quality.figures import Bounds
 from build.quantize import Int4Method
-from python_backend.engine.config import Precision
+from build.tensorrt_llm.settings import TensorRTLLMTarget
+from python_backend.engine.config import (
+    PRECISIONS,
+    ExecutionProvider,
+    KVDtype,
+    Precision,
+    default_provider,
+)
 from python_backend.settings import SettingsError, parse
 
 RECIPES = Path(__file__).parent / "recipes"
+CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
+"""What is calibrated with where a recipe names nothing."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(_Part):
-    """The engine to build, for ONNX Runtime.
+_Computes = Literal["fp32", "fp16", "int8"]
+
+
+class OnnxTarget(_Part):
+    """An engine for ONNX Runtime.
 
     Attributes:
-        weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
+        execution_provider: ``cpu`` or ``cuda``; by default a CPU where it computes with such
+            weights.
+        weights: For a CPU: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32. For
+            CUDA: ``fp16``; ``fp8`` (E4M3) in blocks of 128; ``int4``.
         int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
             levels of least squared error; ``gptq`` so that results on the calibration text, which
             it needs, change least.
-        activations: What the products compute with: int8 beside int8 and int4 weights, fp32 beside
-            fp32. It follows from the weights and may be left out.
+        activations: What the products compute with: on a CPU int8 beside int8 and int4 weights,
+            fp32 beside fp32; fp16 on CUDA. It follows from the weights and may be left out.
         kv_cache: Precision of keys and values; by default that of the activations.
     """
 
     engine: Literal["onnxruntime"] = "onnxruntime"
+    execution_provider: ExecutionProvider
     weights: Precision = "fp32"
     int4_method: Int4Method = "rtn"
-    activations: Literal["fp32", "int8"]
-    kv_cache: Literal["fp32", "int8"]
+    activations: _Computes
+    kv_cache: _Computes
 
     @model_validator(mode="before")
     @classmethod
@@ -57,28 +73,43 @@ class Target(_Part):
         if not isinstance(values, dict):
             return values
         given = {name: value for name, value in values.items() if value is not None}
-        follows = _ACTIVATIONS.get(given.get("weights", "fp32"), "fp32")
-        return {"activations": follows, "kv_cache": follows, **given}
+        weights = given.get("weights", "fp32")
+        provider = given.get("execution_provider", default_provider(weights))
+        follows = "fp16" if provider == "cuda" else _CPU_ACTIVATIONS.get(str(weights), "fp32")
+        followed = {"execution_provider": provider, "activations": follows, "kv_cache": follows}
+        return followed | given
 
     @model_validator(mode="after")
-    def _go_together(self) -> Target:
-        if self.activations != _ACTIVATIONS[self.weights]:
+    def _go_together(self) -> OnnxTarget:
+        provider, weights = self.execution_provider, self.weights
+        if weights not in PRECISIONS[provider]:
+            known = " or ".join(PRECISIONS[provider])
+            raise ValueError(f"{weights} weights are not for {provider}: take {known}")
+        computes = "fp16" if provider == "cuda" else _CPU_ACTIVATIONS[weights]
+        if self.activations != computes:
             raise ValueError(
-                f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
-                f"not {self.activations}"
+                f"{weights} weights compute with {computes} activations, not {self.activations}"
             )
-        if self.int4_method != "rtn" and self.weights != "int4":
-            raise ValueError(
-                f"int4_method is {self.int4_method}, but the weights are in {self.weights}"
-            )
+        if (self.kv_cache == "fp16") != (provider == "cuda"):
+            raise ValueError(f"a kv_cache of {self.kv_cache} is not for {provider}")
+        if self.int4_method != "rtn" and weights != "int4":
+            raise ValueError(f"int4_method is {self.int4_method}, but the weights are in {weights}")
+        if self.int4_method == "gptq" and provider == "cuda":
+            raise ValueError("int4_method is gptq, which is for cpu: take rtn or k_quant")
         return self
 
+    @property
+    def kv_cache_dtype(self) -> KVDtype:
+        """How keys and values are stored."""
+        return _KV_DTYPES[self.kv_cache]
 
-_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+
+_CPU_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_KV_DTYPES: dict[str, KVDtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 class Calibration(_Part):
-    """What an int8 KV cache and ``gptq`` are calibrated with.
+    """What an int8 KV cache and ``gptq`` are calibrated with, and ModelOpt for TensorRT-LLM.
 
     Attributes:
         text: A file that resembles what will be read, relative to the recipe; by default
@@ -86,6 +117,18 @@ class Calibration(_Part):
     """
 
     text: Path | None = None
+
+
+class TensorRTLLMCalibration(Calibration):
+    """The same for ModelOpt, which reads the text's lines apart.
+
+    Attributes:
+        samples: Lines (or, of a ``.jsonl`` file, objects with a ``text``) that are read at most.
+        tokens: Tokens of each; longer ones are cut.
+    """
+
+    samples: int = Field(default=128, ge=1, le=65_536)
+    tokens: int = Field(default=512, ge=1, le=131_072)
 
 
 class Limits(_Part):
@@ -102,6 +145,12 @@ class Limits(_Part):
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
     memory_gib: float | None = Field(default=None, gt=0)
+
+
+class TensorRTLLMLimits(Limits):
+    """The same on GPUs, where steps are larger and ``memory_gib`` is that of each GPU."""
+
+    max_num_tokens: int = Field(default=8192, ge=1, le=1_048_576)
 
 
 class Quality(_Part):
@@ -124,7 +173,7 @@ class Recipe(_Part):
         name: What its artifacts are called.
         checkpoint: A local Hugging Face folder, relative to the recipe.
         target: The engine.
-        calibration: What an int8 KV cache and ``gptq`` are calibrated with.
+        calibration: What quantization is calibrated with.
         limits: What it is to serve.
         quality: What the gate holds it to.
         licence: Which licences are accepted.
@@ -135,18 +184,45 @@ class Recipe(_Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     checkpoint: Path
-    target: Target = Target.model_validate({})
+    target: OnnxTarget | TensorRTLLMTarget
     calibration: Calibration = Calibration()
     limits: Limits = Limits()
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
 
+
+class OnnxRecipe(Recipe):
+    """A recipe for ONNX Runtime."""
+
+    target: OnnxTarget = OnnxTarget.model_validate({})
+
     @model_validator(mode="after")
-    def _has_what_its_method_needs(self) -> Recipe:
+    def _has_what_its_method_needs(self) -> OnnxRecipe:
         if self.target.int4_method == "gptq" and self.calibration.text is None:
             raise ValueError("target.int4_method is gptq, which needs calibration.text")
         return self
+
+
+class TensorRTLLMRecipe(Recipe):
+    """A recipe for TensorRT-LLM."""
+
+    target: TensorRTLLMTarget
+    calibration: TensorRTLLMCalibration = TensorRTLLMCalibration()
+    limits: TensorRTLLMLimits = TensorRTLLMLimits()
+
+    @model_validator(mode="after")
+    def _prompts_fit(self) -> TensorRTLLMRecipe:
+        longest, context = self.target.build.max_input_len, self.limits.context_length
+        if longest is not None and context is not None and longest > context:
+            raise ValueError(
+                f"target.build.max_input_len is {longest}, more than limits.context_length "
+                f"{context}"
+            )
+        return self
+
+
+_KINDS: dict[str, type[Recipe]] = {"onnxruntime": OnnxRecipe, "tensorrt_llm": TensorRTLLMRecipe}
 
 
 def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -193,8 +269,12 @@ def make_recipe(values: dict[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: Something is unknown, missing or out of bounds.
     """
+    target = values.get("target")
+    engine = target.get("engine", "onnxruntime") if isinstance(target, dict) else "onnxruntime"
+    if not isinstance(engine, str) or engine not in _KINDS:
+        raise RecipeError(f"{where}: target.engine is {engine!r}, not {' or '.join(_KINDS)}")
     try:
-        return parse(Recipe, values, "")
+        return parse(_KINDS[engine], values, "")
     except SettingsError as error:
         raise RecipeError(f"{where}: {error}") from None
 

@@ -19,21 +19,17 @@ num_kv_heads) * head_dim]``, bias and norm of queries and keys applied, rotary e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from build.decoder import DecoderSpec, LayerTensors
+from build.decoder_graph import DecoderGraph
 from build.onnx_writer import OnnxGraph, WeightsFile
-from build.storage import WeightStorage
+from build.storage import StorageFactory
 from build.tensors import Tensors
 from python_backend.engine.config import segment_file
-
-StorageFactory: TypeAlias = Callable[[OnnxGraph, Tensors], WeightStorage]
-
-_CONTRIB = "com.microsoft"
 
 
 def write_segments(
@@ -63,35 +59,18 @@ def write_segments(
             progress(index)
 
 
-class Segment:
-    """Writes one segment: its operators into a graph, its weights through a storage.
-
-    Values are named after the layer and the part that computes them.
-    """
-
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        tensors: Tensors,
-        graph: OnnxGraph,
-        storage: WeightStorage,
-    ) -> None:
-        self._spec = spec
-        self._tensors = tensors
-        self._graph = graph
-        self._storage = storage
+class Segment(DecoderGraph):
+    """Writes one segment."""
 
     def write(self, index: int) -> None:
         """Write the segment that ends where layer ``index`` attends."""
         spec = self._spec
         if index == 0:
             ids = self._graph.input("input_ids", np.int64, ["tokens"])
-            residual, delta = self._embedding(ids), ""
+            residual, delta = self._embedding(ids, "next_residual"), ""
         else:
-            residual, delta = self._after_attention(
-                f"layers.{index - 1}",
-                spec.layers[index - 1],
-                only_rows_of_use=index == len(spec.layers),
+            residual, delta = self._rest_of_layer(
+                index - 1, only_rows_of_use=index == len(spec.layers)
             )
         if index < len(spec.layers):
             self._before_attention(f"layers.{index}", spec.layers[index], residual, delta)
@@ -99,13 +78,11 @@ class Segment:
             hidden, _ = self._add_and_norm(
                 "final_norm", spec.final_norm, residual, delta, "final_residual"
             )
-            self._logits(hidden)
+            self._logits(hidden, "logits")
             self._graph.output("logits", np.float32, ["sequences", spec.vocab_size])
 
-    def _after_attention(
-        self, name: str, layer: LayerTensors, only_rows_of_use: bool
-    ) -> tuple[str, str]:
-        """The rest of a layer; the residual stream is the sum of the two values returned."""
+    def _rest_of_layer(self, layer: int, only_rows_of_use: bool) -> tuple[str, str]:
+        """What comes after the attention of a layer, from the segment's inputs."""
         graph, spec = self._graph, self._spec
         attention = graph.input("attention", np.float32, ["tokens", spec.q_size])
         residual = graph.input("residual", np.float32, ["tokens", spec.hidden_size])
@@ -113,15 +90,7 @@ class Segment:
             rows = graph.input("rows", np.int64, ["sequences"])
             attention = graph.node("Gather", [attention, rows], "attention/rows")
             residual = graph.node("Gather", [residual, rows], "residual/rows")
-        delta = self._storage.linear(
-            attention, [layer.attention_output], f"{name}/attention_output"
-        )
-        delta = self._post_norm(delta, layer.post_attention_norm)
-        hidden, residual = self._add_and_norm(
-            f"{name}/mlp_norm", layer.mlp_norm, residual, delta, f"{name}/residual"
-        )
-        delta = self._mlp(f"{name}/mlp", layer, hidden)
-        return residual, self._post_norm(delta, layer.post_mlp_norm)
+        return self._after_attention(f"layers.{layer}", spec.layers[layer], attention, residual)
 
     def _before_attention(self, name: str, layer: LayerTensors, residual: str, delta: str) -> None:
         """A layer's norm, queries, keys and values, which are the segment's outputs."""
@@ -145,62 +114,6 @@ class Segment:
         graph.output("next_residual", np.float32, ["tokens", spec.hidden_size])
         graph.output("qkv", np.float32, ["tokens", spec.q_size + 2 * spec.kv_size])
 
-    def _embedding(self, ids: str) -> str:
-        scale, storage = self._spec.embedding_scale, self._storage
-        if scale == 1:
-            return storage.embedding(self._spec.embedding, ids, "next_residual")
-        rows = storage.embedding(self._spec.embedding, ids, "embedding")
-        return self._scaled(rows, scale, "next_residual")
-
-    def _logits(self, hidden: str) -> None:
-        """The output projection, its values drawn softly into ``±logit_softcap``."""
-        cap, linear, head = self._spec.logit_softcap, self._storage.linear, [self._spec.lm_head]
-        if cap is None:
-            linear(hidden, head, "logits")
-            return
-        parts = self._scaled(linear(hidden, head, "logits/uncapped"), 1 / cap, "logits/parts")
-        self._scaled(self._graph.node("Tanh", [parts], "logits/capped"), cap, "logits")
-
-    def _scaled(self, x: str, factor: float, output: str) -> str:
-        constant = self._graph.constant(f"{output}/factor", np.array(factor, np.float32))
-        return self._graph.node("Mul", [x, constant], output)
-
-    def _mlp(self, name: str, layer: LayerTensors, hidden: str) -> str:
-        """``down(activation(gate) * up)``.
-
-        Gate and up are two products: one would have to be split, and splitting copies it.
-        """
-        gate = self._storage.linear(hidden, [layer.gate], f"{name}/gate")
-        up = self._storage.linear(hidden, [layer.up], f"{name}/up")
-        gated = self._graph.node("Mul", [self._activation(name, gate), up], f"{name}/gated")
-        return self._storage.linear(gated, [layer.down], f"{name}/down")
-
-    def _activation(self, name: str, gate: str) -> str:
-        """QuickGelu with ``alpha`` 1 is SiLU in one operator."""
-        graph, activation = self._graph, self._spec.activation
-        if activation == "silu":
-            return graph.node("QuickGelu", [gate], f"{name}/silu", domain=_CONTRIB, alpha=1.0)
-        return graph.node("Gelu", [gate], f"{name}/gelu", approximate="tanh")
-
-    def _post_norm(self, delta: str, weight: str | None) -> str:
-        """RMS norm of what a layer is about to add to the residual stream, where it has one."""
-        return delta if weight is None else self._norm(delta, weight, f"{delta}/norm")
-
-    def _add_and_norm(
-        self, name: str, weight: str, residual: str, delta: str, total: str
-    ) -> tuple[str, str]:
-        """RMS norm of ``residual + delta``; returns the normed value and the sum."""
-        if not delta:
-            return self._norm(residual, weight, name), residual
-        normed, *_, total = self._graph.multi_node(
-            "SkipSimplifiedLayerNormalization",
-            [delta, residual, self._norm_weight(weight)],
-            [name, "", "", total],
-            domain=_CONTRIB,
-            epsilon=self._spec.norm_eps,
-        )
-        return normed, total
-
     def _head_norm(self, x: str, weight: str, width: int) -> str:
         """RMS norm of each head of ``[tokens, width]``."""
         graph = self._graph
@@ -210,19 +123,3 @@ class Segment:
         return graph.node(
             "Reshape", [self._norm(heads, weight, f"{x}/norm"), by_token], f"{x}/rows"
         )
-
-    def _norm(self, x: str, weight: str, output: str) -> str:
-        inputs = [x, self._norm_weight(weight)]
-        return self._graph.node(
-            "SimplifiedLayerNormalization", inputs, output, axis=-1, epsilon=self._spec.norm_eps
-        )
-
-    def _norm_weight(self, name: str) -> str:
-        weight = self._tensors.tensor(name).astype(np.float32)
-        weight += np.float32(self._spec.norm_offset)
-        return self._graph.weight(name, weight.dtype, weight.shape, [weight])
-
-    def _vector(self, names: Sequence[str]) -> str:
-        """Add one-dimensional tensors, end to end, in float32."""
-        vector = np.concatenate([self._tensors.tensor(name) for name in names])
-        return self._graph.weight("+".join(names), np.dtype(np.float32), vector.shape, [vector])

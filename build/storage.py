@@ -12,8 +12,16 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from build.onnx_writer import OnnxGraph, tensor_type
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
+from build.onnx_writer import CONTRIB, OnnxGraph, tensor_type
+from build.quantize import (
+    BLOCK_SIZE,
+    FLOAT8,
+    FLOAT8_BLOCK_SIZE,
+    Int4Rows,
+    quantize_float8,
+    quantize_int4,
+    quantize_int8,
+)
 from build.tensors import Tensors
 
 _FLOAT32 = np.dtype(np.float32)
@@ -28,10 +36,10 @@ class WeightStorage(Protocol):
     """Writes the operators that hold large weights."""
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        """Look up the rows ``ids [...]`` of a table into float32 ``output [..., hidden]``."""
+        """Look up the rows ``ids [...]`` of a table into ``output [..., hidden]``."""
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
-        """Multiply float32 ``x [rows, columns]`` into ``output [rows, outputs]``.
+        """Multiply ``x [rows, columns]`` into ``output [rows, outputs]``.
 
         Args:
             x: The value to multiply.
@@ -41,12 +49,18 @@ class WeightStorage(Protocol):
         """
 
 
-class Float32Storage:
-    """Everything in float32. An output projection tied to the embedding is stored once."""
+StorageFactory: TypeAlias = Callable[[OnnxGraph, Tensors], WeightStorage]
 
-    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+
+class FloatStorage:
+    """Everything in one floating point type. An output projection tied to the embedding is stored
+    once.
+    """
+
+    def __init__(self, graph: OnnxGraph, tensors: Tensors, dtype: np.dtype[Any] = _FLOAT32) -> None:
         self._graph = graph
         self._tensors = tensors
+        self._dtype = dtype
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         return self._graph.node("Gather", [self._weight([table]), ids], output)
@@ -60,29 +74,39 @@ class Float32Storage:
     def _weight(self, names: Sequence[str]) -> str:
         shape = _stacked_shape(self._tensors, names)
         blocks = _stacked_blocks(self._tensors, names)
-        return self._graph.weight("+".join(names), _FLOAT32, shape, blocks)
+        return self._graph.weight("+".join(names), self._dtype, shape, blocks)
 
 
 class Int4Storage:
     """Products in four bits with a scale and a zero point for each 32 weights of a row.
 
-    The embedding table stays in the checkpoint's own dtype: a lookup reads a few rows of it, so
-    rounding it would cost quality and gain no time.
+    The embedding table is not rounded: a lookup reads a few rows of it, so that would cost quality
+    and gain no time. For a CPU it stays in the checkpoint's own dtype.
 
     Args:
         graph: Gets the operators.
         tensors: The weights.
         rounding: For the names of a product's weights, what rounds rows of it.
+        dtype: Of activations and scales: float32 for a CPU, float16 for a GPU.
     """
 
     def __init__(
-        self, graph: OnnxGraph, tensors: Tensors, rounding: Rounding = lambda names: quantize_int4
+        self,
+        graph: OnnxGraph,
+        tensors: Tensors,
+        rounding: Rounding = lambda names: quantize_int4,
+        dtype: np.dtype[Any] = _FLOAT32,
     ) -> None:
         self._graph = graph
         self._tensors = tensors
         self._rounding = rounding
+        self._dtype = dtype
 
     def embedding(self, table: str, ids: str, output: str) -> str:
+        if self._dtype != _FLOAT32:
+            return FloatStorage(self._graph, self._tensors, self._dtype).embedding(
+                table, ids, output
+            )
         return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
@@ -96,19 +120,63 @@ class Int4Storage:
         inputs = [x]
         for part, arrays in zip(Int4Rows._fields, zip(*quantized, strict=True), strict=True):
             shape = (outputs, *arrays[0].shape[1:])
-            inputs.append(self._graph.weight(f"{name}/{part}", arrays[0].dtype, shape, arrays))
+            dtype = self._dtype if part == "scales" else arrays[0].dtype
+            inputs.append(self._graph.weight(f"{name}/{part}", dtype, shape, arrays))
         if bias:
             inputs += ["", bias]
         return self._graph.node(
             "MatMulNBits",
             inputs,
             output,
-            domain="com.microsoft",
+            domain=CONTRIB,
             N=outputs,
             K=columns,
             bits=4,
             block_size=BLOCK_SIZE,
-            accuracy_level=_INT8_ACTIVATIONS,
+            accuracy_level=_INT8_ACTIVATIONS if self._dtype == _FLOAT32 else 0,
+        )
+
+
+class Float8Storage:
+    """Products in E4M3 with a scale for each 128 weights of a row, for CUDA.
+
+    Activations stay in float16, as the embedding does. The operator is in ONNX Runtime since 1.31,
+    for CUDA alone (microsoft/onnxruntime#29850).
+    """
+
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+        self._graph = graph
+        self._tensors = tensors
+        self._table = FloatStorage(graph, tensors, np.dtype(np.float16))
+
+    def embedding(self, table: str, ids: str, output: str) -> str:
+        return self._table.embedding(table, ids, output)
+
+    def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        outputs, columns = _stacked_shape(self._tensors, weights)
+        name = "+".join(weights)
+        scales: list[NDArray[np.float32]] = []
+
+        def values() -> Iterator[NDArray[Any]]:
+            for block in _stacked_blocks(self._tensors, weights):
+                rows = quantize_float8(block.astype(np.float32, copy=False))
+                scales.append(rows.scales)
+                yield rows.values
+
+        blocks = -(-columns // FLOAT8_BLOCK_SIZE)
+        inputs = [
+            x,
+            self._graph.weight(f"{name}/values", FLOAT8, (outputs, columns), values()),
+            self._graph.weight(f"{name}/scales", _FLOAT32, (outputs, blocks), scales),
+        ]
+        if bias:
+            inputs += ["", bias]  # between them: a scale of the activations
+        return self._graph.node(
+            "MatMulBlockQuantizedFp8Weight",
+            inputs,
+            output,
+            domain=CONTRIB,
+            block_size=FLOAT8_BLOCK_SIZE,
         )
 
 
@@ -142,7 +210,7 @@ class Int8Storage:
             "MatMulIntegerToFloat",
             [levels, weight, step, scales, zero],
             f"{output}/product",
-            domain="com.microsoft",
+            domain=CONTRIB,
         )
         if not bias:
             return graph.node("Mul", [product, largest], output)

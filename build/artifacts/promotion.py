@@ -9,7 +9,6 @@ is told to load anew, and requests in flight end on the version that they began 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from build.artifacts.manifest import MANIFEST_FILE
-from build.artifacts.store import Artifact, Store
+from build.artifacts.store import Artifact, Store, link_or_copy
 from build.errors import BuildError
 from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
 from python_backend.contract import TENSORRT_LLM
 from python_backend.engine.config import ENGINE_FILE, served_version
+from python_backend.errors import ArtifactError
 
 TRUSTED_KEY_FILE = "trusted.pem"
 _HISTORY_FILE = ".promoted.json"
@@ -59,9 +59,16 @@ class Repository:
 
         Raises:
             ArtifactError: Its signature or digests don't hold, or another key is trusted.
-            BuildError: It has another tokenizer, and Triton is not started anew.
+            BuildError: It has another tokenizer, and Triton is not started anew; or it is not for
+                ONNX Runtime.
             OSError: The disk is full, or a folder cannot be written.
         """
+        engine = artifact.manifest.recipe["target"]["engine"]
+        if engine != "onnxruntime":
+            raise BuildError(
+                f"version {artifact.version} is for {engine}, which is served from where it lies: "
+                "see what its build printed"
+            )
         verify_artifact(artifact.folder, load_public_key(self.root / TRUSTED_KEY_FILE))
         before = self.served
         if before is not None and not restart:
@@ -80,6 +87,26 @@ class Repository:
         identity = file_digest(artifact.folder / MANIFEST_FILE)
         rolled_back = [each for each in history.rolled_back if each != identity]
         self._save_history(_History([*promoted, artifact.version], rolled_back))
+
+    def check(self) -> None:
+        """See that Triton will load what is served, but for the contents of its files.
+
+        Those it reads itself, and they may be large.
+
+        Raises:
+            BuildError: It is not signed, or files are missing or were added.
+        """
+        folder = served_version(self._model)
+        if folder is None:
+            return
+        try:
+            trusted = load_public_key(self.root / TRUSTED_KEY_FILE)
+            verify_artifact(folder, trusted, contents=False)
+        except ArtifactError as error:
+            raise BuildError(
+                f"Triton would not load version {folder.name}. {error}. `make promote VERSION=… "
+                "ARGS=--restart` puts a signed version in its place (`make versions` lists them)"
+            ) from None
 
     def roll_back(self, store: Store, restart: bool = False) -> tuple[int, int]:
         """Serve the version that was promoted before the present one.
@@ -134,7 +161,7 @@ class Repository:
         staging.mkdir()
         try:
             for path in artifact.folder.iterdir():
-                _link_or_copy(path, staging / path.name)
+                link_or_copy(path, staging / path.name)
             if artifact.folder.name != _FIRST:
                 (staging / _MODEL_FILE).symlink_to(f"../{_FIRST}/{_MODEL_FILE}")
             elif (target / _MODEL_FILE).exists() or (target / _MODEL_FILE).is_symlink():
@@ -193,11 +220,3 @@ class _History:
 
 def _text_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).exists()}
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes where the file system allows, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

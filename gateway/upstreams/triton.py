@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import anyio.lowlevel
 import orjson
 
 from clients.errors import (
     ClientError,
     DeadlineExceededError,
     InvalidRequestError,
+    ServerBrokenError,
     ServerBusyError,
     ServerUnavailableError,
 )
@@ -28,6 +30,7 @@ from gateway.interfaces import TenantClass
 from gateway.upstreams.base import (
     UpstreamBusy,
     UpstreamFailed,
+    UpstreamLost,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -71,12 +74,18 @@ class Triton:
             async with aclosing(deltas):
                 async for delta in deltas:
                     yield delta
+        except asyncio.CancelledError:
+            # Python's gRPC may have raised it anew, and then anyio doesn't know it for its own.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
         except InvalidRequestError as error:
             raise _refusal(error, job) from None
         except DeadlineExceededError as error:
             raise UpstreamTimeout(str(error)) from None
         except ServerBusyError as error:
             raise UpstreamBusy(str(error)) from None
+        except ServerBrokenError as error:
+            raise UpstreamLost(str(error)) from None
         except ServerUnavailableError as error:
             raise UpstreamUnavailable(str(error)) from None
         except ClientError as error:

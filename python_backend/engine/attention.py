@@ -34,7 +34,8 @@ class Layout:
         num_heads: Query heads a layer.
         num_kv_heads: Key and value heads a layer.
         head_dim: Width of one head.
-        kv_dtype: How keys and values are stored.
+        kv_dtype: How keys and values are stored, ``float32`` or ``int8``.
+        block_tokens: Tokens of a block.
     """
 
     num_layers: int
@@ -42,6 +43,8 @@ class Layout:
     num_kv_heads: int
     head_dim: int
     kv_dtype: KVDtype = "float32"
+
+    block_tokens = BLOCK_TOKENS
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -17,9 +17,28 @@ ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
 ROTARY_FILE = "rotary.npy"
 SMOOTHING_FILE = "kv_smoothing.npy"
+GRAPH_FILE = "decoder.onnx"
+"""The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
 
-Precision: TypeAlias = Literal["fp32", "int8", "int4"]
-KVDtype: TypeAlias = Literal["float32", "int8"]
+ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
+Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int4"]
+KVDtype: TypeAlias = Literal["float32", "float16", "int8"]
+
+PRECISIONS: dict[ExecutionProvider, tuple[Precision, ...]] = {
+    "cpu": ("fp32", "int8", "int4"),
+    "cuda": ("fp16", "fp8", "int4"),
+}
+"""The precisions of the weights that each provider computes with."""
+KV_DTYPES: dict[ExecutionProvider, tuple[KVDtype, ...]] = {
+    "cpu": ("float32", "int8"),
+    "cuda": ("float16",),
+}
+"""How each provider can store keys and values."""
+
+
+def default_provider(precision: Precision) -> ExecutionProvider:
+    """A CPU where it computes with such weights, else CUDA."""
+    return "cpu" if precision in PRECISIONS["cpu"] else "cuda"
 
 
 def segment_file(index: int) -> str:
@@ -62,12 +81,29 @@ def served_version(model: Path, holding: str = ENGINE_FILE) -> Path | None:
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
+class ServingLimits(BaseModel):
+    """What an engine was built to serve; the repository's settings may say otherwise.
+
+    Attributes:
+        max_num_sequences: Most sequences that run at once.
+        max_num_tokens: Budget of tokens a step.
+        kv_cache_bytes: Most memory that keys and values take.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_num_sequences: int = Field(default=32, gt=0)
+    max_num_tokens: int = Field(default=512, gt=0)
+    kv_cache_bytes: int = Field(default=1 << 30, gt=0)
+
+
 class EngineConfig(BaseModel):
     """The description of one built engine.
 
     Attributes:
         format_version: Version of the folder's layout: its files, the graphs' inputs and outputs.
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
+        execution_provider: What the engine was built for.
         precision: Precision of the weights.
         vocab_size: Width of the logits; sampling can add up no more.
         num_layers: Decoder layers, each with one key and one value cache.
@@ -78,6 +114,7 @@ class EngineConfig(BaseModel):
         attention: What its attention does beyond the plain causal kind.
         kv_cache_dtype: How keys and values are stored, where the machine has the kernels for it.
         context_length: Most tokens a sequence can have, prompt and output together.
+        limits: What it was built to serve.
         end_token_ids: Tokens that end a sequence.
         pad_token_id: The padding token.
     """
@@ -86,6 +123,7 @@ class EngineConfig(BaseModel):
 
     format_version: Literal[2] = 2
     architecture: str
+    execution_provider: ExecutionProvider = "cpu"
     precision: Precision
     vocab_size: int = Field(gt=0, le=1 << 20)
     num_layers: int = Field(gt=0)
@@ -96,8 +134,18 @@ class EngineConfig(BaseModel):
     attention: AttentionConfig = AttentionConfig()
     kv_cache_dtype: KVDtype = "float32"
     context_length: int = Field(gt=0)
+    limits: ServingLimits = ServingLimits()
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _provider_computes_it(self) -> EngineConfig:
+        provider = self.execution_provider
+        if self.precision not in PRECISIONS[provider]:
+            raise ValueError(f"{self.precision} weights are not for {provider}")
+        if self.kv_cache_dtype not in KV_DTYPES[provider]:
+            raise ValueError(f"a kv_cache_dtype of {self.kv_cache_dtype} is not for {provider}")
+        return self
 
     @model_validator(mode="after")
     def _layers_exist(self) -> EngineConfig:

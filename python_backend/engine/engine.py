@@ -12,16 +12,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import BLOCK_TOKENS, Layout, can_round
-from python_backend.engine.config import EngineConfig, KVDtype
+from python_backend.engine.attention import Layout, can_round
+from python_backend.engine.config import KV_DTYPES, EngineConfig, KVDtype
+from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
+from python_backend.engine.cuda_runner import CudaRunner
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
-from python_backend.engine.scheduler import Scheduler, blocks_for
+from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.selection import load_selection
-from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 from python_backend.errors import EngineError, InvalidRequestError
 
 
@@ -38,47 +40,49 @@ class Engine:
     def __init__(
         self,
         folder: Path,
-        max_sequences: int = 32,
-        max_num_tokens: int = 512,
-        kv_cache_bytes: int = 1 << 30,
+        max_sequences: int | None = None,
+        max_num_tokens: int | None = None,
+        kv_cache_bytes: int | None = None,
         kv_cache_dtype: KVDtype | Literal["auto"] = "auto",
         num_threads: int = 0,
         native: bool = True,
+        device: Device | None = None,
     ) -> None:
         """Load an engine folder.
 
         Args:
             folder: What ``build/`` made.
-            max_sequences: Most sequences that run at once; others wait.
+            max_sequences: Most sequences that run at once; others wait. None is what the engine
+                was built for, as it is of the next two.
             max_num_tokens: Budget of tokens a step.
-            kv_cache_bytes: Most memory that keys and values take.
+            kv_cache_bytes: Most memory that keys and values take, of the GPU where one computes.
             kv_cache_dtype: How they are stored; ``auto`` is what the engine was built for, but
                 float32 where this machine lacks the kernels for int8.
             num_threads: Threads to compute with; 0 is one for each core.
             native: Whether the native decoder may take the place of the graphs.
+            device: The GPU that an engine for CUDA runs on; by default the first.
 
         Raises:
-            EngineError: The folder holds no usable engine, or the budget holds not one block.
+            EngineError: The folder holds no usable engine, this machine can't run it, or the budget
+                holds not one block.
         """
         self.config = config = EngineConfig.load(folder)
+        if max_sequences is None:
+            max_sequences = config.limits.max_num_sequences
+        if max_num_tokens is None:
+            max_num_tokens = config.limits.max_num_tokens
+        if kv_cache_bytes is None:
+            kv_cache_bytes = config.limits.kv_cache_bytes
         num_threads = num_threads or available_cores()
-        if kv_cache_dtype == "auto":
-            kv_cache_dtype = config.kv_cache_dtype if can_round(num_threads) else "float32"
-        self.layout = layout = Layout(
-            config.num_layers,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            kv_cache_dtype,
-        )
+        self.layout = layout = _layout(config, kv_cache_dtype, num_threads)
         num_blocks = kv_cache_bytes // layout.block_bytes
         if not num_blocks:
             raise EngineError(
-                f"the KV cache has {kv_cache_bytes} bytes; {BLOCK_TOKENS} tokens take "
+                f"the KV cache has {kv_cache_bytes} bytes; {layout.block_tokens} tokens take "
                 f"{layout.block_bytes}"
             )
-        self._memory = KVMemory(layout, num_blocks)
-        self.scheduler = Scheduler(BlockPool(num_blocks), max_sequences, max_num_tokens)
+        pool = BlockPool(num_blocks, layout.block_tokens)
+        self.scheduler = Scheduler(pool, max_sequences, max_num_tokens)
         self.batch_size = 0
         self._selection = load_selection(num_threads)
         limits = Limits(
@@ -86,9 +90,17 @@ class Engine:
             max_sequences=max_sequences,
             num_threads=num_threads,
         )
-        inputs = (folder, config, self._memory, layout, limits)
-        # The native decoder runs quantized engines, where this machine can compile and run it.
-        self._runner: Runner = (native and load_native_runner(*inputs)) or OnnxRunner(*inputs)
+        self._memory: KVMemory | DeviceKVMemory
+        self._runner: Runner
+        if isinstance(layout, CudaLayout):
+            device = device or CudaDevice(0)
+            self._memory = DeviceKVMemory(device, layout, num_blocks)
+            self._runner = CudaRunner(folder, config, self._memory, device, limits)
+        else:
+            self._memory = KVMemory(layout, num_blocks)
+            inputs = (folder, config, self._memory, layout, limits)
+            # The native decoder runs quantized engines, where this machine can compile and run it.
+            self._runner = (native and load_native_runner(*inputs)) or OnnxRunner(*inputs)
 
     @property
     def runner(self) -> Runner:
@@ -97,7 +109,9 @@ class Engine:
 
     @property
     def kv_cache_resident_bytes(self) -> int:
-        """Physical memory that keys and values take now, as the operating system counts it."""
+        """Physical memory that keys and values take now, as the operating system counts it; on a
+        GPU all that was allocated.
+        """
         return self._memory.resident_bytes
 
     def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
@@ -137,13 +151,13 @@ class Engine:
                 f"embedding_bias has {params.embedding_bias.size} values; "
                 f"it can have at most one for each of the {vocab_size} tokens"
             )
-        num_blocks = self.scheduler.pool.num_blocks
-        wanted = blocks_for(prompt.size + params.max_tokens)
-        if wanted > num_blocks:
+        pool = self.scheduler.pool
+        wanted = pool.blocks_for(prompt.size + params.max_tokens)
+        if wanted > pool.num_blocks:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; with a prompt of {prompt.size} tokens that is "
-                f"{wanted} blocks of keys and values, and the cache has {num_blocks} "
-                f"(room for {num_blocks * BLOCK_TOKENS} tokens)"
+                f"{wanted} blocks of keys and values, and the cache has {pool.num_blocks} "
+                f"(room for {pool.num_blocks * pool.block_tokens} tokens)"
             )
 
     def add(self, sequence: Sequence) -> None:
@@ -173,11 +187,11 @@ class Engine:
         """
         work = self.scheduler.schedule()
         self.batch_size = len(work)
-        logits = self._runner.run(work)
+        computed = self._runner.run(work)
         advanced = [each.sequence for each in work if each.samples]
         for each in work:
             self.scheduler.computed(each)
-        tokens, log_probs = sample(logits, advanced, self._selection)
+        tokens, log_probs = self._choose(computed, advanced)
         for sequence, token, log_prob in zip(advanced, tokens, log_probs, strict=True):
             sequence.append(token, log_prob)
             if sequence.finished:
@@ -205,9 +219,36 @@ class Engine:
             self.step()
         return [sequence.output for sequence in sequences]
 
+    def _choose(
+        self, computed: NDArray[np.float32] | list[int], sequences: list[Sequence]
+    ) -> tuple[list[int], list[LogProbs | None]]:
+        """The next token of each sequence, where the runner hasn't chosen it."""
+        if isinstance(computed, list):
+            return computed, [None] * len(computed)
+        return sample(computed, sequences, self._selection)
+
     def _remove(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
         self._memory.give_back(self.scheduler.take_emptied())
+
+
+def _layout(
+    config: EngineConfig, kv_cache_dtype: KVDtype | Literal["auto"], num_threads: int
+) -> Layout | CudaLayout:
+    """How keys and values are stored, as the settings, the engine and the machine have it."""
+    provider = config.execution_provider
+    if kv_cache_dtype not in ("auto", *KV_DTYPES[provider]):
+        raise EngineError(
+            f"kv_cache_dtype is {kv_cache_dtype}; the engine was built for {provider} and stores "
+            f"keys and values in {' or '.join(KV_DTYPES[provider])}"
+        )
+    if provider == "cuda":
+        return CudaLayout.of(config)
+    if kv_cache_dtype == "auto":
+        kv_cache_dtype = config.kv_cache_dtype if can_round(num_threads) else "float32"
+    return Layout(
+        config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype
+    )
 
 
 def available_cores() -> int:

@@ -1,4 +1,4 @@
-"""The paged KV cache: blocks of 16 tokens, taken as sequences grow and given back when they end.
+"""The paged KV cache: blocks of tokens, taken as sequences grow and given back when they end.
 
 Pure bookkeeping lives in :class:`BlockPool`; :class:`KVMemory` is the memory that it speaks of.
 Blocks that are full are remembered by what they hold, so that sequences which begin alike share
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import Layout
+from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.errors import EngineError
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
@@ -29,10 +29,12 @@ class BlockPool:
 
     Attributes:
         num_blocks: Blocks in all.
+        block_tokens: Tokens of a block.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> None:
         self.num_blocks = num_blocks
+        self.block_tokens = block_tokens
         self._free = list(range(num_blocks - 1, -1, -1))
         self._users = [0] * num_blocks
         self._digest_of: dict[int, bytes] = {}
@@ -53,6 +55,10 @@ class BlockPool:
     def num_cached(self) -> int:
         """Blocks that nobody uses and that hold a known prefix."""
         return len(self._cached)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that so many tokens take."""
+        return -(-num_tokens // self.block_tokens)
 
     def is_free(self, block: int) -> bool:
         """Whether a block is used by nobody and holds nothing of use."""

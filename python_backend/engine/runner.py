@@ -1,4 +1,4 @@
-"""What computes a step's logits: the interface, and what its two implementations share."""
+"""What computes a step's logits: the interface, and what its implementations share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Runner(Protocol):
 
     name: str
 
-    def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
+    def run(self, work: list[Scheduled]) -> NDArray[np.float32] | list[int]:
         """Compute the scheduled tokens.
 
         Args:
@@ -47,7 +47,8 @@ class Runner(Protocol):
 
         Returns:
             float32 ``[sequences, vocab]``: logits after the last token of each sequence that is to
-            choose a next one, in order; valid until the next call.
+            choose a next one, in order; valid until the next call. Or the tokens themselves, where
+            all of these sequences take the likeliest, chosen where the logits lie.
 
         Raises:
             EngineError: The engine failed.

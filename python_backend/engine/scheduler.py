@@ -19,7 +19,6 @@ import time
 from bisect import insort
 from dataclasses import dataclass
 
-from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import BlockPool, chain
 from python_backend.engine.sequence import Sequence
 
@@ -104,10 +103,10 @@ class Scheduler:
     def computed(self, work: Scheduled) -> None:
         """Note that tokens were computed, and what the blocks that became full hold."""
         sequence = work.sequence
-        full_before = sequence.num_computed // BLOCK_TOKENS
+        full_before = sequence.num_computed // self.pool.block_tokens
         sequence.num_computed += work.num_tokens
-        full = sequence.num_computed // BLOCK_TOKENS
-        _extend_digests(sequence, full)
+        full = sequence.num_computed // self.pool.block_tokens
+        self._extend_digests(sequence, full)
         for index in range(full_before, full):
             self.pool.remember(sequence.blocks[index], sequence.digests[index])
 
@@ -149,17 +148,18 @@ class Scheduler:
             return None
         sequence = self._next()
         # At least one token is left to compute.
-        _extend_digests(sequence, (sequence.num_tokens - 1) // BLOCK_TOKENS)
-        known = sequence.digests[: (sequence.num_tokens - 1) // BLOCK_TOKENS]
+        full = (sequence.num_tokens - 1) // self.pool.block_tokens
+        self._extend_digests(sequence, full)
+        known = sequence.digests[:full]
         sequence.blocks = self.pool.find(known)
         found = len(sequence.blocks)
-        no_room = blocks_for(sequence.num_tokens) - found > self.pool.num_available
+        no_room = self.pool.blocks_for(sequence.num_tokens) - found > self.pool.num_available
         if no_room or (found < len(known) and self._is_being_computed(known[found])):
             self._release(sequence)
             return None
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_urgency)
-        sequence.num_computed = found * BLOCK_TOKENS
+        sequence.num_computed = found * self.pool.block_tokens
         overtaken = any(other.id < sequence.id for other in self.waiting)
         self._overtakes = self._overtakes + 1 if overtaken else 0
         if not sequence.first_scheduled_ns:
@@ -181,7 +181,7 @@ class Scheduler:
     def _is_being_computed(self, digest: bytes) -> bool:
         """Whether a running prompt is about to fill such a block: then it is worth to wait."""
         return any(
-            digest in sequence.digests[sequence.num_computed // BLOCK_TOKENS :]
+            digest in sequence.digests[sequence.num_computed // self.pool.block_tokens :]
             for sequence in self.running
             if sequence.num_pending > 1
         )
@@ -190,7 +190,7 @@ class Scheduler:
         return self._wanted(sequence, num_tokens) <= self.pool.num_available
 
     def _wanted(self, sequence: Sequence, num_tokens: int) -> int:
-        return blocks_for(sequence.num_computed + num_tokens) - len(sequence.blocks)
+        return self.pool.blocks_for(sequence.num_computed + num_tokens) - len(sequence.blocks)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Let a running sequence wait again, in its place in the queue.
@@ -207,23 +207,17 @@ class Scheduler:
         sequence.blocks = []
         sequence.num_computed = 0
 
-
-def blocks_for(num_tokens: int) -> int:
-    """Blocks that so many tokens take."""
-    return -(-num_tokens // BLOCK_TOKENS)
+    def _extend_digests(self, sequence: Sequence, count: int) -> None:
+        """Have the digests of a sequence's first blocks; they outlive the blocks while it waits."""
+        if len(sequence.digests) >= count:
+            return
+        tokens, size = sequence.tokens(), self.pool.block_tokens
+        for index in range(len(sequence.digests), count):
+            before = sequence.digests[-1] if sequence.digests else b""
+            part = tokens[index * size : (index + 1) * size]
+            sequence.digests.append(chain(before, part))
 
 
 def _urgency(sequence: Sequence) -> tuple[int, int]:
     """Smaller is sooner."""
     return (0 if sequence.is_promoted else sequence.priority, sequence.id)
-
-
-def _extend_digests(sequence: Sequence, count: int) -> None:
-    """Have the digests of a sequence's first blocks; they outlive the blocks while it waits."""
-    if len(sequence.digests) >= count:
-        return
-    tokens = sequence.tokens()
-    for index in range(len(sequence.digests), count):
-        before = sequence.digests[-1] if sequence.digests else b""
-        part = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
-        sequence.digests.append(chain(before, part))

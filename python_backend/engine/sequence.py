@@ -124,6 +124,11 @@ class SamplingParams:
         return self.log_probs or self.num_top_log_probs > 0
 
     @property
+    def takes_likeliest(self) -> bool:
+        """Whether the model's own likeliest token is all that is asked for."""
+        return self.greedy and not self.shapes_logits and not self.reports_log_probs
+
+    @property
     def shapes_logits(self) -> bool:
         """Whether anything changes the logits before a token is chosen."""
         return (

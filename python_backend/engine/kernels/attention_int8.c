@@ -16,11 +16,9 @@
 #if HAS_LINEAR
 
 #include "attention.h"
-#include "vectors.h"
+#include "integers.h"
 
-#include <immintrin.h>
 #include <math.h>
-#include <string.h>
 
 enum {
     PAIR = 2 * LANES, /* tokens whose weights share a scale: two blocks */
@@ -32,23 +30,6 @@ static const float LOG2_E = 1.44269504088896f;
 
 static int64_t head_bytes(const Batch *batch) {
     return (int64_t)2 * LANES * batch->head_dim + 2 * LANES * sizeof(float);
-}
-
-/* Round `dim` values to -127..127 of their largest; returns the scale. */
-static float round_head(const float *values, int dim, int8_t *levels, int32_t *sum) {
-    __m512 tops = _mm512_setzero_ps();
-    for (int i = 0; i < dim; i += LANES)
-        tops = _mm512_max_ps(tops, _mm512_abs_ps(_mm512_loadu_ps(values + i)));
-    float top = _mm512_reduce_max_ps(tops);
-    const __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
-    __m512i sums = _mm512_setzero_si512();
-    for (int i = 0; i < dim; i += LANES) {
-        __m512i level = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + i), by));
-        sums = _mm512_add_epi32(sums, level);
-        _mm_storeu_si128((__m128i *)(levels + i), _mm512_cvtsepi32_epi8(level));
-    }
-    *sum = _mm512_reduce_add_epi32(sums);
-    return top / 127.0f;
 }
 
 void write_tile_int8(const void *context, int tile) {
@@ -74,10 +55,10 @@ void write_tile_int8(const void *context, int tile) {
                 const float *factors = smoothing_of(job, head);
                 for (int i = 0; i < dim; i++) turned[i] /= factors[i];
             }
-            scales[slot] = round_head(turned, dim, levels, &unused);
+            scales[slot] = round_to_levels(turned, dim, dim, levels, &unused);
             for (int i = 0; i < dim; i++)
                 keys[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(levels[i] + 128);
-            scales[LANES + slot] = round_head(value, dim, levels, &unused);
+            scales[LANES + slot] = round_to_levels(value, dim, dim, levels, &unused);
             for (int i = 0; i < dim; i++)
                 values[slot / 4 * 4 * dim + i * 4 + slot % 4] = levels[i];
         }
@@ -85,12 +66,6 @@ void write_tile_int8(const void *context, int tile) {
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
-
-INLINE __m512i four_bytes(const void *from) {
-    int32_t four;
-    memcpy(&four, from, sizeof four);
-    return _mm512_set1_epi32(four);
-}
 
 /* scores[row][0..31] = queries[row] . the keys of two blocks, scaled. Queries lie
  * [dim / 4][SCORE_ROWS][4], so that all rows are at constant distances from one address. */
@@ -125,7 +100,6 @@ INLINE void add_rows(int rows, int vectors, const uint8_t *weights, int64_t stri
                      const int8_t *second, int dim, float *output) {
     __m512i sums[VALUE_ROWS * 4];
     for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
-    /* Two addresses and multiples of a stride, which are addressing modes, for all rows. */
     const uint8_t *low = weights, *high = weights + 3 * stride;
     for (int half = 0; half < 2; half++) {
         const int8_t *values = half ? second : first;
@@ -133,8 +107,7 @@ INLINE void add_rows(int rows, int vectors, const uint8_t *weights, int64_t stri
             __m512i some[4];
             for (int v = 0; v < vectors; v++) some[v] = _mm512_loadu_si512(values + v * 64);
             for (int row = 0; row < rows; row++) {
-                __m512i weight =
-                    four_bytes(row < 3 ? low + row * stride : high + (row - 3) * stride);
+                __m512i weight = four_of_row(low, high, stride, row);
                 for (int v = 0; v < vectors; v++) {
                     int i = row * vectors + v;
                     sums[i] = _mm512_dpbusd_epi32(sums[i], weight, some[v]);
@@ -306,7 +279,8 @@ void attend_tile_int8(const void *context, int unit) {
             for (int i = 0; i < dim; i++) turned[i] *= factors[i];
         }
         int8_t levels[dim];
-        query_scales[row] = round_head(turned, dim, levels, offsets + row) * batch->scale * LOG2_E;
+        query_scales[row] = round_to_levels(turned, dim, dim, levels, offsets + row);
+        query_scales[row] *= batch->scale * LOG2_E;
         offsets[row] *= -128;
         int8_t *to = queries + row / SCORE_ROWS * SCORE_ROWS * dim + row % SCORE_ROWS * 4;
         for (int i = 0; i < dim; i += 4, to += 4 * SCORE_ROWS) memcpy(to, levels + i, 4);

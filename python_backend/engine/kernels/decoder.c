@@ -56,8 +56,9 @@ typedef struct {
 } Step;
 
 enum {
-    LITTLE = 4096, /* values that one thread handles before another has awoken */
-    RUNS = 48,     /* runs of panels that a matrix is read in where memory takes the time */
+    LITTLE = 4096,     /* values that one thread handles before another has awoken */
+    MEMORY_BOUND = 64, /* rows of a product that mostly waits for its weights */
+    HALVINGS = 5,      /* after which the rest of a matrix is given out at once */
 };
 
 /* ---- rows ----------------------------------------------------------------------------------- */
@@ -74,10 +75,9 @@ typedef struct {
     const float *norm;   /* what the rows are normed by before they are rounded, or NULL */
     int width;
     int rows, block; /* of a panel: all, and those of a unit */
-    int run;         /* panels of a unit, one after the other in memory */
     Epilogue epilogue;
     float *output;
-    int64_t stride;
+    int output_width;
 } Region;
 
 static void each_row(TriremeUnit run, const Region *region, int rows) {
@@ -127,7 +127,7 @@ static void round_row(const void *context, int row) {
         norm_row(values, region->norm, region->width, region->decoder->norm_eps, normed);
         values = normed;
     }
-    linear_round(region->linear, values, region->width, &region->rounded, row);
+    linear_round(values, region->width, &region->rounded, row);
 }
 
 static void norm_heads(const void *context, int row) {
@@ -143,21 +143,33 @@ static void norm_heads(const void *context, int row) {
 
 /* ---- products ------------------------------------------------------------------------------- */
 
-static void multiply_unit(const void *context, int unit) {
+static void multiply_block(const void *context, int unit) {
     const Region *region = context;
     int blocks = (region->rows + region->block - 1) / region->block;
     int first = unit % blocks * region->block;
     int rows = region->rows - first < region->block ? region->rows - first : region->block;
-    int panel = unit / blocks * region->run, end = panel + region->run;
-    if (end > region->linear->panels) end = region->linear->panels;
-    for (; panel < end; panel++)
-        linear_panel(region->linear, &region->rounded, first, rows, panel, region->epilogue,
-                     region->output, region->stride, (int)region->stride);
+    linear_panel(region->linear, &region->rounded, first, rows, unit / blocks, region->epilogue,
+                 region->output, region->output_width);
+}
+
+/* A run of panels, which the memory delivers faster the longer it is. So each thread gets a part of
+ * the first half of them, then of the next quarter, and so on: none waits long for the last one. */
+static void multiply_run(const void *context, int unit) {
+    const Region *region = context;
+    int threads = trireme_num_threads(), panels = region->linear->panels;
+    int halving = unit / threads, part = unit % threads;
+    int start = panels - (panels >> halving);
+    int count = (halving == HALVINGS ? panels : panels - (panels >> (halving + 1))) - start;
+    int end = start + count * (part + 1) / threads;
+    for (int panel = start + count * part / threads; panel < end; panel++)
+        linear_panel(region->linear, &region->rounded, 0, region->rows, panel, region->epilogue,
+                     region->output, region->output_width);
 }
 
 /* output = epilogue(linear(norm(values))) */
 static void multiply(const Decoder *decoder, const Linear *linear, int rows, const float *values,
-                     int width, const float *norm, Epilogue epilogue, float *output, int stride) {
+                     int width, const float *norm, Epilogue epilogue, float *output,
+                     int output_width) {
     Region region = {
         .decoder = decoder,
         .linear = linear,
@@ -168,20 +180,20 @@ static void multiply(const Decoder *decoder, const Linear *linear, int rows, con
         .width = width,
         .rows = rows,
         .block = rows,
-        .run = 1,
         .epilogue = epilogue,
         .output = output,
-        .stride = stride,
+        .output_width = output_width,
     };
     each_row(round_row, &region, rows);
+    if (rows <= MEMORY_BOUND) {
+        trireme_parallel(multiply_run, &region, (HALVINGS + 1) * trireme_num_threads());
+        return;
+    }
     /* Few panels share many rows out, so that no thread waits long for the last one. */
     while (region.block > 48 && linear->panels * (rows / region.block) < 32)
         region.block = (region.block + 1) / 2;
     int blocks = (rows + region.block - 1) / region.block;
-    /* Unless rows are many it is memory that takes the time: it is read faster in long runs. */
-    if (rows <= 64) region.run = 1 + linear->panels / RUNS;
-    int runs = (linear->panels + region.run - 1) / region.run;
-    trireme_parallel(multiply_unit, &region, runs * blocks);
+    trireme_parallel(multiply_block, &region, linear->panels * blocks);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */

@@ -13,10 +13,9 @@
 
 #if HAS_LINEAR
 
+#include "integers.h"
 #include "threads.h"
-#include "vectors.h"
 
-#include <immintrin.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -28,57 +27,21 @@ int linear_groups(const Linear *linear) {
 
 /* ---- activations ---------------------------------------------------------------------------- */
 
-/* Round a group of values by their largest magnitude; half goes to even. */
-static void round_group(const float *values, int count, int padded, int8_t *levels, float *scale,
-                        float *sum) {
-    const __m512 sign = _mm512_set1_ps(-0.0f);
-    __m512 tops = _mm512_setzero_ps();
-    int i = 0;
-    for (; i + LANES <= count; i += LANES)
-        tops = _mm512_max_ps(tops, _mm512_andnot_ps(sign, _mm512_loadu_ps(values + i)));
-    __mmask16 rest = (__mmask16)((1u << (count - i)) - 1);
-    if (rest)
-        tops = _mm512_max_ps(tops, _mm512_andnot_ps(sign, _mm512_maskz_loadu_ps(rest, values + i)));
-    float top = _mm512_reduce_max_ps(tops);
-    *scale = top / 127.0f;
-    const __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
-    __m512i sums = _mm512_setzero_si512();
-    for (i = 0; i < padded; i += LANES) {
-        int left = count - i;
-        __mmask16 valid = left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
-        __m512i level =
-            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(valid, values + i), by));
-        sums = _mm512_add_epi32(sums, level);
-        _mm_storeu_si128((__m128i *)(levels + i), _mm512_cvtsepi32_epi8(level));
-    }
-    *sum = (float)_mm512_reduce_add_epi32(sums);
-}
-
-void linear_round(const Linear *linear, const float *values, int valid, const Rounded *to,
-                  int row) {
+void linear_round(const float *values, int valid, const Rounded *to, int row) {
     int8_t *levels = to->levels + (int64_t)row * to->columns;
     float *scales = to->scales + (int64_t)row * to->groups;
     float *sums = to->sums + (int64_t)row * to->groups;
-    if (linear->bits == 8) {
-        round_group(values, valid, to->columns, levels, scales, sums);
-        return;
-    }
+    int width = to->columns / to->groups;
     for (int group = 0; group < to->groups; group++) {
-        int start = group * GROUP, left = valid - start;
-        round_group(values + start, left < GROUP ? left : GROUP, GROUP, levels + start,
-                    scales + group, sums + group);
+        int start = group * width, left = valid - start;
+        int32_t sum;
+        scales[group] = round_to_levels(values + start, left < width ? left : width, width,
+                                        levels + start, &sum);
+        sums[group] = (float)sum;
     }
 }
 
 /* ---- tiles ---------------------------------------------------------------------------------- */
-
-/* Four levels of a row in every lane. Rows lie at two addresses and multiples of a stride, which
- * are addressing modes: so many pointers would not stay in registers. */
-INLINE __m512i four_levels(const int8_t *low, const int8_t *high, int64_t stride, int row) {
-    int32_t four;
-    memcpy(&four, row < 3 ? low + row * stride : high + (row - 3) * stride, sizeof four);
-    return _mm512_set1_epi32(four);
-}
 
 /* results[row][vector] of `rows` rows and `vectors` vectors of a panel in 8 bits. Meanwhile a
  * quarter of the next panel is fetched, from `ahead` on: a batch's first tile would wait for it. */
@@ -96,7 +59,7 @@ INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int ro
         if (rows > 3) _mm_prefetch(ahead, _MM_HINT_T1);
         for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
         for (int row = 0; row < rows; row++) {
-            __m512i a = four_levels(low, high, columns, row);
+            __m512i a = four_of_row(low, high, columns, row);
             for (int v = 0; v < vectors; v++)
                 sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
         }
@@ -138,8 +101,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
                 odd[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
             }
             for (int row = 0; row < rows; row++) {
-                __m512i a = four_levels(low_rows, high_rows, columns, row);
-                __m512i b = four_levels(low_rows + 4, high_rows + 4, columns, row);
+                __m512i a = four_of_row(low_rows, high_rows, columns, row);
+                __m512i b = four_of_row(low_rows + 4, high_rows + 4, columns, row);
                 for (int v = 0; v < vectors; v++) {
                     __m512i sum = sums[row * vectors + v];
                     sum = _mm512_dpbusd_epi32(sum, even[v], a);
@@ -211,10 +174,9 @@ INLINE void put(float *output, int left, __m512 value, int adds) {
 }
 
 static void finish(const Linear *linear, int panel, int rows, int vector, int vectors,
-                   Epilogue epilogue, const __m512 *results, float *output, int64_t stride,
-                   int width) {
+                   Epilogue epilogue, const __m512 *results, float *output, int width) {
     const float *bias = linear->bias ? linear->bias + panel * PANEL + vector * LANES : NULL;
-    for (int row = 0; row < rows; row++, output += stride) {
+    for (int row = 0; row < rows; row++, output += width) {
         __m512 values[VECTORS];
         for (int v = 0; v < vectors; v++) {
             values[v] = results[row * vectors + v];
@@ -244,7 +206,7 @@ static void finish(const Linear *linear, int panel, int rows, int vector, int ve
     static __attribute__((noinline)) void tile_8_##rows(                                           \
         const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
         const char *ahead, __m512 *results) {                                                      \
-        tile_8(linear, input, first, rows, panel, vector, VECTORS, ahead, results);                       \
+        tile_8(linear, input, first, rows, panel, vector, VECTORS, ahead, results);                \
     }                                                                                              \
     static __attribute__((noinline)) void tile_4_##rows(                                           \
         const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
@@ -273,9 +235,9 @@ static const Tile TILES_4[] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
                                {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                  Epilogue epilogue, float *output, int64_t stride, int width) {
+                  Epilogue epilogue, float *output, int width) {
     const Tile *all = linear->bits == 8 ? TILES_8 : TILES_4;
-    output += first * stride;
+    output += (int64_t)first * width;
     int64_t quarter = (int64_t)linear->columns * (PANEL / 4);
     const char *ahead = (const char *)linear->levels + (panel + 1) * quarter * 4;
     for (int tiles = (rows + MOST_ROWS - 1) / MOST_ROWS; tiles; tiles--) {
@@ -284,13 +246,12 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
         for (int vector = 0; vector < VECTORS; vector += tile->vectors) {
             __m512 results[MOST_ROWS * VECTORS];
             tile->run(linear, input, first, panel, vector, ahead, results);
-            finish(linear, panel, count, vector, tile->vectors, epilogue, results, output, stride,
-                   width);
+            finish(linear, panel, count, vector, tile->vectors, epilogue, results, output, width);
         }
         ahead += quarter;
         first += count;
         rows -= count;
-        output += count * stride;
+        output += (int64_t)count * width;
     }
 }
 

@@ -13,8 +13,7 @@ enum {
     INT4_GROUP = 32, /* weights of a row that share a scale, and so do their activations */
 };
 
-/* A matrix of weights, packed by trireme_pack_int8 or trireme_pack_int4. Mirrored by
- * python_backend/engine/native_runner.py. */
+/* A matrix of weights, packed by trireme_pack. Mirrored by native_runner.py. */
 typedef struct {
     int32_t bits;          /* 8 or 4 */
     int32_t columns;       /* inputs, a multiple of 32 (padded) */
@@ -43,14 +42,13 @@ typedef enum {
 } Epilogue;
 
 /* Round a row: `columns` values, of which those from `valid` on don't exist and become zero. */
-void linear_round(const Linear *linear, const float *values, int valid, const Rounded *to, int row);
+void linear_round(const float *values, int valid, const Rounded *to, int row);
 
 /* Groups of a row of activations for these weights. */
 int linear_groups(const Linear *linear);
 
-/* Compute one panel for `rows` rows from `first` on. `width` is the outputs that exist, `stride`
- * the floats from one row of the output to the next. */
+/* Compute one panel for `rows` rows from `first` on, of an output [rows][width]. */
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                  Epilogue epilogue, float *output, int64_t stride, int width);
+                  Epilogue epilogue, float *output, int width);
 
 #endif

@@ -80,6 +80,8 @@ int trireme_threads(int threads) {
     return error;
 }
 
+int trireme_num_threads(void) { return pool.workers + 1; }
+
 void trireme_parallel(TriremeUnit run, const void *context, int units) {
     if (units == 1 || !pool.workers) {
         for (int unit = 0; unit < units; unit++) run(context, unit);

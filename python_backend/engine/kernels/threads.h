@@ -8,6 +8,9 @@ typedef void (*TriremeUnit)(const void *context, int unit);
 /* Have so many threads in all, the caller's among them. Returns 0, or an errno. */
 int trireme_threads(int threads);
 
+/* How many there are. */
+int trireme_num_threads(void);
+
 /* Run units 0 to `units` - 1, each once, on all threads; returns when the last has ended. A unit
  * may not call this. */
 void trireme_parallel(TriremeUnit run, const void *context, int units);

@@ -85,11 +85,13 @@ def test_it_computes_what_the_graphs_say(
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_logits_are_the_same_bits_in_any_company(tmp_path: Path, precision: Precision) -> None:
+def test_logits_are_the_same_bits_in_any_company_on_any_threads(
+    tmp_path: Path, precision: Precision
+) -> None:
     folder = build(tmp_path, "qwen2", precision, **ODD)
     inputs = prompts(*range(1, 33))
     together = logits_of(load(folder), *inputs)
-    chunked = logits_of(load(folder, max_num_tokens=7), *inputs)
+    chunked = logits_of(load(folder, num_threads=5, max_num_tokens=7), *inputs)
     for each in inputs[::3]:
         key = each.tobytes()
         alone = logits_of(load(folder, num_threads=1), each)[key]

@@ -14,7 +14,7 @@ from python_backend.contract import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from python_backend.engine import scheduler as scheduler_module
 from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import BlockPool
-from python_backend.engine.scheduler import MAX_OVERTAKES, Scheduled, Scheduler, blocks_for
+from python_backend.engine.scheduler import MAX_OVERTAKES, Scheduled, Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 
@@ -57,7 +57,7 @@ class Comings(RuleBasedStateMachine):
         priority=st.integers(1, PRIORITY_LEVELS),
     )
     def add(self, kind: int, prompt: int, max_tokens: int, priority: int) -> None:
-        if blocks_for(prompt + max_tokens) <= self.num_blocks:
+        if self.scheduler.pool.blocks_for(prompt + max_tokens) <= self.num_blocks:
             sequence = make_sequence([kind] * prompt, max_tokens, priority)
             self.scheduler.add(sequence)
             self.alive.append(sequence)
@@ -81,7 +81,7 @@ class Comings(RuleBasedStateMachine):
         for each in work:
             assert each.num_tokens > 0
             end = each.sequence.num_computed + each.num_tokens
-            assert blocks_for(end) <= len(each.sequence.blocks)
+            assert self.scheduler.pool.blocks_for(end) <= len(each.sequence.blocks)
         advance(self.scheduler, work)
         self.alive = [sequence for sequence in self.alive if not sequence.finished]
 
@@ -98,7 +98,7 @@ class Comings(RuleBasedStateMachine):
         assert pool.num_used == len(users)
         assert pool.num_used + pool.num_available == self.num_blocks
         for sequence in self.alive:
-            assert blocks_for(sequence.num_computed) <= len(sequence.blocks)
+            assert self.scheduler.pool.blocks_for(sequence.num_computed) <= len(sequence.blocks)
             full = sequence.num_computed // BLOCK_TOKENS
             assert full <= len(sequence.digests) <= sequence.num_tokens // BLOCK_TOKENS
 
