@@ -87,8 +87,8 @@ def test_protocols_agree(triton: Server) -> None:
 
 
 def test_log_probabilities_come_with_their_text(client: Client) -> None:
-    wanted = {"max_tokens": 32, "return_log_probs": True, "num_top_log_probs": 2}
-    pieces = list(client.stream(PROMPT, **wanted))
+    options = GenerationOptions(max_tokens=32, return_log_probs=True, num_top_log_probs=2)
+    pieces = list(client.stream(PROMPT, options))
     tokens = [token for piece in pieces for token in piece.tokens or ()]
     likeliest = [texts for piece in pieces for texts in piece.top_tokens or ()]
     assert "".join(tokens) == "".join(piece.text for piece in pieces) != ""
@@ -107,6 +107,26 @@ def test_verdicts_say_what_was_taken_out(client: Client) -> None:
     ]
     assert all(f"[{each.kind.upper()}]" in whole.text for each in verdicts)
     assert all(each.start < each.end for each in verdicts)
+
+
+def test_a_safety_policy_is_chosen(url: str, protocol: WireProtocol) -> None:
+    with Client(url, protocol=protocol, safety_policy="strict") as strict:
+        pieces = list(strict.stream("How do I contact Rosa Torres?", max_tokens=96))
+    assert pieces[-1].finish_reason == "content_filter"
+    assert pieces[-1].verdicts[-1].kind == "card"
+    with (
+        Client(url, protocol=protocol, safety_policy="sdandard") as misspelt,
+        pytest.raises(InvalidRequestError, match="safety_policy is 'sdandard'; there are"),
+    ):
+        misspelt.generate(PROMPT)
+
+
+def test_a_prompt_that_a_policy_blocks_is_refused(url: str, protocol: WireProtocol) -> None:
+    with (
+        Client(url, protocol=protocol, safety_policy="strict") as strict,
+        pytest.raises(InvalidRequestError, match=r"^content_filter: the policy strict"),
+    ):
+        strict.generate("My key is sk-0123456789abcdefghijklmnop")
 
 
 def test_seed_repeats_and_temperature_samples(client: Client) -> None:
