@@ -73,7 +73,7 @@ class CudaDevice:
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(
                 f"CUDA device {index} can't be used: it needs an NVIDIA GPU, its driver, CUDA 13 "
-                f"and cuDNN 9 (make venv-cuda installs the last two). {error}"
+                f"and cuDNN 9 (make venv-cuda installs the last two): {str(error).strip()}"
             ) from error
 
     def allocate(self, shape: tuple[int, ...], dtype: type) -> ort.OrtValue:
