@@ -1,4 +1,7 @@
-"""``python -m build``: from a recipe to a signed version, on the command line."""
+"""``python -m build``: from a recipe to a signed version, on the command line.
+
+The exit code is 0, or 1 after an error, or 3 where all is done that this machine can do.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,21 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from build.artifacts.manifest import DigestCache
 from build.artifacts.promotion import Repository
 from build.artifacts.signing import signing_key
 from build.artifacts.store import Artifact, Store
-from build.errors import BuildError, RecipeError
+from build.errors import BuildError, RecipeError, UnfinishedError
 from build.pipeline import Workshop, build
 from build.plan import make_plan
-from build.recipe import Recipe, load_recipe, make_recipe
-from python_backend.engine.config import Precision
+from build.progress import ProgressLine
+from build.recipe import Recipe, TensorRTLLMRecipe, load_recipe, make_recipe
+from build.tensorrt_llm.serving import assemble_command
 from python_backend.errors import TriremeError
+
+UNFINISHED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _run(options)
+    except UnfinishedError as unfinished:
+        print(unfinished)
+        return UNFINISHED
     except (TriremeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -36,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
     quality_off = _quality_off(options)
-    plan = make_plan(recipe, DigestCache(options.cache / "digests.json"))
+    if options.promote and isinstance(recipe, TensorRTLLMRecipe):
+        raise RecipeError(
+            f"{recipe.name} is for TensorRT-LLM, which is served from the version's own folder: "
+            "`make build-engines` says how"
+        )
+    progress = ProgressLine(sys.stderr)
+    plan = make_plan(recipe, DigestCache(options.cache / "digests.json"), progress)
     if options.dry_run:
         print(plan.describe())
         return
@@ -46,13 +61,16 @@ def _run(options: argparse.Namespace) -> None:
         store=store,
         key=key,
         cache=options.cache,
-        progress=_print_progress,
+        modelopt=options.modelopt,
+        progress=progress,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     known = store.versions()
     artifact = build(plan, workshop, quality_off)
     if artifact.version not in known:
         print(_summary(artifact))
+        if isinstance(recipe, TensorRTLLMRecipe):
+            print(f"its model repository: {assemble_command(recipe, artifact.folder)}")
     elif not options.promote:
         print(f"version {artifact.version} is up to date")
     if options.promote:
@@ -77,9 +95,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.checkpoint is not None:
         changes["checkpoint"] = str(options.checkpoint.resolve())
     if options.precision is not None:
-        changes["target"] = {**changes.get("target", {}), "weights": options.precision}
         # What follows from the weights follows from the new ones.
-        changes["target"] = {"activations": None, "kv_cache": None, **changes["target"]}
+        follow = {"weights": options.precision, "activations": None, "kv_cache": None}
+        changes["target"] = follow | changes.get("target", {})
     if options.recipe is not None:
         return load_recipe(Path(options.recipe), changes)
     if options.checkpoint is None:
@@ -122,9 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description=__doc__)
     parser.add_argument("recipe", nargs="?", help="a YAML file, or a name in build/recipes")
     parser.add_argument("--checkpoint", type=Path, help="takes the place of the recipe's")
-    parser.add_argument(
-        "--precision", choices=get_args(Precision), help="takes the place of target.weights"
-    )
+    parser.add_argument("--precision", help="takes the place of target.weights")
     parser.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting"
     )
@@ -135,12 +151,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--key", type=Path, default=Path(".keys/signing.pem"))
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument(
+        "--modelopt",
+        type=Path,
+        metavar="PYTHON",
+        default=Path(".venv-modelopt/bin/python"),
+        help="the Python that has NVIDIA ModelOpt, for recipes for TensorRT-LLM",
+    )
     return parser
-
-
-def _print_progress(done: int, layers: int) -> None:
-    in_place = sys.stderr.isatty() and done < layers
-    print(f"layer {done}/{layers}", end="\r" if in_place else "\n", file=sys.stderr, flush=True)
 
 
 def _summary(artifact: Artifact) -> str:

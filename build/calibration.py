@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from build.checkpoint import TOKENIZER_FILE
+from build.recipe import CALIBRATION_TEXT
 from python_backend.engine.attention import Attention, PackedBatch, rotate_heads
 from python_backend.engine.config import SMOOTHING_FILE, EngineConfig
 from python_backend.engine.engine import Engine
 from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.sequence import SamplingParams
 
-CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
 PROMPT_TOKENS = 256
 
 

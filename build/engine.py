@@ -15,20 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.activations import ProductInputs
-from build.calibration import (
-    CALIBRATION_TEXT,
-    PROMPT_TOKENS,
-    calibrate_kv_cache,
-    calibration_tokens,
-)
+from build.calibration import PROMPT_TOKENS, calibrate_kv_cache, calibration_tokens
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.cuda_graph import check_spec, write_graph
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
 from build.gptq import Gptq
 from build.onnx_writer import OnnxGraph, WeightsFile
+from build.progress import Progress, silent
 from build.publish import staged
 from build.quantize import Int4Method, Int4Rows, search_int4
+from build.recipe import CALIBRATION_TEXT
 from build.segments import write_segments
 from build.storage import FloatStorage, Int4Storage, Int8Storage, StorageFactory, WeightStorage
 from build.tensors import Tensors
@@ -44,6 +41,7 @@ from python_backend.engine.config import (
     ExecutionProvider,
     KVDtype,
     Precision,
+    ServingLimits,
 )
 from python_backend.engine.cuda_device import CudaLayout
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
@@ -88,7 +86,8 @@ def build_engine(
     calibration_text: Path | None = None,
     int4_method: Int4Method = "rtn",
     execution_provider: ExecutionProvider | None = None,
-    progress: Callable[[int, int], None] = lambda done, layers: None,
+    limits: ServingLimits | None = None,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
 
@@ -107,7 +106,8 @@ def build_engine(
         int4_method: How int4 weights are rounded.
         execution_provider: What the engine is for; by default CUDA with fp16 weights and a CPU with
             any others. For CUDA, weights are fp16 or int4.
-        progress: Called with the number of layers written, and of all layers.
+        limits: What it is to serve, where that is not the usual.
+        progress: Told of the layers written.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of a kind that is not supported.
@@ -124,7 +124,14 @@ def build_engine(
         spec = describe_decoder(checkpoint, context_length)
         if execution_provider == "cuda":
             check_spec(spec)
-        config = _engine_config(checkpoint, spec, execution_provider, precision, kv_cache_dtype)
+        config = _engine_config(
+            checkpoint,
+            spec,
+            execution_provider,
+            precision,
+            kv_cache_dtype,
+            limits or ServingLimits(),
+        )
         storage = _storage(
             checkpoint, spec, execution_provider, precision, int4_method, calibration_text
         )
@@ -133,7 +140,7 @@ def build_engine(
                 parts = (folder, spec, spec.tensors(checkpoint), weights, storage)
 
                 def written(layers: int) -> None:
-                    progress(layers, len(spec.layers))
+                    progress("layer", layers, len(spec.layers))
 
                 if execution_provider == "cuda":
                     write_graph(*parts, CudaLayout.of(config).block_tokens, written)
@@ -226,6 +233,7 @@ def _engine_config(
     provider: ExecutionProvider,
     precision: Precision,
     kv_cache_dtype: KVDtype,
+    limits: ServingLimits,
 ) -> EngineConfig:
     end_token_ids = _token_ids(checkpoint, "eos_token_id")
     if not end_token_ids:
@@ -250,6 +258,7 @@ def _engine_config(
         attention=spec.attention,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
+        limits=limits,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
     )

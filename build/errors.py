@@ -21,5 +21,9 @@ class QualityError(BuildError):
     """An engine is further from its checkpoint than the recipe allows."""
 
 
+class UnfinishedError(BuildError):
+    """What this machine can do is done; the message says how to go on elsewhere."""
+
+
 class RecipeError(BuildError):
     """A recipe cannot be read or has a setting that is not one."""

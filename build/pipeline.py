@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ from build.artifacts.manifest import (
     digest_of,
 )
 from build.artifacts.signing import sign
-from build.artifacts.store import Artifact, Staging, Store
+from build.artifacts.store import Artifact, Staging, Store, link_or_copy
+from build.errors import BuildError
 from build.plan import Plan, recipe_document
+from build.progress import Progress
 from build.quality.figures import QualityReport
-from python_backend.artifact import file_digest
+from build.recipe import OnnxRecipe, TensorRTLLMRecipe
+from python_backend.artifact import artifact_files, file_digest
+from python_backend.engine.config import ServingLimits
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,16 @@ class Workshop:
         store: Takes the versions.
         key: Signs them.
         cache: A folder for what would otherwise be computed again.
-        progress: Called with the layers written, and of all layers.
+        modelopt: The Python of the environment that quantizes for TensorRT-LLM.
+        progress: Told how far long steps are.
         say: Told what is being done.
     """
 
     store: Store
     key: ec.EllipticCurvePrivateKey
     cache: Path
-    progress: Callable[[int, int], None]
+    modelopt: Path
+    progress: Progress
     say: Callable[[str], None]
 
 
@@ -58,21 +65,38 @@ def build(plan: Plan, workshop: Workshop, quality_off: str | None = None) -> Art
 
     Raises:
         BuildError: The quality gate refuses the engine, or another build is at work.
+        UnfinishedError: The engine has to be built on another machine.
         OSError: The disk is full, or a folder cannot be written.
     """
     known = workshop.store.find(plan.inputs)
     if known is not None and (quality_off or known.manifest.quality.status == "passed"):
         return known
     with workshop.store.staging() as staging:
-        return _build(plan, workshop, staging, quality_off)
+        start = time.perf_counter()
+        workshop.say(plan.describe())
+        if isinstance(plan.recipe, TensorRTLLMRecipe):
+            quality, tokens_per_s = _build_tensorrt_llm(
+                plan, plan.recipe, workshop, staging, quality_off
+            )
+        else:
+            assert isinstance(plan.recipe, OnnxRecipe)
+            _build_onnx(plan, plan.recipe, workshop, staging.folder)
+            quality, tokens_per_s = _measure(plan, workshop, staging.folder, quality_off)
+        _describe(plan, staging, start, quality, tokens_per_s)
+        sign(staging.folder, f"{plan.recipe.name}-{staging.version}", workshop.key)
+        artifact = staging.publish()
+        shutil.rmtree(_unfinished(plan, staging), ignore_errors=True)
+        return artifact
 
 
-def _build(plan: Plan, workshop: Workshop, staging: Staging, quality_off: str | None) -> Artifact:
+def _unfinished(plan: Plan, staging: Staging) -> Path:
+    """Where a plan's parts wait for one that this machine can't make."""
+    return staging.unfinished(digest_of(plan.inputs.model_dump())[:16])
+
+
+def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path) -> None:
     from build.engine import build_engine  # takes half a second that a known version need not wait
 
-    start = time.perf_counter()
-    recipe, folder = plan.recipe, staging.folder
-    workshop.say(plan.describe())
     build_engine(
         recipe.checkpoint,
         folder,
@@ -81,10 +105,44 @@ def _build(plan: Plan, workshop: Workshop, staging: Staging, quality_off: str | 
         kv_cache_dtype="int8" if recipe.target.kv_cache == "int8" else "float32",
         calibration_text=recipe.calibration.text,
         int4_method=recipe.target.int4_method,
+        limits=ServingLimits(
+            max_num_sequences=recipe.limits.max_num_sequences,
+            max_num_tokens=recipe.limits.max_num_tokens,
+            kv_cache_bytes=plan.memory.kv_cache_bytes,
+        ),
         progress=workshop.progress,
     )
-    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    quality, tokens_per_s = _measure(plan, workshop, folder, quality_off)
+
+
+def _build_tensorrt_llm(
+    plan: Plan,
+    recipe: TensorRTLLMRecipe,
+    workshop: Workshop,
+    staging: Staging,
+    quality_off: str | None,
+) -> tuple[QualityReport, None]:
+    """Fill the version from a folder that outlasts a build which can't be ended here."""
+    from build.tensorrt_llm.builder import build_tensorrt_llm
+
+    work = _unfinished(plan, staging)
+    build_tensorrt_llm(recipe, work, workshop.modelopt, workshop.say)
+    if quality_off is None:
+        raise BuildError(
+            "the quality gate runs on the CPU engine and can't measure one for TensorRT-LLM. What "
+            f"was built waits in {work}; QUALITY=off REASON='…' publishes it and keeps the reason "
+            "in the manifest"
+        )
+    for folder in sorted(work.iterdir()):
+        if not folder.name.startswith("."):  # a part that was not finished
+            shutil.copytree(folder, staging.folder / folder.name, copy_function=link_or_copy)
+    return QualityReport(status="off", reason=quality_off), None
+
+
+def _describe(
+    plan: Plan, staging: Staging, start_s: float, quality: QualityReport, tokens_per_s: float | None
+) -> None:
+    """Write what the version says about itself."""
+    recipe, folder = plan.recipe, staging.folder
     Manifest(
         name=recipe.name,
         inputs=plan.inputs,
@@ -94,17 +152,15 @@ def _build(plan: Plan, workshop: Workshop, staging: Staging, quality_off: str | 
         licence=plan.licence,
         memory=plan.memory,
         quality=quality,
-        files=files,
+        files={name: file_digest(folder / name) for name in artifact_files(folder)},
     ).write(folder / MANIFEST_FILE)
     BuildRecord(
         version=staging.version,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_s=round(time.perf_counter() - start, 2),
+        duration_s=round(time.perf_counter() - start_s, 2),
         machine=f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         tokens_per_s=tokens_per_s,
     ).write(folder / RECORD_FILE)
-    sign(folder, f"{recipe.name}-{staging.version}", workshop.key)
-    return staging.publish()
 
 
 def _measure(
@@ -121,7 +177,13 @@ def _measure(
     asked = [suite.digest, plan.inputs.checkpoint, plan.inputs.tools, plan.spec.context_length]
     remembered = workshop.cache / "quality" / f"{digest_of(asked)}.json"
     report, tokens_per_s = examine(
-        engine, plan.recipe.checkpoint, suite, quality.bounds, remembered, workshop.say
+        engine,
+        plan.recipe.checkpoint,
+        suite,
+        quality.bounds,
+        remembered,
+        workshop.say,
+        workshop.progress,
     )
     return report, round(tokens_per_s, 1)
 

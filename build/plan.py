@@ -15,9 +15,21 @@ from build.checkpoint import Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
+from build.progress import Progress, silent
 from build.quality.suite import load_suite
-from build.recipe import Recipe, Target
-from build.sizing import Memory, ModelShape, cpu_activations_bytes
+from build.recipe import OnnxRecipe, Recipe, TensorRTLLMRecipe
+from build.sizing import (
+    GPUS,
+    KVFormat,
+    Memory,
+    ModelShape,
+    WeightFormat,
+    cpu_activations_bytes,
+    gpu_bytes,
+    usable_bytes,
+)
+from build.tensorrt_llm.model_config import check_architecture, check_mapping
+from build.tensorrt_llm.settings import MODELOPT, RELEASE
 from python_backend.artifact import file_digest, root_digest
 
 
@@ -44,72 +56,141 @@ class Plan:
 
     def describe(self) -> str:
         """The plan, for a person to read before it is carried out."""
-        recipe, memory, limits = self.recipe, self.memory, self.recipe.limits
-        target, bounds = recipe.target, recipe.quality.bounds
+        recipe, limits, target = self.recipe, self.recipe.limits, self.recipe.target
         decided = "" if self.licence.decision == "policy" else " (overridden)"
         lines = {
             "recipe": f"{recipe.name}, for {target.engine}",
             "checkpoint": f"{recipe.checkpoint}: {self.spec.architecture}, "
             f"{self.shape.parameters / 1e6:,.1f} M parameters, {_size(self.checkpoint_bytes)}",
             "licence": f"{self.licence.licence}{decided}",
-            "precision": f"weights {_weights(target)}, activations {target.activations}, "
+            "precision": f"weights {_weights(recipe)}, activations {target.activations}, "
             f"KV cache {target.kv_cache}",
             "serves": f"{limits.max_num_sequences} sequences of up to "
             f"{self.spec.context_length:,} tokens, {limits.max_num_tokens} tokens a step",
-            "memory": f"{_size(memory.weights_bytes)} weights + {_size(memory.kv_cache_bytes)} KV "
-            f"cache, full + {_size(memory.activations_bytes)} activations = "
-            f"{_size(memory.total_bytes)}",
-            "quality": f"suite {recipe.quality.suite}: perplexity at most "
-            f"{bounds.max_perplexity_increase:+.1%}, agreement at least "
-            f"{bounds.min_agreement:.1%}, accuracy at most {-bounds.max_accuracy_drop:.1%}",
+            "memory": self._memory_line(),
         }
+        if isinstance(recipe, TensorRTLLMRecipe):
+            lines["GPUs"] = _gpus_line(recipe, self.shape, self.memory)
+            lines["quality"] = "not measured: the gate runs on the CPU engine"
+        else:
+            bounds = recipe.quality.bounds
+            lines["quality"] = (
+                f"suite {recipe.quality.suite}: perplexity at most "
+                f"{bounds.max_perplexity_increase:+.1%}, agreement at least "
+                f"{bounds.min_agreement:.1%}, accuracy at most {-bounds.max_accuracy_drop:.1%}"
+            )
         return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
 
+    def _memory_line(self) -> str:
+        memory, limits, context = self.memory, self.recipe.limits, self.spec.context_length
+        kv = _kv_format(self.recipe)
+        every = self.shape.kv_cache_bytes(kv, limits.max_num_sequences, context)
+        room = "full"
+        if memory.kv_cache_bytes < every:
+            tokens = memory.kv_cache_bytes // self.shape.kv_bytes_per_token(kv)
+            room = f"{tokens:,} of {limits.max_num_sequences * context:,} tokens"
+        return (
+            f"{_size(memory.weights_bytes)} weights + {_size(memory.kv_cache_bytes)} KV cache, "
+            f"{room} + {_size(memory.activations_bytes)} activations = {_size(memory.total_bytes)}"
+        )
 
-def make_plan(recipe: Recipe, digests: DigestCache) -> Plan:
+
+def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent) -> Plan:
     """Open a recipe's checkpoint and work out what building and serving it takes.
 
     Raises:
         CheckpointError: The checkpoint is damaged or not supported, or wants remote code.
         LicenceError: Its licence is not allowed.
-        BuildError: Serving would take more memory than the recipe allows.
+        BuildError: Serving would take more memory than the recipe allows, or the model doesn't
+            divide among so many GPUs.
     """
-    folder, limits, target = recipe.checkpoint, recipe.limits, recipe.target
+    folder = recipe.checkpoint
     with Checkpoint(folder) as checkpoint:
         _refuse_remote_code(checkpoint.config, recipe)
-        spec = describe_decoder(checkpoint, limits.context_length)
+        spec = describe_decoder(checkpoint, recipe.limits.context_length)
         stored_bytes = checkpoint.dtype(spec.embedding).itemsize
         shape = replace(ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes)
+        if isinstance(recipe, TensorRTLLMRecipe) and "trtllm" in recipe.target.forms:
+            check_architecture(checkpoint.config)
+            check_mapping(checkpoint.config, recipe.target)
     licence = audit(folder, recipe.licence)
     if isinstance(recipe.quality.suite, Path):
         load_suite(recipe.quality.suite)  # a mistake in it had better not wait for the gate
-    memory = Memory(
-        weights_bytes=shape.weights_bytes(target.weights),
-        kv_cache_bytes=shape.kv_cache_bytes(
-            target.kv_cache, limits.max_num_sequences, spec.context_length
-        ),
-        activations_bytes=cpu_activations_bytes(
-            shape,
-            target.weights,
-            limits.max_num_tokens + limits.max_num_sequences,
-            limits.max_num_sequences,
-        ),
-    )
-    if limits.memory_gib is not None and memory.total_bytes > limits.memory_gib * 2**30:
-        raise BuildError(
-            f"serving would take {memory.total_bytes / 2**30:.2f} GiB, and limits.memory_gib is "
-            f"{limits.memory_gib:g}: lower limits.context_length or limits.max_num_sequences, or "
-            "choose a smaller precision"
-        )
+    memory = _memory(recipe, shape, spec.context_length)
+    _refuse_more_memory(recipe, shape, memory)
     files = _files(folder)
     return Plan(
         recipe=recipe,
-        inputs=_inputs(recipe, digests.digests(files)),
+        inputs=_inputs(recipe, digests.digests(files, progress)),
         spec=spec,
         shape=shape,
         licence=licence,
         memory=memory,
         checkpoint_bytes=sum(path.stat().st_size for path in files),
+    )
+
+
+_KV_CACHE_BYTES = 1 << 30
+"""The KV cache of an engine on a CPU whose recipe says nothing of memory, if it needs so much."""
+
+_MODELOPT_WEIGHTS: dict[str, WeightFormat] = {
+    "none": "bf16",
+    "fp8": "fp8",
+    "int8_smoothquant": "int8_sq",
+    "int4_awq": "int4_awq",
+    "nvfp4": "nvfp4",
+}
+
+
+def _memory(recipe: Recipe, shape: ModelShape, context_length: int) -> Memory:
+    limits, kv = recipe.limits, _kv_format(recipe)
+    sequences, tokens = limits.max_num_sequences, limits.max_num_tokens
+    kv_cache_bytes = shape.kv_cache_bytes(kv, sequences, context_length)
+    if isinstance(recipe, TensorRTLLMRecipe):
+        return Memory(
+            weights_bytes=shape.weights_bytes(_MODELOPT_WEIGHTS[recipe.target.weights]),
+            kv_cache_bytes=kv_cache_bytes,
+            activations_bytes=shape.activations_bytes(tokens, sequences, 2),
+        )
+    assert isinstance(recipe, OnnxRecipe)
+    if limits.memory_gib is None:
+        kv_cache_bytes = min(kv_cache_bytes, _KV_CACHE_BYTES)
+    weights = recipe.target.weights
+    return Memory(
+        weights_bytes=shape.weights_bytes(weights),
+        kv_cache_bytes=kv_cache_bytes,
+        activations_bytes=cpu_activations_bytes(shape, weights, tokens + sequences, sequences),
+    )
+
+
+def _kv_format(recipe: Recipe) -> KVFormat:
+    kv = recipe.target.kv_cache
+    return "fp16" if kv == "auto" else kv
+
+
+def _refuse_more_memory(recipe: Recipe, shape: ModelShape, memory: Memory) -> None:
+    most_gib = recipe.limits.memory_gib
+    wanted, where = memory.total_bytes, ""
+    if isinstance(recipe, TensorRTLLMRecipe):
+        target = recipe.target
+        wanted = gpu_bytes(shape, memory, target.tensor_parallel, target.pipeline_parallel)
+        where = " of each GPU"
+    if most_gib is not None and wanted > most_gib * 2**30:
+        raise BuildError(
+            f"serving would take {wanted / 2**30:.2f} GiB{where}, and limits.memory_gib is "
+            f"{most_gib:g}: lower limits.context_length or limits.max_num_sequences, or "
+            "choose a smaller precision"
+        )
+
+
+def _gpus_line(recipe: TensorRTLLMRecipe, shape: ModelShape, memory: Memory) -> str:
+    target = recipe.target
+    wanted = gpu_bytes(shape, memory, target.tensor_parallel, target.pipeline_parallel)
+    holding = [gpu for gpu in GPUS if usable_bytes(gpu) >= wanted]
+    return (
+        f"{target.world_size} (tensor parallel {target.tensor_parallel}, pipeline parallel "
+        f"{target.pipeline_parallel}), {_size(wanted)} of each: "
+        f"{', '.join(holding) or 'more than any of the list has'}"
     )
 
 
@@ -129,8 +210,14 @@ def _inputs(recipe: Recipe, files: dict[str, str]) -> Inputs:
         recipe=digest_of(recipe_document(recipe)),
         suite=None if isinstance(suite, str) else file_digest(suite),
         calibration=None if calibration is None else file_digest(calibration),
-        tools=tools(),
+        tools=tools() | _gpu_tools(recipe),
     )
+
+
+def _gpu_tools(recipe: Recipe) -> dict[str, str]:
+    if isinstance(recipe, TensorRTLLMRecipe):
+        return {"modelopt": MODELOPT, "tensorrt_llm": RELEASE}
+    return {}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -155,5 +242,8 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 10**9 else f"{count / 1e6:,.1f} MB"
 
 
-def _weights(target: Target) -> str:
-    return f"int4 ({target.int4_method})" if target.weights == "int4" else target.weights
+def _weights(recipe: Recipe) -> str:
+    target = recipe.target
+    if isinstance(recipe, OnnxRecipe) and target.weights == "int4":
+        return f"int4 ({recipe.target.int4_method})"
+    return target.weights

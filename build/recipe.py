@@ -2,7 +2,7 @@
 
     name: demo
     checkpoint: ../demo/checkpoint       # relative to the recipe
-    target: {weights: int8}
+    target: {weights: int8}              # for ONNX Runtime; or engine: tensorrt_llm
     quality: {suite: demo}
 
 Everything else has a default. What is misspelt, out of bounds or does not go together is an error
@@ -22,18 +22,21 @@ from build.errors import RecipeError
 from build.licence import LicencePolicy
 from build.quality.figures import Bounds
 from build.quantize import Int4Method
+from build.tensorrt_llm.settings import TensorRTLLMTarget
 from python_backend.engine.config import Precision
 from python_backend.settings import SettingsError, parse
 
 RECIPES = Path(__file__).parent / "recipes"
+CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
+"""What is calibrated with where a recipe names nothing."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(_Part):
-    """The engine to build, for ONNX Runtime.
+class OnnxTarget(_Part):
+    """An engine for ONNX Runtime.
 
     Attributes:
         weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
@@ -61,7 +64,7 @@ class Target(_Part):
         return {"activations": follows, "kv_cache": follows, **given}
 
     @model_validator(mode="after")
-    def _go_together(self) -> Target:
+    def _go_together(self) -> OnnxTarget:
         if self.activations != _ACTIVATIONS[self.weights]:
             raise ValueError(
                 f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
@@ -78,7 +81,7 @@ _ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", 
 
 
 class Calibration(_Part):
-    """What an int8 KV cache and ``gptq`` are calibrated with.
+    """What an int8 KV cache and ``gptq`` are calibrated with, and ModelOpt for TensorRT-LLM.
 
     Attributes:
         text: A file that resembles what will be read, relative to the recipe; by default
@@ -86,6 +89,18 @@ class Calibration(_Part):
     """
 
     text: Path | None = None
+
+
+class TensorRTLLMCalibration(Calibration):
+    """The same for ModelOpt, which reads the text's lines apart.
+
+    Attributes:
+        samples: Lines (or, of a ``.jsonl`` file, objects with a ``text``) that are read at most.
+        tokens: Tokens of each; longer ones are cut.
+    """
+
+    samples: int = Field(default=128, ge=1, le=65_536)
+    tokens: int = Field(default=512, ge=1, le=131_072)
 
 
 class Limits(_Part):
@@ -102,6 +117,12 @@ class Limits(_Part):
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
     memory_gib: float | None = Field(default=None, gt=0)
+
+
+class TensorRTLLMLimits(Limits):
+    """The same on GPUs, where steps are larger and ``memory_gib`` is that of each GPU."""
+
+    max_num_tokens: int = Field(default=8192, ge=1, le=1_048_576)
 
 
 class Quality(_Part):
@@ -124,7 +145,7 @@ class Recipe(_Part):
         name: What its artifacts are called.
         checkpoint: A local Hugging Face folder, relative to the recipe.
         target: The engine.
-        calibration: What an int8 KV cache and ``gptq`` are calibrated with.
+        calibration: What quantization is calibrated with.
         limits: What it is to serve.
         quality: What the gate holds it to.
         licence: Which licences are accepted.
@@ -135,18 +156,45 @@ class Recipe(_Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     checkpoint: Path
-    target: Target = Target.model_validate({})
+    target: OnnxTarget | TensorRTLLMTarget
     calibration: Calibration = Calibration()
     limits: Limits = Limits()
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
 
+
+class OnnxRecipe(Recipe):
+    """A recipe for ONNX Runtime."""
+
+    target: OnnxTarget = OnnxTarget.model_validate({})
+
     @model_validator(mode="after")
-    def _has_what_its_method_needs(self) -> Recipe:
+    def _has_what_its_method_needs(self) -> OnnxRecipe:
         if self.target.int4_method == "gptq" and self.calibration.text is None:
             raise ValueError("target.int4_method is gptq, which needs calibration.text")
         return self
+
+
+class TensorRTLLMRecipe(Recipe):
+    """A recipe for TensorRT-LLM."""
+
+    target: TensorRTLLMTarget
+    calibration: TensorRTLLMCalibration = TensorRTLLMCalibration()
+    limits: TensorRTLLMLimits = TensorRTLLMLimits()
+
+    @model_validator(mode="after")
+    def _prompts_fit(self) -> TensorRTLLMRecipe:
+        longest, context = self.target.build.max_input_len, self.limits.context_length
+        if longest is not None and context is not None and longest > context:
+            raise ValueError(
+                f"target.build.max_input_len is {longest}, more than limits.context_length "
+                f"{context}"
+            )
+        return self
+
+
+_KINDS: dict[str, type[Recipe]] = {"onnxruntime": OnnxRecipe, "tensorrt_llm": TensorRTLLMRecipe}
 
 
 def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -193,8 +241,12 @@ def make_recipe(values: dict[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: Something is unknown, missing or out of bounds.
     """
+    target = values.get("target")
+    engine = target.get("engine", "onnxruntime") if isinstance(target, dict) else "onnxruntime"
+    if not isinstance(engine, str) or engine not in _KINDS:
+        raise RecipeError(f"{where}: target.engine is {engine!r}, not {' or '.join(_KINDS)}")
     try:
-        return parse(Recipe, values, "")
+        return parse(_KINDS[engine], values, "")
     except SettingsError as error:
         raise RecipeError(f"{where}: {error}") from None
 

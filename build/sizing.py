@@ -319,10 +319,10 @@ def fits(shape: ModelShape, memory: Memory) -> list[Fit]:
     does. Activations are whole on every GPU.
     """
     found = []
-    for gpu, gigabytes in GPUS.items():
-        usable = int(gigabytes * 10**9 * _USABLE)
+    for gpu in GPUS:
+        usable = usable_bytes(gpu)
         ways = (
-            Fit(gpu, tensor, stages, _share(shape, memory, tensor, stages), usable)
+            Fit(gpu, tensor, stages, gpu_bytes(shape, memory, tensor, stages), usable)
             for stages in (1, 2, 4)
             for tensor in (1, 2, 4, 8)
             if shape.num_heads % tensor == 0 and shape.num_layers % stages == 0
@@ -333,7 +333,13 @@ def fits(shape: ModelShape, memory: Memory) -> list[Fit]:
     return found
 
 
-def _share(shape: ModelShape, memory: Memory, tensor: int, stages: int) -> int:
+def usable_bytes(gpu: str) -> int:
+    """What a model may take of a GPU."""
+    return int(GPUS[gpu] * 10**9 * _USABLE)
+
+
+def gpu_bytes(shape: ModelShape, memory: Memory, tensor: int, stages: int) -> int:
+    """What a model takes of each GPU, so many sharing each layer, in so many stages."""
     copies = max(1, tensor // shape.num_kv_heads)
     return (
         memory.weights_bytes // (tensor * stages)

@@ -81,13 +81,13 @@ def missing_engine(repository: Path, settings: RepositorySettings) -> str | None
     if settings.engine == "tensorrtllm":
         folder = Path(_with_paths(repository, settings).tensorrtllm.gpt_model_path or "")
         if not (folder / "rank0.engine").is_file():
-            return f"run `make tensorrt-llm` and put what it leaves in engine/ into {folder}"
+            return f"{folder} has no engine: {_BUILD}"
     elif settings.engine == "llmapi":
         if not (version / "model.py").is_file():
             return f"copy model.py and helpers.py from {_LLM_API_SOURCE} into {version}"
         folder = Path(_with_paths(repository, settings).llmapi.model)
         if not (folder / "config.json").is_file():
-            return f"run `make tensorrt-llm` and put what it leaves in hf/ into {folder}"
+            return f"{folder} has no checkpoint: {_BUILD}"
     elif not any(
         (each / settings.tensorrt_llm.engine_dir / "engine.json").is_file()
         for each in version.parent.glob("[0-9]*")
@@ -96,6 +96,7 @@ def missing_engine(repository: Path, settings: RepositorySettings) -> str | None
     return None
 
 
+_BUILD = "`make build-engines` with a recipe for TensorRT-LLM makes one, and says how to serve it"
 _LLM_API_SOURCE = "/app/all_models/llmapi/tensorrt_llm/1 of NVIDIA's container"
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -61,28 +62,45 @@ def verify_artifact(folder: Path, key: ec.EllipticCurvePublicKey) -> dict[str, s
             problems.append(f"{name} is missing")
         elif file_digest(path) != digest:
             problems.append(f"{name} is not the file that was signed")
-    for path in sorted(folder.iterdir()):
-        if path.name not in signed and path.name not in _NOT_OURS:
-            problems.append(f"{path.name} was not signed")
+    problems += [
+        f"{name} was not signed"
+        for name in artifact_files(folder)
+        if name not in signed and name.partition("/")[0] not in _NOT_OURS
+    ]
     if problems:
         raise ArtifactError(f"{folder} is refused: {'; '.join(problems)}")
     return signed
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+def artifact_files(folder: Path) -> list[str]:
+    """The names of all files in a folder and in the folders in it, with ``/`` between."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
+
+
+def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: The file.
+        progress: Called with the number of bytes read since it was called last.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            progress(len(chunk))
     return digest.hexdigest()
 
 
 def root_digest(digests: dict[str, str]) -> str:
-    """One digest for many: SHA-256 over the files' digests, in the order of their names."""
+    """One digest for many: SHA-256 over the files' digests, in the order of their paths."""
     digest = hashlib.sha256()
-    for _, each in sorted(digests.items()):
-        digest.update(bytes.fromhex(each))
+    for name in sorted(digests, key=lambda name: name.split("/")):
+        digest.update(bytes.fromhex(digests[name]))
     return digest.hexdigest()
 
 
@@ -167,7 +185,8 @@ def _digests(statement: dict[str, Any], payload_type: str) -> dict[str, str]:
     digests = {}
     for resource in predicate["resources"]:
         name, algorithm, digest = (resource[key] for key in ("name", "algorithm", "digest"))
-        if algorithm != "sha256" or Path(name).name != name:
+        path = PurePosixPath(name)
+        if algorithm != "sha256" or path.is_absolute() or ".." in path.parts or str(path) != name:
             raise ValueError(f"{name!r} with {algorithm} is no file of an artifact")
         digests[name] = digest
     if statement["subject"][0]["digest"]["sha256"] != root_digest(digests):

@@ -30,10 +30,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def parameters(self) -> dict[str, str]:
-        """The settings as Triton model parameters."""
+        """The settings as Triton model parameters; those that are None are left out."""
         return {
             name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in self.model_dump(mode="json").items()
+            for name, value in self.model_dump(mode="json", exclude_none=True).items()
         }
 
 
@@ -156,7 +156,8 @@ class EngineSettings(Settings):
         engine_dir: Folder of the engine; relative to the model's version folder.
         trusted_key: The public key (PEM) that the engine has to be signed with, relative to the
             model's version folder; empty loads an engine that nobody vouches for.
-        max_num_sequences: Most sequences that run at once; others wait.
+        max_num_sequences: Most sequences that run at once; others wait. By default what the
+            engine was built for, as are the next two: the ``limits`` of its recipe.
         max_queue_size: Most sequences that wait; a request beyond is refused at once.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
@@ -175,10 +176,10 @@ class EngineSettings(Settings):
 
     engine_dir: str = "."
     trusted_key: str = "../../trusted.pem"
-    max_num_sequences: int = Field(default=32, ge=1, le=1024)
+    max_num_sequences: int | None = Field(default=None, ge=1, le=1024)
     max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
-    max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
-    kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 44)
+    max_num_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
+    kv_cache_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 44)
     kv_cache_dtype: Literal["auto", "float32", "int8"] = "auto"
     num_threads: int = Field(default=0, ge=0, le=1024)
     exclude_input_in_output: bool = True

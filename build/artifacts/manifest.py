@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from build.errors import BuildError
 from build.licence import LicenceFinding
+from build.progress import Progress, silent
 from build.quality.figures import QualityReport
 from build.sizing import Memory
 from python_backend.artifact import file_digest, root_digest
@@ -167,25 +168,36 @@ class DigestCache:
         except (OSError, ValueError):
             self._known = {}
 
-    def digests(self, files: Iterable[Path]) -> dict[str, str]:
+    def digests(self, files: Iterable[Path], progress: Progress = silent) -> dict[str, str]:
         """The digest of each file, by name."""
-        found = {}
-        changed = False
-        for path in sorted(files):
-            status = path.stat()
-            stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-            key = str(path.resolve())
-            known = self._known.get(key)
-            if known is None or known[:3] != stamp:
-                self._known[key] = [*stamp, file_digest(path)]
-                changed = True
-            found[path.name] = self._known[key][3]
-        if changed:
+        stamps = {path: _stamp(path) for path in sorted(files)}
+        unknown = [
+            path for path, stamp in stamps.items() if self._known.get(_key(path), [])[:3] != stamp
+        ]
+        total, done = sum(path.stat().st_size for path in unknown), 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("checkpoint: digest, MB", done // 10**6, total // 10**6)
+
+        for path in unknown:
+            self._known[_key(path)] = [*stamps[path], file_digest(path, report)]
+        if unknown:
             self._save()
-        return found
+        return {path.name: self._known[_key(path)][3] for path in stamps}
 
     def _save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f"{self._path.name}.new")
         temporary.write_text(json.dumps(self._known), encoding="utf-8")
         temporary.replace(self._path)
+
+
+def _key(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]

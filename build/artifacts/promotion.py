@@ -9,7 +9,6 @@ is told to load anew, and requests in flight end on the version that they began 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from build.artifacts.manifest import MANIFEST_FILE
-from build.artifacts.store import Artifact, Store
+from build.artifacts.store import Artifact, Store, link_or_copy
 from build.errors import BuildError
 from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
 from python_backend.contract import TENSORRT_LLM
@@ -59,9 +58,16 @@ class Repository:
 
         Raises:
             ArtifactError: Its signature or digests don't hold, or another key is trusted.
-            BuildError: It has another tokenizer, and Triton is not started anew.
+            BuildError: It has another tokenizer, and Triton is not started anew; or it is not for
+                ONNX Runtime.
             OSError: The disk is full, or a folder cannot be written.
         """
+        engine = artifact.manifest.recipe["target"]["engine"]
+        if engine != "onnxruntime":
+            raise BuildError(
+                f"version {artifact.version} is for {engine}, which is served from where it lies: "
+                "see what its build printed"
+            )
         verify_artifact(artifact.folder, load_public_key(self.root / TRUSTED_KEY_FILE))
         before = self.served
         if before is not None and not restart:
@@ -134,7 +140,7 @@ class Repository:
         staging.mkdir()
         try:
             for path in artifact.folder.iterdir():
-                _link_or_copy(path, staging / path.name)
+                link_or_copy(path, staging / path.name)
             if artifact.folder.name != _FIRST:
                 (staging / _MODEL_FILE).symlink_to(f"../{_FIRST}/{_MODEL_FILE}")
             elif (target / _MODEL_FILE).exists() or (target / _MODEL_FILE).is_symlink():
@@ -193,11 +199,3 @@ class _History:
 
 def _text_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).exists()}
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes where the file system allows, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -21,6 +21,7 @@ from python_backend.artifact import (
     PREDICATE_TYPE,
     SIGNATURE_FILE,
     STATEMENT_TYPE,
+    artifact_files,
     file_digest,
     key_id,
     pre_authentication_encoding,
@@ -38,9 +39,9 @@ def sign(folder: Path, name: str, key: ec.EllipticCurvePrivateKey) -> None:
         key: The private key.
     """
     digests = {
-        path.name: file_digest(path)
-        for path in sorted(folder.iterdir())
-        if path.name != SIGNATURE_FILE
+        name: file_digest(folder / name)
+        for name in artifact_files(folder)
+        if name != SIGNATURE_FILE
     }
     statement = {
         "_type": STATEMENT_TYPE,

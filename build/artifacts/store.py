@@ -17,8 +17,10 @@ from pathlib import Path
 
 from build.artifacts.manifest import BuildRecord, Inputs, Manifest
 from build.errors import BuildError
+from python_backend.artifact import artifact_files
 
 _STAGING = ".building"
+_UNFINISHED = ".unfinished"
 _LAST = ".last"
 
 
@@ -38,7 +40,7 @@ class Artifact:
     @property
     def size_bytes(self) -> int:
         """All of its files together."""
-        return sum(path.stat().st_size for path in self.folder.iterdir())
+        return sum((self.folder / name).stat().st_size for name in artifact_files(self.folder))
 
 
 class Store:
@@ -108,8 +110,9 @@ class Store:
         return max([noted, *self.versions()]) + 1
 
     def _publish(self, folder: Path, version: int) -> Artifact:
-        for path in folder.iterdir():
-            path.chmod(0o444)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
             _flush(path)
         _flush(folder)
         (self.root / _LAST).write_text(f"{version}\n")
@@ -143,9 +146,21 @@ class Staging:
     folder: Path
     version: int
 
+    def unfinished(self, name: str) -> Path:
+        """A folder for what is built in several goes; it stays until a version is published."""
+        return self.store.root / _UNFINISHED / name
+
     def publish(self) -> Artifact:
         """Make the folder a version of the store, for good."""
         return self.store._publish(self.folder, self.version)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A second name for the same bytes where the file system allows, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _flush(path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from build.engine import build_engine
 from build.errors import QualityError
+from build.progress import Progress, silent
 from build.quality.figures import Bounds, Figures, QualityReport, violations
 from build.quality.subject import Subject
 from build.quality.suite import Suite
@@ -68,9 +69,18 @@ def measure(subject: Subject, suite: Suite) -> Measured:
 
 
 def examine(
-    engine: Path, checkpoint: Path, suite: Suite, bounds: Bounds, remembered: Path, say: Say
+    engine: Path,
+    checkpoint: Path,
+    suite: Suite,
+    bounds: Bounds,
+    remembered: Path,
+    say: Say,
+    progress: Progress = silent,
 ) -> tuple[QualityReport, float]:
     """Measure an engine against its checkpoint.
+
+    The two are in memory one after the other: a reference in float32 alone is twice as large as a
+    checkpoint in 16 bits.
 
     Args:
         engine: The engine folder.
@@ -79,6 +89,7 @@ def examine(
         bounds: How far it may be from the checkpoint.
         remembered: A file for the reference's figures; read where it is there.
         say: Told what is being done.
+        progress: Told how far it is.
 
     Returns:
         The report, and the engine's output tokens a second.
@@ -87,13 +98,13 @@ def examine(
         QualityError: It is beyond a bound; the message has every one.
     """
     config = EngineConfig.load(engine)
-    subject = Subject(engine)
+    reference = None
+    if (config.precision, config.kv_cache_dtype) != ("fp32", "float32"):
+        reference = _reference(checkpoint, config.context_length, suite, remembered, say, progress)
     say(f"quality: {len(suite.items)} prompts of the suite {suite.name}, {config.precision}")
+    subject = Subject(engine, progress)
     own = measure(subject, suite)
-    if config.precision == "fp32" and config.kv_cache_dtype == "float32":
-        reference = own
-    else:
-        reference = _reference(checkpoint, config.context_length, suite, remembered, say)
+    reference = reference or own
     agreement = subject.agreement(suite, reference.answers)
     report = QualityReport(
         status="passed",
@@ -111,7 +122,12 @@ def examine(
 
 
 def _reference(
-    checkpoint: Path, context_length: int, suite: Suite, remembered: Path, say: Say
+    checkpoint: Path,
+    context_length: int,
+    suite: Suite,
+    remembered: Path,
+    say: Say,
+    progress: Progress,
 ) -> Measured:
     if remembered.exists():
         return Measured(**json.loads(remembered.read_bytes()))
@@ -120,8 +136,8 @@ def _reference(
     # On the disk of the build, which has room for an engine, rather than in a /tmp of memory.
     with tempfile.TemporaryDirectory(dir=remembered.parent) as folder:
         engine = Path(folder) / "1"
-        build_engine(checkpoint, engine, "fp32", context_length=context_length)
-        measured = measure(Subject(engine), suite)
+        build_engine(checkpoint, engine, "fp32", context_length, progress=progress)
+        measured = measure(Subject(engine, progress), suite)
     temporary = remembered.with_name(f"{remembered.name}.new")
     temporary.write_text(json.dumps(asdict(measured)), encoding="utf-8")
     temporary.replace(remembered)

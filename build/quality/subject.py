@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.errors import BuildError
+from build.progress import Progress, silent
 from build.quality.suite import Suite
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
@@ -46,12 +47,17 @@ class Answers:
 class Subject:
     """An engine with its tokenizer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, progress: Progress = silent) -> None:
         """Load an engine folder.
+
+        Args:
+            folder: The engine.
+            progress: Told how many of the suite's sequences are done.
 
         Raises:
             EngineError: It holds no usable engine.
         """
+        self._progress = progress
         self._engine = Engine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
         self._tokenizer = TextTokenizer.load(folder)
         self._end_ids = frozenset(self._engine.config.end_token_ids)
@@ -77,7 +83,7 @@ class Subject:
             params.append(SamplingParams(max_tokens=room, end_ids=self._end_ids))
         sequences = [Sequence(*each) for each in zip(prompts, params, strict=True)]
         start = time.perf_counter()
-        self._run(sequences)
+        self._run(sequences, "answers")
         duration_s = time.perf_counter() - start
         tokens = [sequence.output for sequence in sequences]
         vocabulary = self._tokenizer.vocabulary
@@ -92,7 +98,7 @@ class Subject:
             text = [*self._tokenizer.encode(item.answer, False).tolist(), *end]
             text = text[: self._room(prompt, len(text))]
             sequences.append(_Replay(prompt, text, self._engine.config.vocab_size))
-        self._run(sequences)
+        self._run(sequences, "perplexity")
         return [each.chosen for sequence in sequences for each in sequence.log_probs]
 
     def agreement(self, suite: Suite, answers: list[list[int]]) -> float:
@@ -102,7 +108,7 @@ class Subject:
             for prompt, answer in zip(self.prompts(suite), answers, strict=True)
             if answer
         ]
-        self._run(sequences)
+        self._run(sequences, "agreement")
         same = [
             chosen == token
             for sequence in sequences
@@ -122,12 +128,14 @@ class Subject:
             )
         return min(wanted, context - len(prompt))
 
-    def _run(self, sequences: list[_Replay] | list[Sequence]) -> None:
+    def _run(self, sequences: list[_Replay] | list[Sequence], what: str) -> None:
         for sequence in sequences:
             self._engine.check(sequence.prompt, sequence.params)
             self._engine.add(sequence)
         while self._engine.has_work:
             self._engine.step()
+            done = sum(sequence.finished for sequence in sequences)
+            self._progress(f"quality: {what}", done, len(sequences))
 
 
 class _Replay(Sequence):

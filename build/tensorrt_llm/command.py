@@ -5,21 +5,28 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from build.recipe import Limits
 from build.tensorrt_llm.settings import CONTAINER, EngineBuild
 
 PROGRAM = "trtllm-build"
 
 
-def trtllm_build(build: EngineBuild, checkpoint: Path, engine: Path) -> list[str]:
+def trtllm_build(limits: Limits, build: EngineBuild, checkpoint: Path, engine: Path) -> list[str]:
     """``trtllm-build`` with every option that is set.
 
     Args:
-        build: Its options.
+        limits: The recipe's.
+        build: Its further options.
         checkpoint: A TensorRT-LLM checkpoint: ``config.json`` and ``rank*.safetensors``.
         engine: The engine's folder.
     """
     command = [PROGRAM, "--checkpoint_dir", str(checkpoint), "--output_dir", str(engine)]
-    for name, value in build:
+    limited = {
+        "max_batch_size": limits.max_num_sequences,
+        "max_seq_len": limits.context_length,
+        "max_num_tokens": limits.max_num_tokens,
+    }
+    for name, value in (limited | dict(build)).items():
         if value is None or value is False or value == ():
             continue
         command.append(f"--{name}")
@@ -28,6 +35,12 @@ def trtllm_build(build: EngineBuild, checkpoint: Path, engine: Path) -> list[str
         elif value is not True:
             command.append(str(value))
     return command
+
+
+def then_rename(command: list[str], partial: Path, finished: Path) -> list[str]:
+    """A command that fills one folder and gives it its name only when it is complete."""
+    move = ["mv", str(partial), str(finished)]
+    return ["bash", "-c", f"{shlex.join(command)} && {shlex.join(move)}"]
 
 
 def in_container(command: list[str], folder: Path) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE
-from build.errors import CheckpointError
+from build.errors import BuildError, CheckpointError
+from build.tensorrt_llm.settings import TensorRTLLMTarget
 
 ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -43,9 +44,28 @@ def check_architecture(config: dict[str, Any]) -> str:
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{architecture} has no TensorRT-LLM checkpoint, only {', '.join(ARCHITECTURES)} have; "
-            'take forms=["hf"], which the LLM API reads'
+            "take forms: [hf], which the LLM API reads"
         )
     return architecture
+
+
+def check_mapping(config: dict[str, Any], target: TensorRTLLMTarget) -> None:
+    """Refuse a sharding that leaves a remainder.
+
+    Raises:
+        BuildError: The model doesn't divide among so many GPUs.
+    """
+    tensor, pipeline = target.tensor_parallel, target.pipeline_parallel
+    for name, parts in (
+        ("num_attention_heads", tensor),
+        ("intermediate_size", tensor),
+        ("num_hidden_layers", pipeline),
+    ):
+        if config[name] % parts:
+            raise BuildError(f"{name} is {config[name]}, which doesn't divide among {parts} GPUs")
+    kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    if kv_heads % tensor and tensor % kv_heads:
+        raise BuildError(f"{kv_heads} KV heads don't divide among {tensor} GPUs")
 
 
 def rope_settings(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:

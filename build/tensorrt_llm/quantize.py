@@ -21,13 +21,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from build.checkpoint import TOKENIZER_FILE, Checkpoint
 from build.errors import BuildError
+from build.recipe import TensorRTLLMCalibration
 from build.tensorrt_llm.model_config import (
     TEXT_FILES,
     check_architecture,
+    check_mapping,
     completed,
     rope_settings,
 )
-from build.tensorrt_llm.settings import Form, Quantization, TensorRTLLMTarget
+from build.tensorrt_llm.settings import Form, TensorRTLLMTarget
 
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "none": {"quant_cfg": [{"quantizer_name": "*", "enable": False}], "algorithm": "max"},
@@ -36,6 +38,7 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
     "int4_awq": mtq.INT4_AWQ_CFG,
     "nvfp4": mtq.NVFP4_DEFAULT_CFG,
 }
+_TEXTS_A_REPORT = 16
 _KV_BITS: dict[str, int | tuple[int, int]] = {"fp8": (4, 3), "int8": 8}
 
 
@@ -44,7 +47,8 @@ def quantize_checkpoint(
     output: Path,
     target: TensorRTLLMTarget,
     texts: Sequence[str],
-    progress: Callable[[str], None] = lambda step: None,
+    calibration: TensorRTLLMCalibration,
+    say: Callable[[str], None] = lambda step: None,
 ) -> dict[Form, Path]:
     """Quantize a checkpoint and write the forms that a target asks for.
 
@@ -55,7 +59,8 @@ def quantize_checkpoint(
         output: Gets a folder for each form: ``trtllm`` and ``hf``.
         target: What is asked for.
         texts: What activations are measured on.
-        progress: Told what is being done.
+        calibration: How much of the texts is read.
+        say: Told what is being done.
 
     Returns:
         The folder of each form.
@@ -68,16 +73,15 @@ def quantize_checkpoint(
         config = opened.config
     if "trtllm" in target.forms:
         check_architecture(config)
-        _check_mapping(config, target)
-    samples = _samples(checkpoint, target.quantization, texts)
+        check_mapping(config, target)
+    samples = _samples(checkpoint, target, texts, calibration)
     folders: dict[Form, Path] = {}
     for form in target.forms:
         # An export changes the model that it writes, so each form has one of its own.
-        progress(f"{form}: loading the checkpoint")
+        say(f"{form}: loading the checkpoint")
         model = _load(checkpoint, config)
-        progress(f"{form}: calibrating on {len(samples)} texts")
-        model = _quantized(model, target.quantization, samples)
-        progress(f"{form}: writing")
+        model = _quantized(model, target, samples, say)
+        say(f"{form}: writing")
         partial = output / f".{form}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -90,30 +94,19 @@ def quantize_checkpoint(
     return folders
 
 
-def _check_mapping(config: dict[str, Any], target: TensorRTLLMTarget) -> None:
-    tensor, pipeline = target.mapping.tensor_parallel, target.mapping.pipeline_parallel
-    for name, parts in (
-        ("num_attention_heads", tensor),
-        ("intermediate_size", tensor),
-        ("num_hidden_layers", pipeline),
-    ):
-        if config[name] % parts:
-            raise BuildError(f"{name} is {config[name]}, which doesn't divide among {parts} GPUs")
-    kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    if kv_heads % tensor and tensor % kv_heads:
-        raise BuildError(f"{kv_heads} KV heads don't divide among {tensor} GPUs")
-
-
 def _samples(
-    checkpoint: Path, quantization: Quantization, texts: Sequence[str]
+    checkpoint: Path,
+    target: TensorRTLLMTarget,
+    texts: Sequence[str],
+    calibration: TensorRTLLMCalibration,
 ) -> list[torch.Tensor]:
     """Token ids ``[1, tokens]`` of each text."""
-    if quantization.format == "none" and quantization.kv_cache == "auto":
+    if target.weights == "none" and target.kv_cache == "auto":
         return []
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
     samples = []
-    for text in texts[: quantization.calibration_samples]:
-        ids = tokenizer.encode(text).ids[: quantization.calibration_tokens]
+    for text in texts[: calibration.samples]:
+        ids = tokenizer.encode(text).ids[: calibration.tokens]
         if ids:
             samples.append(torch.tensor([ids]))
     if not samples:
@@ -134,19 +127,23 @@ def _load(checkpoint: Path, settings: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def _quantized(model: Any, quantization: Quantization, samples: list[torch.Tensor]) -> Any:
+def _quantized(
+    model: Any, target: TensorRTLLMTarget, samples: list[torch.Tensor], say: Callable[[str], None]
+) -> Any:
     if not samples:
         return model
-    config = copy.deepcopy(_WEIGHTS[quantization.format])
-    if quantization.kv_cache != "auto":
-        bits = _KV_BITS[quantization.kv_cache]
+    config = copy.deepcopy(_WEIGHTS[target.weights])
+    if target.kv_cache != "auto":
+        bits = _KV_BITS[target.kv_cache]
         config["quant_cfg"].append(
             {"quantizer_name": "*[kv]_bmm_quantizer", "cfg": {"num_bits": bits, "axis": None}}
         )
 
     def calibrate(model: Any) -> None:
-        for sample in samples:
+        for number, sample in enumerate(samples, start=1):
             model(sample)
+            if number % _TEXTS_A_REPORT == 0 or number == len(samples):
+                say(f"calibrating, text {number} of {len(samples)}")
 
     with torch.inference_mode():
         return mtq.quantize(model, config, calibrate)
@@ -165,8 +162,8 @@ def _export(
                 "qwen" if check_architecture(config).startswith("Qwen") else "llama",
                 model.dtype,
                 export_dir=folder,
-                inference_tensor_parallel=target.mapping.tensor_parallel,
-                inference_pipeline_parallel=target.mapping.pipeline_parallel,
+                inference_tensor_parallel=target.tensor_parallel,
+                inference_pipeline_parallel=target.pipeline_parallel,
             )
     except (NotImplementedError, AssertionError, ValueError) as error:
         raise BuildError(f"ModelOpt can't write the {form} form: {error}") from error

@@ -1,12 +1,13 @@
-"""What a TensorRT-LLM engine is to be: quantization, sharding, and every limit of its build.
+"""The target of a recipe for TensorRT-LLM: quantization, sharding, and the options of its build.
 
 The fields of :class:`EngineBuild` are ``trtllm-build``'s own options, by their own names (release
-1.2). One that is None is left to ``trtllm-build``.
+1.2). One that is None is left to ``trtllm-build``. How many sequences, tokens a sequence and tokens
+a step there may be are the recipe's ``limits``, for every engine alike.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,49 +20,16 @@ CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 """Triton's container with that release (triton-inference-server/server,
 ``docs/introduction/compatibility.md``, at 0f963c9; 26.04 to 26.07 carry 1.2.1)."""
 
-QuantizationFormat = Literal["none", "fp8", "int8_smoothquant", "int4_awq", "nvfp4"]
+MODELOPT = "0.47.0"
+"""The release of NVIDIA ModelOpt that quantizes (``requirements/modelopt.txt``)."""
+
+WeightsFormat = Literal["none", "fp8", "int8_smoothquant", "int4_awq", "nvfp4"]
+ActivationsFormat = Literal["16bit", "fp8", "int8", "nvfp4"]
 KVCacheFormat = Literal["auto", "fp8", "int8"]
 Form = Literal["trtllm", "hf"]
 Switch = Literal["enable", "disable"]
 PluginDtype = Literal["auto", "float16", "float32", "bfloat16", "int32", "disable"]
 GemmDtype = Literal["auto", "float16", "float32", "bfloat16", "int32", "fp8", "nvfp4", "disable"]
-
-
-class Quantization(Settings):
-    """How NVIDIA ModelOpt quantizes the checkpoint.
-
-    Attributes:
-        format: ``fp8``: weights and activations in E4M3, a scale for each matrix.
-            ``int8_smoothquant``: weights in int8 with a scale a row, activations in int8, their
-            outliers moved into the weights. ``int4_awq``: weights in four bits in blocks of 128,
-            scaled by what the activations make of them. ``nvfp4``: weights and activations in E2M1
-            in blocks of 16 with an E4M3 scale each (Blackwell). ``none`` keeps the weights.
-        kv_cache: Keys and values in ``fp8`` or ``int8``; ``auto`` is the model's own precision.
-        calibration_samples: Texts that activations are measured on.
-        calibration_tokens: Tokens of each; longer texts are cut.
-    """
-
-    format: QuantizationFormat = "fp8"
-    kv_cache: KVCacheFormat = "auto"
-    calibration_samples: int = Field(default=128, ge=1, le=65_536)
-    calibration_tokens: int = Field(default=512, ge=1, le=131_072)
-
-
-class Mapping(Settings):
-    """How many GPUs share the model.
-
-    Attributes:
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: Groups of layers, one after the other.
-    """
-
-    tensor_parallel: int = Field(default=1, ge=1, le=64)
-    pipeline_parallel: int = Field(default=1, ge=1, le=64)
-
-    @property
-    def world_size(self) -> int:
-        """All GPUs: a rank for each."""
-        return self.tensor_parallel * self.pipeline_parallel
 
 
 class EngineBuild(Settings):
@@ -71,11 +39,8 @@ class EngineBuild(Settings):
     attention plugin and paged context attention; the defaults have them all.
 
     Attributes:
-        max_batch_size: Most requests that run at once.
         max_input_len: Longest prompt, in tokens.
-        max_seq_len: Longest sequence, prompt and output; by default the checkpoint's own limit.
         max_beam_width: Widest beam search.
-        max_num_tokens: Most tokens of a step, padding removed.
         opt_num_tokens: The number of tokens that the kernels are chosen for.
         max_prompt_embedding_table_size: Room for prompt tuning or multimodal embeddings.
         kv_cache_type: How keys and values are stored.
@@ -116,11 +81,8 @@ class EngineBuild(Settings):
         log_level: What the build says.
     """
 
-    max_batch_size: int = Field(default=64, ge=1, le=65_536)
     max_input_len: int | None = Field(default=None, ge=1)
-    max_seq_len: int | None = Field(default=None, ge=1)
     max_beam_width: int = Field(default=1, ge=1, le=256)
-    max_num_tokens: int = Field(default=8192, ge=1)
     opt_num_tokens: int | None = Field(default=None, ge=1)
     max_prompt_embedding_table_size: int = Field(default=0, ge=0)
     kv_cache_type: Literal["paged", "continuous", "disabled"] = "paged"
@@ -174,10 +136,6 @@ class EngineBuild(Settings):
     def _go_together(self) -> EngineBuild:
         if self.tokens_per_block & (self.tokens_per_block - 1):
             raise ValueError(f"tokens_per_block is {self.tokens_per_block}, not a power of two")
-        if self.max_seq_len is not None and (self.max_input_len or 0) > self.max_seq_len:
-            raise ValueError(
-                f"max_input_len is {self.max_input_len}, more than max_seq_len {self.max_seq_len}"
-            )
         paged = self.use_paged_context_fmha == "enable"
         if paged and (self.kv_cache_type, self.context_fmha) != ("paged", "enable"):
             raise ValueError(
@@ -196,36 +154,70 @@ class EngineBuild(Settings):
 
 
 class TensorRTLLMTarget(Settings):
-    """A model for TensorRT-LLM.
+    """A model for TensorRT-LLM, quantized by NVIDIA ModelOpt.
 
     Attributes:
         forms: ``trtllm`` is what ``trtllm-build`` reads, ``hf`` what the LLM API reads.
-        quantization: How the checkpoint is quantized.
-        mapping: How many GPUs share it. The ``hf`` form is sharded when it is loaded.
-        build: The engine's limits.
+        weights: ``fp8``: weights and activations in E4M3, a scale for each matrix.
+            ``int8_smoothquant``: weights in int8 with a scale a row, activations in int8, their
+            outliers moved into the weights. ``int4_awq``: weights in four bits in blocks of 128,
+            scaled by what the activations make of them. ``nvfp4``: weights and activations in E2M1
+            in blocks of 16 with an E4M3 scale each (Blackwell). ``none`` keeps the weights.
+        activations: What the products compute with. It follows from the weights and may be left
+            out.
+        kv_cache: Keys and values in ``fp8`` or ``int8``; ``auto`` is the model's own precision.
+        tensor_parallel: GPUs that share each layer. The ``hf`` form is sharded when it is loaded.
+        pipeline_parallel: Groups of layers, one after the other.
+        build: Further options of ``trtllm-build``.
     """
 
+    engine: Literal["tensorrt_llm"] = "tensorrt_llm"
     forms: tuple[Form, ...] = Field(default=("trtllm", "hf"), min_length=1)
-    quantization: Quantization = Quantization()
-    mapping: Mapping = Mapping()
+    weights: WeightsFormat = "fp8"
+    activations: ActivationsFormat
+    kv_cache: KVCacheFormat = "auto"
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    pipeline_parallel: int = Field(default=1, ge=1, le=64)
     build: EngineBuild = EngineBuild()
+
+    @property
+    def world_size(self) -> int:
+        """All GPUs: a rank for each."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        return {"activations": _ACTIVATIONS.get(given.get("weights", "fp8"), "16bit"), **given}
 
     @model_validator(mode="after")
     def _go_together(self) -> TensorRTLLMTarget:
-        quantization = self.quantization
-        if "hf" in self.forms and quantization.kv_cache == "int8":
+        if self.activations != _ACTIVATIONS[self.weights]:
             raise ValueError(
-                'the hf form has no int8 KV cache; take fp8, or forms=["trtllm"] for int8'
+                f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
+                f"not {self.activations}"
             )
-        if (
-            self.forms == ("hf",)
-            and quantization.format == "none"
-            and quantization.kv_cache == "auto"
-        ):
-            raise ValueError("nothing is quantized: the LLM API reads the checkpoint as it is")
-        if self.build.workers > self.mapping.world_size:
+        if "hf" in self.forms and self.kv_cache == "int8":
             raise ValueError(
-                f"build.workers is {self.build.workers}, more than the {self.mapping.world_size} "
-                "ranks that mapping asks for"
+                "the hf form has no int8 KV cache; take fp8, or forms: [trtllm] for int8"
+            )
+        if self.forms == ("hf",) and (self.weights, self.kv_cache) == ("none", "auto"):
+            raise ValueError("nothing is quantized: the LLM API reads the checkpoint as it is")
+        if self.build.workers > self.world_size:
+            raise ValueError(
+                f"build.workers is {self.build.workers}, more than the {self.world_size} ranks "
+                "of tensor_parallel times pipeline_parallel"
             )
         return self
+
+
+_ACTIVATIONS: dict[str, str] = {
+    "none": "16bit",
+    "fp8": "fp8",
+    "int8_smoothquant": "int8",
+    "int4_awq": "16bit",
+    "nvfp4": "nvfp4",
+}

@@ -76,6 +76,22 @@ def served_version(model: Path, holding: str = ENGINE_FILE) -> Path | None:
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
+class ServingLimits(BaseModel):
+    """What an engine was built to serve; the repository's settings may say otherwise.
+
+    Attributes:
+        max_num_sequences: Most sequences that run at once.
+        max_num_tokens: Budget of tokens a step.
+        kv_cache_bytes: Most memory that keys and values take.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_num_sequences: int = Field(default=32, gt=0)
+    max_num_tokens: int = Field(default=512, gt=0)
+    kv_cache_bytes: int = Field(default=1 << 30, gt=0)
+
+
 class EngineConfig(BaseModel):
     """The description of one built engine.
 
@@ -93,6 +109,7 @@ class EngineConfig(BaseModel):
         attention: What its attention does beyond the plain causal kind.
         kv_cache_dtype: How keys and values are stored, where the machine has the kernels for it.
         context_length: Most tokens a sequence can have, prompt and output together.
+        limits: What it was built to serve.
         end_token_ids: Tokens that end a sequence.
         pad_token_id: The padding token.
     """
@@ -112,6 +129,7 @@ class EngineConfig(BaseModel):
     attention: AttentionConfig = AttentionConfig()
     kv_cache_dtype: KVDtype = "float32"
     context_length: int = Field(gt=0)
+    limits: ServingLimits = ServingLimits()
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
 

@@ -40,9 +40,9 @@ class Engine:
     def __init__(
         self,
         folder: Path,
-        max_sequences: int = 32,
-        max_num_tokens: int = 512,
-        kv_cache_bytes: int = 1 << 30,
+        max_sequences: int | None = None,
+        max_num_tokens: int | None = None,
+        kv_cache_bytes: int | None = None,
         kv_cache_dtype: KVDtype | Literal["auto"] = "auto",
         num_threads: int = 0,
         native: bool = True,
@@ -52,7 +52,8 @@ class Engine:
 
         Args:
             folder: What ``build/`` made.
-            max_sequences: Most sequences that run at once; others wait.
+            max_sequences: Most sequences that run at once; others wait. None is what the engine
+                was built for, as it is of the next two.
             max_num_tokens: Budget of tokens a step.
             kv_cache_bytes: Most memory that keys and values take, of the GPU where one computes.
             kv_cache_dtype: How they are stored; ``auto`` is what the engine was built for, but
@@ -66,6 +67,12 @@ class Engine:
                 holds not one block.
         """
         self.config = config = EngineConfig.load(folder)
+        if max_sequences is None:
+            max_sequences = config.limits.max_num_sequences
+        if max_num_tokens is None:
+            max_num_tokens = config.limits.max_num_tokens
+        if kv_cache_bytes is None:
+            kv_cache_bytes = config.limits.kv_cache_bytes
         num_threads = num_threads or available_cores()
         self.layout = layout = _layout(config, kv_cache_dtype, num_threads)
         num_blocks = kv_cache_bytes // layout.block_bytes

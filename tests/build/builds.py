@@ -11,6 +11,7 @@ from build.artifacts.signing import signing_key
 from build.artifacts.store import Artifact, Store
 from build.pipeline import Workshop, build
 from build.plan import Plan, make_plan
+from build.progress import silent
 from build.recipe import make_recipe
 from tests.build.checkpoints import make_checkpoint
 
@@ -44,7 +45,8 @@ def make_workshop(folder: Path) -> Workshop:
         store=Store(folder / "artifacts"),
         key=signing_key(folder / "keys" / "signing.pem"),
         cache=folder / "cache",
-        progress=lambda done, layers: None,
+        modelopt=Path("no ModelOpt"),
+        progress=silent,
         say=lambda text: None,
     )
 

@@ -21,7 +21,9 @@ from build.artifacts.store import Store
 from build.errors import QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
-from tests.build.builds import make_model, make_plan_of, make_workshop
+from python_backend.engine.engine import Engine
+from python_backend.engine.sequence import SamplingParams, Sequence
+from tests.build.builds import build_version, make_model, make_plan_of, make_workshop
 
 ROOT = Path(__file__).parents[2]
 DEMO_RECIPE = ROOT / "build" / "recipes" / "demo.yaml"
@@ -115,6 +117,34 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(checkpoint, tmp_path,
     for word in ("LlamaForCausalLM", "Apache-2.0", "weights", "KV cache", "suite general"):
         assert word in out
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_recipes_limits_are_what_is_served(checkpoint, tmp_path):
+    limits = {"max_num_sequences": 3, "max_num_tokens": 40, "context_length": 64}
+    engine = Engine(build_version(tmp_path, checkpoint, limits=limits).folder)
+    for token in range(10, 15):
+        prompt = np.full(30, token, np.int32)
+        engine.add(Sequence(prompt, SamplingParams(max_tokens=20)))
+    engine.step()
+    assert engine.batch_size == 2  # 40 tokens hold a prompt of 30 and a part of the next
+    engine.step()
+    assert len(engine.scheduler.running) == 3
+    # Room for three sequences of 64 tokens, as the plan counts it.
+    assert engine.scheduler.pool.num_blocks == 3 * 64 // 16
+
+
+def test_the_kv_cache_is_bounded_where_a_recipe_does_not_say_how_much_memory_there_is(
+    checkpoint, tmp_path
+):
+    many = {"max_num_sequences": 1024, "context_length": 512}
+    target = {"weights": "fp32"}
+    plan = make_plan_of(checkpoint, tmp_path, limits=many, target=target)
+    assert plan.memory.kv_cache_bytes == 256 * 1024 * 512 * 2  # 256 bytes a token and layer
+    wide = {"max_num_sequences": 1024, "context_length": None}
+    plan = make_plan_of(make_model(tmp_path / "long", max_position_embeddings=8192), tmp_path,
+                        limits=wide, target=target)  # fmt: skip
+    assert plan.memory.kv_cache_bytes == 1 << 30
+    assert "2,097,152 of 8,388,608 tokens" in plan.describe()
 
 
 def test_serving_that_would_not_fit_is_refused(checkpoint, here, capsys):

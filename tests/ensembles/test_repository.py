@@ -91,7 +91,7 @@ def test_the_command_says_how_tensorrt_llm_is_started(
 ) -> None:
     assert run(monkeypatch, "--repository", tmp_path, "--set", "engine=tensorrtllm") == 0
     output = capsys.readouterr().out
-    assert "no engine yet: run `make tensorrt-llm`" in output
+    assert "has no engine: `make build-engines`" in output
     assert f"start it with: tritonserver --model-repository={tmp_path}" in output
 
 

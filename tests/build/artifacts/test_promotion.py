@@ -122,7 +122,7 @@ def test_a_version_signed_with_another_key_is_not_promoted(tmp_path, workplace):
     assert repository.served is None
 
 
-@pytest.mark.parametrize("moment", ["_link_or_copy", "Path.rename", "shutil.copy2"])
+@pytest.mark.parametrize("moment", ["link_or_copy", "Path.rename", "shutil.copy2"])
 def test_an_interrupted_promotion_leaves_the_version_before(
     repository, workplace, monkeypatch, moment
 ):

@@ -8,14 +8,14 @@ from typing import Any, get_args
 
 import pytest
 
+from build.recipe import Limits
 from build.tensorrt_llm.command import in_container, trtllm_build
-from build.tensorrt_llm.settings import CONTAINER, EngineBuild, TensorRTLLMTarget
+from build.tensorrt_llm.settings import CONTAINER, MODELOPT, EngineBuild, TensorRTLLMTarget
 from python_backend.settings import SettingsError, from_assignments
 from tests.build.tensorrt_llm import upstream
 
 EVERYTHING: dict[str, Any] = {
     "max_input_len": 3000,
-    "max_seq_len": 4096,
     "opt_num_tokens": 64,
     "max_prompt_embedding_table_size": 16,
     "gemm_plugin": "fp8",
@@ -45,9 +45,11 @@ EVERYTHING: dict[str, Any] = {
     "fast_build": True,
 }
 
+LIMITS = Limits(max_num_sequences=8, context_length=4096, max_num_tokens=2048)
+
 
 def parsed(build: EngineBuild) -> dict[str, Any]:
-    command = trtllm_build(build, Path("/c"), Path("/e"))
+    command = trtllm_build(LIMITS, build, Path("/c"), Path("/e"))
     assert command[0] == "trtllm-build"
     return vars(upstream.parser().parse_args(command[1:]))
 
@@ -57,6 +59,7 @@ def test_trtllm_build_takes_the_command_and_reads_what_is_meant(settings):
     build = EngineBuild(**settings)
     read = parsed(build)
     assert (read["checkpoint_dir"], read["output_dir"]) == ("/c", "/e")
+    assert (read["max_batch_size"], read["max_seq_len"], read["max_num_tokens"]) == (8, 4096, 2048)
     for name, value in build:
         expected = list(value) if isinstance(value, tuple) and value else value or None
         assert (read[name] or None) == expected, name
@@ -98,20 +101,20 @@ def test_the_container_sees_the_folder_under_the_same_path():
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
-        (["build.max_batchsize=8"], "the nearest is max_batch_size"),
-        (["build.max_batch_size=0"], "build.max_batch_size is 0: input should be greater"),
+        (["build.max_beam=8"], "the nearest is max_beam_width"),
+        (["build.max_beam_width=0"], "build.max_beam_width is 0: input should be greater"),
         (["build.tokens_per_block=48"], "tokens_per_block is 48, not a power of two"),
-        (["build.max_seq_len=8", "build.max_input_len=9"], "more than max_seq_len 8"),
         (["build.kv_cache_type=continuous"], "use_paged_context_fmha needs kv_cache_type=paged"),
         (["build.max_draft_len=3"], "speculative_decoding_mode and max_draft_len go together"),
         (["build.speculative_decoding_mode=eagle"], "go together"),
         (["build.user_buffer=enable"], "user_buffer needs reduce_fusion=enable"),
         (["build.max_lora_rank=8"], "need lora_plugin"),
         (["build.workers=2"], "more than the 1 ranks"),
-        (["quantization.format=fp4"], "quantization.format is 'fp4'"),
-        (["quantization.kv_cache=int8"], "the hf form has no int8 KV cache"),
-        (["mapping.tensor_parallel=0"], "mapping.tensor_parallel is 0"),
-        (['forms=["hf"]', "quantization.format=none"], "nothing is quantized"),
+        (["weights=fp4"], "weights is 'fp4'"),
+        (["kv_cache=int8"], "the hf form has no int8 KV cache"),
+        (["tensor_parallel=0"], "tensor_parallel is 0"),
+        (["activations=int8"], "fp8 weights compute with fp8 activations, not int8"),
+        (['forms=["hf"]', "weights=none"], "nothing is quantized"),
         (["forms=[]"], "forms is []"),
     ],
 )
@@ -119,3 +122,8 @@ def test_settings_that_do_not_go_together_are_named(assignments, message):
     with pytest.raises(SettingsError) as error:
         from_assignments(TensorRTLLMTarget, assignments)
     assert message in str(error.value)
+
+
+def test_the_release_of_modelopt_is_the_one_that_is_installed():
+    pins = (Path(__file__).parents[3] / "requirements" / "modelopt.txt").read_text().splitlines()
+    assert f"nvidia-modelopt=={MODELOPT}" in pins

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from build.checkpoint import Checkpoint
 from build.errors import BuildError, CheckpointError
-from build.tensorrt_llm import __main__ as command
+from build.recipe import TensorRTLLMCalibration
 from build.tensorrt_llm.read_back import check, quantization_format
-from build.tensorrt_llm.settings import Form, Mapping, Quantization, TensorRTLLMTarget
+from build.tensorrt_llm.settings import Form, TensorRTLLMTarget
 from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
 
 pytest.importorskip("modelopt")
@@ -67,6 +67,18 @@ def checkpoint(folder: Path, kind: str = "llama", dtype: str = "bf16", **changes
     return folder
 
 
+def target_of(**settings: Any) -> TensorRTLLMTarget:
+    return TensorRTLLMTarget.model_validate(settings)
+
+
+def quantize(
+    source: Path, folder: Path, target: TensorRTLLMTarget | None = None
+) -> dict[Form, Path]:
+    """Quantize into ``folder / "out"``."""
+    target = target or target_of()
+    return quantize_checkpoint(source, folder / "out", target, TEXTS, TensorRTLLMCalibration())
+
+
 def types(folder: Path) -> dict[str, dict[str, str]]:
     """The type of each tensor of each file, from the files' headers."""
     found = {}
@@ -84,12 +96,13 @@ def test_a_sharded_tensorrt_llm_checkpoint_reads_back(tmp_path, quantization, ma
     tensor, pipeline = mapping
     # AWQ's blocks are 128 wide, so a shard of 256 columns is the smallest that holds two.
     source = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
-    target = TensorRTLLMTarget(
+    target = target_of(
         forms=("trtllm",),
-        quantization=Quantization(format=quantization),
-        mapping=Mapping(tensor_parallel=tensor, pipeline_parallel=pipeline),
+        weights=quantization,
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
     )
-    folder = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["trtllm"]
+    folder = quantize(source, tmp_path, target)["trtllm"]
     algorithm, weights, scales = FORMATS[quantization]
     config = json.loads((folder / "config.json").read_bytes())
     assert config["quantization"]["quant_algo"] == algorithm
@@ -113,8 +126,8 @@ def test_a_sharded_tensorrt_llm_checkpoint_reads_back(tmp_path, quantization, ma
 @pytest.mark.parametrize("quantization", list(FORMATS)[1:])
 def test_a_hugging_face_checkpoint_reads_back(tmp_path, quantization):
     source = checkpoint(tmp_path / "checkpoint")
-    target = TensorRTLLMTarget(forms=("hf",), quantization=Quantization(format=quantization))
-    folder = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["hf"]
+    target = target_of(forms=("hf",), weights=quantization)
+    folder = quantize(source, tmp_path, target)["hf"]
     assert quantization_format(folder, "hf") == FORMATS[quantization][0]
     config = json.loads((folder / "config.json").read_bytes())
     assert (config["rope_theta"], config["architectures"]) == (10_000.0, ["LlamaForCausalLM"])
@@ -131,8 +144,8 @@ def test_other_architectures(tmp_path, kind):
     source = checkpoint(
         tmp_path / "checkpoint", kind, num_key_value_heads=2, rope_theta=None, rope_parameters=rope
     )
-    target = TensorRTLLMTarget(mapping=Mapping(tensor_parallel=2))
-    folders = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)
+    target = target_of(tensor_parallel=2)
+    folders = quantize(source, tmp_path, target)
     with Checkpoint(source) as opened:
         for form, folder in folders.items():
             check(folder, form, opened)
@@ -144,10 +157,10 @@ def test_other_architectures(tmp_path, kind):
 @pytest.mark.parametrize(("kind", "products"), [("phi3", 4), ("gemma2", 7), ("smollm3", 7)])
 def test_architectures_with_a_hugging_face_form_only(tmp_path, kind, products, quantization):
     source = checkpoint(tmp_path / "checkpoint", kind, pad_token_id=0)
-    with pytest.raises(CheckpointError, match=r'take forms=\["hf"\]'):
-        quantize_checkpoint(source, tmp_path / "out", TensorRTLLMTarget(), TEXTS)
-    target = TensorRTLLMTarget(forms=("hf",), quantization=Quantization(format=quantization))
-    folder = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["hf"]
+    with pytest.raises(CheckpointError, match=r"take forms: \[hf\]"):
+        quantize(source, tmp_path)
+    target = target_of(forms=("hf",), weights=quantization)
+    folder = quantize(source, tmp_path, target)["hf"]
     assert quantization_format(folder, "hf") == FORMATS[quantization][0]
     with Checkpoint(source) as opened:
         assert len(check(folder, "hf", opened)) == 2 * products
@@ -158,10 +171,8 @@ def test_architectures_with_a_hugging_face_form_only(tmp_path, kind, products, q
 def test_scales_of_keys_and_values(tmp_path, quantization, kv_cache):
     source = checkpoint(tmp_path / "checkpoint", dtype="fp16")
     forms: tuple[Form, ...] = ("trtllm",) if kv_cache == "int8" else ("trtllm", "hf")
-    target = TensorRTLLMTarget(
-        forms=forms, quantization=Quantization(format=quantization, kv_cache=kv_cache)
-    )
-    folders = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)
+    target = target_of(forms=forms, weights=quantization, kv_cache=kv_cache)
+    folders = quantize(source, tmp_path, target)
     config = json.loads((folders["trtllm"] / "config.json").read_bytes())
     assert config["quantization"]["kv_cache_quant_algo"] == kv_cache.upper()
     scales = load_file_of(folders["trtllm"] / "rank0.safetensors", "kv_cache_scaling_factor")
@@ -188,18 +199,18 @@ def load_file_of(path: Path, ending: str) -> dict[str, float]:
 )
 def test_a_model_that_does_not_divide_is_refused(tmp_path, mapping, message):
     source = checkpoint(tmp_path / "checkpoint")
-    target = TensorRTLLMTarget(mapping=Mapping(**mapping))
+    target = target_of(**mapping)
     with pytest.raises(BuildError, match=message):
-        quantize_checkpoint(source, tmp_path / "out", target, TEXTS)
+        quantize(source, tmp_path, target)
 
 
 def test_shards_too_narrow_for_awq_are_refused_and_the_former_build_stays(tmp_path):
     source = checkpoint(tmp_path / "checkpoint")
-    target = TensorRTLLMTarget(forms=("trtllm",), mapping=Mapping(tensor_parallel=4))
-    former = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["trtllm"]
-    target = target.model_copy(update={"quantization": Quantization(format="int4_awq")})
+    target = target_of(forms=("trtllm",), tensor_parallel=4)
+    former = quantize(source, tmp_path, target)["trtllm"]
+    target = target.model_copy(update={"weights": "int4_awq"})
     with pytest.raises(BuildError, match="not divisible for block size 128"):
-        quantize_checkpoint(source, tmp_path / "out", target, TEXTS)
+        quantize(source, tmp_path, target)
     with Checkpoint(source) as opened:
         check(former, "trtllm", opened)
 
@@ -207,12 +218,12 @@ def test_shards_too_narrow_for_awq_are_refused_and_the_former_build_stays(tmp_pa
 @pytest.mark.parametrize("fault", ["swapped shards", "a wrong scale", "a missing rank"])
 def test_a_damaged_checkpoint_does_not_read_back(tmp_path, fault):
     source = checkpoint(tmp_path / "checkpoint")
-    target = TensorRTLLMTarget(
+    target = target_of(
         forms=("trtllm",),
-        quantization=Quantization(format="int8_smoothquant"),
-        mapping=Mapping(tensor_parallel=2),
+        weights="int8_smoothquant",
+        tensor_parallel=2,
     )
-    folder = quantize_checkpoint(source, tmp_path / "out", target, TEXTS)["trtllm"]
+    folder = quantize(source, tmp_path, target)["trtllm"]
     first, second = folder / "rank0.safetensors", folder / "rank1.safetensors"
     if fault == "swapped shards":
         shutil.move(first, folder / "kept")
@@ -232,23 +243,3 @@ def scale_up(path: Path, name: str) -> None:
     tensors = load_file(path)
     tensors[name] = tensors[name] * torch.tensor(1.05)
     save_file(tensors, path)
-
-
-def test_the_command_leaves_the_checkpoint_finished_and_says_how_to_go_on(
-    tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(shutil, "which", lambda program: None)
-    source = checkpoint(tmp_path / "checkpoint")
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    arguments = ["--checkpoint", str(source), "--output", str(tmp_path / "out")]
-    arguments += ["--calibration", str(texts), "--set", "mapping.tensor_parallel=2"]
-    assert command.main(arguments) == command.MISSING
-    out = capsys.readouterr().out
-    assert "trtllm: FP8, rank0.safetensors, rank1.safetensors" in out
-    assert "20 matrices read back" in out
-    assert "TensorRT-LLM is not installed here" in out
-    assert f"trtllm-build --checkpoint_dir {tmp_path}/out/trtllm" in out
-    assert (tmp_path / "out/engine/tokenizer.json").exists()
-    assert command.main(arguments[:4]) == 1
-    assert "error: there is no text to calibrate on" in capsys.readouterr().err
