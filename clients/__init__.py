@@ -6,6 +6,7 @@ from clients.errors import (
     DeadlineExceededError,
     GenerationError,
     InvalidRequestError,
+    ServerBrokenError,
     ServerBusyError,
     ServerUnavailableError,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "PerfMetrics",
     "Piece",
     "Result",
+    "ServerBrokenError",
     "ServerBusyError",
     "ServerUnavailableError",
 ]

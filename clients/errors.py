@@ -2,7 +2,8 @@
 
 ClientError
 ├── ServerUnavailableError    nothing answers, or the model is not loaded: try again, elsewhere
-│   └── ServerBusyError       it is well and has no room: try again later
+│   ├── ServerBusyError       it is well and has no room: try again later
+│   └── ServerBrokenError     a process of it died: it must be started again
 ├── InvalidRequestError       the request is wrong: trying again cannot help
 ├── GenerationError           the server took the request and failed
 └── DeadlineExceededError     the answer was not complete in time
@@ -36,6 +37,13 @@ class ServerBusyError(ServerUnavailableError):
     """The server answers, and its queue has no room for the request."""
 
 
+class ServerBrokenError(ServerUnavailableError):
+    """The server answers, and the process of one of its models died.
+
+    Triton starts no such process again, and says that it is ready all the same.
+    """
+
+
 class InvalidRequestError(ClientError, ValueError):
     """The request is wrong; the message, mostly the server's own, says what and which bound.
 
@@ -58,6 +66,10 @@ class DeadlineExceededError(ClientError, TimeoutError):
 
 # How our engine and Triton's own queues say it.
 _BUSY = re.compile("the queue is full|Exceeds maximum queue size", re.IGNORECASE)
+# How Triton's Python backend says it of the process that runs a model.
+_BROKEN = re.compile("Stub process .*is not healthy|Failed to obtain the health mutex")
+# How gRPC says that a connection broke in the middle of a call, beside UNAVAILABLE.
+_CUT = re.compile("Stream removed|Received RST_STREAM|Internal error from Core")
 # What Triton puts before a model's own message.
 _PREFIX = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 # Names under which the server's models know the ensemble's inputs, where theirs is another.
@@ -93,7 +105,11 @@ def server_error(message: str, status: str | None, address: str) -> ClientError:
         return ServerUnavailableError(f"{address} does not have the model: {message}", address)
     if _BUSY.match(message):
         return ServerBusyError(message, address)
+    if _BROKEN.search(message):
+        return ServerBrokenError(f"{address} must be started again: {message}", address)
     if status in ("UNAVAILABLE", "UNIMPLEMENTED"):  # nothing there, or something else
+        return unavailable(address, message)
+    if status in ("INTERNAL", "UNKNOWN") and _CUT.match(message):
         return unavailable(address, message)
     if status == "INVALID_ARGUMENT":
         named = _ANYWHERE.search(message)

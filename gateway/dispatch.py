@@ -281,7 +281,7 @@ class Run:
             except UpstreamTimeout:
                 raise DeadlineExceeded("the answer was not complete at the deadline") from None
             except UpstreamUnavailable as error:
-                replica.circuit.fail(time.monotonic())
+                replica.fail(error)
                 span.failed(error)
                 _log.warning("%s went away: %s", replica.name, error)
                 if self._begun.done():
@@ -319,6 +319,7 @@ class Run:
                         now_s = time.monotonic()
                         if not self._begun.done():
                             replica.unanswered.discard(scope)
+                            replica.answering.add(scope)
                             self._begin(target, replica, now_s)
                         self._put(delta, now_s)
                         deadline_s = min(anyio.current_time() + settings.token_timeout_s, end_s)
@@ -326,6 +327,7 @@ class Run:
                             scope.deadline = deadline_s
             finally:
                 replica.unanswered.discard(scope)
+                replica.answering.discard(scope)
         if scope.cancelled_caught:
             if anyio.current_time() >= end_s:
                 raise UpstreamTimeout("the deadline has passed")

@@ -23,6 +23,7 @@ from ops.triton import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
 
+_WATCH_S = 0.5
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,10 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
             print(message(triton, options.model, gateway.address if gateway else None), flush=True)
+            dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
                     raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
-                time.sleep(0.2)
+                if dead & triton.dead_models:  # for longer than an unloaded model's process is
+                    raise TritonError(f"the process of a model ended:\n{triton.failure()}")
+                dead = triton.dead_models
+                time.sleep(_WATCH_S)
             status = triton.wait()
             raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
     except (TritonError, GatewayError) as error:

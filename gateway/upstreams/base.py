@@ -2,6 +2,7 @@
 
 UpstreamError
 ├── UpstreamUnavailable    doesn't answer, or went away: another may
+│   └── UpstreamLost       answers nobody until it is started again
 ├── UpstreamBusy           has no room now: another may
 ├── UpstreamRefused        the request is wrong: nobody will
 ├── UpstreamTimeout        the request's own time is up
@@ -22,6 +23,10 @@ class UpstreamError(Exception):
 
 class UpstreamUnavailable(UpstreamError):  # noqa: N818 - says what happened
     """It doesn't answer, it went away, or it doesn't have the model."""
+
+
+class UpstreamLost(UpstreamUnavailable):
+    """A part of it died: it will answer nobody until somebody starts it again."""
 
 
 class UpstreamBusy(UpstreamError):  # noqa: N818 - says what happened

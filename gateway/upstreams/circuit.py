@@ -40,13 +40,20 @@ class Circuit:
         self._open_s = self._settings.open_s
         self._last_success_s = now_s
 
-    def fail(self, now_s: float) -> None:
-        """A request or a probe failed for a reason that isn't its own."""
+    def fail(self, now_s: float, *, lost: bool = False) -> None:
+        """A request or a probe failed for a reason that isn't its own.
+
+        Args:
+            now_s: The time.
+            lost: It can't succeed any more, so one failure is enough.
+        """
         self._failures += 1
         if not self.closed:
+            if now_s < self._retry_at_s:
+                return  # of a request that was sent before it opened
             self._retry_at_s = now_s + self._open_s
             self._open_s = min(2 * self._open_s, self._settings.max_open_s)
-        elif self._failures >= self._settings.failures:
+        elif lost or self._failures >= self._settings.failures:
             self.closed = False
             self._retry_at_s = now_s + self._open_s
 

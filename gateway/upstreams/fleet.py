@@ -17,10 +17,12 @@ import anyio
 from gateway.configuration import HealthSettings, UpstreamSettings
 from gateway.generation import Job, Sampling
 from gateway.interfaces import TenantClass
-from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError
+from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError, UpstreamLost
 from gateway.upstreams.circuit import Circuit
 
 _MIN_PROBE_PAUSE_S = 0.1
+_LAST_PIECE_S = 2.0
+"""How long a stream may be silent once its replica is known to be lost."""
 
 
 class Replica:
@@ -32,8 +34,8 @@ class Replica:
         circuit: Whether it is to be asked.
         drained: It gets nothing new; what runs there ends by itself.
         by_class: Requests under way, by class.
-        unanswered: Scopes of requests that have got nothing yet and may begin again elsewhere;
-            they are cancelled when a probe finds that the replica is lost.
+        unanswered: Scopes of requests that have got nothing yet and may begin again elsewhere.
+        answering: Scopes of streams that have begun.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Replica:
         self.by_class: Counter[TenantClass] = Counter()
         self.in_flight = 0
         self.unanswered: set[anyio.CancelScope] = set()
+        self.answering: set[anyio.CancelScope] = set()
         self.probe_model = probe_model
         self._probe_timeout_s = health.timeout_s
 
@@ -80,6 +83,26 @@ class Replica:
         self.by_class[tenant_class] -= 1
         self.in_flight -= 1
 
+    def fail(self, error: Exception, *, probed: bool = False) -> None:
+        """Tell the circuit of a failure that isn't the request's own.
+
+        Where that says that the replica is lost, nobody waits for it: who has got nothing begins
+        again elsewhere at once, and a stream that has begun ends unless its next piece comes soon.
+
+        Args:
+            error: What was raised.
+            probed: It was a probe's, which tells more than a request's.
+        """
+        lost = isinstance(error, UpstreamLost)
+        self.circuit.fail(time.monotonic(), lost=lost)
+        if not lost and (self.circuit.closed or not probed):
+            return
+        for scope in tuple(self.unanswered):
+            scope.cancel()
+        patience_s = anyio.current_time() + _LAST_PIECE_S
+        for scope in self.answering:
+            scope.deadline = min(scope.deadline, patience_s)
+
     async def probe(self) -> None:
         """Generate one token and tell the circuit."""
         assert self.probe_model is not None, "only what has a model to probe is probed"
@@ -102,11 +125,8 @@ class Replica:
                         pass
         except UpstreamBusy:
             pass  # full is not ill: what runs there shows whether it goes on
-        except (UpstreamError, TimeoutError):
-            self.circuit.fail(time.monotonic())
-            if not self.circuit.closed:
-                for scope in list(self.unanswered):
-                    scope.cancel()
+        except (UpstreamError, TimeoutError) as error:
+            self.fail(error, probed=True)
         else:
             self.circuit.succeed(time.monotonic())
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import anyio.lowlevel
 import orjson
 
 from clients.errors import (
     ClientError,
     DeadlineExceededError,
     InvalidRequestError,
+    ServerBrokenError,
     ServerBusyError,
     ServerUnavailableError,
 )
@@ -28,6 +30,7 @@ from gateway.interfaces import TenantClass
 from gateway.upstreams.base import (
     UpstreamBusy,
     UpstreamFailed,
+    UpstreamLost,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -71,12 +74,18 @@ class Triton:
             async with aclosing(deltas):
                 async for delta in deltas:
                     yield delta
+        except asyncio.CancelledError:
+            # Python's gRPC may have raised it anew, and then anyio doesn't know it for its own.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
         except InvalidRequestError as error:
             raise _refusal(error, job) from None
         except DeadlineExceededError as error:
             raise UpstreamTimeout(str(error)) from None
         except ServerBusyError as error:
             raise UpstreamBusy(str(error)) from None
+        except ServerBrokenError as error:
+            raise UpstreamLost(str(error)) from None
         except ServerUnavailableError as error:
             raise UpstreamUnavailable(str(error)) from None
         except ClientError as error:
@@ -152,10 +161,11 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
     index = outputs.get("sequence_index")
     prompt_tokens = outputs.get("num_input_tokens")
     output_tokens = outputs.get("num_output_tokens")
+    reason = outputs.get("finish_reason")
     return Delta(
         index=first_index + (index[0] if index else 0),
         text=outputs["text_output"][0],
-        finish_reason=outputs["finish_reason"][0],
+        finish_reason=reason[0] if reason else "",
         output_tokens=output_tokens[0] if output_tokens else 0,
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
         logprobs=_logprobs(outputs) if "output_log_probs" in outputs else None,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from clients import ClientError, GenerationError, InvalidRequestError, ServerUnavailableError
+from clients import (
+    ClientError,
+    GenerationError,
+    InvalidRequestError,
+    ServerBrokenError,
+    ServerUnavailableError,
+)
 from clients.errors import server_error
 from python_backend.errors import TriremeError
 
@@ -52,6 +58,9 @@ def test_failures_are_not_the_request_s(message: str, status: str | None) -> Non
         ("in ensemble 'ensemble', Server is stopping", "UNAVAILABLE"),
         ("Request for unknown model: 'ensemble' is not found", None),
         ("Method not found!", "UNIMPLEMENTED"),
+        ("Internal error from Core", "INTERNAL"),
+        ("Received RST_STREAM with error code 2", "INTERNAL"),
+        ("Stream removed", "UNKNOWN"),
     ],
 )
 def test_unavailable_names_the_address(message: str, status: str | None) -> None:
@@ -59,6 +68,24 @@ def test_unavailable_names_the_address(message: str, status: str | None) -> None
     assert isinstance(error, ServerUnavailableError)
     assert error.address == "here:1"
     assert "here:1" in str(error)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Stub process 'tensorrt_llm_0_0' is not healthy.",
+        "in ensemble 'ensemble', Failed to process the request(s) for model instance "
+        "'preprocessing_0_0', message: Stub process 'preprocessing_0_0' is not healthy.",
+        "Failed to process the request(s) for model instance 'm_0_0', message: Stub process is "
+        "not healthy.",
+        "Failed to obtain the health mutex.",
+    ],
+)
+@pytest.mark.parametrize("status", [None, "INTERNAL"])
+def test_a_model_whose_process_died_breaks_the_server(message: str, status: str | None) -> None:
+    error = server_error(message, status, "here:1")
+    assert isinstance(error, ServerBrokenError)
+    assert "here:1 must be started again" in str(error)
 
 
 def test_one_base() -> None:

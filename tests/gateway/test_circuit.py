@@ -49,6 +49,19 @@ def test_it_waits_longer_each_time_up_to_a_bound():
     assert circuit.probe_due_s(now_s) == 4
 
 
+def test_what_is_lost_opens_it_at_once():
+    circuit = proven()
+    circuit.fail(0, lost=True)
+    assert not circuit.closed
+
+
+def test_requests_that_were_under_way_when_it_opened_do_not_put_off_the_next_probe():
+    circuit = proven()
+    for _ in range(20):
+        circuit.fail(0)
+    assert circuit.probe_due_s(0) == SETTINGS.open_s
+
+
 def test_a_success_makes_it_forget():
     circuit = proven()
     for _ in range(5):

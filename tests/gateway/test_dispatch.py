@@ -17,6 +17,7 @@ from gateway.configuration import (
     AdmissionSettings,
     ClassSettings,
     FallbackSettings,
+    HealthSettings,
     ListenSettings,
     ModelSettings,
     ProviderSettings,
@@ -25,7 +26,7 @@ from gateway.configuration import (
 )
 from gateway.generation import Delta
 from gateway.open_access import LOCAL
-from gateway.upstreams.base import UpstreamBusy, UpstreamUnavailable
+from gateway.upstreams.base import UpstreamBusy, UpstreamLost, UpstreamUnavailable
 from tests.gateway.fakes import (
     CHAT,
     HANG,
@@ -34,6 +35,7 @@ from tests.gateway.fakes import (
     Keys,
     Ledger,
     Running,
+    Step,
     configuration,
     serving,
     words,
@@ -41,6 +43,7 @@ from tests.gateway.fakes import (
 from tests.gateway.test_api import stream, text_of
 
 GONE = UpstreamUnavailable("connection reset")
+LOST = UpstreamLost("Stub process is not healthy.")
 PROVIDER = ProviderSettings(kind="openai", name="cloud", url="http://unused/v1")
 VERSION = VersionSettings(name="demo-1", upstreams=("a",))
 
@@ -124,6 +127,24 @@ def test_a_probe_that_fails_frees_the_requests_that_wait_for_a_hung_replica(body
         eventually(lambda: hung.running)
         hung.probe_error = GONE
         assert {answer.result(20).status_code for answer in answers} == {200}
+
+
+def test_a_lost_replica_is_left_at_once_and_its_streams_end():
+    """One request hears that a process died there; the others would hear nothing at all."""
+    answers: list[list[Step]] = [[*words("Hello", reason=""), HANG], [HANG], [HANG], [0.5, LOST]]
+    scripts = iter(answers)
+    broken, good = FakeUpstream(lambda job: next(scripts)), FakeUpstream()
+    settings = configuration(("a", "b"), health=HealthSettings(interval_s=60))
+    with serving({"a": broken, "b": good}, settings) as gateway, ThreadPoolExecutor(4) as pool:
+        fleet = gateway.app.state.fleet
+        gateway.loop.call_soon_threadsafe(fleet.drain, "b")
+        begun = pool.submit(stream, gateway, STREAM)
+        eventually(lambda: fleet["a"].answering)
+        rest = [pool.submit(gateway.post, "/v1/chat/completions", CHAT) for _ in range(3)]
+        eventually(lambda: broken.running == 4)
+        gateway.loop.call_soon_threadsafe(fleet.drain, "b", False)
+        assert {answer.result(20).headers["x-trireme-served-by"] for answer in rest} == {"b"}
+        assert begun.result(20)[-1]["error"]["code"] == "upstream_lost"
 
 
 # --- clients --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import socket
@@ -115,6 +116,16 @@ def test_a_crash_is_told_in_the_logs_words(repository, tmp_path, capfd):
         subprocess.run(["kill", "-SEGV", str(server.triton)], check=True)
         assert server.process.wait(30) == 1
     assert "tritonserver ended" in capfd.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_model_s_process_that_dies_ends_it(repository, tmp_path, capfd):
+    """Triton itself would say for ever that it is ready, and answer nothing."""
+    with serving(repository, tmp_path / "log") as server:
+        models = set(processes_of_group(server.triton)) - {server.triton}
+        os.kill(models.pop(), signal.SIGKILL)
+        assert server.process.wait(40) == 1
+    assert "the process of a model ended" in capfd.readouterr().err
 
 
 def test_a_taken_port_is_told_in_one_line(repository, tmp_path):

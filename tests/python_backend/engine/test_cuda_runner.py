@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from build.engine import build_engine
-from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE
-from python_backend.engine.cuda_device import CudaDevice, CudaLayout
+from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE, EngineConfig, ExecutionProvider
+from python_backend.engine.cuda_device import CudaDevice, CudaLayout, choose_device
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.errors import EngineError
@@ -261,3 +261,15 @@ def test_a_gpu_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", refuse)
     with pytest.raises(EngineError, match=r"CUDA device 1 can't be used: .* not available"):
         CudaDevice(1)
+
+
+@pytest.mark.parametrize(("precision", "provider"), [("fp16", "cpu"), ("fp32", "cuda")])
+def test_settings_for_another_provider_are_refused(
+    folders: dict[str, Path], precision: str, provider: ExecutionProvider
+) -> None:
+    config = EngineConfig.load(folders[precision])
+    other = config.execution_provider
+    message = f"execution_provider is {provider}, but the engine was built for {other}: set "
+    with pytest.raises(EngineError, match=message):
+        choose_device(config, provider, 0)
+    assert choose_device(EngineConfig.load(folders["fp32"]), "cpu", 0) is None
