@@ -166,6 +166,10 @@ bench-tenants: venv ## Measure what keys, limits and the audit add to a request 
 bench-budget: venv ## Measure what the token budget of a step does to streams and prompts
 	@$(run) -m benchmarks.budget $(ARGS)
 
+.PHONY: bench-cuda
+bench-cuda: venv ## Measure an NVIDIA GPU's tokens per second against its memory bandwidth
+	@$(run) -m benchmarks.cuda $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
@@ -210,6 +214,10 @@ typecheck: $(VENV)/.dev ## Check the types
 venv: $(VENV)/.gateway ## Make the serving environment, with Triton and the gateway in it
 	@:
 
+.PHONY: venv-cuda
+venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (a download of gigabytes)
+	@:
+
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
 	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
@@ -231,6 +239,13 @@ $(VENV)/.serving: requirements/serving.txt
 
 $(VENV)/.gateway: $(VENV)/.serving requirements/gateway.txt
 	@$(run) $(install_lock) requirements/gateway.txt
+	@touch "$@"
+
+# Both packages are the module `onnxruntime`, so one goes before the other comes.
+$(VENV)/.cuda: $(VENV)/.gateway requirements/cuda.txt
+	@echo 'Installing onnxruntime for CUDA, with the libraries it needs, in $(VENV)'
+	@$(run) -m pip uninstall -qq --yes onnxruntime
+	@$(run) $(install_lock) requirements/cuda.txt
 	@touch "$@"
 
 $(VENV)/.dev: $(VENV)/.gateway requirements/dev.txt

@@ -88,6 +88,7 @@ def _promote(repository: Repository, artifact: Artifact) -> None:
         )
     elif not repository.serves(artifact):
         repository.promote(artifact, restart=True)  # a Triton that runs is not told of it
+    repository.check()
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

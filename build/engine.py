@@ -27,7 +27,14 @@ from build.publish import staged
 from build.quantize import Int4Method, Int4Rows, search_int4
 from build.recipe import CALIBRATION_TEXT
 from build.segments import write_segments
-from build.storage import FloatStorage, Int4Storage, Int8Storage, StorageFactory, WeightStorage
+from build.storage import (
+    Float8Storage,
+    FloatStorage,
+    Int4Storage,
+    Int8Storage,
+    StorageFactory,
+    WeightStorage,
+)
 from build.tensors import Tensors
 from python_backend.engine.config import (
     ENGINE_FILE,
@@ -42,6 +49,7 @@ from python_backend.engine.config import (
     KVDtype,
     Precision,
     ServingLimits,
+    default_provider,
 )
 from python_backend.engine.cuda_device import CudaLayout
 from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
@@ -104,8 +112,8 @@ def build_engine(
         calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
             one of ours. ``gptq`` has to be given one.
         int4_method: How int4 weights are rounded.
-        execution_provider: What the engine is for; by default CUDA with fp16 weights and a CPU with
-            any others. For CUDA, weights are fp16 or int4.
+        execution_provider: What the engine is for; by default a CPU where it computes with such
+            weights, else CUDA.
         limits: What it is to serve, where that is not the usual.
         progress: Told of the layers written.
 
@@ -117,7 +125,7 @@ def build_engine(
     start = time.perf_counter()
     if output.resolve() == checkpoint_folder.resolve():
         raise BuildError("the engine cannot be built into the checkpoint's own folder")
-    execution_provider = execution_provider or ("cuda" if precision == "fp16" else "cpu")
+    execution_provider = execution_provider or default_provider(precision)
     kv_cache_dtype = kv_cache_dtype or _default_kv_dtype(execution_provider, precision)
     _check_storage(execution_provider, precision, kv_cache_dtype)
     with Checkpoint(checkpoint_folder) as checkpoint:
@@ -197,6 +205,8 @@ def _storage(
     if precision != "int4":
         if method != "rtn":
             raise BuildError(f"int4_method is {method}, but the weights are in {precision}")
+        if precision == "fp8":
+            return Float8Storage
         return Int8Storage if precision == "int8" else partial(FloatStorage, dtype=dtype)
     if method == "rtn":
         return partial(Int4Storage, dtype=dtype)

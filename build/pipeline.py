@@ -29,6 +29,8 @@ from build.quality.figures import QualityReport
 from build.recipe import OnnxRecipe, TensorRTLLMRecipe
 from python_backend.artifact import artifact_files, file_digest
 from python_backend.engine.config import ServingLimits
+from python_backend.engine.cuda_device import CudaDevice
+from python_backend.errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def build(plan: Plan, workshop: Workshop, quality_off: str | None = None) -> Art
             )
         else:
             assert isinstance(plan.recipe, OnnxRecipe)
+            if quality_off is None and plan.recipe.target.execution_provider == "cuda":
+                _check_gpu()
             _build_onnx(plan, plan.recipe, workshop, staging.folder)
             quality, tokens_per_s = _measure(plan, workshop, staging.folder, quality_off)
         _describe(plan, staging, start, quality, tokens_per_s)
@@ -94,6 +98,17 @@ def _unfinished(plan: Plan, staging: Staging) -> Path:
     return staging.unfinished(digest_of(plan.inputs.model_dump())[:16])
 
 
+def _check_gpu() -> None:
+    """The gate measures through the engine that serves, so it is asked for before the build."""
+    try:
+        CudaDevice(0)
+    except EngineError as error:
+        raise BuildError(
+            f"{error}. The quality gate measures an engine for CUDA on a GPU. QUALITY=off "
+            "REASON='…' builds and publishes it without"
+        ) from None
+
+
 def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path) -> None:
     from build.engine import build_engine  # takes half a second that a known version need not wait
 
@@ -102,9 +117,10 @@ def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path
         folder,
         recipe.target.weights,
         context_length=recipe.limits.context_length,
-        kv_cache_dtype="int8" if recipe.target.kv_cache == "int8" else "float32",
+        kv_cache_dtype=recipe.target.kv_cache_dtype,
         calibration_text=recipe.calibration.text,
         int4_method=recipe.target.int4_method,
+        execution_provider=recipe.target.execution_provider,
         limits=ServingLimits(
             max_num_sequences=recipe.limits.max_num_sequences,
             max_num_tokens=recipe.limits.max_num_tokens,

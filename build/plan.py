@@ -59,7 +59,7 @@ class Plan:
         recipe, limits, target = self.recipe, self.recipe.limits, self.recipe.target
         decided = "" if self.licence.decision == "policy" else " (overridden)"
         lines = {
-            "recipe": f"{recipe.name}, for {target.engine}",
+            "recipe": f"{recipe.name}, for {_runtime(recipe)}",
             "checkpoint": f"{recipe.checkpoint}: {self.spec.architecture}, "
             f"{self.shape.parameters / 1e6:,.1f} M parameters, {_size(self.checkpoint_bytes)}",
             "licence": f"{self.licence.licence}{decided}",
@@ -153,13 +153,15 @@ def _memory(recipe: Recipe, shape: ModelShape, context_length: int) -> Memory:
             activations_bytes=shape.activations_bytes(tokens, sequences, 2),
         )
     assert isinstance(recipe, OnnxRecipe)
+    weights, cuda = recipe.target.weights, recipe.target.execution_provider == "cuda"
     if limits.memory_gib is None:
         kv_cache_bytes = min(kv_cache_bytes, _KV_CACHE_BYTES)
-    weights = recipe.target.weights
     return Memory(
-        weights_bytes=shape.weights_bytes(weights),
+        weights_bytes=shape.weights_bytes("fp8_block" if weights == "fp8" else weights),
         kv_cache_bytes=kv_cache_bytes,
-        activations_bytes=cpu_activations_bytes(shape, weights, tokens + sequences, sequences),
+        activations_bytes=shape.activations_bytes(tokens + sequences, sequences, 2)
+        if cuda
+        else cpu_activations_bytes(shape, weights, tokens + sequences, sequences),
     )
 
 
@@ -240,6 +242,12 @@ def _refuse_remote_code(config: dict[str, Any], recipe: Recipe) -> None:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 10**9 else f"{count / 1e6:,.1f} MB"
+
+
+def _runtime(recipe: Recipe) -> str:
+    if isinstance(recipe, OnnxRecipe):
+        return f"onnxruntime on {recipe.target.execution_provider}"
+    return recipe.target.engine
 
 
 def _weights(recipe: Recipe) -> str:

@@ -2,17 +2,22 @@
 
 In four bits, blocks of 32 weights along a row share a scale and a zero point. Against a scale
 alone, the zero point lowers the error by 6 % on normal weights and by 14 % on heavy-tailed ones,
-and costs ONNX Runtime's CPU kernel no time. In eight bits, a row has a scale.
+and costs ONNX Runtime's CPU kernel no time. In eight bits, a row has a scale; in E4M3, which has
+more range than steps, 128 weights of a row.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_SIZE = 32
+FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
+FLOAT8_BLOCK_SIZE = 128
+_FLOAT8_MAX = np.float32(448)
 
 Int4Method: TypeAlias = Literal["rtn", "k_quant", "gptq"]
 """How weights become int4: to the nearest level, to the levels of least squared error, or so that
@@ -39,6 +44,31 @@ def quantize_int8(rows: NDArray[np.float32]) -> Int8Rows:
     np.rint(levels, out=levels)
     np.clip(levels, -127, 127, out=levels)  # 128 only where a scale is subnormal
     return Int8Rows(levels.astype(np.int8), scales)
+
+
+class Float8Rows(NamedTuple):
+    """Rows of a matrix ``[rows, columns]``, 128 weights of a row to a scale.
+
+    Attributes:
+        values: E4M3 ``[rows, columns]``.
+        scales: ``float32 [rows, ceil(columns / 128)]``.
+    """
+
+    values: NDArray[Any]
+    scales: NDArray[np.float32]
+
+
+def quantize_float8(rows: NDArray[np.float32]) -> Float8Rows:
+    """Round rows to E4M3, the largest weight of a block at the largest value that it has."""
+    count, columns = rows.shape
+    blocks = -(-columns // FLOAT8_BLOCK_SIZE)
+    padded = np.zeros((count, blocks * FLOAT8_BLOCK_SIZE), np.float32)
+    padded[:, :columns] = rows
+    grouped = padded.reshape(count, blocks, FLOAT8_BLOCK_SIZE)
+    scales = np.abs(grouped).max(axis=2) / _FLOAT8_MAX
+    scales[scales == 0] = 1
+    values = (grouped / scales[..., None]).astype(FLOAT8)
+    return Float8Rows(values.reshape(count, -1)[:, :columns], scales)
 
 
 class Int4Rows(NamedTuple):

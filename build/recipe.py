@@ -23,7 +23,13 @@ from build.licence import LicencePolicy
 from build.quality.figures import Bounds
 from build.quantize import Int4Method
 from build.tensorrt_llm.settings import TensorRTLLMTarget
-from python_backend.engine.config import Precision
+from python_backend.engine.config import (
+    PRECISIONS,
+    ExecutionProvider,
+    KVDtype,
+    Precision,
+    default_provider,
+)
 from python_backend.settings import SettingsError, parse
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,24 +41,31 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_Computes = Literal["fp32", "fp16", "int8"]
+
+
 class OnnxTarget(_Part):
     """An engine for ONNX Runtime.
 
     Attributes:
-        weights: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32.
+        execution_provider: ``cpu`` or ``cuda``; by default a CPU where it computes with such
+            weights.
+        weights: For a CPU: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32. For
+            CUDA: ``fp16``; ``fp8`` (E4M3) in blocks of 128; ``int4``.
         int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
             levels of least squared error; ``gptq`` so that results on the calibration text, which
             it needs, change least.
-        activations: What the products compute with: int8 beside int8 and int4 weights, fp32 beside
-            fp32. It follows from the weights and may be left out.
+        activations: What the products compute with: on a CPU int8 beside int8 and int4 weights,
+            fp32 beside fp32; fp16 on CUDA. It follows from the weights and may be left out.
         kv_cache: Precision of keys and values; by default that of the activations.
     """
 
     engine: Literal["onnxruntime"] = "onnxruntime"
+    execution_provider: ExecutionProvider
     weights: Precision = "fp32"
     int4_method: Int4Method = "rtn"
-    activations: Literal["fp32", "int8"]
-    kv_cache: Literal["fp32", "int8"]
+    activations: _Computes
+    kv_cache: _Computes
 
     @model_validator(mode="before")
     @classmethod
@@ -60,24 +73,39 @@ class OnnxTarget(_Part):
         if not isinstance(values, dict):
             return values
         given = {name: value for name, value in values.items() if value is not None}
-        follows = _ACTIVATIONS.get(given.get("weights", "fp32"), "fp32")
-        return {"activations": follows, "kv_cache": follows, **given}
+        weights = given.get("weights", "fp32")
+        provider = given.get("execution_provider", default_provider(weights))
+        follows = "fp16" if provider == "cuda" else _CPU_ACTIVATIONS.get(str(weights), "fp32")
+        followed = {"execution_provider": provider, "activations": follows, "kv_cache": follows}
+        return followed | given
 
     @model_validator(mode="after")
     def _go_together(self) -> OnnxTarget:
-        if self.activations != _ACTIVATIONS[self.weights]:
+        provider, weights = self.execution_provider, self.weights
+        if weights not in PRECISIONS[provider]:
+            known = " or ".join(PRECISIONS[provider])
+            raise ValueError(f"{weights} weights are not for {provider}: take {known}")
+        computes = "fp16" if provider == "cuda" else _CPU_ACTIVATIONS[weights]
+        if self.activations != computes:
             raise ValueError(
-                f"{self.weights} weights compute with {_ACTIVATIONS[self.weights]} activations, "
-                f"not {self.activations}"
+                f"{weights} weights compute with {computes} activations, not {self.activations}"
             )
-        if self.int4_method != "rtn" and self.weights != "int4":
-            raise ValueError(
-                f"int4_method is {self.int4_method}, but the weights are in {self.weights}"
-            )
+        if (self.kv_cache == "fp16") != (provider == "cuda"):
+            raise ValueError(f"a kv_cache of {self.kv_cache} is not for {provider}")
+        if self.int4_method != "rtn" and weights != "int4":
+            raise ValueError(f"int4_method is {self.int4_method}, but the weights are in {weights}")
+        if self.int4_method == "gptq" and provider == "cuda":
+            raise ValueError("int4_method is gptq, which is for cpu: take rtn or k_quant")
         return self
 
+    @property
+    def kv_cache_dtype(self) -> KVDtype:
+        """How keys and values are stored."""
+        return _KV_DTYPES[self.kv_cache]
 
-_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "int8"}
+
+_CPU_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_KV_DTYPES: dict[str, KVDtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 class Calibration(_Part):

@@ -20,7 +20,16 @@ from pydantic import BaseModel, ConfigDict
 from build.errors import CheckpointError
 
 WeightFormat: TypeAlias = Literal[
-    "fp32", "bf16", "fp16", "fp8", "int8", "int4", "int8_sq", "int4_awq", "nvfp4"
+    "fp32",
+    "bf16",
+    "fp16",
+    "fp8_block",
+    "int8",
+    "int4",
+    "fp8",
+    "int8_sq",
+    "int4_awq",
+    "nvfp4",
 ]
 KVFormat: TypeAlias = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
 
@@ -64,15 +73,16 @@ class _Format:
 
 
 # Ours (fp32, int8, int4) are as the CPU engine packs them: in fp32 a tied output projection is
-# packed apart, in int4 the scales become fp16. The others are ModelOpt's: SmoothQuant has a scale
-# for a row, AWQ an fp16 scale for 128, NVFP4 an fp8 scale for 16; they leave the output projection
-# and the embedding in 16 bits.
+# packed apart, in int4 the scales become fp16. So is fp8_block, our fp8 for CUDA (scales for 128).
+# The others are ModelOpt's: SmoothQuant has a scale for a row, AWQ an fp16 scale for 128, NVFP4 an
+# fp8 scale for 16; they leave the output projection and the embedding in 16 bits.
 _FORMATS: dict[WeightFormat, _Format] = {
     "fp32": _Format(32, 0, 0, own_head=True, rest_bytes=4),
     "bf16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "fp16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "int8": _Format(8, 0, 4, own_head=True, rest_bytes=None),
     "int4": _Format(4, 32, 2.5, own_head=True, rest_bytes=None),
+    "fp8_block": _Format(8, 128, 4, own_head=True, rest_bytes=2),
     "fp8": _Format(8, 0, 0, own_head=False, rest_bytes=2),
     "int8_sq": _Format(8, 0, 4, own_head=False, rest_bytes=2),
     "int4_awq": _Format(4, 128, 2, own_head=False, rest_bytes=2),

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.onnx_writer import CONTRIB, OnnxGraph, tensor_type
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8
+from build.quantize import (
+    BLOCK_SIZE,
+    FLOAT8,
+    FLOAT8_BLOCK_SIZE,
+    Int4Rows,
+    quantize_float8,
+    quantize_int4,
+    quantize_int8,
+)
 from build.tensors import Tensors
 
 _FLOAT32 = np.dtype(np.float32)
@@ -126,6 +134,49 @@ class Int4Storage:
             bits=4,
             block_size=BLOCK_SIZE,
             accuracy_level=_INT8_ACTIVATIONS if self._dtype == _FLOAT32 else 0,
+        )
+
+
+class Float8Storage:
+    """Products in E4M3 with a scale for each 128 weights of a row, for CUDA.
+
+    Activations stay in float16, as the embedding does. The operator is in ONNX Runtime since 1.31,
+    for CUDA alone (microsoft/onnxruntime#29850).
+    """
+
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+        self._graph = graph
+        self._tensors = tensors
+        self._table = FloatStorage(graph, tensors, np.dtype(np.float16))
+
+    def embedding(self, table: str, ids: str, output: str) -> str:
+        return self._table.embedding(table, ids, output)
+
+    def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        outputs, columns = _stacked_shape(self._tensors, weights)
+        name = "+".join(weights)
+        scales: list[NDArray[np.float32]] = []
+
+        def values() -> Iterator[NDArray[Any]]:
+            for block in _stacked_blocks(self._tensors, weights):
+                rows = quantize_float8(block.astype(np.float32, copy=False))
+                scales.append(rows.scales)
+                yield rows.values
+
+        blocks = -(-columns // FLOAT8_BLOCK_SIZE)
+        inputs = [
+            x,
+            self._graph.weight(f"{name}/values", FLOAT8, (outputs, columns), values()),
+            self._graph.weight(f"{name}/scales", _FLOAT32, (outputs, blocks), scales),
+        ]
+        if bias:
+            inputs += ["", bias]  # between them: a scale of the activations
+        return self._graph.node(
+            "MatMulBlockQuantizedFp8Weight",
+            inputs,
+            output,
+            domain=CONTRIB,
+            block_size=FLOAT8_BLOCK_SIZE,
         )
 
 

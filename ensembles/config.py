@@ -63,9 +63,12 @@ def model_configs(settings: RepositorySettings) -> dict[str, pb.ModelConfig]:
         _ensemble(settings, settings.engine),
     ]
     if ours:
-        configs.append(
-            _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
-        )
+        config = _python_model(TENSORRT_LLM_MODEL, settings.tensorrt_llm, settings, decoupled=True)
+        if settings.tensorrt_llm.execution_provider == "cuda":
+            (group,) = config.instance_group
+            group.kind = pb.ModelInstanceGroup.KIND_GPU
+            group.gpus.append(settings.tensorrt_llm.device_id)
+        configs.append(config)
     else:
         adapter = AdapterSettings(
             exclude_input_in_output=exclude_input,

@@ -156,13 +156,15 @@ class EngineSettings(Settings):
         engine_dir: Folder of the engine; relative to the model's version folder.
         trusted_key: The public key (PEM) that the engine has to be signed with, relative to the
             model's version folder; empty loads an engine that nobody vouches for.
+        execution_provider: What the engine was built for: ``cpu``, or ``cuda`` for a GPU.
+        device_id: Which GPU, as CUDA counts them.
         max_num_sequences: Most sequences that run at once; others wait. By default what the
             engine was built for, as are the next two: the ``limits`` of its recipe.
         max_queue_size: Most sequences that wait; a request beyond is refused at once.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
         kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
-            as it is written; where it is full, requests wait.
+            as it is written, on a GPU all at once; where it is full, requests wait.
         kv_cache_dtype: How keys and values are stored. ``auto`` is what the engine was built for,
             but float32 where the machine lacks a C compiler or AVX-512 VNNI, which int8 needs.
         num_threads: Threads to compute with; 0 is one for each core.
@@ -176,6 +178,8 @@ class EngineSettings(Settings):
 
     engine_dir: str = "."
     trusted_key: str = "../../trusted.pem"
+    execution_provider: Literal["cpu", "cuda"] = "cpu"
+    device_id: int = Field(default=0, ge=0, le=1023)
     max_num_sequences: int | None = Field(default=None, ge=1, le=1024)
     max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
     max_num_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
@@ -194,10 +198,14 @@ class PostprocessingSettings(Settings):
         tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
             ``*`` being the served version.
         skip_special_tokens: Whether special tokens are left out of the text.
+        forget_after_s: How long an answer of which nothing is heard is kept in memory. The engine
+            is heard of each answer now and then while it runs or waits; one that timed out, or
+            whose engine died, ends without a word.
     """
 
     tokenizer_dir: str = "../../tensorrt_llm/*"
     skip_special_tokens: bool = True
+    forget_after_s: int = Field(default=600, ge=1, le=86_400)
 
 
 class AdapterSettings(Settings):

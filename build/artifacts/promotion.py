@@ -21,6 +21,7 @@ from build.errors import BuildError
 from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
 from python_backend.contract import TENSORRT_LLM
 from python_backend.engine.config import ENGINE_FILE, served_version
+from python_backend.errors import ArtifactError
 
 TRUSTED_KEY_FILE = "trusted.pem"
 _HISTORY_FILE = ".promoted.json"
@@ -86,6 +87,26 @@ class Repository:
         identity = file_digest(artifact.folder / MANIFEST_FILE)
         rolled_back = [each for each in history.rolled_back if each != identity]
         self._save_history(_History([*promoted, artifact.version], rolled_back))
+
+    def check(self) -> None:
+        """See that Triton will load what is served, but for the contents of its files.
+
+        Those it reads itself, and they may be large.
+
+        Raises:
+            BuildError: It is not signed, or files are missing or were added.
+        """
+        folder = served_version(self._model)
+        if folder is None:
+            return
+        try:
+            trusted = load_public_key(self.root / TRUSTED_KEY_FILE)
+            verify_artifact(folder, trusted, contents=False)
+        except ArtifactError as error:
+            raise BuildError(
+                f"Triton would not load version {folder.name}. {error}. `make promote VERSION=… "
+                "ARGS=--restart` puts a signed version in its place (`make versions` lists them)"
+            ) from None
 
     def roll_back(self, store: Store, restart: bool = False) -> tuple[int, int]:
         """Serve the version that was promoted before the present one.

@@ -1,7 +1,7 @@
 """``make demo-score``: the demo checkpoint's exam, through the engine that serves it.
 
-Builds an engine in a temporary folder and answers the held-out questions with it, greedily, as a
-client without options would be answered. Needs no torch.
+Builds an engine in a temporary folder and answers the held-out questions with it, as the quality
+gate does. Needs no torch.
 """
 
 import argparse
@@ -9,60 +9,38 @@ import sys
 import tempfile
 from pathlib import Path
 
-from build.demo.data import KINDS
-from build.demo.score import score
+from build.demo.data import KINDS, held_out
+from build.demo.score import Report, mark
 from build.engine import build_engine
-from python_backend.engine.config import Precision
-from python_backend.engine.engine import Engine
-from python_backend.engine.sequence import SamplingParams
-from python_backend.text.detokenizer import Detokenizer
-from python_backend.text.tokenizer import TextTokenizer
+from build.progress import ProgressLine
+from build.quality.subject import Subject
+from build.quality.suite import demo_suite
+from python_backend.engine.config import PRECISIONS, Precision
 
 _CHECKPOINT = Path(__file__).parent / "checkpoint"
-_MAX_TOKENS = 900
 
 REQUIRED_ACCURACY = 0.95
 REQUIRED_ACCURACY_OF_A_KIND = 0.85
 
 
-class Candidate:
-    """A checkpoint that answers questions through its engine."""
-
-    def __init__(self, checkpoint: Path, precision: Precision) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            engine = Path(folder) / "engine"
-            build_engine(checkpoint, engine, precision)
-            self._engine = Engine(engine)
-            self._tokenizer = TextTokenizer.load(engine)
-        self._params = SamplingParams(
-            max_tokens=_MAX_TOKENS, end_ids=frozenset(self._engine.config.end_token_ids)
-        )
-
-    def answer(self, questions: list[str]) -> list[str]:
-        """The answers to user questions, one for each."""
-        template = self._tokenizer.chat_template
-        assert template is not None, "the demo checkpoint has a chat template"
-        prompts = [
-            self._tokenizer.encode(
-                template.render([{"role": "user", "content": question}]), add_special_tokens=False
-            )
-            for question in questions
-        ]
-        outputs = self._engine.generate(prompts, self._params)
-        vocabulary = self._tokenizer.vocabulary
-        return [Detokenizer(vocabulary).add(output, final=True) for output in outputs]
+def examine(checkpoint: Path, precision: Precision, questions_of_a_kind: int) -> Report:
+    """Hold the exam over a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Path(folder) / "engine"
+        build_engine(checkpoint, engine, precision)
+        answers = Subject(engine, ProgressLine(sys.stderr)).answers(demo_suite(questions_of_a_kind))
+    return mark(held_out(questions_of_a_kind), answers.texts)
 
 
 def main() -> int:
     """Hold the exam and print the marks; the exit code tells whether it was passed."""
     parser = argparse.ArgumentParser(prog="python -m build.demo.exam", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=_CHECKPOINT)
-    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS["cpu"], default="fp32")
     parser.add_argument("--questions", type=int, default=120, help="of each kind")
     parser.add_argument("--failures", action="store_true", help="print what was answered wrongly")
     arguments = parser.parse_args()
-    candidate = Candidate(arguments.checkpoint, arguments.precision)
-    report = score(candidate.answer, arguments.questions)
+    report = examine(arguments.checkpoint, arguments.precision, arguments.questions)
     print(report.table())
     if arguments.failures:
         for failure in report.failures:

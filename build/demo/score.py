@@ -1,13 +1,13 @@
 """The exam: held-out questions, answers judged right or wrong, a table by kind.
 
-It knows nothing of engines. Whatever can answer a list of questions can sit it.
+It knows nothing of engines: answers are texts.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from build.demo.data import KINDS, Example, Kind, held_out
+from build.demo.data import KINDS, Example, Kind
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,12 @@ def is_right(example: Example, answer: str) -> bool:
     )
 
 
-def score(generate: Callable[[list[str]], list[str]], n_per_kind: int) -> Report:
-    """Examine `generate`, which answers a list of user questions with a list of texts.
+def mark(examples: Sequence[Example], answers: Sequence[str]) -> Report:
+    """Judge the answers to as many questions of each kind.
 
     Raises:
-        ValueError: `n_per_kind` is more than a kind has, or an answer is missing.
+        ValueError: An answer is missing.
     """
-    examples = held_out(n_per_kind)
-    answers = generate([example.question for example in examples])
     right = dict.fromkeys(KINDS, 0)
     failures = []
     for example, answer in zip(examples, answers, strict=True):
@@ -84,4 +82,4 @@ def score(generate: Callable[[list[str]], list[str]], n_per_kind: int) -> Report
             right[example.kind] += 1
         else:
             failures.append(Failure(example, answer))
-    return Report(n_per_kind, right, tuple(failures))
+    return Report(len(examples) // len(KINDS), right, tuple(failures))

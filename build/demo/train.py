@@ -31,10 +31,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from build.demo import exam
 from build.demo.data import BROAD, KINDS, NUMBERS, Message, Mix, training_conversations
-from build.demo.exam import Candidate
 from build.demo.model_card import TrainingRecord, render_card
-from build.demo.score import Report, score
+from build.demo.score import Report
 from build.demo.tokenizer import (
     CONTEXT_TOKENS,
     END,
@@ -315,7 +315,7 @@ def examine(model: LlamaForCausalLM, tokenizer: Tokenizer, n_per_kind: int) -> R
     """The score of a model as it would be served: its float16 weights, through the engine."""
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), model, tokenizer)
-        return score(Candidate(Path(folder), "fp32").answer, n_per_kind)
+        return exam.examine(Path(folder), "fp32", n_per_kind)
 
 
 def main() -> None:

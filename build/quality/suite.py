@@ -16,7 +16,6 @@ from typing import Any
 from build.errors import BuildError
 
 _TEXT = Path(__file__).parent / "held_out.txt"
-_DEMO_QUESTIONS_OF_A_KIND = 12
 _LONGEST_ANSWER = 1024
 
 
@@ -75,7 +74,7 @@ def load_suite(suite: str | Path) -> Suite:
     """
     if isinstance(suite, Path):
         return _from_file(suite)
-    return {"general": _general, "demo": _demo}[suite]()
+    return {"general": _general, "demo": demo_suite}[suite]()
 
 
 def _general() -> Suite:
@@ -88,14 +87,15 @@ def _general() -> Suite:
     return Suite("general", tuple(items), chat=False, max_tokens=64)
 
 
-def _demo() -> Suite:
+def demo_suite(questions_of_a_kind: int = 12) -> Suite:
+    """The demo model's exam, on so many held-out questions of each kind."""
     from build.demo.data import Example, held_out
     from build.demo.score import is_right
 
     def item(example: Example) -> Item:
         return Item(example.question, example.answer, lambda answer: is_right(example, answer))
 
-    examples = held_out(_DEMO_QUESTIONS_OF_A_KIND)
+    examples = held_out(questions_of_a_kind)
     return Suite("demo", tuple(map(item, examples)), chat=True, max_tokens=_LONGEST_ANSWER)
 
 

@@ -191,7 +191,7 @@ class TensorRTLLMTarget(Settings):
         if not isinstance(values, dict):
             return values
         given = {name: value for name, value in values.items() if value is not None}
-        return {"activations": _ACTIVATIONS.get(given.get("weights", "fp8"), "16bit"), **given}
+        return {"activations": _ACTIVATIONS.get(str(given.get("weights", "fp8")), "16bit"), **given}
 
     @model_validator(mode="after")
     def _go_together(self) -> TensorRTLLMTarget:

@@ -162,10 +162,11 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
     index = outputs.get("sequence_index")
     prompt_tokens = outputs.get("num_input_tokens")
     output_tokens = outputs.get("num_output_tokens")
+    reason = outputs.get("finish_reason")
     return Delta(
         index=first_index + (index[0] if index else 0),
         text=outputs["text_output"][0],
-        finish_reason=outputs["finish_reason"][0],
+        finish_reason=reason[0] if reason else "",
         output_tokens=output_tokens[0] if output_tokens else 0,
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
         logprobs=_logprobs(outputs) if "output_log_probs" in outputs else None,

@@ -21,12 +21,12 @@ GRAPH_FILE = "decoder.onnx"
 """The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
 
 ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
-Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 KVDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
 PRECISIONS: dict[ExecutionProvider, tuple[Precision, ...]] = {
     "cpu": ("fp32", "int8", "int4"),
-    "cuda": ("fp16", "int4"),
+    "cuda": ("fp16", "fp8", "int4"),
 }
 """The precisions of the weights that each provider computes with."""
 KV_DTYPES: dict[ExecutionProvider, tuple[KVDtype, ...]] = {
@@ -34,6 +34,11 @@ KV_DTYPES: dict[ExecutionProvider, tuple[KVDtype, ...]] = {
     "cuda": ("float16",),
 }
 """How each provider can store keys and values."""
+
+
+def default_provider(precision: Precision) -> ExecutionProvider:
+    """A CPU where it computes with such weights, else CUDA."""
+    return "cpu" if precision in PRECISIONS["cpu"] else "cuda"
 
 
 def segment_file(index: int) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from python_backend.engine.config import EngineConfig, KVDtype
+from python_backend.engine.config import EngineConfig, ExecutionProvider, KVDtype
 from python_backend.errors import EngineError
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -59,21 +60,20 @@ class CudaDevice:
         """
         if _PROVIDER not in ort.get_available_providers():
             raise EngineError(
-                f"the engine was built for CUDA, and onnxruntime {ort.__version__} as it is "
-                "installed here computes on the CPU only: install requirements/cuda.txt "
-                "(make venv-cuda)"
+                f"CUDA is asked for, but onnxruntime {ort.__version__} as it is installed here "
+                "computes on the CPU only: install requirements/cuda.txt (make venv-cuda)"
             )
         self.index = index
         self.name = f"ONNX Runtime on CUDA device {index}"
         # CUDA's libraries where they are installed as Python packages beside onnxruntime.
         ort.preload_dlls()
+        _allocate_as_requested()
         try:
-            self.allocate((1,), np.uint8)
-        except EngineError as error:
+            ort.OrtValue.ortvalue_from_shape_and_type((1,), np.uint8, self.kind, index)
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(
-                f"the engine was built for CUDA, and CUDA device {index} can't be used: it needs "
-                "an NVIDIA GPU, its driver, CUDA 13 and cuDNN 9 (make venv-cuda installs the last "
-                f"two). {error}"
+                f"CUDA device {index} can't be used: it needs an NVIDIA GPU, its driver, CUDA 13 "
+                f"and cuDNN 9 (make venv-cuda installs the last two): {str(error).strip()}"
             ) from error
 
     def allocate(self, shape: tuple[int, ...], dtype: type) -> ort.OrtValue:
@@ -99,6 +99,38 @@ class CudaDevice:
             return ort.InferenceSession(str(path), options, providers=[(_PROVIDER, provider)])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(f"{path} can't be loaded: {error}") from error
+
+
+def _allocate_as_requested() -> None:
+    """Have the KV cache take what it asks for.
+
+    The arena that memory outside sessions comes from takes the next power of two instead, up to
+    twice as much. The provider's option of this name is for sessions alone.
+    """
+    if hasattr(state, "set_arena_extend_strategy"):  # onnxruntime means to remove it some day
+        state.set_arena_extend_strategy(state.ArenaExtendStrategy.kSameAsRequested)
+
+
+def choose_device(
+    config: EngineConfig, provider: ExecutionProvider, index: int
+) -> CudaDevice | None:
+    """The GPU that an engine is to run on, or None for a CPU.
+
+    Args:
+        config: The engine's description.
+        provider: What the settings say that it runs on.
+        index: Which GPU.
+
+    Raises:
+        EngineError: The engine was built for something else, or the GPU can't be used.
+    """
+    built_for = config.execution_provider
+    if provider != built_for:
+        raise EngineError(
+            f"execution_provider is {provider}, but the engine was built for {built_for}: set "
+            f"tensorrt_llm.execution_provider={built_for}, or serve an engine for {provider}"
+        )
+    return CudaDevice(index) if provider == "cuda" else None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from python_backend.artifact import load_public_key, verify_artifact
+from python_backend.engine.config import EngineConfig
+from python_backend.engine.cuda_device import choose_device
 from python_backend.engine.engine import Engine, available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
@@ -131,6 +133,8 @@ class TritonPythonModel:
         folder = resolve(args, self._settings.engine_dir)
         if self._settings.trusted_key:
             verify_artifact(folder, load_public_key(resolve(args, self._settings.trusted_key)))
+        config = EngineConfig.load(folder)
+        provider, gpu = self._settings.execution_provider, self._settings.device_id
         self._engine = Engine(
             folder,
             max_sequences=self._settings.max_num_sequences,
@@ -138,6 +142,7 @@ class TritonPythonModel:
             kv_cache_bytes=self._settings.kv_cache_bytes,
             kv_cache_dtype=self._settings.kv_cache_dtype,
             num_threads=self._settings.num_threads,
+            device=choose_device(config, provider, gpu),
         )
         pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner.name}")
         self._metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
@@ -387,8 +392,9 @@ def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:
         "output_ids": ids[None, None],
         "sequence_length": np.array([[ids.size]], dtype=np.int32),
         "sequence_id": np.array([[sequence.id]], dtype=np.uint64),
-        "finish_reason": np.array([[piece.finish_reason.encode()]], dtype=object),
     }
+    if piece.finish_reason:
+        outputs["finish_reason"] = np.array([[piece.finish_reason.encode()]], dtype=object)
     if stream.context is not None:
         outputs["stream_context"] = np.array([[stream.context]], dtype=object)
         stream.context = None

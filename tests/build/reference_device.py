@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -96,6 +97,29 @@ class MatMulNBits(OpRun):
         levels = np.stack([packed & 15, packed >> 4], axis=-1).reshape(self.N, blocks, -1)
         weights = (levels - zeros[..., None]) * scales[..., None].astype(np.float64)
         product = x.astype(np.float64) @ weights.reshape(self.N, -1)[:, : self.K].T
+        return (half(product if bias is None else product + bias),)
+
+
+class MatMulBlockQuantizedFp8Weight(OpRun):
+    op_domain = "com.microsoft"
+    block_size: int
+
+    def _run(
+        self,
+        x: Array,
+        values: Array,
+        scales: Array,
+        activation_scale: Array | None = None,
+        bias: Array | None = None,
+        **attributes: Any,
+    ) -> Any:
+        assert (self.block_size, activation_scale) == (128, None)
+        assert x.dtype == np.float16
+        assert scales.dtype == np.float32
+        assert values.dtype == ml_dtypes.float8_e4m3fn
+        spread = np.repeat(scales, self.block_size, axis=1)[:, : values.shape[1]]
+        weights = values.astype(np.float64) * spread
+        product = x.astype(np.float64) @ weights.T
         return (half(product if bias is None else product + bias),)
 
 
@@ -210,6 +234,7 @@ OPERATORS = [
     SimplifiedLayerNormalization,
     SkipSimplifiedLayerNormalization,
     QuickGelu,
+    MatMulBlockQuantizedFp8Weight,
     MatMulNBits,
     PagedAttention,
 ]

@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from build.engine import build_engine
 from build.errors import BuildError, CheckpointError
-from build.quantize import quantize_int4
+from build.quantize import FLOAT8_BLOCK_SIZE, quantize_float8, quantize_int4
 from python_backend.engine.attention import PackedBatch
 from python_backend.engine.config import GRAPH_FILE, WEIGHTS_FILE, EngineConfig, Precision
 from python_backend.engine.cuda_device import CudaLayout
@@ -37,7 +37,7 @@ KINDS = [
     "phi3",
     "smollm3",
 ]
-PRECISIONS: tuple[Precision, ...] = ("fp16", "int4")
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp8", "int4")
 RNG = np.random.default_rng(4)
 TOKENS = [RNG.integers(3, 101, length).tolist() for length in (60, 21, 40)]
 
@@ -63,15 +63,18 @@ def session_error(path: Path) -> str:
 @needs_schema
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_kernel_of_attention_is_missing_on_a_cpu(
+def test_only_kernels_that_cuda_alone_has_are_missing_on_a_cpu(
     tmp_path: Path, kind: str, precision: Precision
 ) -> None:
     """ONNX Runtime has checked all types by then. It computes float16 on a CPU by casting to
-    float32 and back, which PagedAttention is not defined for.
+    float32 and back, which these operators are not defined for.
     """
     error = session_error(build(tmp_path, kind, precision) / GRAPH_FILE)
-    assert "InsertedPrecisionFreeCast_layers.0/qkv" in error
-    assert "of operator (PagedAttention) in node (layers.0/attention) is invalid" in error
+    first, node = ("MatMulBlockQuantizedFp8Weight", "layers.0/qkv"), "layers.0/attention_norm"
+    if precision != "fp8":
+        first, node = ("PagedAttention", "layers.0/attention"), "layers.0/qkv"
+    assert f"InsertedPrecisionFreeCast_{node}" in error
+    assert f"of operator ({first[0]}) in node ({first[1]}) is invalid" in error
 
 
 @needs_schema
@@ -179,20 +182,31 @@ def relative_error(actual: Array, expected: Array) -> float:
 def expected_logits(kind: str, precision: Precision) -> list[NDArray[np.float64]]:
     """By the reference in float64, with the weights that the graph holds."""
     config, tensors = make_config(kind), make_tensors(make_config(kind), "bf16")
-    if precision == "int4":
+    if precision != "fp16":
         tensors["lm_head.weight"] = tensors.get(
             "lm_head.weight", tensors["model.embed_tokens.weight"]
         )
         tensors = {
-            name: rounded(tensor) if name.endswith(("_proj.weight", "lm_head.weight")) else tensor
+            name: ROUNDED[precision](tensor)
+            if name.endswith(("_proj.weight", "lm_head.weight"))
+            else tensor
             for name, tensor in tensors.items()
         }
         config["tie_word_embeddings"] = False
     return [reference.logits(config, tensors, tokens) for tokens in TOKENS]
 
 
-def rounded(tensor: NDArray[Any]) -> NDArray[np.float64]:
+def in_int4(tensor: NDArray[Any]) -> NDArray[np.float64]:
     return dequantize(quantize_int4(tensor.astype(np.float32)), tensor.shape[1])
+
+
+def in_fp8(tensor: NDArray[Any]) -> NDArray[np.float64]:
+    values, scales = quantize_float8(tensor.astype(np.float32))
+    spread = np.repeat(scales, FLOAT8_BLOCK_SIZE, axis=1)[:, : tensor.shape[1]]
+    return values.astype(np.float64) * spread
+
+
+ROUNDED = {"int4": in_int4, "fp8": in_fp8}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -260,8 +274,8 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "int8"}, "int8 weights are not for cuda: take fp16 or int4"),
-        ({"precision": "fp32"}, "fp32 weights are not for cuda: take fp16 or int4"),
+        ({"precision": "int8"}, "int8 weights are not for cuda: take fp16 or fp8 or int4"),
+        ({"precision": "fp32"}, "fp32 weights are not for cuda: take fp16 or fp8 or int4"),
         (
             {"precision": "fp16", "execution_provider": "cpu"},
             "fp16 weights are not for cpu: take fp32 or int8 or int4",

@@ -5,25 +5,20 @@ import json
 import pytest
 
 from build.demo.data import KINDS, Example, held_out
-from build.demo.score import is_right, score
+from build.demo.score import is_right, mark
 
 
 def test_the_right_answers_score_full_marks() -> None:
-    answers = {example.question: example.answer for example in held_out(10)}
-    report = score(lambda questions: [f" {answers[q]}\n" for q in questions], 10)
+    examples = held_out(10)
+    report = mark(examples, [f" {example.answer}\n" for example in examples])
     assert report.accuracy == 1.0
     assert report.failures == ()
 
 
 def test_wrong_answers_are_counted_by_kind_and_kept() -> None:
-    examples = {example.question: example for example in held_out(10)}
-
-    def generate(questions: list[str]) -> list[str]:
-        return [
-            "no idea" if examples[q].kind == "sorting" else examples[q].answer for q in questions
-        ]
-
-    report = score(generate, 10)
+    examples = held_out(10)
+    answers = ["no idea" if each.kind == "sorting" else each.answer for each in examples]
+    report = mark(examples, answers)
     assert report.accuracy_of("sorting") == 0.0
     assert report.accuracy_of("facts") == 1.0
     assert report.accuracy == pytest.approx(1 - 1 / len(KINDS))
@@ -45,4 +40,4 @@ def test_a_number_in_place_of_true_is_wrong() -> None:
 
 def test_a_missing_answer_is_an_error() -> None:
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        score(lambda questions: [], 1)
+        mark(held_out(1), [])

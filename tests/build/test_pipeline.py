@@ -21,6 +21,7 @@ from build.artifacts.store import Store
 from build.errors import QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
+from python_backend.engine.config import EngineConfig
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.builds import build_version, make_model, make_plan_of, make_workshop
@@ -111,6 +112,22 @@ def test_turning_the_gate_off_needs_a_reason(checkpoint, tmp_path, here, capsys)
     assert Store(tmp_path / "artifacts").versions() == [1, 2]
 
 
+@pytest.mark.parametrize("weights", ["fp16", "fp8"])
+def test_an_engine_for_a_gpu_is_not_published_unmeasured_unless_somebody_says_why(
+    checkpoint, tmp_path, here, capsys, weights
+):
+    build = ["--checkpoint", str(checkpoint), *here, "--precision", weights]
+    assert main(build) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "onnxruntime" in error
+    assert "QUALITY=off REASON='…'" in error
+    assert main([*build, "--quality", "off", "--reason", "no GPU in this test"]) == 0
+    artifact = Store(tmp_path / "artifacts").get(1)
+    config = EngineConfig.load(artifact.folder)
+    assert (config.execution_provider, config.precision) == ("cuda", weights)
+    assert f"weights {weights}, activations fp16, KV cache fp16" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_would_happen_and_does_nothing(checkpoint, tmp_path, here, capsys):
     assert main(["--checkpoint", str(checkpoint), *here, "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -165,6 +182,27 @@ def test_a_version_that_was_rolled_back_is_not_promoted_by_itself(tmp_path, here
     assert main(["demo", "--precision", "int4", *here, *off, *promote]) == 0
     assert "version 2 was rolled back: version 1 stays" in capsys.readouterr().out
     assert repository.served == 1
+
+
+def test_an_engine_that_triton_would_refuse_does_not_pass_for_served(tmp_path, here, capsys):
+    off = ["--quality", "off", "--reason", "a test that needs no figures"]
+    command = ["demo", *here, *off, "--promote", f"{tmp_path}/repository"]
+    served = tmp_path / "repository" / "tensorrt_llm" / "1"
+    served.mkdir(parents=True)
+    (served / "engine.json").write_text("{}")  # of an older checkout, which nobody signed
+    (served / "model.onnx").touch()
+    assert main(command) == 0
+    assert not (served / "model.onnx").exists()
+    capsys.readouterr()
+    (served / "model.onnx").touch()
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "Triton would not load version 1" in error
+    assert "model.onnx was not signed" in error
+    assert "`make promote VERSION=… ARGS=--restart`" in error
+    (served / "model.sig").unlink()
+    assert main(command) == 1
+    assert "it is not signed" in capsys.readouterr().err
 
 
 # Bad input

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from build.gptq import Gptq
-from build.quantize import BLOCK_SIZE, Int4Rows, quantize_int4, quantize_int8, search_int4
+from build.quantize import (
+    BLOCK_SIZE,
+    Int4Rows,
+    quantize_float8,
+    quantize_int4,
+    quantize_int8,
+    search_int4,
+)
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -128,3 +135,18 @@ def test_onnxruntime_reads_the_layout(columns, quantize):
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     product = session.run(None, {"x": np.eye(columns, dtype=np.float32)})[0]
     np.testing.assert_allclose(product.T, dequantize(quantized, columns), atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [128, 300])
+def test_float8_is_within_half_a_step_of_each_weight(columns):
+    rows = np.random.default_rng(2).standard_normal((7, columns), dtype=np.float32)
+    rows[3] = 0
+    rows[4, 5] = 1e30  # an outlier is the concern of its own block
+    values, scales = quantize_float8(rows)
+    assert (values.shape, scales.shape) == (rows.shape, (7, -(-columns // 128)))
+    spread = np.repeat(scales, 128, axis=1)[:, :columns]
+    read = values.astype(np.float32) * spread
+    assert np.isfinite(read).all()
+    # E4M3 has three bits behind the point, and below 2**-6 steps of 2**-9.
+    allowed = np.maximum(np.abs(rows) / 16, spread * 2.0**-10)
+    assert (np.abs(read - rows) <= allowed * (1 + 1e-5)).all()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from build.errors import RecipeError
-from build.recipe import RECIPES, load_recipe, make_recipe
+from build.recipe import RECIPES, OnnxTarget, load_recipe, make_recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -22,6 +22,25 @@ def test_a_recipe_has_defaults_for_all_but_name_and_checkpoint(tmp_path):
     assert recipe.checkpoint == tmp_path / "model"
     assert (recipe.target.weights, recipe.target.activations) == ("fp32", "fp32")
     assert recipe.quality.suite == "general"
+
+
+@pytest.mark.parametrize(
+    ("target", "provider", "activations", "kv_cache"),
+    [
+        ("weights: int8", "cpu", "int8", "int8"),
+        ("weights: fp16", "cuda", "fp16", "fp16"),
+        ("weights: fp8", "cuda", "fp16", "fp16"),
+        ("weights: int4", "cpu", "int8", "int8"),
+        ("weights: int4, execution_provider: cuda", "cuda", "fp16", "fp16"),
+    ],
+)
+def test_what_is_not_said_follows_from_the_weights(
+    tmp_path, target, provider, activations, kv_cache
+):
+    found = load_recipe(write(tmp_path, f"name: a\ncheckpoint: m\ntarget: {{{target}}}")).target
+    assert isinstance(found, OnnxTarget)
+    assert found.execution_provider == provider
+    assert (found.activations, found.kv_cache) == (activations, kv_cache)
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path):
@@ -64,6 +83,16 @@ def test_settings_can_be_replaced_one_by_one(tmp_path):
             "target.int4_method is gptq, which needs calibration.text",
         ),
         ("name: a\ncheckpoint: m\ntarget: {kv_cache: int3}", "target.kv_cache is 'int3'"),
+        (
+            "name: a\ncheckpoint: m\ntarget: {weights: fp16, execution_provider: cpu}",
+            "fp16 weights are not for cpu: take fp32 or int8 or int4",
+        ),
+        (
+            "name: a\ncheckpoint: m\ntarget: {weights: fp16, kv_cache: int8}",
+            "a kv_cache of int8 is not for cuda",
+        ),
+        ("name: a\ncheckpoint: m\ntarget: {weights: [int8]}", "target.weights is ['int8']"),
+        ("name: a\ncheckpoint: m\ntarget: {engine: [a]}", "target.engine is ['a']"),
         (
             "name: a\ncheckpoint: m\nlimits: {context_length: 0}",
             "limits.context_length is 0: input should be greater than or equal to 1",

@@ -119,6 +119,16 @@ def test_streams_leave_in_pieces_and_find_their_state() -> None:
     assert DEFAULTS["postprocessing"].instance_group[0].count == 1
 
 
+def test_an_engine_for_cuda_belongs_to_its_gpu() -> None:
+    settings = RepositorySettings.from_assignments(
+        ["tensorrt_llm.execution_provider=cuda", "tensorrt_llm.device_id=3"]
+    )
+    configs = model_configs(settings)
+    (group,) = configs["tensorrt_llm"].instance_group
+    assert (group.kind, list(group.gpus), group.count) == (group.KIND_GPU, [3], 1)
+    assert configs["postprocessing"].instance_group[0].kind == group.KIND_CPU
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_no_queue_drops_cancelled_requests(name: str) -> None:
     assert not DEFAULTS[name].HasField("dynamic_batching")

@@ -15,11 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from build.engine import build_engine
-from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE
-from python_backend.engine.cuda_device import CudaDevice, CudaLayout
+from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE, EngineConfig, ExecutionProvider
+from python_backend.engine.cuda_device import CudaDevice, CudaLayout, choose_device
 from python_backend.engine.engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.errors import EngineError
+from python_backend.text.tokenizer import TextTokenizer
+from tests.build.builds import DEMO
 from tests.build.checkpoints import make_checkpoint
 from tests.build.reference_device import ReferenceDevice
 
@@ -84,6 +86,24 @@ def test_tokens_are_those_of_the_cpu(
     assert engine.runner.name == device.name
     expected = alone(Engine(folders["fp32"]), GREEDY)
     assert [each.output for each in run(engine, GREEDY)] == expected
+
+
+def test_the_demo_model_answers_as_on_the_cpu(tmp_path: Path, device: ReferenceDevice) -> None:
+    build_engine(DEMO, tmp_path / "fp32", "fp32")
+    build_engine(DEMO, tmp_path / "fp16", "fp16")
+    tokenizer = TextTokenizer.load(tmp_path / "fp32")
+    assert tokenizer.chat_template is not None
+    prompts = [
+        tokenizer.encode(
+            tokenizer.chat_template.render([{"role": "user", "content": question}]), False
+        )
+        for question in ("What is the capital of France?", "Count from 17 to 22.")
+    ]
+    end_ids = EngineConfig.load(tmp_path / "fp32").end_token_ids
+    params = SamplingParams(max_tokens=24, end_ids=frozenset(end_ids))
+    cpu = Engine(tmp_path / "fp32").generate(prompts, params)
+    gpu = Engine(tmp_path / "fp16", kv_cache_bytes=1 << 26, device=device)
+    assert gpu.generate(prompts, params) == cpu
 
 
 @pytest.mark.parametrize(
@@ -261,3 +281,15 @@ def test_a_gpu_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", refuse)
     with pytest.raises(EngineError, match=r"CUDA device 1 can't be used: .* not available"):
         CudaDevice(1)
+
+
+@pytest.mark.parametrize(("precision", "provider"), [("fp16", "cpu"), ("fp32", "cuda")])
+def test_settings_for_another_provider_are_refused(
+    folders: dict[str, Path], precision: str, provider: ExecutionProvider
+) -> None:
+    config = EngineConfig.load(folders[precision])
+    other = config.execution_provider
+    message = f"execution_provider is {provider}, but the engine was built for {other}: set "
+    with pytest.raises(EngineError, match=message):
+        choose_device(config, provider, 0)
+    assert choose_device(EngineConfig.load(folders["fp32"]), "cpu", 0) is None
