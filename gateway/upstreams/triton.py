@@ -109,14 +109,16 @@ class Triton:
             timeout_s=job.timeout_s,
             headers=job.headers,
         )
-        options = self._options(job)
         parameters: dict[str, Any] = {}
         if job.policy is not None:
             parameters["safety_policy"] = job.policy
         if job.messages is not None:
-            chat = replace(options, messages=job.messages)
-            return [make(prompt="", options=chat, request_id=job.request_id, parameters=parameters)]
+            options = self._options(job, messages=job.messages)
+            return [
+                make(prompt="", options=options, request_id=job.request_id, parameters=parameters)
+            ]
         parameters["chat_template"] = "off"
+        options = self._options(job)
         return [
             make(
                 prompt=prompt,
@@ -127,9 +129,8 @@ class Triton:
             for i, prompt in enumerate(job.prompts)
         ]
 
-    def _options(self, job: Job) -> GenerationOptions:
+    def _options(self, job: Job, **more: Any) -> GenerationOptions:
         sampling = job.sampling
-        more: dict[str, Any] = {}
         if self._settings.priorities:
             more["priority"] = _PRIORITIES[job.tenant_class]
         return GenerationOptions(
