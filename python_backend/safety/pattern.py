@@ -97,7 +97,7 @@ class Pattern:
         self.full = f"{opening}{_full(parsed)})"
         self.beginning = f"{opening}{_beginning(list(parsed))})"
         self._search = _compile(self.full).search
-        self._begins = _compile(self.beginning).fullmatch
+        self._begins = _compile(self.beginning.encode()).fullmatch
 
     def search(self, text: str, start: int = 0) -> tuple[int, int] | None:
         """Where the leftmost match from a place on begins and ends; the text before counts."""
@@ -116,7 +116,7 @@ class AnyOf:
         patterns = list(patterns)
         self._search = _compile("|".join(each.full for each in patterns)).search
         beginnings = "|".join(each.beginning for each in patterns)
-        self._begins = _compile(beginnings).fullmatch
+        self._begins = _compile(beginnings.encode()).fullmatch
         self._width = max(each.width for each in patterns)
         self._is_quiet = lru_cache(_QUIET_WORDS)(self._ask_word)
 
@@ -153,14 +153,18 @@ def _horizon(begins: Any, text: str, start: int, width: int) -> int:
 
     Asked place by place: read from its end, an expression with bounded repeats has so many states
     that RE2 gives up its automaton; read forward, it has few, and most places are refused at once.
+    In UTF-8, as RE2 would encode the text at each place anew.
     """
-    for place in range(max(start, len(text) - width), len(text)):
-        if begins(text, place) is not None:
-            return place
-    return len(text)
+    data = text.encode()
+    place = max(start, len(text) - width)
+    byte = len(text[:place].encode())
+    while place < len(text) and begins(data, byte) is None:
+        byte += len(text[place].encode())
+        place += 1
+    return place
 
 
-def _compile(source: str) -> Any:
+def _compile(source: str | bytes) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 64 << 20
