@@ -152,6 +152,10 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-builds
+bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture in each precision
+	@$(run) -m benchmarks.builds
+
 .PHONY: bench-cache
 bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
 	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)

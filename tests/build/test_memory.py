@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import pytest
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tests.build.builds import make_model
 
 ROOT = Path(__file__).parents[2]
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 2048,
     "num_hidden_layers": 5,
@@ -65,6 +66,6 @@ def test_a_build_takes_less_than_twice_its_checkpoint(tmp_path, precision):
         small, tmp_path / "b", precision
     )
     size = (large / "model.safetensors").stat().st_size
-    # The reference in float32 alone is twice the checkpoint. What comes on top does not grow with it:
-    # activations of 512 tokens, wider than the small model's, and blocks of 16 MB to round.
+    # The reference in float32 alone is twice the checkpoint. What comes on top does not grow with
+    # it: activations of 512 tokens, wider than the small model's, and blocks of 16 MB to round.
     assert grown < 2 * size + 40e6
