@@ -33,7 +33,9 @@ PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
 ROUNDS ?= 3#! rounds of `make bench-peers`
 MINUTES ?= 60#! how long `make bench-soak` loads the server
+AUDIT_VENV ?= .venv-audit#! the environment that looks the lock files up, with pip-audit
 MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
+AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
@@ -61,10 +63,10 @@ run_modelopt := "$(MODELOPT_VENV)/bin/python"
 .PHONY: help
 help: ## List the targets and the variables
 	@echo 'Usage: make TARGET [VARIABLE=value …]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 	@echo; echo 'Variables (default):'
 	@awk -F ' [?]= ?|#! ' '/^[A-Z_]+ [?]=.*#!/ { \
-	    printf "  %-16s %s%s\n", $$1, $$3, $$2 ~ /^$$|[$$]/ ? "" : " (" $$2 ")" }' Makefile
+	    printf "  %-18s %s%s\n", $$1, $$3, $$2 ~ /^$$|[$$]/ ? "" : " (" $$2 ")" }' Makefile
 
 .PHONY: serve
 serve: repository ## Serve the demo model on Triton behind the gateway, from this checkout alone
@@ -185,13 +187,18 @@ bench-priorities: repository ## Measure a person's wait beside batch work that f
 	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
 .PHONY: test
-test: lint typecheck $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
+test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
 	@$(run) -m pytest -m 'not torch' $(ARGS)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
 	@$(run_modelopt) -m pytest tests/build/tensorrt_llm/test_quantize.py $(ARGS)
+
+# What could not be looked up is named; it fails with AUDIT_ARGS=--strict.
+.PHONY: audit-dependencies
+audit-dependencies: $(AUDIT_VENV)/.installed ## Look the lock files up in the known vulnerabilities
+	@"$(AUDIT_VENV)/bin/python" -m ops.dependencies $(AUDIT_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check format and style
@@ -217,7 +224,7 @@ venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
-	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
 	    -exec rm -rf {} +
@@ -262,6 +269,12 @@ $(MODELOPT_VENV)/.installed: requirements/modelopt.txt
 	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
 	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
 	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
+	@touch "$@"
+
+$(AUDIT_VENV)/.installed: requirements/audit.txt
+	@echo 'Installing pip-audit in $(AUDIT_VENV) (once)'
+	@rm -rf "$(AUDIT_VENV)" && $(PYTHON) -m venv "$(AUDIT_VENV)"
+	@"$(AUDIT_VENV)/bin/python" $(install_lock) requirements/audit.txt
 	@touch "$@"
 
 $(CLIENTS_VENV)/.installed: requirements/clients.txt

@@ -100,6 +100,8 @@ def through(address: str) -> Ask:
             if not first_s and b'"content":"' in chunk.replace(b'"content":""', b""):
                 first_s = time.perf_counter()
             last = (last + chunk)[-2048:]
+        if b"data: [DONE]" not in last:
+            raise RuntimeError(last.decode())
         usage = last[last.rindex(b'"completion_tokens":') :]
         idle.append((reader, writer))
         return Answer(first_s - started_s, int(usage[20 : usage.index(b",")]))

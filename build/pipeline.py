@@ -104,7 +104,7 @@ def _check_gpu() -> None:
         CudaDevice(0)
     except EngineError as error:
         raise BuildError(
-            f"{error} The quality gate measures an engine for CUDA on a GPU. QUALITY=off "
+            f"{error}. The quality gate measures an engine for CUDA on a GPU. QUALITY=off "
             "REASON='…' builds and publishes it without"
         ) from None
 

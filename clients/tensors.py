@@ -28,6 +28,8 @@ _DTYPES: dict[str, type[Any]] = {
     "STRING": np.object_,
 }
 
+_BOUNDS = {"INT32": (-(2**31), 2**31 - 1), "UINT64": (0, 2**64 - 1)}
+
 
 def check(inputs: Values) -> None:
     """Check that values fit the types of the inputs that they are for.
@@ -55,9 +57,9 @@ def _problem(data_type: str, value: Value) -> str | None:
         return "a number"
     if data_type == "FP32":
         return None if math.isfinite(value) else "a finite number"
-    bounds = np.iinfo(_DTYPES[data_type])
-    if not isinstance(value, int) or not bounds.min <= value <= bounds.max:
-        return f"a whole number from {bounds.min} to {bounds.max}"
+    least, most = _BOUNDS[data_type]
+    if not isinstance(value, int) or not least <= value <= most:
+        return f"a whole number from {least} to {most}"
     return None
 
 

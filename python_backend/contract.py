@@ -11,7 +11,7 @@ What Trireme adds is optional tensors beside theirs, kept in groups of their own
 - ``safety_verdicts``, ``output_tokens`` and ``top_tokens``: what a policy found, and the text of
   the tokens whose log probabilities a response carries;
 - ``embedding_bias_ids``: biased tokens by their ids, in place of ``embedding_bias_words``;
-- ``finish_reason``: why a sequence ended, empty while it runs;
+- ``finish_reason``: why a sequence ended, in its last response;
 - ``sequence_id``: tells the pieces of one stream from those of another, whatever request ids the
   clients chose, and names the sequence that a ``stop`` request ends;
 - ``min_p``: another bound on what is sampled; ``num_top_log_probs`` with ``top_log_prob_ids`` and
@@ -48,9 +48,8 @@ TENSORRT_LLM_ADAPTER = "tensorrt_llm_adapter"
 POSTPROCESSING = "postprocessing"
 ENSEMBLE = "ensemble"
 
-ENGINE_FINISH_REASONS = ("", "stop", "length", "cancelled")
-"""Values of the engine's ``finish_reason``: still running, ended by itself, out of tokens, client
-went away."""
+ENGINE_FINISH_REASONS = ("stop", "length", "cancelled")
+"""Values of the engine's ``finish_reason``: ended by itself, out of tokens, client went away."""
 
 FINISH_REASONS = (*ENGINE_FINISH_REASONS, "content_filter", "error")
 """Values of the ensemble's: also a policy blocked the answer, or the text path failed on it."""

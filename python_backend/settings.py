@@ -198,10 +198,14 @@ class PostprocessingSettings(Settings):
         tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
             ``*`` being the served version.
         skip_special_tokens: Whether special tokens are left out of the text.
+        forget_after_s: How long an answer of which nothing is heard is kept in memory. The engine
+            is heard of each answer now and then while it runs or waits; one that timed out, or
+            whose engine died, ends without a word.
     """
 
     tokenizer_dir: str = "../../tensorrt_llm/*"
     skip_special_tokens: bool = True
+    forget_after_s: int = Field(default=600, ge=1, le=86_400)
 
 
 class AdapterSettings(Settings):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from typing import NamedTuple
 
 import anyio
 from starlette.responses import Response
@@ -64,9 +65,9 @@ class Reply(Response):
                     await _start(send, headers)
                     begun = True
                     async with aclosing(events(exchange, self._encoder)) as stream:
-                        async for event in stream:
-                            await _send(send, b"data: " + event + b"\n\n", more=True)
-                    await _send(send, b"", more=False)
+                        async for batch in stream:
+                            body = b"".join(b"data: " + event + b"\n\n" for event in batch.events)
+                            await _send(send, body, more=not batch.is_last)
                 else:
                     body = await whole(exchange, self._encoder)
                     headers = {
@@ -87,8 +88,20 @@ class Reply(Response):
                 await refuse(send, GenerationFailed("the gateway failed on this request"))
 
 
-async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[bytes, None]:
-    """Yield what is sent for a stream, one JSON object each, and ``[DONE]`` at its good end.
+class Batch(NamedTuple):
+    """Events that are there together, and go out in one write: a write costs more than an event.
+
+    Attributes:
+        events: A JSON object each, or ``[DONE]``.
+        is_last: Nothing follows.
+    """
+
+    events: list[bytes]
+    is_last: bool = False
+
+
+async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[Batch, None]:
+    """Yield what is sent for a stream, with ``[DONE]`` at its good end.
 
     The last pieces wait until the request is audited as answered. An error is the last event, and
     closes the exchange.
@@ -97,18 +110,17 @@ async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[bytes, 
     try:
         while deltas := await run.mailbox.take():
             if len(run.progress.finish_reasons) == exchange.order.job.num_answers:
-                deltas += await run.mailbox.take_rest()
-                await exchange.close()
-            for chunk in encoder.chunks(deltas):
-                yield chunk
+                break
+            yield Batch([*encoder.chunks(deltas)])
+        deltas += await run.mailbox.take_rest()
+        await exchange.close()
         usage = encoder.usage(run.progress)
-        if usage is not None:
-            yield usage
-        yield DONE
+        end = [DONE] if usage is None else [usage, DONE]
+        yield Batch([*encoder.chunks(deltas), *end], is_last=True)
     except GatewayError as error:
         with suppress(AuditUnavailable):  # one error is enough
             await exchange.close(error=error)
-        yield error_body(error)
+        yield Batch([error_body(error)], is_last=True)
 
 
 async def whole(exchange: Exchange, encoder: Encoder) -> bytes:

@@ -167,8 +167,9 @@ async def _converse(
             async with await gateway.open(principal, arrival, wish) as exchange:
                 await exchange.begun()
                 async with aclosing(events(exchange, encoder)) as stream:
-                    async for event in stream:
-                        await socket.send_text(event.decode())
+                    async for batch in stream:
+                        for event in batch.events:
+                            await socket.send_text(event.decode())
         except GatewayError as error:
             await socket.send_text(error_body(error).decode())
         finally:

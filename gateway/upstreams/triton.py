@@ -109,14 +109,16 @@ class Triton:
             timeout_s=job.timeout_s,
             headers=job.headers,
         )
-        options = self._options(job)
         parameters: dict[str, Any] = {}
         if job.policy is not None:
             parameters["safety_policy"] = job.policy
         if job.messages is not None:
-            chat = replace(options, messages=job.messages)
-            return [make(prompt="", options=chat, request_id=job.request_id, parameters=parameters)]
+            options = self._options(job, messages=job.messages)
+            return [
+                make(prompt="", options=options, request_id=job.request_id, parameters=parameters)
+            ]
         parameters["chat_template"] = "off"
+        options = self._options(job)
         return [
             make(
                 prompt=prompt,
@@ -127,9 +129,8 @@ class Triton:
             for i, prompt in enumerate(job.prompts)
         ]
 
-    def _options(self, job: Job) -> GenerationOptions:
+    def _options(self, job: Job, **more: Any) -> GenerationOptions:
         sampling = job.sampling
-        more: dict[str, Any] = {}
         if self._settings.priorities:
             more["priority"] = _PRIORITIES[job.tenant_class]
         return GenerationOptions(
@@ -161,10 +162,11 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
     index = outputs.get("sequence_index")
     prompt_tokens = outputs.get("num_input_tokens")
     output_tokens = outputs.get("num_output_tokens")
+    reason = outputs.get("finish_reason")
     return Delta(
         index=first_index + (index[0] if index else 0),
         text=outputs["text_output"][0],
-        finish_reason=outputs["finish_reason"][0],
+        finish_reason=reason[0] if reason else "",
         output_tokens=output_tokens[0] if output_tokens else 0,
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
         logprobs=_logprobs(outputs) if "output_log_probs" in outputs else None,

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from python_backend.engine.config import AttentionConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
-from python_backend.errors import EngineError
 
 PLAIN = AttentionConfig()
 """Causal attention and nothing else."""
@@ -117,25 +116,17 @@ def load_attention(
         num_threads: Threads to compute with.
         config: What it does beyond the plain causal kind.
         smoothing: For int8: see :class:`KernelAttention`.
-
-    Raises:
-        EngineError: Keys and values are to be int8, and this machine can't.
     """
-    if layout.kv_dtype == "int8" and not can_round(num_threads):
-        raise EngineError(
-            "kv_cache_dtype int8 needs a C compiler and a processor with AVX-512 VNNI: "
-            "take auto or float32"
-        )
     kernels = load_kernels(num_threads)
     if kernels is None:
         return NumpyAttention(layout, pool, rotary, config)
     return KernelAttention(kernels, layout, pool, rotary, config, smoothing)
 
 
-def can_round(num_threads: int) -> bool:
-    """Whether this machine has the kernels that compute in integers."""
+def can_attend_int8(num_threads: int) -> bool:
+    """Whether this machine has the kernels for keys and values in int8."""
     kernels = load_kernels(num_threads)
-    return kernels is not None and hasattr(kernels, "trireme_decode")
+    return kernels is not None and bool(kernels.trireme_attends_int8())
 
 
 class _Batch(ctypes.Structure):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from python_backend.engine.config import EngineConfig, ExecutionProvider, KVDtype
 from python_backend.errors import EngineError
@@ -66,12 +67,13 @@ class CudaDevice:
         self.name = f"ONNX Runtime on CUDA device {index}"
         # CUDA's libraries where they are installed as Python packages beside onnxruntime.
         ort.preload_dlls()
+        _allocate_as_requested()
         try:
             ort.OrtValue.ortvalue_from_shape_and_type((1,), np.uint8, self.kind, index)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(
                 f"CUDA device {index} can't be used: it needs an NVIDIA GPU, its driver, CUDA 13 "
-                f"and cuDNN 9 (make venv-cuda installs the last two). {error}"
+                f"and cuDNN 9 (make venv-cuda installs the last two): {str(error).strip()}"
             ) from error
 
     def allocate(self, shape: tuple[int, ...], dtype: type) -> ort.OrtValue:
@@ -97,6 +99,16 @@ class CudaDevice:
             return ort.InferenceSession(str(path), options, providers=[(_PROVIDER, provider)])
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(f"{path} can't be loaded: {error}") from error
+
+
+def _allocate_as_requested() -> None:
+    """Have the KV cache take what it asks for.
+
+    The arena that memory outside sessions comes from takes the next power of two instead, up to
+    twice as much. The provider's option of this name is for sessions alone.
+    """
+    if hasattr(state, "set_arena_extend_strategy"):  # onnxruntime means to remove it some day
+        state.set_arena_extend_strategy(state.ArenaExtendStrategy.kSameAsRequested)
 
 
 def choose_device(

@@ -59,26 +59,30 @@ class CudaRunner:
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32] | list[int]:
         step = self._packer.pack(work)
-        for name, value in feeds(step).items():
-            self._binding.bind_cpu_input(name, value)
-        count = step.rows.size
-        # Every operator gets a row at least: a kernel can't be launched over none.
-        rows = max(count, 1)
-        params = [each.sequence.params for each in work if each.samples]
-        likeliest = all(each.takes_likeliest for each in params)
+        inputs = feeds(step)
+        rows = inputs["rows"].size
         tokens, logits = self._tokens[:rows], self._logits[:rows]
-        self._bind("tokens", tokens)
-        if likeliest:
-            address = self._device_logits.data_ptr()
-            where = (self._device.kind, self._device.index)
-            self._binding.bind_output("logits", *where, np.float32, logits.shape, address)
-        else:
-            self._bind("logits", logits)
+        likeliest = all(each.sequence.params.takes_likeliest for each in work if each.samples)
         try:
+            for name, value in inputs.items():
+                self._binding.bind_cpu_input(name, value)
+            self._bind("tokens", tokens)
+            if likeliest:
+                self._leave_logits(rows)
+            else:
+                self._bind("logits", logits)
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise EngineError(f"the engine failed: {error}") from error
+        count = step.rows.size
         return tokens[:count].tolist() if likeliest else logits[:count]
+
+    def _leave_logits(self, rows: int) -> None:
+        """Have the logits written to memory of the device."""
+        where = (self._device.kind, self._device.index)
+        shape = (rows, self._logits.shape[1])
+        address = self._device_logits.data_ptr()
+        self._binding.bind_output("logits", *where, np.float32, shape, address)
 
     def _bind(self, name: str, array: NDArray[np.float32] | NDArray[np.int64]) -> None:
         """Have an output written to memory of the host."""
@@ -92,6 +96,7 @@ def feeds(step: Packed) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
     longest = (batch.lengths + new).max()
     return {
         "input_ids": step.ids,
+        # A row at least, of use or not: a kernel can't be launched over none.
         "rows": step.rows if step.rows.size else np.zeros(1, dtype=np.int64),
         "cumulative_sequence_length": batch.starts,
         "past_seqlens": batch.lengths,

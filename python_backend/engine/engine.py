@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.attention import Layout, can_round
+from python_backend.engine.attention import Layout, can_attend_int8
 from python_backend.engine.config import KV_DTYPES, EngineConfig, KVDtype
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
 from python_backend.engine.cuda_runner import CudaRunner
@@ -245,7 +245,12 @@ def _layout(
     if provider == "cuda":
         return CudaLayout.of(config)
     if kv_cache_dtype == "auto":
-        kv_cache_dtype = config.kv_cache_dtype if can_round(num_threads) else "float32"
+        kv_cache_dtype = config.kv_cache_dtype if can_attend_int8(num_threads) else "float32"
+    elif kv_cache_dtype == "int8" and not can_attend_int8(num_threads):
+        raise EngineError(
+            "kv_cache_dtype int8 needs a C compiler and a processor with AVX-512 VNNI: "
+            "take auto or float32"
+        )
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype
     )

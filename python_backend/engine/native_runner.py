@@ -148,8 +148,6 @@ def load_native_runner(
 class NativeRunner:
     """The C decoder and its packed weights."""
 
-    name = "native decoder"
-
     def __init__(
         self,
         kernels: ctypes.CDLL,
@@ -161,6 +159,8 @@ class NativeRunner:
         limits: Limits,
     ) -> None:
         """Pack the weights; the arguments are those of :func:`load_native_runner`."""
+        kernels.trireme_instructions.restype = ctypes.c_char_p
+        self.name = f"native decoder ({kernels.trireme_instructions().decode()})"
         self._decode = kernels.trireme_decode
         self._decode.restype = None
         self._packer = Packer(limits)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import re2
@@ -49,6 +50,10 @@ _FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s"}
 _REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT)
 _MAX_REPEAT = 1000
 """RE2's own bound."""
+
+_WORD_CHARACTERS = 32
+_QUIET_WORDS = 1 << 14
+"""Longest word, and how many words, that are remembered."""
 
 Tree = list[tuple[Any, Any]]
 
@@ -105,7 +110,7 @@ class Pattern:
 
 
 class AnyOf:
-    """Several patterns asked at once: the cheap first question about a piece of text."""
+    """Several patterns asked at once: the cheap first questions about a piece of text."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         patterns = list(patterns)
@@ -113,6 +118,25 @@ class AnyOf:
         beginnings = "|".join(each.beginning for each in patterns)
         self._begins = _compile(beginnings).fullmatch
         self._width = max(each.width for each in patterns)
+        self._is_quiet = lru_cache(_QUIET_WORDS)(self._ask_word)
+
+    def skip_words(self, text: str, start: int) -> int:
+        """Where the first word begins in which a match may begin, whatever follows.
+
+        A text has few words that it does not repeat, so most are known: a word and the space after
+        it from which no match can begin says the same wherever it stands, as patterns see no more
+        than the one character before.
+        """
+        while (end := text.find(" ", start, start + _WORD_CHARACTERS) + 1) > 0:
+            before = max(start - 1, 0)
+            if not self._is_quiet(text[before:end], start - before):
+                break
+            start = end
+        return start
+
+    def _ask_word(self, text: str, start: int) -> bool:
+        """Whether no match begins in a text from a place on, nor can with more text behind it."""
+        return self._search(text, start) is None and self.horizon(text, start) == len(text)
 
     def search(self, text: str, start: int = 0) -> int:
         """Where the leftmost match of any of them begins; the text's length for nowhere."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from python_backend.safety.finder import Finder, PatternFinder, Span
-from python_backend.safety.pattern import AnyOf
+from python_backend.safety.pattern import AnyOf, Pattern
 
 Action = Literal["redact", "replace", "block", "flag"]
 Side = Literal["input", "output"]
@@ -88,17 +88,38 @@ class RuleSet:
             (order, finder) for order, rule in enumerate(rules) for finder in rule.finders
         ]
         self.context = max((finder.context for _, finder in self.finders), default=0)
-        patterned = [each for each in self.finders if isinstance(each[1], PatternFinder)]
-        self.quick = [i for i, each in enumerate(self.finders) if each in patterned]
-        self.slow = [i for i in range(len(self.finders)) if i not in self.quick]
-        patterns = {
-            finder.pattern.source: finder.pattern
-            for _, finder in patterned
-            if isinstance(finder, PatternFinder)
-        }
-        self.any_pattern = AnyOf(patterns.values()) if patterns else None
         self.blocks = any(rule.action == "block" for rule in rules)
         self.holds = [rules[order].action != "flag" for order, _ in self.finders]
+        self.groups = [
+            group for holds in (True, False) if (group := self._group(holds)) is not None
+        ]
+        grouped = {i for group in self.groups for i in group.finders}
+        self.alone = [i for i in range(len(self.finders)) if i not in grouped]
+
+    def _group(self, holds: bool) -> _Group | None:
+        patterns: dict[int, Pattern] = {
+            i: finder.pattern
+            for i, (_, finder) in enumerate(self.finders)
+            if isinstance(finder, PatternFinder) and self.holds[i] == holds
+        }
+        if not patterns:
+            return None
+        distinct = {pattern.source: pattern for pattern in patterns.values()}
+        return _Group(AnyOf(distinct.values()), tuple(patterns), holds)
+
+
+class _Group(NamedTuple):
+    """Finders whose patterns are asked at once.
+
+    Attributes:
+        any_of: Their patterns.
+        finders: Their places among the rules' finders.
+        holds: Whether text waits for them.
+    """
+
+    any_of: AnyOf
+    finders: tuple[int, ...]
+    holds: bool
 
 
 @dataclass
@@ -121,7 +142,8 @@ class Scanned:
 class Scanner:
     """One stream under one set of rules.
 
-    Owns the end of the text that is not certain yet and the little before it that decides with it.
+    Owns the end of the text that is not certain yet and the little before it that decides with it,
+    and for each finder and each group of them the place from which on it has to look.
 
     Attributes:
         decided: Characters of the stream that left or were taken out.
@@ -132,6 +154,7 @@ class Scanner:
         self._text = ""
         self._offset = 0
         self._resume = [0] * len(rules.finders)
+        self._quiet = [0] * len(rules.groups)
         self._matches: list[_Match] = []
         self._blocked = False
         self.decided = 0
@@ -155,36 +178,37 @@ class Scanner:
         return max(0, self._offset + len(self._text) - self.decided)
 
     def _search(self, final: bool) -> None:
-        """Ask every finder; the patterns at once where none of them has anything to say."""
-        rules, resume = self._rules, self._resume
-        asked = list(rules.slow)
-        if rules.any_pattern is not None:
-            start = min(resume[i] for i in rules.quick) - self._offset
+        """Ask every finder; those of a group only where one of them has something to say."""
+        for i in self._rules.alone:
+            self._ask(i, final)
+        for number, group in enumerate(self._rules.groups):
+            start = group.any_of.skip_words(self._text, self._quiet[number] - self._offset)
             end = len(self._text)
-            horizon = end if final else rules.any_pattern.horizon(self._text, start)
-            if rules.any_pattern.search(self._text, start) < horizon:
-                asked += rules.quick
-            else:
-                for i in rules.quick:
-                    resume[i] = max(resume[i], self._offset + horizon)
-        for i in asked:
-            order, finder = rules.finders[i]
-            start = resume[i] - self._offset
-            if start > len(self._text):
-                continue
-            spans, next_start = finder.scan(self._text, start, final, self._offset)
-            resume[i] = self._offset + max(start, next_start)
-            for span in spans:
-                at, end = self._offset + span.start, self._offset + span.end
-                self._matches.append(_Match(at, -end, order, finder.kind))
+            horizon = end if final else group.any_of.horizon(self._text, start)
+            quiet = self._offset + horizon
+            if start < horizon and group.any_of.search(self._text, start) < horizon:
+                for i in group.finders:
+                    self._resume[i] = max(self._resume[i], self._offset + start)
+                    self._ask(i, final)
+                quiet = min(self._resume[i] for i in group.finders)
+            self._quiet[number] = quiet
+
+    def _ask(self, number: int, final: bool) -> None:
+        """Ask one finder."""
+        order, finder = self._rules.finders[number]
+        start = self._resume[number] - self._offset
+        spans, next_start = finder.scan(self._text, start, final, self._offset)
+        self._resume[number] = self._offset + max(start, next_start)
+        for span in spans:
+            at, end = self._offset + span.start, self._offset + span.end
+            self._matches.append(_Match(at, -end, order, finder.kind))
 
     def _release(self, final: bool) -> Scanned:
         """Let go of the text before the first place that is not certain."""
         rules = self._rules
-        certain = self._offset + len(self._text)
-        for place, holds in zip(self._resume, rules.holds, strict=True):
-            if holds and place < certain:
-                certain = place
+        places = [self._resume[i] for i in rules.alone if rules.holds[i]]
+        places += [self._quiet[i] for i, group in enumerate(rules.groups) if group.holds]
+        certain = min(places, default=self._offset + len(self._text))
         scanned = Scanned()
         pieces: list[str] = []
         self._matches.sort()
@@ -221,7 +245,8 @@ class Scanner:
 
     def _forget(self) -> None:
         """Keep what is not certain and the context before it."""
-        needed = min(self.decided, *self._resume) - self._rules.context
+        places = [self.decided, *self._quiet, *(self._resume[i] for i in self._rules.alone)]
+        needed = min(places) - self._rules.context
         if needed > self._offset:
             self._text = self._text[needed - self._offset :]
             self._offset = needed

@@ -58,7 +58,7 @@ class EngineMetrics:
         )
         self._ended = {
             reason: _Counter(ended, {**labels, "reason": reason})
-            for reason in (*filter(None, ENGINE_FINISH_REASONS), "timeout", "error")
+            for reason in (*ENGINE_FINISH_REASONS, "timeout", "error")
         }
         self._queue_s = _Histogram(
             "queue_time_seconds", "From a sequence's arrival until it first runs", labels

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -30,11 +30,13 @@ from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _CHECK_CLIENT_EVERY_S = 0.2
-_FORGET_AFTER_S = 3600.0
-"""A stream of which nothing was heard for so long has ended without saying so."""
-
-_OF_PIECES = ("num_output_tokens", "output_log_probs", "top_log_prob_ids", "top_log_probs")
-_WHOLE_STATISTICS = tuple(name for name in STATISTICS if name not in _OF_PIECES)
+_STATISTICS = frozenset(STATISTICS)
+_WHOLE_STATISTICS = _STATISTICS - {
+    "num_output_tokens",
+    "output_log_probs",
+    "top_log_prob_ids",
+    "top_log_probs",
+}
 """What the engine's response says goes on as it is, but for what belongs to single tokens."""
 
 
@@ -47,7 +49,8 @@ class _Stream:
         lost: Nobody can say what of it may leave: what came before was lost with this model's
             process, or the policy is gone.
         signals: What is counted of it.
-        pieces: What a client that wants one response is still to get.
+        pieces: What the client is still to get: all of it where it wants one response, else tokens
+            whose text is held back.
         num_output_tokens: The tokens of those.
         client_seen_s: When its client was last known to be there.
     """
@@ -88,6 +91,7 @@ class TritonPythonModel:
                 sender.send(flags=_FINAL)
             else:
                 sender.send(response, flags=_FINAL)
+        self._metrics.open_answers = len(self._streams)
 
     def finalize(self) -> None:
         """End the threads."""
@@ -97,28 +101,33 @@ class TritonPythonModel:
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
         key = int(inputs.required("sequence_id").item())
-        reason = inputs.required("finish_reason").item().decode()
+        ended = inputs.array("finish_reason")
+        reason = "" if ended is None else ended.item().decode()
         lengths = inputs.required("SEQUENCE_LENGTH").reshape(-1)
         rows = inputs.required("TOKENS_BATCH").reshape(lengths.size, -1)
         if lengths.size != 1:
             return self._answer_beams(inputs, rows, lengths, reason)
         tokens: list[int] = rows[0, : lengths[0]].tolist()
         stream = self._streams.pop(key, None) or self._open(inputs)
+        self._forget_old()
+        if not reason:
+            self._streams[key] = stream
+        if stream.answer.ended:
+            return None
         if self._is_gone(request, stream):
+            self._give_up(stream, "cancelled")
             if not reason:
                 self._stop(request, key)
             return None
-        if not reason:
-            self._streams[key] = stream
-            self._forget_old()
-        if stream.answer.ended or not (tokens or reason):
+        if not (tokens or reason):
             return None
         piece = self._add(inputs, stream, tokens, reason)
         if piece.ends_early:
             self._stop(request, key)
         stream.pieces.append(piece)
         stream.num_output_tokens += len(tokens)
-        if stream.answer.context.whole and not piece.finish_reason:
+        says = not stream.answer.context.whole and (piece.text or piece.verdicts)
+        if not (says or piece.finish_reason):
             return None
         response = _response(inputs, stream.pieces, stream.num_output_tokens)
         stream.pieces, stream.num_output_tokens = [], 0
@@ -137,7 +146,7 @@ class TritonPythonModel:
             stream = self._open(inputs)
             pieces.append(self._add(inputs, stream, row[:length].tolist(), reason or "stop"))
         encoded = np.array([piece.text.encode() for piece in pieces], dtype=object)
-        outputs = [pb_utils.Tensor("OUTPUT", encoded), *_statistics(inputs, STATISTICS)]
+        outputs = [pb_utils.Tensor("OUTPUT", encoded), *_statistics(inputs, _STATISTICS)]
         outputs += _extras([verdict for piece in pieces for verdict in piece.verdicts], reason)
         return pb_utils.InferenceResponse(outputs)
 
@@ -186,9 +195,19 @@ class TritonPythonModel:
         return bool(request.is_cancelled())
 
     def _forget_old(self) -> None:
-        oldest = next(iter(self._streams.values()))
-        if time.monotonic() - oldest.client_seen_s > _FORGET_AFTER_S:
-            self._streams.popitem(last=False)
+        """Drop what ended without saying so: the engine answered with an error, or died."""
+        long_ago_s = time.monotonic() - self._settings.forget_after_s
+        while self._streams and next(iter(self._streams.values())).client_seen_s < long_ago_s:
+            _, stream = self._streams.popitem(last=False)
+            if not stream.answer.ended:
+                self._give_up(stream, "error")
+
+    def _give_up(self, stream: _Stream, reason: str) -> None:
+        """End an answer that nobody waits for any more."""
+        answer = stream.answer
+        answer.ended = True
+        stream.pieces.clear()
+        self._metrics.count_answer(answer.policy, reason, stream.signals, answer.verdicts)
 
     def _stop(self, request: pb_utils.InferenceRequest, sequence_id: int) -> None:
         """Ask the engine to end a sequence, without waiting for its answer."""
@@ -226,17 +245,17 @@ def _response(
     return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
 
 
-def _statistics(inputs: Inputs, names: Iterable[str]) -> list[pb_utils.Tensor]:
-    arrays = ((name, inputs.array(name)) for name in names)
-    return [pb_utils.Tensor(name, array) for name, array in arrays if array is not None]
+def _statistics(inputs: Inputs, names: Collection[str]) -> list[pb_utils.Tensor]:
+    return [pb_utils.Tensor(name, array) for name, array in inputs.given(names)]
 
 
 def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor]:
-    tensors = [pb_utils.Tensor("finish_reason", np.array([[reason.encode()]], dtype=object))]
-    if verdicts:
-        shown = json.dumps(verdicts).encode()
-        tensors.append(pb_utils.Tensor("safety_verdicts", np.array([[shown]], dtype=object)))
-    return tensors
+    texts = {"finish_reason": reason, "safety_verdicts": json.dumps(verdicts) if verdicts else ""}
+    return [
+        pb_utils.Tensor(name, np.array([[text.encode()]], dtype=object))
+        for name, text in texts.items()
+        if text
+    ]
 
 
 def _tokens(tokens: list[Token], num_top: int) -> list[pb_utils.Tensor]:

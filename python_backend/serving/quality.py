@@ -65,7 +65,11 @@ class AnswerSignals:
 
 
 class TextMetrics:
-    """Counters of one model, and the thread that publishes them."""
+    """Counters of one model, and the thread that publishes them.
+
+    Attributes:
+        open_answers: Answers that have begun and not ended, set by whoever knows.
+    """
 
     def __init__(self, model: str, version: str) -> None:
         self._labels = {"model": model, "version": version}
@@ -73,6 +77,8 @@ class TextMetrics:
         self._metrics: dict[_Key, pb_utils.Metric] = {}
         self._counts: Counter[_Key] = Counter()
         self._lengths: list[tuple[str, int]] = []
+        self.open_answers = 0
+        self._published_open = 0
         self._lock = Lock()
         self._closed = Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
@@ -130,6 +136,10 @@ class TextMetrics:
             kind = pb_utils.MetricFamily.HISTOGRAM
             metric = self._metric("answer_tokens", "Length of answers", kind, {"policy": policy})
             metric.observe(length)
+        if (count := self.open_answers) != self._published_open:
+            kind = pb_utils.MetricFamily.GAUGE
+            self._metric("open_answers", "Answers in the making", kind, {}).set(count)
+            self._published_open = count
 
     def _metric(
         self, name: str, description: str, kind: int, labels: dict[str, str]

@@ -392,8 +392,9 @@ def _outputs(piece: _Piece) -> list[pb_utils.Tensor]:
         "output_ids": ids[None, None],
         "sequence_length": np.array([[ids.size]], dtype=np.int32),
         "sequence_id": np.array([[sequence.id]], dtype=np.uint64),
-        "finish_reason": np.array([[piece.finish_reason.encode()]], dtype=object),
     }
+    if piece.finish_reason:
+        outputs["finish_reason"] = np.array([[piece.finish_reason.encode()]], dtype=object)
     if stream.context is not None:
         outputs["stream_context"] = np.array([[stream.context]], dtype=object)
         stream.context = None

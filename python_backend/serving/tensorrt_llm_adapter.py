@@ -338,8 +338,9 @@ def _response(
         "output_ids": ids,
         "sequence_length": np.array([[beam.size for beam in beams]], dtype=np.int32),
         "sequence_id": np.array([[sequence.id]], dtype=np.uint64),
-        "finish_reason": np.array([[reason.encode()]], dtype=object),
     }
+    if reason:
+        outputs["finish_reason"] = np.array([[reason.encode()]], dtype=object)
     if sequence.context is not None:
         outputs["stream_context"] = np.array([[sequence.context]], dtype=object)
         sequence.context = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ class Inputs:
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._request = request
+        # Read once: Triton's own look-up by name makes all of them anew each time.
+        self._tensors: dict[str, pb_utils.Tensor] = {
+            tensor.name(): tensor for tensor in request.inputs()
+        }
 
     def parameters(self) -> dict[str, Any]:
         """The request's parameters, as its client named them."""
@@ -98,8 +103,14 @@ class Inputs:
 
     def array(self, name: str) -> NDArray[Any] | None:
         """An input as ``[batch, …]``, or None where the request leaves it out."""
-        tensor = pb_utils.get_input_tensor_by_name(self._request, name)
+        tensor = self._tensors.get(name)
         return None if tensor is None else tensor.as_numpy()
+
+    def given(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Those of some inputs that the request has."""
+        return (
+            (name, tensor.as_numpy()) for name, tensor in self._tensors.items() if name in names
+        )
 
     def required(self, name: str) -> NDArray[Any]:
         """An input that the contract has in every request.

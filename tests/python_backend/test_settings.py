@@ -55,6 +55,7 @@ def test_parameters_are_as_a_person_would_write_them() -> None:
     assert PostprocessingSettings(tokenizer_dir="a b").parameters() == {
         "tokenizer_dir": "a b",
         "skip_special_tokens": "true",
+        "forget_after_s": "600",
     }
 
 

@@ -19,7 +19,10 @@ from pathlib import Path
 from python_backend.errors import EngineError
 
 _FOLDER = Path(__file__).parent
-_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+# Vectors are passed to inlined functions only: how a call would pass them is of no matter.
+_FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
+_MARCH = "TRIREME_MARCH"
+"""The variable that names another instruction set than the processor's own, as GCC calls it."""
 
 
 def load_kernels(num_threads: int) -> ctypes.CDLL | None:
@@ -51,8 +54,9 @@ def compile_kernels() -> Path | None:
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     sources = sorted(_FOLDER.glob("*.[ch]"))
+    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}")
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    key.update(" ".join(_FLAGS).encode() + _processor())
+    key.update(" ".join(flags).encode() + _processor())
     name = f"kernels-{key.hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
     if (folder / name).is_file():
@@ -65,7 +69,7 @@ def compile_kernels() -> Path | None:
         folder = Path(tempfile.mkdtemp(prefix="trireme-"))
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as unfinished:
         compiled = [str(source) for source in sources if source.suffix == ".c"]
-        command = [compiler, *_FLAGS, "-o", unfinished.name, *compiled, "-lm"]
+        command = [compiler, *flags, "-o", unfinished.name, *compiled, "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             Path(unfinished.name).unlink()

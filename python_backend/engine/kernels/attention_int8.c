@@ -13,7 +13,7 @@
 
 #include "linear.h"
 
-#if HAS_LINEAR
+#if HAS_AVX512_VNNI
 
 #include "attention.h"
 #include "integers.h"
@@ -315,13 +315,16 @@ void attend_tile_int8(const void *context, int unit) {
     }
 }
 
+int trireme_attends_int8(void) { return 1; }
+
 #else
 
 #include "attention.h"
 
 #include <stdlib.h>
 
-/* Python asks for trireme_decode before it makes an int8 cache. */
+/* Python asks before it makes an int8 cache. */
+int trireme_attends_int8(void) { return 0; }
 void write_tile_int8(const void *job, int tile) { (void)job, (void)tile, abort(); }
 void attend_tile_int8(const void *job, int unit) { (void)job, (void)unit, abort(); }
 

@@ -1,4 +1,4 @@
-/* What all integer products share: floats rounded to levels, and levels spread over a vector. */
+/* Floats rounded to whole levels of eight bits. */
 
 #ifndef TRIREME_INTEGERS_H
 #define TRIREME_INTEGERS_H
@@ -6,32 +6,44 @@
 #include "vectors.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
+
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+/* Adding this rounds a float to a whole number, half to even, in its lowest bits. */
+static const float ROUNDER = 12582912.0f;
 
 /* Round `count` values to -127..127 of the largest magnitude, half to even, and make the levels from
  * there to `padded`, a multiple of 16, zero. Returns the scale; `sum` is that of the levels. */
 INLINE float round_to_levels(const float *values, int count, int padded, int8_t *levels,
                              int32_t *sum) {
-    __m512 tops = _mm512_setzero_ps();
+    vec tops = splat(0);
     int i = 0;
-    for (; i + LANES <= count; i += LANES)
-        tops = _mm512_max_ps(tops, _mm512_abs_ps(_mm512_loadu_ps(values + i)));
-    __mmask16 rest = (__mmask16)((1u << (count - i)) - 1);
-    if (rest) tops = _mm512_max_ps(tops, _mm512_abs_ps(_mm512_maskz_loadu_ps(rest, values + i)));
-    float top = _mm512_reduce_max_ps(tops);
-    const __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
-    __m512i sums = _mm512_setzero_si512();
-    for (i = 0; i < padded; i += LANES) {
-        int left = count - i;
-        __mmask16 valid = left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
-        __m512i level =
-            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(valid, values + i), by));
-        sums = _mm512_add_epi32(sums, level);
-        _mm_storeu_si128((__m128i *)(levels + i), _mm512_cvtsepi32_epi8(level));
+    for (; i + LANES <= count; i += LANES) {
+        vec value = (vec)((ivec)load(values + i) & 0x7fffffff);
+        tops = pick(value > tops, value, tops);
     }
-    *sum = _mm512_reduce_add_epi32(sums);
+    float top = 0;
+    for (int lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
+    for (; i < count; i++) top = fabsf(values[i]) > top ? fabsf(values[i]) : top;
+    const float by = top > 0 ? 127.0f / top : 0.0f;
+    ivec sums = {0};
+    for (i = 0; i < padded; i += LANES) {
+        vec value = splat(0);
+        if (i + LANES <= count) value = load(values + i);
+        else
+            for (int lane = 0; lane < count - i; lane++) value[lane] = values[i + lane];
+        ivec level = (ivec)(value * by + ROUNDER) - (ivec)splat(ROUNDER);
+        sums += level;
+        *(bytes *)(levels + i) = __builtin_convertvector(level, bytes);
+    }
+    *sum = 0;
+    for (int lane = 0; lane < LANES; lane++) *sum += sums[lane];
     return top / 127.0f;
 }
+
+#ifdef __AVX512F__
 
 /* Four bytes in every lane. */
 INLINE __m512i four_bytes(const void *from) {
@@ -46,5 +58,7 @@ INLINE __m512i four_of_row(const void *low, const void *high, int64_t stride, in
     return four_bytes(row < 3 ? (const char *)low + row * stride
                               : (const char *)high + (row - 3) * stride);
 }
+
+#endif
 
 #endif

@@ -15,14 +15,12 @@
 
 #include "integers.h"
 #include "threads.h"
+#include "tiles.h"
 
-#include <stddef.h>
 #include <string.h>
 
-enum { GROUP = INT4_GROUP, VECTORS = PANEL / LANES };
-
 int linear_groups(const Linear *linear) {
-    return linear->bits == 8 ? 1 : linear->columns / GROUP;
+    return linear->bits == 8 ? 1 : linear->columns / INT4_GROUP;
 }
 
 /* ---- activations ---------------------------------------------------------------------------- */
@@ -41,198 +39,48 @@ void linear_round(const float *values, int valid, const Rounded *to, int row) {
     }
 }
 
-/* ---- tiles ---------------------------------------------------------------------------------- */
-
-/* results[row][vector] of `rows` rows and `vectors` vectors of a panel in 8 bits. Meanwhile a
- * quarter of the next panel is fetched, from `ahead` on: a batch's first tile would wait for it. */
-INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                   int vector, int vectors, const char *ahead, __m512 *results) {
-    __m512i sums[24];
-    for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
-    int64_t columns = linear->columns;
-    const int8_t *low = input->levels + (int64_t)first * columns, *high = low + 3 * columns;
-    const uint8_t *weights = linear->levels + ((int64_t)panel * columns * PANEL) + vector * 64;
-    const uint8_t *end = weights + columns * PANEL;
-#pragma GCC unroll 4
-    for (; weights != end; weights += 4 * PANEL, low += 4, high += 4, ahead += 64) {
-        __m512i w[VECTORS];
-        if (rows > 3) _mm_prefetch(ahead, _MM_HINT_T1);
-        for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
-        for (int row = 0; row < rows; row++) {
-            __m512i a = four_of_row(low, high, columns, row);
-            for (int v = 0; v < vectors; v++)
-                sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
-        }
-    }
-    const float *scales = (const float *)linear->scales + panel * PANEL + vector * LANES;
-    for (int row = 0; row < rows; row++) {
-        __m512 scale = _mm512_set1_ps(input->scales[first + row]);
-        __m512i offset = _mm512_set1_epi32(128 * (int32_t)input->sums[first + row]);
-        for (int v = 0; v < vectors; v++) {
-            __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[row * vectors + v], offset));
-            results[row * vectors + v] =
-                _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_loadu_ps(scales + v * LANES));
-        }
-    }
-}
-
-/* The same in 4 bits. */
-INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
-                   int vector, int vectors, __m512 *results) {
-    const __m512i low = _mm512_set1_epi8(15);
-    int64_t columns = linear->columns, groups = columns / GROUP;
-    for (int i = 0; i < rows * vectors; i++) results[i] = _mm512_setzero_ps();
-    const int8_t *low_rows = input->levels + (int64_t)first * columns;
-    const int8_t *high_rows = low_rows + 3 * columns;
-    const float *row_scales = input->scales + (int64_t)first * groups;
-    const float *row_sums = input->sums + (int64_t)first * groups;
-    const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL / 2 + vector * 64;
-    const uint16_t *scales =
-        (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
-    const uint8_t *zeros = linear->zeros + (int64_t)panel * groups * PANEL / 2;
-    for (int64_t group = 0; group < groups; group++) {
-        __m512i sums[24];
-        for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
-        for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL, low_rows += 8, high_rows += 8) {
-            __m512i even[VECTORS], odd[VECTORS];
-            for (int v = 0; v < vectors; v++) {
-                __m512i both = _mm512_load_si512(weights + 64 * v);
-                even[v] = _mm512_and_si512(both, low);
-                odd[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-            }
-            for (int row = 0; row < rows; row++) {
-                __m512i a = four_of_row(low_rows, high_rows, columns, row);
-                __m512i b = four_of_row(low_rows + 4, high_rows + 4, columns, row);
-                for (int v = 0; v < vectors; v++) {
-                    __m512i sum = sums[row * vectors + v];
-                    sum = _mm512_dpbusd_epi32(sum, even[v], a);
-                    sums[row * vectors + v] = _mm512_dpbusd_epi32(sum, odd[v], b);
-                }
-            }
-        }
-        __m512 scale[VECTORS], zero[VECTORS];
-        for (int v = 0; v < vectors; v++) {
-            /* Vectors 0 and 1 have their zero points in low halves, 2 and 3 in high ones. */
-            int at = vector + v;
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(zeros + (at & 1) * LANES));
-            if (at & 2) bytes = _mm_srli_epi16(bytes, 4);
-            bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
-            zero[v] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
-            scale[v] =
-                _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + v * LANES)));
-        }
-        for (int row = 0; row < rows; row++) {
-            __m512 row_scale = _mm512_set1_ps(row_scales[row * groups + group]);
-            __m512 row_sum = _mm512_set1_ps(row_sums[row * groups + group]);
-            for (int v = 0; v < vectors; v++) {
-                int i = row * vectors + v;
-                __m512 sum = _mm512_cvtepi32_ps(sums[i]);
-                sum = _mm512_fnmadd_ps(zero[v], row_sum, sum); /* exact: below 2 to the 24 */
-                sum = _mm512_mul_ps(sum, row_scale);
-                results[i] = _mm512_fmadd_ps(sum, scale[v], results[i]);
-            }
-        }
-        scales += PANEL;
-        zeros += PANEL / 2;
-    }
-}
-
 /* ---- epilogues ------------------------------------------------------------------------------ */
 
-/* x / (1 + e to the -y), the exponential to about 1e-7 of its value: 2^n by the exponent, the rest
- * by a polynomial (Cephes, exp2f). */
-INLINE __m512 over_one_plus_exp(__m512 x, __m512 y) {
-    __m512 scaled = _mm512_mul_ps(y, _mm512_set1_ps(-1.44269504088896f));
-    scaled = _mm512_min_ps(scaled, _mm512_set1_ps(126.0f));
-    __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 part = _mm512_sub_ps(scaled, whole);
-    __m512 power = _mm512_set1_ps(1.535336188319500e-4f);
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.339887440266574e-3f));
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(9.618437357674640e-3f));
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(5.550332471162809e-2f));
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(2.402264791363012e-1f));
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(6.931472028550421e-1f));
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.0f));
-    power = _mm512_scalef_ps(power, whole);
-    return _mm512_div_ps(x, _mm512_add_ps(power, _mm512_set1_ps(1.0f)));
-}
+INLINE vec silu(vec x) { return over_one_plus_exp(x, x); }
 
-INLINE __m512 silu(__m512 x) { return over_one_plus_exp(x, x); }
-
-INLINE __m512 gelu(__m512 x) {
+INLINE vec gelu(vec x) {
     /* x * (1 + tanh(y)) / 2 is x / (1 + e to the -2y); y = sqrt(2 / pi) * (x + 0.044715 x^3). */
-    __m512 twice = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.0713548162726f),
-                                   _mm512_set1_ps(1.5957691216057f));
-    return over_one_plus_exp(x, _mm512_mul_ps(x, twice));
+    return over_one_plus_exp(x, x * (x * x * 0.0713548162726f + 1.5957691216057f));
 }
 
-INLINE void put(float *output, int left, __m512 value, int adds) {
-    if (left <= 0) return;
-    __mmask16 exists = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
-    if (adds) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(exists, output));
-    _mm512_mask_storeu_ps(output, exists, value);
+INLINE void put(float *output, int left, vec value, int adds) {
+    if (left >= LANES) {
+        if (adds) value += load(output);
+        store(output, value);
+        return;
+    }
+    for (int i = 0; i < left; i++) output[i] = adds ? output[i] + value[i] : value[i];
 }
 
-static void finish(const Linear *linear, int panel, int rows, int vector, int vectors,
-                   Epilogue epilogue, const __m512 *results, float *output, int width) {
-    const float *bias = linear->bias ? linear->bias + panel * PANEL + vector * LANES : NULL;
+static void finish(const Linear *linear, int panel, int rows, Epilogue epilogue,
+                   float results[][PANEL], float *output, int width) {
+    const float *bias = linear->bias ? linear->bias + panel * PANEL : NULL;
+    int start = epilogue == WRITE || epilogue == ADD ? panel * PANEL : panel * PANEL / 2;
     for (int row = 0; row < rows; row++, output += width) {
-        __m512 values[VECTORS];
-        for (int v = 0; v < vectors; v++) {
-            values[v] = results[row * vectors + v];
-            if (bias) values[v] = _mm512_add_ps(values[v], _mm512_loadu_ps(bias + v * LANES));
+        vec values[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            values[v] = load(results[row] + v * LANES);
+            if (bias) values[v] += load(bias + v * LANES);
         }
+        float *to = output + start;
+        int left = width - start;
         if (epilogue == WRITE || epilogue == ADD) {
-            int start = panel * PANEL + vector * LANES;
-            for (int v = 0; v < vectors; v++)
-                put(output + start + v * LANES, width - start - v * LANES, values[v],
-                    epilogue == ADD);
+            for (int v = 0; v < VECTORS; v++, to += LANES, left -= LANES)
+                put(to, left, values[v], epilogue == ADD);
         } else { /* gates are even vectors, ups odd ones */
-            int start = (panel * PANEL + vector * LANES) / 2;
-            for (int v = 0; v < vectors; v += 2) {
-                __m512 gate = epilogue == SILU_GATE ? silu(values[v]) : gelu(values[v]);
-                put(output + start + v / 2 * LANES, width - start - v / 2 * LANES,
-                    _mm512_mul_ps(gate, values[v + 1]), 0);
-            }
+            for (int v = 0; v < VECTORS; v += 2, to += LANES, left -= LANES)
+                put(to, left,
+                    (epilogue == SILU_GATE ? silu(values[v]) : gelu(values[v])) * values[v + 1], 0);
         }
     }
 }
 
 /* ---- a panel -------------------------------------------------------------------------------- */
-
-/* Tiles of a number of rows that the compiler knows, so that the sums are registers; functions of
- * their own, so that nothing else is. */
-#define TILES(rows, vectors_4)                                                                     \
-    static __attribute__((noinline)) void tile_8_##rows(                                           \
-        const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
-        const char *ahead, __m512 *results) {                                                      \
-        tile_8(linear, input, first, rows, panel, vector, VECTORS, ahead, results);                \
-    }                                                                                              \
-    static __attribute__((noinline)) void tile_4_##rows(                                           \
-        const Linear *linear, const Rounded *input, int first, int panel, int vector,              \
-        const char *ahead, __m512 *results) {                                                      \
-        (void)ahead;                                                                               \
-        tile_4(linear, input, first, rows, panel, vector, vectors_4, results);                     \
-    }
-TILES(1, 4)
-TILES(2, 4)
-TILES(3, 2)
-TILES(4, 2)
-TILES(5, 2)
-TILES(6, 2)
-
-typedef struct {
-    void (*run)(const Linear *, const Rounded *, int first, int panel, int vector,
-                const char *ahead, __m512 *results);
-    int vectors;
-} Tile;
-
-enum { MOST_ROWS = 6 };
-
-static const Tile TILES_8[] = {{tile_8_1, 4}, {tile_8_2, 4}, {tile_8_3, 4},
-                               {tile_8_4, 4}, {tile_8_5, 4}, {tile_8_6, 4}};
-static const Tile TILES_4[] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
-                               {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                   Epilogue epilogue, float *output, int width) {
@@ -243,11 +91,10 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
     for (int tiles = (rows + MOST_ROWS - 1) / MOST_ROWS; tiles; tiles--) {
         int count = (rows + tiles - 1) / tiles;
         const Tile *tile = all + count - 1;
-        for (int vector = 0; vector < VECTORS; vector += tile->vectors) {
-            __m512 results[MOST_ROWS * VECTORS];
+        float results[MOST_ROWS][PANEL];
+        for (int vector = 0; vector < VECTORS; vector += tile->vectors)
             tile->run(linear, input, first, panel, vector, ahead, results);
-            finish(linear, panel, count, vector, tile->vectors, epilogue, results, output, width);
-        }
+        finish(linear, panel, count, epilogue, results, output, width);
         ahead += quarter;
         first += count;
         rows -= count;

@@ -5,8 +5,10 @@
 
 #include <stdint.h>
 
+#define HAS_AVX512_VNNI (__AVX512VNNI__ && __AVX512BW__ && __AVX512VL__)
+
 /* Whether this processor has the instructions; without them there is no native decoder. */
-#define HAS_LINEAR (__AVX512VNNI__ && __AVX512BW__ && __AVX512VL__)
+#define HAS_LINEAR (HAS_AVX512_VNNI || (__AVX2__ && __FMA__ && __F16C__))
 
 enum {
     PANEL = 64,      /* outputs that are computed together: four vectors of 16 */

@@ -5,6 +5,9 @@
 #define TRIREME_VECTORS_H
 
 #include <stdint.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 enum { LANES = 16 };
 
@@ -35,6 +38,28 @@ INLINE vec exponential(vec x) {
     y = y * part + 6.931472028550421e-1f;
     y = y * part + 1.0f;
     return (vec)((ivec)y + (whole << 23));
+}
+
+/* x / (1 + e to the -y), the exponential as above. */
+INLINE vec over_one_plus_exp(vec x, vec y) {
+#ifdef __AVX512F__
+    __m512 scaled = _mm512_mul_ps((__m512)y, _mm512_set1_ps(-1.44269504088896f));
+    scaled = _mm512_min_ps(scaled, _mm512_set1_ps(126.0f));
+    __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 part = _mm512_sub_ps(scaled, whole);
+    __m512 power = _mm512_set1_ps(1.535336188319500e-4f);
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.339887440266574e-3f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(9.618437357674640e-3f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(5.550332471162809e-2f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(2.402264791363012e-1f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(6.931472028550421e-1f));
+    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.0f));
+    power = _mm512_scalef_ps(power, whole);
+    return x / ((vec)power + 1.0f);
+#else
+    vec small = exponential(pick(y > 0, -y, y)); /* of a magnitude: it can't overflow */
+    return x * pick(y > 0, splat(1), small) / (1.0f + small);
+#endif
 }
 
 /* cap * tanh(score / cap), of a vector. */

@@ -24,6 +24,20 @@ PARAMS = SamplingParams(max_tokens=6)
 ODD = {"hidden_size": 48, "intermediate_size": 88, "head_dim": 16}
 
 
+@pytest.fixture(params=["native", "haswell"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the kernels are compiled for: this processor, and one with AVX2 alone."""
+    march = str(request.param)
+    if march == "haswell" and not {"avx2", "fma", "f16c", "bmi2"} <= _flags():
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setenv("TRIREME_MARCH", march)
+    return march
+
+
+def _flags() -> set[str]:
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
 def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path:
     checkpoint = make_checkpoint(folder / "checkpoint", kind, "bf16", **changes)
     build_engine(checkpoint, folder / precision, precision)
@@ -65,6 +79,7 @@ def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize(
     ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("llama", ODD)], ids=str
@@ -84,6 +99,7 @@ def test_it_computes_what_the_graphs_say(
         assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
 
 
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_logits_are_the_same_bits_in_any_company_on_any_threads(
     tmp_path: Path, precision: Precision
@@ -97,6 +113,17 @@ def test_logits_are_the_same_bits_in_any_company_on_any_threads(
         alone = logits_of(load(folder, num_threads=1), each)[key]
         for found in (together[key], chunked[key]):
             assert np.array_equal(np.array(found), np.array(alone))
+
+
+def test_its_name_says_the_instructions(tmp_path: Path, instructions: str) -> None:
+    engine = load(build(tmp_path, "llama", "int8"))
+    if instructions == "haswell":
+        assert engine.runner.name == "native decoder (AVX2)"
+        assert engine.layout.kv_dtype == "float32"
+        with pytest.raises(EngineError, match=r"kv_cache_dtype int8 needs .* AVX-512 VNNI"):
+            Engine(tmp_path / "int8", kv_cache_dtype="int8")
+    else:
+        assert engine.runner.name.startswith("native decoder (AVX")
 
 
 def test_without_a_compiler_the_graphs_are_run(

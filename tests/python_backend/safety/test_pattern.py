@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_backend.safety.pattern import AnyOf, Pattern, PatternError
@@ -88,6 +88,41 @@ def test_a_match_that_may_still_change_begins_at_the_horizon_or_later(
     for match in (before, after):
         if match is not None and match[0] < horizon:
             assert before == after
+
+
+QUIET = [
+    AnyOf(map(Pattern, sources))
+    for sources in (
+        (r"\bab{1,3}\b", "c d", "(?m)^a"),
+        ("b{1,2} {1,3}a", r"d\B", "(?i)CA$"),
+        (r"[a-c]{1,3}@[a-d]{1,3}", r"\Ac", "  "),
+    )
+]
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from(QUIET),
+    st.text("abcd@ \n", max_size=24),
+    st.text("abcd@ \n", max_size=6),
+    st.data(),
+)
+def test_no_match_begins_in_words_that_are_skipped(
+    any_of: AnyOf, text: str, more: str, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    end = any_of.skip_words(text, start)
+    assert start <= end <= len(text)
+    assert end == start or text[end - 1] == " "
+    assert any_of.horizon(text, start) >= end
+    assert any_of.search(text + more, start) >= end
+
+
+def test_words_are_skipped_up_to_one_in_which_a_match_may_begin() -> None:
+    any_of = AnyOf([Pattern(r"[a-z]{1,9}@[a-z]{1,9}")])
+    for _ in range(2):  # asked, and remembered
+        assert any_of.skip_words("write to ana@acme now", 0) == 9
+        assert any_of.skip_words("write to an", 0) == 9
 
 
 def test_many_patterns_are_asked_at_once() -> None:

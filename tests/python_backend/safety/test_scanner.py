@@ -105,6 +105,15 @@ def cut(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(places)]
 
 
+def test_nothing_is_held_back_for_what_is_only_flagged() -> None:
+    rules = [
+        Rule("long", "flag", "", (PatternFinder("long", Pattern("a{3,9}")),)),
+        Rule("short", "redact", "[{kind}]", (PatternFinder("short", Pattern("bb")),)),
+    ]
+    scanner = Scanner(RuleSet(rules, "output"))
+    assert [scanner.add(each).text for each in ("xaaa", "a", "ab", "c")] == ["xaaa", "a", "a", "bc"]
+
+
 @settings(max_examples=200, deadline=None)
 @given(POLICIES, TEXTS, CUTS)
 def test_scanning_the_stream_is_scanning_the_whole(

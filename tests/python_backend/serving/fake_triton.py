@@ -31,8 +31,11 @@ _NUMPY = {
 
 class Tensor:
     def __init__(self, name: str, array: NDArray[Any]) -> None:
-        self.name = name
+        self._name = name
         self._array = array
+
+    def name(self) -> str:
+        return self._name
 
     def as_numpy(self) -> NDArray[Any]:
         return self._array
@@ -71,6 +74,12 @@ class MetricFamily:
     ) -> Metric:
         return self.series.setdefault(frozenset(labels.items()), Metric(buckets or []))
 
+    @property
+    def value(self) -> float:
+        """Of the only series."""
+        (metric,) = self.series.values()
+        return metric.value
+
 
 MetricFamily.made = {}
 
@@ -99,7 +108,7 @@ class TritonError:
 
 class InferenceResponse:
     def __init__(self, tensors: Iterable[Tensor] = (), error: TritonError | None = None) -> None:
-        self.outputs = {tensor.name: tensor.as_numpy() for tensor in tensors}
+        self.outputs = {tensor.name(): tensor.as_numpy() for tensor in tensors}
         self.error = error
 
 
@@ -113,6 +122,9 @@ class Request:
     parameters_json: str = "{}"
     responses: list[InferenceResponse] = field(default_factory=list)
     ended: bool = False
+
+    def inputs(self) -> list[Tensor]:
+        return list(self.tensors.values())
 
     def request_id(self) -> str:
         return "r"
@@ -142,7 +154,7 @@ class InferenceRequest:
 
     def __init__(self, model_name: str, inputs: list[Tensor], **_: Any) -> None:
         self.model_name = model_name
-        self.inputs = {tensor.name: tensor.as_numpy() for tensor in inputs}
+        self.inputs = {tensor.name(): tensor.as_numpy() for tensor in inputs}
 
     def exec(self, decoupled: bool) -> list[InferenceResponse]:
         InferenceRequest.made.append(self)
@@ -179,5 +191,4 @@ _module.TritonError = TritonError
 _module.InferenceRequest = InferenceRequest
 _module.InferenceResponse = InferenceResponse
 _module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
-_module.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
 sys.modules["triton_python_backend_utils"] = _module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,13 @@ def piece(
     """One piece; with a context it is a sequence's first."""
     if context is not None:
         inputs["stream_context"] = [[context.to_bytes()]]
+    if reason:
+        inputs["finish_reason"] = [[reason.encode()]]
     request = make_request(
         POSTPROCESSING_MODEL,
         TOKENS_BATCH=[[tokens]],
         SEQUENCE_LENGTH=[[len(tokens)]],
         sequence_id=[[sequence]],
-        finish_reason=[[reason.encode()]],
         **inputs,
     )
     request.parameters_json = parameters
@@ -98,6 +100,13 @@ def piece(
 
 
 FIRST = StreamContext()
+
+
+def answers(**labels: str) -> float:
+    """How many answers were counted that ended so, under the policy ``standard``."""
+    wanted = {"policy": "standard", **labels, "model": "postprocessing", "version": "1"}
+    metric = MetricFamily.made["trireme_answers_total"].series.get(frozenset(wanted.items()))
+    return 0 if metric is None else metric.value
 
 
 def pieces(
@@ -130,9 +139,9 @@ def verdicts(requests: list[Request]) -> list[dict[str, Any]]:
 
 
 def reasons(requests: list[Request]) -> list[str]:
-    """The finish reasons that are not empty."""
+    """Why answers ended."""
     outputs = [response.outputs for request in requests for response in request.responses]
-    return [reason.decode() for each in outputs if (reason := each["finish_reason"].item())]
+    return [each["finish_reason"].item().decode() for each in outputs if "finish_reason" in each]
 
 
 def test_a_stream_of_single_tokens_is_the_whole_text_redacted(
@@ -203,6 +212,59 @@ def test_the_engine_is_told_to_stop_where_the_client_went_away(
     assert stop.model_name == "the_engine"
     assert stop.inputs["stop"].item() is True
     assert stop.inputs["sequence_id"].tolist() == [[7]]
+
+
+def test_an_answer_whose_client_went_away_ends_once(
+    model: postprocessing.TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pieces that are still on their way are neither checked nor answered."""
+    model.execute([piece([70], 7, context=FIRST)])
+    monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 0)
+    later = [piece([71], 7), piece([72], 7), piece([], 7, "cancelled")]
+    for request in later:
+        request.cancelled = True
+    model.execute(later)
+    assert all(request.ended and not request.responses for request in later)
+    assert len(InferenceRequest.made) == 1
+    model.finalize()
+    assert answers(finish_reason="cancelled") == 1
+    assert answers(finish_reason="error") == 0
+
+
+def test_an_answer_that_ends_without_a_word_is_forgotten(
+    model: postprocessing.TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It timed out in the engine, or the engine died: postprocessing hears nothing of either."""
+    model.execute([piece([70], sequence, context=FIRST) for sequence in range(40)])
+    kept = model._streams
+    assert len(kept) == 40
+    heard_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: heard_s + 599)
+    model.execute([piece([71], 39)])
+    assert len(kept) == 40
+    monkeypatch.setattr(time, "monotonic", lambda: heard_s + 601)
+    model.execute([piece([71], 39)])
+    assert list(kept) == [39]
+    model.finalize()
+    assert answers(finish_reason="error") == 39
+    assert MetricFamily.made["trireme_open_answers"].value == 1
+
+
+def test_tokens_whose_text_is_held_back_bring_no_response(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    ids = TOKENIZER.encode("ana ").ids
+    requests = [
+        piece([token], 1, context=FIRST if i == 0 else None, num_output_tokens=[[1]])
+        for i, token in enumerate(ids)
+    ]
+    model.execute(requests)
+    assert all(request.ended for request in requests)
+    assert [len(request.responses) for request in requests] == [*[0] * (len(ids) - 1), 1]
+    outputs = requests[-1].responses[0].outputs
+    assert outputs["OUTPUT"].item() == b"ana "
+    assert outputs["num_output_tokens"].item() == len(ids)
+    assert "finish_reason" not in outputs
 
 
 def test_what_has_ended_is_not_stopped_again(model: postprocessing.TritonPythonModel) -> None:
@@ -279,8 +341,8 @@ def test_log_probabilities_come_with_their_text_and_not_with_what_was_taken_out(
     end = piece([], 1, "stop", output_log_probs=np.zeros((1, 1, 0)), **none)
     model.execute([*requests, end])
     sent: list[bytes] = []
-    for request in [*requests, end]:
-        outputs = request.responses[0].outputs
+    responses = [response for request in [*requests, end] for response in request.responses]
+    for outputs in (response.outputs for response in responses):
         shown = outputs["output_tokens"].reshape(-1).tolist()
         assert outputs["output_log_probs"].shape == (1, 1, len(shown))
         if shown:

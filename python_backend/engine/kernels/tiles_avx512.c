@@ -1,0 +1,129 @@
+/* Tiles for AVX-512 with VNNI. */
+
+#include "tiles.h"
+
+#if HAS_AVX512_VNNI
+
+#include "integers.h"
+
+enum { GROUP = INT4_GROUP };
+
+/* Of a panel in 8 bits. */
+INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                   int vector, int vectors, const char *ahead, float results[][PANEL]) {
+    __m512i sums[24];
+    for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
+    int64_t columns = linear->columns;
+    const int8_t *low = input->levels + (int64_t)first * columns, *high = low + 3 * columns;
+    const uint8_t *weights = linear->levels + ((int64_t)panel * columns * PANEL) + vector * 64;
+    const uint8_t *end = weights + columns * PANEL;
+#pragma GCC unroll 4
+    for (; weights != end; weights += 4 * PANEL, low += 4, high += 4, ahead += 64) {
+        __m512i w[VECTORS];
+        if (rows > 3) _mm_prefetch(ahead, _MM_HINT_T1);
+        for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
+        for (int row = 0; row < rows; row++) {
+            __m512i a = four_of_row(low, high, columns, row);
+            for (int v = 0; v < vectors; v++)
+                sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
+        }
+    }
+    const float *scales = (const float *)linear->scales + panel * PANEL + vector * LANES;
+    for (int row = 0; row < rows; row++) {
+        __m512 scale = _mm512_set1_ps(input->scales[first + row]);
+        __m512i offset = _mm512_set1_epi32(128 * (int32_t)input->sums[first + row]);
+        for (int v = 0; v < vectors; v++) {
+            __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[row * vectors + v], offset));
+            sum = _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_loadu_ps(scales + v * LANES));
+            _mm512_storeu_ps(results[row] + (vector + v) * LANES, sum);
+        }
+    }
+}
+
+/* The same in 4 bits. */
+INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                   int vector, int vectors, const char *ahead, float results[][PANEL]) {
+    (void)ahead;
+    const __m512i low = _mm512_set1_epi8(15);
+    int64_t columns = linear->columns, groups = columns / GROUP;
+    __m512 totals[24];
+    for (int i = 0; i < rows * vectors; i++) totals[i] = _mm512_setzero_ps();
+    const int8_t *low_rows = input->levels + (int64_t)first * columns;
+    const int8_t *high_rows = low_rows + 3 * columns;
+    const float *row_scales = input->scales + (int64_t)first * groups;
+    const float *row_sums = input->sums + (int64_t)first * groups;
+    const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL / 2 + vector * 64;
+    const uint16_t *scales =
+        (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
+    const uint8_t *zeros = linear->zeros + (int64_t)panel * groups * PANEL / 2;
+    for (int64_t group = 0; group < groups; group++) {
+        __m512i sums[24];
+        for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
+        for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL, low_rows += 8, high_rows += 8) {
+            __m512i even[VECTORS], odd[VECTORS];
+            for (int v = 0; v < vectors; v++) {
+                __m512i both = _mm512_load_si512(weights + 64 * v);
+                even[v] = _mm512_and_si512(both, low);
+                odd[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            }
+            for (int row = 0; row < rows; row++) {
+                __m512i a = four_of_row(low_rows, high_rows, columns, row);
+                __m512i b = four_of_row(low_rows + 4, high_rows + 4, columns, row);
+                for (int v = 0; v < vectors; v++) {
+                    __m512i sum = sums[row * vectors + v];
+                    sum = _mm512_dpbusd_epi32(sum, even[v], a);
+                    sums[row * vectors + v] = _mm512_dpbusd_epi32(sum, odd[v], b);
+                }
+            }
+        }
+        __m512 scale[VECTORS], zero[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            /* Vectors 0 and 1 have their zero points in low halves, 2 and 3 in high ones. */
+            int at = vector + v;
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(zeros + (at & 1) * LANES));
+            if (at & 2) bytes = _mm_srli_epi16(bytes, 4);
+            bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            zero[v] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+            scale[v] =
+                _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + v * LANES)));
+        }
+        for (int row = 0; row < rows; row++) {
+            __m512 row_scale = _mm512_set1_ps(row_scales[row * groups + group]);
+            __m512 row_sum = _mm512_set1_ps(row_sums[row * groups + group]);
+            for (int v = 0; v < vectors; v++) {
+                int i = row * vectors + v;
+                __m512 sum = _mm512_cvtepi32_ps(sums[i]);
+                sum = _mm512_fnmadd_ps(zero[v], row_sum, sum); /* exact: below 2 to the 24 */
+                sum = _mm512_mul_ps(sum, row_scale);
+                totals[i] = _mm512_fmadd_ps(sum, scale[v], totals[i]);
+            }
+        }
+        scales += PANEL;
+        zeros += PANEL / 2;
+    }
+    for (int row = 0; row < rows; row++)
+        for (int v = 0; v < vectors; v++)
+            _mm512_storeu_ps(results[row] + (vector + v) * LANES, totals[row * vectors + v]);
+}
+
+TILE(tile_8, 1, 4)
+TILE(tile_8, 2, 4)
+TILE(tile_8, 3, 4)
+TILE(tile_8, 4, 4)
+TILE(tile_8, 5, 4)
+TILE(tile_8, 6, 4)
+TILE(tile_4, 1, 4)
+TILE(tile_4, 2, 4)
+TILE(tile_4, 3, 2)
+TILE(tile_4, 4, 2)
+TILE(tile_4, 5, 2)
+TILE(tile_4, 6, 2)
+
+const Tile TILES_8[] = {{tile_8_1, 4}, {tile_8_2, 4}, {tile_8_3, 4},
+                        {tile_8_4, 4}, {tile_8_5, 4}, {tile_8_6, 4}};
+const Tile TILES_4[] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
+                        {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
+
+const char *trireme_instructions(void) { return "AVX-512 VNNI"; }
+
+#endif
