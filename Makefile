@@ -245,11 +245,12 @@ $(VENV)/.gateway: $(VENV)/.serving requirements/gateway.txt
 	@$(run) $(install_lock) requirements/gateway.txt
 	@touch "$@"
 
-# Both packages are the module `onnxruntime`, so one goes before the other comes.
+# Both packages are the module `onnxruntime`, so one goes before the other comes; where it doesn't come,
+# the environment is made anew.
 $(VENV)/.cuda: $(VENV)/.gateway requirements/cuda.txt
 	@echo 'Installing onnxruntime for CUDA, with the libraries it needs, in $(VENV)'
 	@$(run) -m pip uninstall -qq --yes onnxruntime
-	@$(run) $(install_lock) requirements/cuda.txt
+	@$(run) $(install_lock) requirements/cuda.txt || { rm -f "$(VENV)/.serving"; exit 1; }
 	@touch "$@"
 
 $(VENV)/.dev: $(VENV)/.gateway requirements/dev.txt
