@@ -116,8 +116,8 @@ def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent)
             check_mapping(checkpoint.config, recipe.target)
     if spec.context_length > MOST_CONTEXT:
         raise BuildError(
-            f"{folder} was made for {spec.context_length:,} tokens: set limits.context_length, to at "
-            f"most {MOST_CONTEXT:,}"
+            f"{folder} was made for {spec.context_length:,} tokens: set limits.context_length, to "
+            f"at most {MOST_CONTEXT:,}"
         )
     TextTokenizer.load(folder)  # what can't be read had better not wait for the gate, either
     licence = audit(folder, recipe.licence)
