@@ -1,24 +1,31 @@
 """What the text path costs: tokenizing, scanning, holding back, and its share of a server's CPU.
 
 python -m benchmarks.text_path
+python -m benchmarks.text_path --tokenizer .../tokenizer.json
 python -m benchmarks.text_path --repository model_repository
 """
 
 from __future__ import annotations
 
 import argparse
+import operator
 import os
 import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
+from build.demo.data import held_out
+from build.quality.suite import load_suite
 from clients import Client
 from ops.triton import TritonServer
 from python_backend.safety.policy import load_policies
-from python_backend.safety.scanner import Scanner
+from python_backend.safety.scanner import RuleSet, Scanner
 from python_backend.text.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +36,16 @@ STEPS = ("preprocessing", "postprocessing")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def ordinary_texts() -> list[str]:
-    """Paragraphs of this repository's own documents."""
-    paths = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    paragraphs = [part for path in paths for part in path.read_text("utf-8").split("\n\n")]
-    chosen = [part for part in paragraphs if len(part) > 100 and part[0].isalpha()]
-    return chosen[:: max(1, len(chosen) // 40)]
+def answers() -> list[str]:
+    """What the demo model is asked for: its held-out questions' answers, contact cards left out."""
+    examples = held_out(40)
+    return [each.answer for each in examples if each.kind != "contact"]
+
+
+def prose() -> list[str]:
+    """Sentences of English prose."""
+    paragraphs = [item.prompt + item.answer for item in load_suite("general").items]
+    return [f"{sentence}." for each in paragraphs for sentence in each.rstrip(".").split(". ")]
 
 
 def tokenizing_ms(tokenizer: TextTokenizer, texts: list[str]) -> float:
@@ -50,10 +61,8 @@ def tokenizing_ms(tokenizer: TextTokenizer, texts: list[str]) -> float:
     return min(times) * 1000
 
 
-def scan(policy: str, pieces: list[list[str]]) -> str:
-    """One line on what a policy costs, and what it holds back of ordinary text."""
-    rules = load_policies(POLICIES).get(policy).output
-    first: list[int] = []
+def scanning(rules: RuleSet, pieces: list[list[str]]) -> str:
+    """What scanning costs, and what is held back meanwhile."""
     held: list[int] = []
     best_s = float("inf")
     for _ in range(3):
@@ -65,17 +74,50 @@ def scan(policy: str, pieces: list[list[str]]) -> str:
         best_s = min(best_s, time.process_time() - start)
     for text in pieces:
         scanner = Scanner(rules)
-        left = False
-        for count, piece in enumerate(text):
-            if scanner.add(piece).text and not left:
-                first.append(count)
-                left = True
+        for piece in text:
+            scanner.add(piece)
             held.append(scanner.held)
-    count = sum(map(len, pieces))
     return (
-        f"{policy}: {best_s / count * 1e6:.0f} µs a token; first text {statistics.median(first):g} "
-        f"tokens later (median; mean {statistics.mean(first):.2f}); held back: median "
-        f"{statistics.median(held):g} characters, most {max(held)}"
+        f"{best_s / sum(map(len, pieces)) * 1e6:.1f} µs of CPU a token; held back: median "
+        f"{statistics.median(held):g} characters, at most {max(held)}"
+    )
+
+
+def delay(rules: RuleSet, pieces: list[list[str]]) -> str:
+    """How many tokens later the first text of each answer leaves than without a policy."""
+    delays = []
+    for text in pieces:
+        scanner = Scanner(rules)
+        released = (i for i, piece in enumerate(text) if scanner.add(piece).text)
+        delays.append(next(released, len(text)))
+    return (
+        f"first text {statistics.median(delays):g} tokens later (median; mean "
+        f"{statistics.mean(delays):.2f}), of {len(delays)}"
+    )
+
+
+def first_text(url: str, questions: list[str]) -> str:
+    """The same in time, at a server: each question under both policies, one after the other."""
+    first_s: dict[str, list[float]] = {"none": [], "standard": []}
+    token_s = []
+    for question in questions:
+        for policy, times in first_s.items():
+            arrivals, tokens = [], 0
+            with Client(url, safety_policy=policy) as client:
+                client.is_ready()
+                start = time.perf_counter()
+                for piece in client.stream(question, max_tokens=64, return_num_output_tokens=True):
+                    tokens += piece.num_output_tokens or 0
+                    if piece.text:
+                        arrivals.append(time.perf_counter() - start)
+            times.append(arrivals[0])
+            if policy == "none" and tokens > 1:
+                token_s.append((arrivals[-1] - arrivals[0]) / (tokens - 1))
+    added_s = statistics.median(map(operator.sub, first_s["standard"], first_s["none"]))
+    return (
+        f"first text after {statistics.median(first_s['none']) * 1000:.1f} ms without a policy, "
+        f"{added_s * 1000:+.1f} ms under standard; a token takes "
+        f"{statistics.median(token_s) * 1000:.1f} ms (medians of {len(questions)} questions)"
     )
 
 
@@ -95,8 +137,8 @@ def cpu_ticks(repository: Path) -> Counter[str]:
     return used
 
 
-def share(repository: Path, requests: int, max_tokens: int) -> str:
-    """One line on the two steps' share of the CPU time at 32 concurrent streams."""
+def served(repository: Path, requests: int, max_tokens: int) -> Iterator[str]:
+    """What is measured at a server of its own."""
     log = Path(tempfile.mkdtemp()) / "triton.log"
     with (
         TritonServer(repository, log=log) as server,
@@ -105,6 +147,7 @@ def share(repository: Path, requests: int, max_tokens: int) -> str:
     ):
         stream = client.stream
         list(stream("Warm up.", max_tokens=8))
+        yield first_text(client.url, [each.question for each in held_out(8)])
         before, start = cpu_ticks(repository), time.monotonic()
         prompts = [f"Tell me about number {i}." for i in range(requests)]
         for _ in pool.map(
@@ -114,7 +157,7 @@ def share(repository: Path, requests: int, max_tokens: int) -> str:
         wall_s, used = time.monotonic() - start, cpu_ticks(repository) - before
     total, tokens = sum(used.values()), requests * max_tokens
     each = ", ".join(f"{name} {ticks / _TICKS:.1f} s" for name, ticks in used.most_common())
-    return (
+    yield (
         f"{STREAMS} streams, {tokens} tokens in {wall_s:.0f} s: {each}; the two steps "
         f"{sum(used[name] for name in STEPS) / total:.1%}"
     )
@@ -124,22 +167,36 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_path", description=__doc__)
     parser.add_argument("--repository", type=Path, help="measure the CPU share of a server too")
+    parser.add_argument("--tokenizer", type=Path, help="another tokenizer.json to measure with")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64)
     arguments = parser.parse_args()
     if arguments.repository is not None:
         repository = arguments.repository.resolve()
-        print(share(repository, arguments.requests, arguments.max_tokens))
+        for line in served(repository, arguments.requests, arguments.max_tokens):
+            print(line)
         return
     tokenizer = TextTokenizer.load(CHECKPOINT)
-    texts = ordinary_texts()
-    print(f"10,000 tokens of prompt: {tokenizing_ms(tokenizer, texts):.1f} ms")
-    pieces = [
+    print(f"10,000 tokens of prompt: {tokenizing_ms(tokenizer, prose()):.1f} ms")
+    texts = {
+        "the demo model's answers": split(tokenizer, answers()),
+        "prose in its tokens": split(tokenizer, prose()),
+    }
+    if arguments.tokenizer is not None:
+        other = TextTokenizer(Tokenizer.from_file(str(arguments.tokenizer)), {}, None)
+        texts[f"prose in those of {arguments.tokenizer.name}"] = split(other, prose())
+    for policy in ("standard", "strict"):
+        rules = load_policies(POLICIES).get(policy).output
+        for name, pieces in texts.items():
+            print(f"{policy}, {name}: {scanning(rules, pieces)}; {delay(rules, pieces)}")
+
+
+def split(tokenizer: TextTokenizer, texts: list[str]) -> list[list[str]]:
+    """Texts token by token."""
+    return [
         [tokenizer.vocabulary.text_of(i) for i in tokenizer.encode(text, False).tolist()]
         for text in texts
     ]
-    for policy in ("standard", "strict"):
-        print(scan(policy, pieces))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from clients.errors import (
     ServerUnavailableError,
 )
 from clients.options import GenerationOptions
-from clients.results import PerfMetrics, Piece, Result
+from clients.results import PerfMetrics, Piece, Result, Verdict
 
 __all__ = [
     "AsyncClient",
@@ -27,4 +27,5 @@ __all__ = [
     "ServerBrokenError",
     "ServerBusyError",
     "ServerUnavailableError",
+    "Verdict",
 ]

@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
         client = Client(
-            given.url, protocol=given.protocol, model=given.model, timeout_s=given.timeout_s
+            given.url,
+            protocol=given.protocol,
+            model=given.model,
+            timeout_s=given.timeout_s,
+            safety_policy=given.safety_policy,
         )
     except ValueError as error:
         parser.error(str(error))
@@ -83,8 +87,10 @@ def _print(pieces: Iterable[Piece], as_json: bool) -> list[Piece]:
     for piece in pieces:
         printed.append(piece)
         if as_json:
-            fields = {name: value for name, value in asdict(piece).items() if value is not None}
-            print(json.dumps(fields, ensure_ascii=False), flush=True)
+            known = {
+                name: value for name, value in asdict(piece).items() if value not in (None, ())
+            }
+            print(json.dumps(known, ensure_ascii=False), flush=True)
         else:
             print(piece.text, end="", flush=True)
     if not as_json:
@@ -118,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--protocol", choices=tuple(DEFAULT_ADDRESSES), default="grpc")
     server.add_argument("--model", default="ensemble")
     server.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS")
+    server.add_argument("--safety-policy", metavar="NAME", help="in place of the default one")
     sampling = parser.add_argument_group("the text")
     sampling.add_argument("--max-tokens", type=int, default=GenerationOptions.max_tokens)
     sampling.add_argument("--temperature", type=float, help="alone samples from all tokens")

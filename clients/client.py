@@ -43,6 +43,7 @@ class _Endpoint:
         protocol: WireProtocol = "grpc",
         model: str = ENSEMBLE,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        safety_policy: str | None = None,
     ) -> None:
         """Describe the server; nothing is sent yet.
 
@@ -53,6 +54,8 @@ class _Endpoint:
             model: The model to ask.
             timeout_s: How long an answer may take, from the request to the last token, where a
                 call does not say; None is without end.
+            safety_policy: The safety policy that prompts and answers are held to, in place of the
+                server's default.
 
         Raises:
             ValueError: The protocol is another, or the address does not fit it.
@@ -65,6 +68,7 @@ class _Endpoint:
         self.protocol = protocol
         self.model = model
         self.timeout_s = timeout_s
+        self.parameters = {} if safety_policy is None else {"safety_policy": safety_policy}
         self._connect()
 
     def _connect(self) -> None:
@@ -83,7 +87,7 @@ class _Endpoint:
     ) -> Request:
         options = replace(options or GenerationOptions(), **keywords)
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return Request(self.model, prompt, options, stream, request_id, timeout_s)
+        return Request(self.model, prompt, options, stream, request_id, timeout_s, self.parameters)
 
     def _not_ready(self, timeout_s: float) -> ServerUnavailableError:
         return ServerUnavailableError(

@@ -80,7 +80,11 @@ _ALIASES = {
 }
 _NAMES = "|".join(
     re.escape(name)
-    for name in sorted((*contract.ENSEMBLE_MODEL.input_names(), *_ALIASES), key=len, reverse=True)
+    for name in sorted(
+        (*contract.ENSEMBLE_MODEL.input_names(), *contract.REQUEST_PARAMETERS, *_ALIASES),
+        key=len,
+        reverse=True,
+    )
 )
 _ANYWHERE = re.compile(rf"\b({_NAMES})\b")
 _TO_BLAME = re.compile(rf"^(?:input )?({_NAMES})\b|['\"`]({_NAMES})['\"`]")
@@ -91,7 +95,8 @@ def server_error(message: str, status: str | None, address: str) -> ClientError:
 
     Over HTTP Triton answers every error of a model with status 400, and errors of its own over gRPC
     without a status. Such an error counts as the request's where the message begins with the name
-    of an input, as every refusal of Trireme's models does, or quotes one, as Triton's own do.
+    of an input or parameter or with ``content_filter``, as every refusal of Trireme's models does,
+    or quotes one, as Triton's own do.
 
     Args:
         message: The server's words.
@@ -115,7 +120,7 @@ def server_error(message: str, status: str | None, address: str) -> ClientError:
         named = _ANYWHERE.search(message)
         return InvalidRequestError(message, _input_name(named))
     named = _TO_BLAME.search(message) if status is None else None
-    if named:
+    if named or message.startswith("content_filter:"):
         return InvalidRequestError(message, _input_name(named))
     return GenerationError(message)
 

@@ -86,9 +86,9 @@ class GenerationOptions:
         end_id: The token that ends a sequence, in place of the checkpoint's.
         num_return_sequences: How many answers to draw, for `generate_all` and `stream`.
         exclude_input_in_output: Whether the text leaves the prompt out.
-        return_log_probs: Report `log_probs` and `cum_log_prob`.
-        num_top_log_probs: Report `top_log_probs` as well, so many for each token. Not known to
-            TensorRT-LLM's engine.
+        return_log_probs: Report `tokens`, `log_probs` and `cum_log_prob`.
+        num_top_log_probs: Report `top_tokens` and `top_log_probs` as well, so many for each token.
+            Not known to TensorRT-LLM's engine.
         return_num_input_tokens: Report the prompt's tokens.
         return_num_output_tokens: Report the tokens generated.
         return_perf_metrics: Report the engine's `PerfMetrics`.

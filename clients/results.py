@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import Self
 
 from clients.errors import GenerationError
+
+_T = TypeVar("_T")
 
 Outputs = Mapping[str, Sequence[Any]]
 """The ensemble's outputs in one response: flat lists of Python values by the contract's names."""
@@ -58,22 +61,51 @@ class PerfMetrics:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a rule of the safety policy found; never the text itself.
+
+    Attributes:
+        rule: The rule's name in the policy.
+        kind: What was found, such as ``email``.
+        action: What was done about it: ``redact``, ``replace``, ``block`` or ``flag``.
+        side: Where: in the ``input`` or in the ``output``.
+        start: Its first character, counted in the text before redaction.
+        end: The character after its last.
+        message: Which message of a chat it was found in, from 0; None elsewhere.
+    """
+
+    rule: str
+    kind: str
+    action: str
+    side: str
+    start: int
+    end: int
+    message: int | None = None
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A part of an answer, as the server sends it.
+    r"""A part of an answer, as the server sends it.
 
     What was not asked for is None.
 
     Attributes:
-        text: What follows the pieces before; may be empty, in the middle of a character say.
+        text: What follows the pieces before; may be empty, in the last piece say.
         finish_reason: Why the sequence ended: ``stop`` (by itself or at a stop word), ``length``
-            (out of tokens) or ``cancelled``; empty in every piece but the last.
+            (out of tokens), ``content_filter`` (the safety policy blocked it), ``cancelled`` or
+            ``error`` (it could not be checked); empty in every piece but the last.
         sequence_index: Which of the `num_return_sequences` answers this belongs to, from 0.
         num_input_tokens: Tokens of the prompt.
         num_output_tokens: Tokens generated for this piece.
+        verdicts: What the safety policy found that was not reported before.
         cum_log_prob: Sum of the log probabilities of all tokens so far.
-        log_probs: Log probability of each token of this piece.
-        top_log_probs: The likeliest tokens in the place of each token of this piece, as ids with
-            log probabilities, the likeliest first.
+        tokens: The tokens whose text this piece carries, each as its text, with `log_probs`. One
+            that is no whole character is spelt ``bytes:\xf0\x9f``; those of text that a policy
+            took out are left out.
+        log_probs: Log probability of each of those tokens.
+        top_tokens: The likeliest tokens in the place of each of them, as texts, the likeliest
+            first.
+        top_log_probs: The same as ids with log probabilities.
         perf_metrics: Where the time went.
     """
 
@@ -82,8 +114,11 @@ class Piece:
     sequence_index: int = 0
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None
+    verdicts: tuple[Verdict, ...] = ()
     cum_log_prob: float | None = None
+    tokens: tuple[str, ...] | None = None
     log_probs: tuple[float, ...] | None = None
+    top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_log_probs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     perf_metrics: PerfMetrics | None = None
 
@@ -96,16 +131,18 @@ class Piece:
         """
         if not outputs.get("text_output"):
             raise GenerationError("the server's response has no text_output")
-        log_probs = outputs.get("output_log_probs")
         return cls(
             text=outputs["text_output"][0],
             finish_reason=_first(outputs, "finish_reason", ""),
             sequence_index=_first(outputs, "sequence_index", 0),
             num_input_tokens=_first(outputs, "num_input_tokens"),
             num_output_tokens=_first(outputs, "num_output_tokens"),
+            verdicts=_verdicts(_first(outputs, "safety_verdicts", "[]")),
             cum_log_prob=_first(outputs, "cum_log_probs"),
-            log_probs=None if log_probs is None else tuple(log_probs),
-            top_log_probs=_top_log_probs(outputs),
+            tokens=_tuple(outputs.get("output_tokens")),
+            log_probs=_tuple(outputs.get("output_log_probs")),
+            top_tokens=_by_token(outputs, outputs.get("top_tokens")),
+            top_log_probs=_by_token(outputs, _top_log_probs(outputs)),
             perf_metrics=PerfMetrics.from_outputs(outputs),
         )
 
@@ -115,14 +152,30 @@ class Result(Piece):
     """A whole answer: the one piece of a request that is not streamed."""
 
 
-def _top_log_probs(outputs: Outputs) -> tuple[tuple[tuple[int, float], ...], ...] | None:
+def _verdicts(shown: str) -> tuple[Verdict, ...]:
+    known = {each.name for each in fields(Verdict)}
+    return tuple(
+        Verdict(**{name: value for name, value in each.items() if name in known})
+        for each in json.loads(shown)
+    )
+
+
+def _top_log_probs(outputs: Outputs) -> list[tuple[int, float]] | None:
     values = outputs.get("top_log_probs")
-    if values is None:
+    return None if values is None else list(zip(outputs["top_log_prob_ids"], values, strict=True))
+
+
+def _by_token(outputs: Outputs, flat: Sequence[_T] | None) -> tuple[tuple[_T, ...], ...] | None:
+    """A flat list, so many values for each token."""
+    if flat is None:
         return None
-    pairs = list(zip(outputs["top_log_prob_ids"], values, strict=True))
     tokens = len(outputs["output_log_probs"])
-    count = len(pairs) // tokens if tokens else 0
-    return tuple(tuple(pairs[at * count : (at + 1) * count]) for at in range(tokens))
+    count = len(flat) // tokens if tokens else 0
+    return tuple(tuple(flat[at * count : (at + 1) * count]) for at in range(tokens))
+
+
+def _tuple(values: Sequence[_T] | None) -> tuple[_T, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _first(outputs: Outputs, name: str, default: Any = None) -> Any:

@@ -54,6 +54,9 @@ ENGINE_FINISH_REASONS = ("stop", "length", "cancelled")
 FINISH_REASONS = (*ENGINE_FINISH_REASONS, "content_filter", "error")
 """Values of the ensemble's: also a policy blocked the answer, or the text path failed on it."""
 
+REQUEST_PARAMETERS = ("safety_policy", "chat_template")
+"""What a request says beside its inputs, in Triton's request parameters."""
+
 PRIORITY_LEVELS = 5
 DEFAULT_PRIORITY = 3
 """``priority`` is Triton's: from 1, the most urgent, to the number of levels; 0 is the default."""

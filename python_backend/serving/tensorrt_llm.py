@@ -42,6 +42,9 @@ from python_backend.serving.triton import (
 from python_backend.settings import EngineSettings, from_model_config
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_FIRST_TOKENS = 2
+"""A stream's first text is there with its second token: only that ends the first word, which a
+safety policy may have to hold back."""
 
 
 class _Request:
@@ -273,8 +276,8 @@ class TritonPythonModel:
             self._outbox.put(lambda: self._send_news(stream))
         elif stream.request.generation.reporting.streaming and not stream.queued:
             stream.queued = True
-            # A first token doesn't wait; nor do last ones, above.
-            take = self._paced.append if stream.sent else self._send_news
+            # First tokens don't wait; nor do last ones, above.
+            take = self._paced.append if stream.sent >= _FIRST_TOKENS else self._send_news
             self._outbox.put(lambda: take(stream))
 
     def _expire(self) -> None:

@@ -7,9 +7,11 @@ import socket
 import time
 from dataclasses import replace
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clients import (
     AsyncClient,
@@ -23,6 +25,7 @@ from clients import (
     Piece,
     Result,
     ServerUnavailableError,
+    Verdict,
 )
 from tests.clients.conftest import Asker
 from tests.clients.fakes import Failure, FakeTriton, int32, text
@@ -49,6 +52,17 @@ def test_only_the_stream_asks_for_one(asker: Asker, triton: FakeTriton) -> None:
     assert ["stream" in request.inputs for request in triton.received] == [False, True]
 
 
+VERDICTS = """[
+    {"rule": "pii", "kind": "email", "action": "redact", "side": "output", "start": 3, "end": 9},
+    {"rule": "pii", "kind": "phone", "action": "flag", "side": "input", "start": 0, "end": 4,
+     "message": 1, "of_a_later_version": true}
+]"""
+
+
+def strings(texts: list[str]) -> NDArray[Any]:
+    return np.array([text.encode() for text in texts], dtype=np.object_)
+
+
 def test_reports_what_was_asked_for(asker: Asker, triton: FakeTriton) -> None:
     times = {
         "arrival_time_ns": 1_000_000_000,
@@ -64,6 +78,11 @@ def test_reports_what_was_asked_for(asker: Asker, triton: FakeTriton) -> None:
             num_output_tokens=int32(2),
             cum_log_probs=np.array([[-0.75]], dtype=np.float32),
             output_log_probs=np.array([[[-0.5, -0.25]]], dtype=np.float32),
+            output_tokens=strings(["y", "es"]).reshape(1, 1, 2),
+            top_log_probs=np.array([[[[-0.5, -2], [-0.25, -3]]]], dtype=np.float32),
+            top_log_prob_ids=np.array([[[[7, 9], [8, 5]]]], dtype=np.int32),
+            top_tokens=strings(["y", "n", "es", "bytes:\\xf0"]).reshape(1, 1, 2, 2),
+            safety_verdicts=strings([VERDICTS]),
             kv_cache_reused_blocks=int32(0),
             **{name: np.array([[value]], dtype=np.int64) for name, value in times.items()},
         )
@@ -75,7 +94,14 @@ def test_reports_what_was_asked_for(asker: Asker, triton: FakeTriton) -> None:
         num_input_tokens=7,
         num_output_tokens=2,
         cum_log_prob=-0.75,
+        tokens=("y", "es"),
         log_probs=(-0.5, -0.25),
+        top_tokens=(("y", "n"), ("es", "bytes:\\xf0")),
+        top_log_probs=(((7, -0.5), (9, -2)), ((8, -0.25), (5, -3))),
+        verdicts=(
+            Verdict("pii", "email", "redact", "output", 3, 9),
+            Verdict("pii", "phone", "flag", "input", 0, 4, message=1),
+        ),
         perf_metrics=PerfMetrics(**times, kv_cache_reused_blocks=0),
     )
     assert result.perf_metrics is not None

@@ -86,6 +86,49 @@ def test_protocols_agree(triton: Server) -> None:
     assert over_grpc.cum_log_prob == pytest.approx(sum(over_grpc.log_probs or ()), rel=1e-4)
 
 
+def test_log_probabilities_come_with_their_text(client: Client) -> None:
+    options = GenerationOptions(max_tokens=32, return_log_probs=True, num_top_log_probs=2)
+    pieces = list(client.stream(PROMPT, options))
+    tokens = [token for piece in pieces for token in piece.tokens or ()]
+    likeliest = [texts for piece in pieces for texts in piece.top_tokens or ()]
+    assert "".join(tokens) == "".join(piece.text for piece in pieces) != ""
+    assert len(tokens) == sum(len(piece.log_probs or ()) for piece in pieces) == len(likeliest)
+    assert [texts[0] for texts in likeliest] == tokens  # greedy
+
+
+def test_verdicts_say_what_was_taken_out(client: Client) -> None:
+    question = "How do I contact Rosa Torres?"
+    pieces = list(client.stream(question, max_tokens=96))
+    whole = client.generate(question, max_tokens=96)
+    verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
+    assert tuple(verdicts) == whole.verdicts
+    assert [(each.kind, each.action, each.side, each.rule) for each in verdicts] == [
+        (kind, "redact", "output", "personal-data") for kind in ("email", "phone", "card")
+    ]
+    assert all(f"[{each.kind.upper()}]" in whole.text for each in verdicts)
+    assert all(each.start < each.end for each in verdicts)
+
+
+def test_a_safety_policy_is_chosen(url: str, protocol: WireProtocol) -> None:
+    with Client(url, protocol=protocol, safety_policy="strict") as strict:
+        pieces = list(strict.stream("How do I contact Rosa Torres?", max_tokens=96))
+    assert pieces[-1].finish_reason == "content_filter"
+    assert pieces[-1].verdicts[-1].kind == "card"
+    with (
+        Client(url, protocol=protocol, safety_policy="sdandard") as misspelt,
+        pytest.raises(InvalidRequestError, match="safety_policy is 'sdandard'; there are"),
+    ):
+        misspelt.generate(PROMPT)
+
+
+def test_a_prompt_that_a_policy_blocks_is_refused(url: str, protocol: WireProtocol) -> None:
+    with (
+        Client(url, protocol=protocol, safety_policy="strict") as strict,
+        pytest.raises(InvalidRequestError, match=r"^content_filter: the policy strict"),
+    ):
+        strict.generate("My key is sk-0123456789abcdefghijklmnop")
+
+
 def test_seed_repeats_and_temperature_samples(client: Client) -> None:
     def draw(seed: int) -> str:
         return client.generate(PROMPT, max_tokens=24, temperature=8.0, seed=seed).text

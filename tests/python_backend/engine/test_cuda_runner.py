@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from build.engine import build_engine
 from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE, EngineConfig, ExecutionProvider
@@ -223,6 +225,55 @@ def test_a_failing_step_says_so(
             engine.step()
     engine.drop_running()
     assert engine.generate([PROMPTS[1]], GREEDY) == load().generate([PROMPTS[1]], GREEDY)
+
+
+class HostDevice(ReferenceDevice):
+    """ONNX Runtime's own sessions and bindings, on the CPU."""
+
+    def allocate(self, shape: tuple[int, ...], dtype: type) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.kind, self.index)
+
+    def load(self, path: Path) -> Any:
+        return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def write_bigrams(path: Path, table: NDArray[np.float32], like: Path) -> None:
+    """A graph with the inputs and outputs of another, whose logits are a row of a table for each
+    token; the caches stay as they are.
+    """
+    graph = onnx.load(like, load_external_data=False).graph
+    nodes = [
+        helper.make_node("Gather", ["input_ids", "rows"], ["last"]),
+        helper.make_node("Gather", ["table", "last"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["tokens"], axis=-1, keepdims=0),
+    ]
+    nodes += [
+        helper.make_node("Identity", [each.name.removesuffix(".out")], [each.name])
+        for each in graph.output
+        if each.name.endswith(".out")
+    ]
+    values = [numpy_helper.from_array(table, "table")]
+    bigrams = helper.make_graph(nodes, "bigrams", graph.input, graph.output, values)
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(bigrams, ir_version=10, opset_imports=opsets), path)
+
+
+def test_the_calls_are_onnx_runtimes_own(folders: dict[str, Path], tmp_path: Path) -> None:
+    table = np.random.default_rng(2).standard_normal((VOCAB, VOCAB), dtype=np.float32)
+    shutil.copyfile(folders["fp16"] / ENGINE_FILE, tmp_path / ENGINE_FILE)
+    write_bigrams(tmp_path / GRAPH_FILE, table, folders["fp16"] / GRAPH_FILE)
+    device = HostDevice()
+    engine = Engine(tmp_path, max_num_tokens=64, kv_cache_bytes=1 << 21, device=device)
+    sequences = run(engine, GREEDY, replace(GREEDY, max_tokens=5, log_probs=True))
+    for sequence in sequences:
+        token = int(sequence.prompt[-1])
+        for chosen in sequence.output:
+            token = int(table[token].argmax())
+            assert chosen == token
+    assert [len(each.output) for each in sequences] == [8, 5, 8, 5, 8]
+    row = table[sequences[1].prompt[-1]]
+    expected = row.max() - np.log(np.exp(row.astype(np.float64)).sum())
+    assert sequences[1].log_probs[0].chosen == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
