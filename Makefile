@@ -154,9 +154,13 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-builds
+bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture in each precision
+	@$(run) -m benchmarks.builds
+
 .PHONY: bench-cache
-bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
-	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
+bench-cache: repository ## Measure what the KV cache wastes and saves, on the served engine
+	@$(run) -m benchmarks.cache --engine "$$(dirname "$(REPOSITORY)"/tensorrt_llm/*/engine.json)" $(ARGS)
 
 .PHONY: bench-tenants
 bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')
@@ -241,11 +245,12 @@ $(VENV)/.gateway: $(VENV)/.serving requirements/gateway.txt
 	@$(run) $(install_lock) requirements/gateway.txt
 	@touch "$@"
 
-# Both packages are the module `onnxruntime`, so one goes before the other comes.
+# Both packages are the module `onnxruntime`, so one goes before the other comes; where it doesn't come,
+# the environment is made anew.
 $(VENV)/.cuda: $(VENV)/.gateway requirements/cuda.txt
 	@echo 'Installing onnxruntime for CUDA, with the libraries it needs, in $(VENV)'
 	@$(run) -m pip uninstall -qq --yes onnxruntime
-	@$(run) $(install_lock) requirements/cuda.txt
+	@$(run) $(install_lock) requirements/cuda.txt || { rm -f "$(VENV)/.serving"; exit 1; }
 	@touch "$@"
 
 $(VENV)/.dev: $(VENV)/.gateway requirements/dev.txt

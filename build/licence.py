@@ -152,7 +152,9 @@ def _front_matter(card: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text[4:].partition("\n---")[0])
     except yaml.YAMLError as error:
-        raise LicenceError(f"the front matter of {card} is not YAML: {error}") from None
+        raise LicenceError(
+            f"the front matter of {card} is not YAML: {' '.join(str(error).split())}"
+        ) from None
     return content if isinstance(content, dict) else {}
 
 

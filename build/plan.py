@@ -17,7 +17,7 @@ from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
 from build.progress import Progress, silent
 from build.quality.suite import load_suite
-from build.recipe import OnnxRecipe, Recipe, TensorRTLLMRecipe
+from build.recipe import MOST_CONTEXT, OnnxRecipe, Recipe, TensorRTLLMRecipe
 from build.sizing import (
     GPUS,
     KVFormat,
@@ -31,6 +31,7 @@ from build.sizing import (
 from build.tensorrt_llm.model_config import check_architecture, check_mapping
 from build.tensorrt_llm.settings import MODELOPT, RELEASE
 from python_backend.artifact import file_digest, root_digest
+from python_backend.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent)
         if isinstance(recipe, TensorRTLLMRecipe) and "trtllm" in recipe.target.forms:
             check_architecture(checkpoint.config)
             check_mapping(checkpoint.config, recipe.target)
+    if spec.context_length > MOST_CONTEXT:
+        raise BuildError(
+            f"{folder} was made for {spec.context_length:,} tokens: set limits.context_length, to "
+            f"at most {MOST_CONTEXT:,}"
+        )
+    TextTokenizer.load(folder)  # what can't be read had better not wait for the gate, either
     licence = audit(folder, recipe.licence)
     if isinstance(recipe.quality.suite, Path):
         load_suite(recipe.quality.suite)  # a mistake in it had better not wait for the gate

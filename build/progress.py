@@ -27,13 +27,14 @@ class ProgressLine:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
-        self._step = ""
+        self._step, self._done = "", 0
         self._began_s = self._shown_s = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now_s = time.monotonic()
-        if step != self._step:
+        if step != self._step or done < self._done:
             self._step, self._began_s, self._shown_s = step, now_s, 0.0
+        self._done = done
         period_s = self._TERMINAL_PERIOD_S if self._terminal else self._LOG_PERIOD_S
         last = done >= total
         if now_s - self._began_s < self._QUIET_S or (now_s - self._shown_s < period_s and not last):

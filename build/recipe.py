@@ -37,6 +37,10 @@ CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
 """What is calibrated with where a recipe names nothing."""
 
 
+MOST_CONTEXT = 1 << 22
+"""Tokens of a sequence: an engine holds a table of its positions."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -141,7 +145,7 @@ class Limits(_Part):
         memory_gib: The build is refused where serving would take more than this.
     """
 
-    context_length: int | None = Field(default=None, ge=1)
+    context_length: int | None = Field(default=None, ge=1, le=MOST_CONTEXT)
     max_num_sequences: int = Field(default=32, ge=1, le=1024)
     max_num_tokens: int = Field(default=512, ge=1, le=1_048_576)
     memory_gib: float | None = Field(default=None, gt=0)

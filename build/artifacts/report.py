@@ -12,6 +12,8 @@ from build.errors import BuildError
 _INK, _MUTED, _GRID = "#1f2933", "#6b7785", "#e4e8ec"
 _COLOURS = ("#0b6e8f", "#7a2230", "#d1603d", "#4b7f52", "#6d4c94", "#a0762c")
 
+_WIDEST = ("fp32", "fp16", "fp8", "int8", "int4")
+
 
 def write_report(store: Store, folder: Path) -> str:
     """Write ``builds.md`` and ``builds.png`` about the newest version of each recipe and precision.
@@ -24,19 +26,29 @@ def write_report(store: Store, folder: Path) -> str:
     Raises:
         BuildError: No version was measured.
     """
-    newest: dict[tuple[str, str], Artifact] = {}
-    for version in store.versions():
-        artifact = store.get(version)
-        if artifact.manifest.quality.engine is not None:
-            newest[artifact.manifest.name, _weights(artifact)] = artifact
-    artifacts = sorted(newest.values(), key=lambda each: (each.manifest.name, -each.size_bytes))
-    if not artifacts:
-        raise BuildError(f"{store.root} has no version that was measured")
+    artifacts = newest_artifacts(store)
     table = build_table(artifacts)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "builds.md").write_text(f"{table}\n\n![](builds.png)\n", encoding="utf-8")
     _draw(artifacts, folder / "builds.png")
     return table
+
+
+def newest_artifacts(store: Store) -> list[Artifact]:
+    """The newest version of each recipe and precision that was measured.
+
+    Raises:
+        BuildError: There is none.
+    """
+    newest: dict[tuple[str, str], Artifact] = {}
+    for version in store.versions():
+        artifact = store.get(version)
+        if artifact.manifest.quality.engine is not None:
+            newest[artifact.manifest.name, _weights(artifact)] = artifact
+    artifacts = sorted(newest.values(), key=_place)
+    if not artifacts:
+        raise BuildError(f"{store.root} has no version that was measured")
+    return artifacts
 
 
 def build_table(artifacts: list[Artifact]) -> str:
@@ -54,8 +66,8 @@ def build_table(artifacts: list[Artifact]) -> str:
             each.manifest.name,
             _weights(each),
             f"{each.size_bytes / 1e6:,.1f}",
-            f"{quality.engine.perplexity:,.4g}",
-            f"{quality.reference.perplexity:,.4g}",
+            _perplexity(quality.engine.perplexity),
+            _perplexity(quality.reference.perplexity),
             _percent(quality.agreement),
             _percent(quality.engine.accuracy),
             _percent(quality.reference.accuracy),
@@ -137,6 +149,16 @@ def _quality(artifacts: list[Artifact]) -> tuple[str, dict[int, float]]:
 
 def _weights(artifact: Artifact) -> str:
     return str(artifact.manifest.recipe["target"]["weights"])
+
+
+def _place(artifact: Artifact) -> tuple[str, int]:
+    """By recipe, and from the widest weights to the narrowest."""
+    weights = _weights(artifact)
+    return artifact.manifest.name, _WIDEST.index(weights) if weights in _WIDEST else len(_WIDEST)
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _percent(share: float | None) -> str:

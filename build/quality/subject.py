@@ -7,6 +7,8 @@ token is.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,7 @@ class Subject:
         Raises:
             EngineError: It holds no usable engine.
         """
+        _return_freed_memory()
         self._progress = progress
         self._engine = Engine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
         self._tokenizer = TextTokenizer.load(folder)
@@ -136,6 +139,15 @@ class Subject:
             self._engine.step()
             done = sum(sequence.finished for sequence in sequences)
             self._progress(f"quality: {what}", done, len(sequences))
+
+
+def _return_freed_memory() -> None:
+    """Have the C library give what is free back to the machine, before an engine comes on top.
+
+    Of a build, or of a large engine that was examined before, glibc keeps gigabytes for later.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Replay(Sequence):

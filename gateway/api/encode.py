@@ -140,14 +140,15 @@ class CompletionEncoder(_Base):
         super().__init__(*arguments, **keywords)
         self._echo = echo
         self._n = n
-        self._lengths: dict[int, int] = {}
+        self._begun: set[int] = set()
+        self._offsets: dict[int, int] = {}
 
     def chunks(self, deltas: Iterable[Delta]) -> Iterator[bytes]:
         for delta in deltas:
             text = self._before(delta.index) + delta.text
             if text or delta.logprobs or delta.finish_reason:
                 logprobs = self._logprobs(delta)
-                self._lengths[delta.index] = self._lengths.get(delta.index, 0) + len(text)
+                self._begun.add(delta.index)
                 yield b"".join(
                     (
                         self._head,
@@ -177,18 +178,22 @@ class CompletionEncoder(_Base):
 
     def _before(self, index: int) -> str:
         """The prompt that goes before a choice's first piece."""
-        if not self._echo or index in self._lengths:
+        if not self._echo or index in self._begun:
             return ""
         return self._echo[index // self._n]
 
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
-        """OpenAI's older form, with the place of each token in the text."""
+        """OpenAI's older form, with the place of each token in the text.
+
+        Counted by the tokens: in a stream a part of a token's text may come before the token.
+        """
         if delta.logprobs is None:
             return None
-        offsets, offset = [], self._lengths.get(delta.index, 0)
+        offsets, offset = [], self._offsets.get(delta.index, 0)
         for each in delta.logprobs:
             offsets.append(offset)
             offset += len(each.token)
+        self._offsets[delta.index] = offset
         return {
             "tokens": [each.token for each in delta.logprobs],
             "token_logprobs": [each.logprob for each in delta.logprobs],

@@ -7,8 +7,9 @@ running stream. Memory is taken as sequences grow; where it runs out, the least 
 sequence waits again and later goes on where it was.
 
 Nobody starves: after ``MAX_OVERTAKES`` others have been let in before the sequence that has waited
-longest, it is promoted above all priorities, for admission as for memory. The oldest promoted
-sequence is put off by nobody, so it ends, and the next becomes the oldest.
+longest, or before the rest of a prompt that runs, it is promoted above all priorities, for
+admission as for memory. The oldest promoted sequence is put off by nobody, so it ends, and the next
+becomes the oldest.
 
 Pure bookkeeping: no model and no arrays but the tokens.
 """
@@ -91,13 +92,13 @@ class Scheduler:
                 continue
             if sequence.num_pending == 1:
                 self._continue(sequence, 1, scheduled)
-            elif budget > 0:
+                continue
+            if self.num_preempted == preempted:
+                budget = self._start_waiting(budget, scheduled, before=sequence)
+            if budget > 0:
                 budget -= self._continue(sequence, min(sequence.num_pending, budget), scheduled)
-        while budget > 0 and self.num_preempted == preempted:
-            admitted = self._admit()
-            if admitted is None:
-                break
-            budget -= self._continue(admitted, min(admitted.num_pending, budget), scheduled)
+        if self.num_preempted == preempted:
+            self._start_waiting(budget, scheduled)
         return scheduled
 
     def computed(self, work: Scheduled) -> None:
@@ -123,6 +124,35 @@ class Scheduler:
         emptied = [block for block in self._emptied if self.pool.is_free(block)]
         self._emptied = []
         return emptied
+
+    def _start_waiting(
+        self, budget: int, scheduled: list[Scheduled], before: Sequence | None = None
+    ) -> int:
+        """Start sequences that wait, or only those more urgent than a running prompt.
+
+        Returns:
+            What is left of the budget.
+        """
+        while budget > 0:
+            if before is not None and not (
+                self.waiting and _urgency(self.waiting[0]) < _urgency(before)
+            ):
+                break
+            admitted = self._admit()
+            if admitted is None:
+                break
+            budget -= self._continue(admitted, min(admitted.num_pending, budget), scheduled)
+            if before is not None:
+                self._note_overtaken(before)
+        return budget
+
+    def _note_overtaken(self, sequence: Sequence) -> None:
+        """Promote a running prompt before which others were started so often."""
+        sequence.num_overtaken += 1
+        if sequence.num_overtaken >= MAX_OVERTAKES and sequence in self.running:
+            self.running.remove(sequence)
+            sequence.is_promoted = True
+            insort(self.running, sequence, key=_urgency)
 
     def _continue(self, sequence: Sequence, num_tokens: int, scheduled: list[Scheduled]) -> int:
         """Schedule tokens of a running sequence, if there is room or room can be made.

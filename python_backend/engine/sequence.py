@@ -153,6 +153,7 @@ class Sequence:
         params: How it is sampled.
         priority: 1 is the most urgent; see ``contract.PRIORITY_LEVELS``.
         is_promoted: Whether it has waited so long that it goes before every priority.
+        num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
         log_probs: How likely each output token was, where asked for.
         num_computed: Tokens whose keys and values are in the cache.
@@ -175,6 +176,7 @@ class Sequence:
         self.params = params
         self.priority = priority
         self.is_promoted = False
+        self.num_overtaken = 0
         self.output: list[int] = []
         self.log_probs: list[LogProbs] = []
         self.num_computed = 0

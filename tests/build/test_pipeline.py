@@ -228,6 +228,20 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def another_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def broken_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% if")
+
+
+def endless_context(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 10**9
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -255,6 +269,9 @@ def no_licence(folder: Path) -> None:
         (corrupt, "model.safetensors is truncated or damaged"),
         (not_finite, "perplexity nan"),
         (no_tokenizer, "has no tokenizer.json"),
+        (another_tokenizer, "tokenizer.json can't be read"),
+        (broken_template, "chat template is not valid"),
+        (endless_context, "set limits.context_length, to at most 4,194,304"),
         (pickled, "pickle files, which can run code"),
         (remote_code, "brings its own code (modeling_tiny.py), which is never run here"),
         (other_architecture, "MambaForCausalLM is not supported"),

@@ -97,6 +97,29 @@ def test_a_completion_s_prompt_is_taken_as_it_is(gateway: GatewayServer) -> None
     assert raw < chat  # a chat has its template around it
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_completion_reports_the_likeliest_tokens(gateway: GatewayServer, stream: bool) -> None:
+    body = {"model": "demo", "prompt": "The sea", "max_tokens": 4, "temperature": 0}
+    answer = Caller(gateway).ask({**body, "logprobs": 3, "stream": stream}, "/completions")
+    lines = answer.text.splitlines() if stream else [answer.text]
+    events = [line.removeprefix("data: ") for line in lines if line and "[DONE]" not in line]
+    found: dict[str, list[Any]] = {}
+    text = ""
+    for choice in (json.loads(event)["choices"][0] for event in events):
+        text += choice["text"]
+        for name, values in (choice["logprobs"] or {}).items():
+            found.setdefault(name, []).extend(values)
+    assert "".join(found["tokens"]) == text
+    for token, logprob, top in zip(
+        found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
+    ):
+        assert len(top) == 3
+        assert max(top, key=top.__getitem__) == token  # greedy
+        assert top[token] == pytest.approx(logprob)
+    places = range(len(found["tokens"]))
+    assert found["text_offset"] == [len("".join(found["tokens"][:place])) for place in places]
+
+
 def test_a_token_can_be_banned_by_its_id(gateway: GatewayServer) -> None:
     body = {**COUNT, "max_tokens": 1, "logprobs": True, "top_logprobs": 2}
     content = Caller(gateway).ask(body).json()["choices"][0]["logprobs"]["content"]

@@ -208,6 +208,29 @@ def test_where_memory_runs_out_the_youngest_waits_again() -> None:
     assert len(second.output) == 1
 
 
+def test_an_urgent_prompt_goes_before_the_rest_of_a_long_one_that_is_not() -> None:
+    scheduler = make_scheduler(max_num_tokens=64)
+    long, urgent = make_sequence(300, priority=5), make_sequence([7] * 40, priority=1)
+    scheduler.add(long)
+    advance(scheduler, scheduler.schedule())
+    scheduler.add(urgent)
+    assert scheduler.schedule() == [Scheduled(urgent, 40), Scheduled(long, 24)]
+
+
+def test_the_rest_of_a_long_prompt_is_put_off_so_often_and_no_more() -> None:
+    scheduler = make_scheduler(blocks=4 * MAX_OVERTAKES + 40, max_sequences=99, max_num_tokens=64)
+    long = make_sequence(300, priority=5)
+    scheduler.add(long)
+    advance(scheduler, scheduler.schedule())
+    steps = 0
+    while long.num_computed < 300:  # each step's budget would be an urgent one's
+        steps += 1
+        scheduler.add(make_sequence([steps] * 64, max_tokens=1, priority=1))
+        advance(scheduler, scheduler.schedule())
+        assert steps < 4 * MAX_OVERTAKES
+    assert steps > MAX_OVERTAKES
+
+
 def test_the_more_urgent_go_first_and_among_equals_the_earlier() -> None:
     scheduler = make_scheduler(max_sequences=1)
     sequences = [make_sequence([7], 1, priority) for priority in (3, 5, 1, 3, 1)]
