@@ -76,12 +76,9 @@ def verify_artifact(
 
 
 def artifact_files(folder: Path) -> list[str]:
-    """The names of all files in a folder and in the folders in it, with ``/`` between."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    )
+    """The paths of all files in a folder and in the folders in it, with ``/`` between; in order."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted((path.relative_to(folder).as_posix() for path in files), key=_parts)
 
 
 def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
@@ -102,9 +99,14 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None
 def root_digest(digests: dict[str, str]) -> str:
     """One digest for many: SHA-256 over the files' digests, in the order of their paths."""
     digest = hashlib.sha256()
-    for name in sorted(digests, key=lambda name: name.split("/")):
+    for name in sorted(digests, key=_parts):
         digest.update(bytes.fromhex(digests[name]))
     return digest.hexdigest()
+
+
+def _parts(path: str) -> list[str]:
+    """What the specification sorts paths by."""
+    return path.split("/")
 
 
 def load_public_key(path: Path) -> ec.EllipticCurvePublicKey:

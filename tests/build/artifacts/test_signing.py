@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from build.artifacts.signing import sign, signing_key
 from build.errors import BuildError
 from python_backend.artifact import public_pem, verify_artifact
+from python_backend.errors import ArtifactError
 
 
 @pytest.fixture
@@ -20,7 +21,13 @@ def folder(tmp_path):
     folder.mkdir()
     (folder / "weights.bin").write_bytes(b"weights" * 1000)
     (folder / "engine.json").write_text("{}")
+    for name in ("engine/rank0.engine", "engine/deep/x", "hf/config.json"):  # TensorRT-LLM's
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
     return folder
+
+
+FILES = {"weights.bin", "engine.json", "engine/rank0.engine", "engine/deep/x", "hf/config.json"}
 
 
 def test_the_key_is_made_once_and_stays_private(tmp_path):
@@ -44,6 +51,23 @@ def test_a_damaged_key_is_refused(tmp_path, content):
     (tmp_path / "key.pem").write_bytes(content)
     with pytest.raises(BuildError, match="holds no private key"):
         signing_key(tmp_path / "key.pem")
+
+
+def test_files_in_folders_are_signed_too(tmp_path, folder):
+    key = signing_key(tmp_path / "signing.pem")
+    sign(folder, "tiny-1", key)
+    assert set(verify_artifact(folder, key.public_key())) == FILES
+    (folder / "hf" / "more").touch()
+    (folder / "engine" / "link").symlink_to("/etc")
+    (folder / "engine" / "rank0.engine").write_text("another")
+    with pytest.raises(ArtifactError) as refused:
+        verify_artifact(folder, key.public_key())
+    for fault in (
+        "engine/rank0.engine is not the file that was signed",
+        "engine/link was not signed",
+        "hf/more was not signed",
+    ):
+        assert fault in str(refused.value)
 
 
 def model_signing(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -84,4 +108,4 @@ def test_we_accept_the_official_tools_signature(tmp_path, folder):
         folder,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    assert set(verify_artifact(folder, key.public_key())) == {"engine.json", "weights.bin"}
+    assert set(verify_artifact(folder, key.public_key())) == FILES
