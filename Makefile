@@ -159,8 +159,8 @@ bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture
 	@$(run) -m benchmarks.builds
 
 .PHONY: bench-cache
-bench-cache: build-engines ## Measure what the KV cache wastes and saves, on the served engine
-	@$(run) -m benchmarks.cache --engine "$(dir $(engine))" $(ARGS)
+bench-cache: repository ## Measure what the KV cache wastes and saves, on the served engine
+	@$(run) -m benchmarks.cache --engine "$$(dirname "$(REPOSITORY)"/tensorrt_llm/*/engine.json)" $(ARGS)
 
 .PHONY: bench-tenants
 bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')

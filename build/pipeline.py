@@ -71,7 +71,10 @@ def build(plan: Plan, workshop: Workshop, quality_off: str | None = None) -> Art
         OSError: The disk is full, or a folder cannot be written.
     """
     known = workshop.store.find(plan.inputs)
-    if known is not None and (quality_off or known.manifest.quality.status == "passed"):
+    measurable = isinstance(plan.recipe, OnnxRecipe)
+    if known is not None and (
+        quality_off or not measurable or known.manifest.quality.status == "passed"
+    ):
         return known
     with workshop.store.staging() as staging:
         start = time.perf_counter()

@@ -141,6 +141,8 @@ def test_the_gate_cannot_measure_it_so_a_person_has_to_say_why(tmp_path, command
     assert "can't measure one for TensorRT-LLM" in capsys.readouterr().err
     assert Store(tmp_path / "artifacts").versions() == []
     assert main([*command, *OFF]) == 0
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith("version 1 is up to date\n")
     assert stand_ins.calls(tmp_path / "bin" / "trtllm-build") == 1
 
 
