@@ -1,11 +1,12 @@
 """What the gateway costs: the same load through it and straight to Triton's gRPC, in turns.
 
     python -m benchmarks.gateway --repository model_repository
+    python -m benchmarks.gateway --half-billion --per-stream 1 --max-tokens 64
 
 Requests of both kinds alternate (time to first token, 1 stream) and so do rounds of them
 (throughput, 32 streams), so that whatever else the machine does falls on both. Each side has the
 cheapest client of its protocol that can be written in this process: Trireme's own for gRPC, a bare
-reader of server-sent events for the gateway. Both ask for the same chats, greedily, to the end.
+reader of server-sent events for the gateway. Both complete the same prompts, greedily, to the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.options import GenerationOptions
 from clients.request import Request
 
-PROMPTS = ["Count from 17 to 90.", "Count from 5 to 60.", "Spell the word ship."]
 MAX_TTFT_MS = 2.0
 MIN_THROUGHPUT = 0.95
 
@@ -55,6 +55,9 @@ class Round:
     client_us: float
 
 
+_RAW = {"chat_template": "off"}
+"""The prompt is taken as it is, as a completion's is."""
+
 Ask = Callable[[str, int], Awaitable[Answer]]
 
 
@@ -66,13 +69,14 @@ def straight(address: str) -> Ask:
         options = GenerationOptions(
             max_tokens=max_tokens,
             end_id=-1,
-            messages=[{"role": "user", "content": prompt}],
             return_num_output_tokens=True,
             return_num_input_tokens=True,
             temperature=0.0,
         )
         started_s, first_s, tokens = time.perf_counter(), 0.0, 0
-        async for outputs in transport.responses(Request("ensemble", "", options, True, "", 300.0)):
+        async for outputs in transport.responses(
+            Request("ensemble", prompt, options, True, "", 300.0, parameters=_RAW)
+        ):
             if not first_s and outputs["text_output"][0]:
                 first_s = time.perf_counter()
             tokens += outputs["num_output_tokens"][0]
@@ -93,7 +97,7 @@ def through(address: str) -> Ask:
         body = json.dumps(
             {
                 "model": "demo",
-                "messages": [{"role": "user", "content": prompt}],
+                "prompt": prompt,
                 "max_tokens": max_tokens,
                 "ignore_eos": True,
                 "temperature": 0,
@@ -101,7 +105,7 @@ def through(address: str) -> Ask:
                 "stream_options": {"include_usage": True},
             }
         ).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {address}\r\n"
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         started_s, first_s, last = time.perf_counter(), 0.0, b""
         writer.write(head.encode() + body)
@@ -110,7 +114,7 @@ def through(address: str) -> Ask:
             raise RuntimeError(answer_head.decode() + (await reader.read(4096)).decode())
         while not last.endswith(b"0\r\n\r\n"):
             chunk = await reader.read(1 << 16)
-            if not first_s and b'"content":"' in chunk.replace(b'"content":""', b""):
+            if not first_s and b'"text":"' in chunk.replace(b'"text":""', b""):
                 first_s = time.perf_counter()
             last = (last + chunk)[-2048:]
         if b"data: [DONE]" not in last:
@@ -122,52 +126,51 @@ def through(address: str) -> Ask:
     return ask
 
 
-async def first_text(asks: Sequence[Ask], count: int) -> list[float]:
+async def first_text(asks: Sequence[Ask], prompts: Sequence[str], count: int) -> list[float]:
     """Median time to the first token of each, seconds, one request at a time, in turns."""
     times: list[list[float]] = [[] for _ in asks]
     for turn in range(count + 3):
         for ask, collected in zip(asks, times, strict=True):
-            answer = await ask(PROMPTS[turn % len(PROMPTS)], 8)
+            answer = await ask(prompts[turn % len(prompts)], 8)
             if turn >= 3:  # the first ones open connections and fill caches
                 collected.append(answer.ttft_s)
     return [statistics.median(collected) for collected in times]
 
 
 async def throughput(
-    asks: Sequence[Ask], streams: int, per_stream: int, max_tokens: int, rounds: int
+    asks: Sequence[Ask], prompts: Sequence[str], options: argparse.Namespace
 ) -> list[list[Round]]:
-    """What each does in each round of `streams` streams at once."""
+    """What each does in each round of streams at once."""
     figures: list[list[Round]] = [[] for _ in asks]
 
     async def stream(ask: Ask, number: int) -> int:
         tokens = 0
-        for turn in range(per_stream):
-            tokens += (await ask(PROMPTS[(number + turn) % len(PROMPTS)], max_tokens)).tokens
+        for turn in range(options.per_stream):
+            prompt = prompts[(number + turn) % len(prompts)]
+            tokens += (await ask(prompt, options.max_tokens)).tokens
         return tokens
 
-    for turn in range(rounds):
+    for turn in range(options.rounds):
         sides = list(zip(asks, figures, strict=True))
         for ask, collected in sides if turn % 2 == 0 else reversed(sides):
             started_s, cpu_s = time.perf_counter(), time.process_time()
-            tokens = sum(await asyncio.gather(*(stream(ask, i) for i in range(streams))))
+            tokens = sum(await asyncio.gather(*(stream(ask, i) for i in range(options.streams))))
             took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
             collected.append(Round(tokens / took_s, cpu_s / tokens * 1e6))
     return figures
 
 
-async def measure(where: served.Addresses, options: argparse.Namespace) -> bool:
+async def measure(where: served.Served, options: argparse.Namespace) -> bool:
     """Measure and print; whether the gateway keeps to its bounds."""
     asks = [straight(where.grpc), through(where.gateway)]
-    direct_s, gateway_s = await first_text(asks, options.requests)
+    direct_s, gateway_s = await first_text(asks, where.prompts, options.requests)
     more_ms = (gateway_s - direct_s) * 1e3
     print(
         f"time to first token, 1 stream, median of {options.requests}: "
         f"{direct_s * 1e3:.2f} ms straight, {gateway_s * 1e3:.2f} ms through the gateway: "
         f"{more_ms:+.2f} ms (bound {MAX_TTFT_MS:+g})"
     )
-    direct, gateway = await throughput(
-        asks, options.streams, options.per_stream, options.max_tokens, options.rounds
-    )
+    direct, gateway = await throughput(asks, where.prompts, options)
     ratios = [g.tokens_per_s / d.tokens_per_s for d, g in zip(direct, gateway, strict=True)]
     ratio = statistics.median(ratios)
     print(
@@ -192,13 +195,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code, 1 where a bound is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
     served.add_arguments(parser)
+    parser.add_argument(
+        "--half-billion",
+        action="store_true",
+        help="start both on int8 random weights of Qwen2.5-0.5B's shape, as bench-peers does",
+    )
     parser.add_argument("--requests", type=int, default=60, help="for the time to first token")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--per-stream", type=int, default=2, help="requests of a stream, a round")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args(arguments)
-    with served.addresses(options) as where:
+    with served.serve(options, options.half_billion) as where:
         return 0 if asyncio.run(measure(where, options)) else 1
 
 

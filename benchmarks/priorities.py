@@ -53,7 +53,7 @@ async def interactive(client: httpx.AsyncClient, count: int, words: int) -> list
     return times
 
 
-async def measure(where: served.Addresses, options: argparse.Namespace) -> bool:
+async def measure(where: served.Served, options: argparse.Namespace) -> bool:
     """Measure and print; whether the bound is kept."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=20, help="interactive ones, each time")
     parser.add_argument("--words", type=int, default=400, help="length of their prompts")
     options = parser.parse_args(arguments)
-    with served.addresses(options) as where:
+    with served.serve(options) as where:
         return 0 if asyncio.run(measure(where, options)) else 1
 
 

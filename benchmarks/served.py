@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.checkpoint import make_checkpoint
+from benchmarks.peers.workers import trireme_server
+from benchmarks.tokenizer import text_of
 from ops.gateway import GatewayServer
 from ops.triton import Ports, TritonServer
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Where they listen, each ``host:port``."""
+class Served:
+    """What runs.
+
+    Attributes:
+        grpc: Where Triton listens, ``host:port``.
+        gateway: Where the gateway does.
+        prompts: Texts to ask its model, which are taken as they are.
+    """
 
     grpc: str
     gateway: str
+    prompts: Sequence[str]
+
+
+_FOLDER = Path(".cache/benchmarks")
+_DEMO = ("Count from 17 to 90.", "Count from 5 to 60.", "Spell the word ship.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +47,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def addresses(options: argparse.Namespace) -> Iterator[Addresses]:
-    """The addresses that the command line means; what is started for it ends with the block."""
-    if options.repository is None:
-        yield Addresses(options.grpc, options.gateway)
+def serve(options: argparse.Namespace, half_billion: bool = False) -> Iterator[Served]:
+    """What the command line means; what is started for it ends with the block.
+
+    Args:
+        options: The command line's.
+        half_billion: Start both on int8 random weights of Qwen2.5-0.5B's shape, as bench-peers
+            does, whatever the command line says.
+    """
+    prompts: Sequence[str] = _DEMO
+    repository = options.repository
+    if half_billion:
+        rng = np.random.default_rng(1)
+        prompts = [text_of(rng.integers(5, 10_000, 16).tolist()) for _ in range(3)]
+        repository = _FOLDER / "half-billion"
+        checkpoint = make_checkpoint(_FOLDER / "qwen2.5-0.5b")
+        trireme_server.build(checkpoint, repository, {"precision": "int8"})
+    if repository is None:
+        yield Served(options.grpc, options.gateway, prompts)
         return
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "triton.log")
         with (
-            TritonServer(options.repository, log=log) as triton,
+            TritonServer(repository, log=log) as triton,
             GatewayServer(
                 triton.grpc_address,
                 port=Ports.free().http,
@@ -47,4 +77,4 @@ def addresses(options: argparse.Namespace) -> Iterator[Addresses]:
                 arguments=["--log-level", "WARNING"],
             ) as gateway,
         ):
-            yield Addresses(triton.grpc_address, gateway.address)
+            yield Served(triton.grpc_address, gateway.address, prompts)

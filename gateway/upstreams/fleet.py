@@ -109,8 +109,8 @@ class Replica:
         job = Job(
             request_id=f"probe-{self.name}",
             model=self.probe_model,
-            messages=({"role": "user", "content": "Hi"},),
-            prompts=(),
+            messages=None,  # not every checkpoint has a chat template
+            prompts=("Hi",),
             n=1,
             sampling=Sampling(max_tokens=1),
             stream=False,

@@ -53,12 +53,14 @@ class FakeUpstream:
     )
     probe_error: Exception | None = None
     jobs: list[Job] = field(default_factory=list)
+    probes: list[Job] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         if job.request_id.startswith("probe-"):
+            self.probes.append(job)
             if self.probe_error is not None:
                 raise self.probe_error
             yield Delta(text="x", finish_reason="length", output_tokens=1, prompt_tokens=1)
