@@ -1,7 +1,7 @@
 """What the gateway costs: the same load through it and straight to Triton's gRPC, in turns.
 
     python -m benchmarks.gateway --repository model_repository
-    python -m benchmarks.gateway --half-billion --per-stream 1 --max-tokens 64
+    python -m benchmarks.gateway --half-billion --per-stream 1
 
 Requests of both kinds alternate (time to first token, 1 stream) and so do rounds of them
 (throughput, 32 streams), so that whatever else the machine does falls on both. Each side has the
@@ -163,14 +163,15 @@ async def throughput(
 async def measure(where: served.Served, options: argparse.Namespace) -> bool:
     """Measure and print; whether the gateway keeps to its bounds."""
     asks = [straight(where.grpc), through(where.gateway)]
-    direct_s, gateway_s = await first_text(asks, where.prompts, options.requests)
+    prompts = [where.prompt(6) for _ in range(3)]
+    direct_s, gateway_s = await first_text(asks, prompts, options.requests)
     more_ms = (gateway_s - direct_s) * 1e3
     print(
         f"time to first token, 1 stream, median of {options.requests}: "
         f"{direct_s * 1e3:.2f} ms straight, {gateway_s * 1e3:.2f} ms through the gateway: "
         f"{more_ms:+.2f} ms (bound {MAX_TTFT_MS:+g})"
     )
-    direct, gateway = await throughput(asks, where.prompts, options)
+    direct, gateway = await throughput(asks, prompts, options)
     ratios = [g.tokens_per_s / d.tokens_per_s for d, g in zip(direct, gateway, strict=True)]
     ratio = statistics.median(ratios)
     print(
@@ -195,18 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code, 1 where a bound is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
     served.add_arguments(parser)
-    parser.add_argument(
-        "--half-billion",
-        action="store_true",
-        help="start both on int8 random weights of Qwen2.5-0.5B's shape, as bench-peers does",
-    )
     parser.add_argument("--requests", type=int, default=60, help="for the time to first token")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--per-stream", type=int, default=2, help="requests of a stream, a round")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args(arguments)
-    with served.serve(options, options.half_billion) as where:
+    with served.serve(options) as where:
         return 0 if asyncio.run(measure(where, options)) else 1
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.peers.workers import trireme_server
@@ -25,16 +24,20 @@ class Served:
     Attributes:
         grpc: Where Triton listens, ``host:port``.
         gateway: Where the gateway does.
-        prompts: Texts to ask its model, which are taken as they are.
+        vocabulary: Words that its model's tokenizer knows.
     """
 
     grpc: str
     gateway: str
-    prompts: Sequence[str]
+    vocabulary: Sequence[str]
+
+    def prompt(self, words: int) -> str:
+        """A prompt that no prefix cache knows, to be taken as it is."""
+        return "".join(random.choices(self.vocabulary, k=words))
 
 
 _FOLDER = Path(".cache/benchmarks")
-_DEMO = ("Count from 17 to 90.", "Count from 5 to 60.", "Spell the word ship.")
+_DEMO_WORDS = "tell me of the ships that count from sea to river and spell a word".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,27 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repository", type=Path, help="start both on this model repository, on free ports"
     )
+    parser.add_argument(
+        "--half-billion",
+        action="store_true",
+        help="start both on int8 random weights of Qwen2.5-0.5B's shape, as bench-peers does",
+    )
 
 
 @contextmanager
-def serve(options: argparse.Namespace, half_billion: bool = False) -> Iterator[Served]:
-    """What the command line means; what is started for it ends with the block.
-
-    Args:
-        options: The command line's.
-        half_billion: Start both on int8 random weights of Qwen2.5-0.5B's shape, as bench-peers
-            does, whatever the command line says.
-    """
-    prompts: Sequence[str] = _DEMO
+def serve(options: argparse.Namespace) -> Iterator[Served]:
+    """What the command line means; what is started for it ends with the block."""
+    vocabulary: Sequence[str] = [f" {word}" for word in _DEMO_WORDS]
     repository = options.repository
-    if half_billion:
-        rng = np.random.default_rng(1)
-        prompts = [text_of(rng.integers(5, 10_000, 16).tolist()) for _ in range(3)]
+    if options.half_billion:
+        vocabulary = [text_of([token_id]) for token_id in range(256, 10_000)]
         repository = _FOLDER / "half-billion"
         checkpoint = make_checkpoint(_FOLDER / "qwen2.5-0.5b")
         trireme_server.build(checkpoint, repository, {"precision": "int8"})
     if repository is None:
-        yield Served(options.grpc, options.gateway, prompts)
+        yield Served(options.grpc, options.gateway, vocabulary)
         return
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "triton.log")
@@ -77,4 +78,4 @@ def serve(options: argparse.Namespace, half_billion: bool = False) -> Iterator[S
                 arguments=["--log-level", "WARNING"],
             ) as gateway,
         ):
-            yield Served(triton.grpc_address, gateway.address, prompts)
+            yield Served(triton.grpc_address, gateway.address, vocabulary)
