@@ -171,8 +171,8 @@ class EngineSettings(Settings):
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
         stream_responses_per_s: Most responses a second to all streams together, between their first
-            and their last; where they have more tokens, several share a response. 0 is 100 for
-            each core: a response costs about a millisecond of one, all in all.
+            and their last; where they have more tokens, several share a response. 0 is 32 for
+            each core: a response costs two to three milliseconds of one, all in all.
         cancellation_check_period_ms: How soon a request whose client went away is noticed.
     """
 
