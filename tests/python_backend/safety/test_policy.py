@@ -132,6 +132,13 @@ def await_true(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def replace(path: Path, text: str) -> None:
+    """Write a file in one go: who looks meanwhile finds the old one or the new."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
 def test_a_new_file_comes_into_force_and_a_wrong_one_does_not(tmp_path: Path) -> None:
     path, terms = tmp_path / "policies.yaml", tmp_path / "terms.txt"
     terms.write_text("# terms\ncat\n")
@@ -145,17 +152,17 @@ def test_a_new_file_comes_into_force_and_a_wrong_one_does_not(tmp_path: Path) ->
 
     try:
         assert leaves("cat dog") == "[T] dog"
-        terms.write_text("dog # or what it eats\n")
+        replace(terms, "dog # or what it eats\n")
         await_true(lambda: leaves("cat dog") == "cat [T]")
-        path.write_text("default: a\npolicies: {a: {rulez: []}}")
+        replace(path, "default: a\npolicies: {a: {rulez: []}}")
         await_true(lambda: len(told) == 2)
         assert "rulez is not a setting" in str(told[1])
         assert leaves("cat dog") == "cat [T]"
         path.unlink()
         await_true(lambda: len(told) == 3)
         assert leaves("cat dog") == "cat [T]"
-        path.write_text("default: b\npolicies: {b: {}}")
-        await_true(lambda: leaves("cat dog") == "cat dog")
+        replace(path, "default: b\npolicies: {b: {}}")
+        await_true(lambda: leaves("cat dog") == "cat dog" and len(told) == 4)
         assert told[0] is None
         assert told[-1] is None
     finally:
