@@ -11,8 +11,15 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 import python_backend
+from contract import error_text
+from contract.error_text import Status
 from python_backend.engine.config import served_version
-from python_backend.errors import EngineError, InvalidRequestError
+from python_backend.errors import (
+    EngineError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+)
 from python_backend.safety.policy import PolicyError
 from python_backend.safety.store import PolicyStore
 from python_backend.settings import SafetySettings
@@ -56,18 +63,42 @@ def open_policies(settings: SafetySettings) -> PolicyStore:
     return PolicyStore(path, settings.policy_check_period_ms / 1000, on_reload)
 
 
-def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that refuses a request."""
+def refusal(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that tells a client why it gets no answer, or no more of it.
+
+    What nobody foresaw is logged as well: it is for the one who runs the server to look at.
+    """
+    for kind, (status, code) in _STATUSES.items():
+        if isinstance(error, kind):
+            return _failed(status, code, str(error))
+    pb_utils.Logger.log_error(f"a request failed: {error!r}")
+    return _failed(Status.INTERNAL, pb_utils.TritonError.INTERNAL, str(error) or repr(error))
+
+
+def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
+    """The response that hands on another model's error."""
+    code = error.code()
+    status = _CODES.get(code, Status.INTERNAL)
+    return _failed(status, code, error.message())
+
+
+def _failed(status: Status, code: int, message: str) -> pb_utils.InferenceResponse:
+    """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
     return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        error=pb_utils.TritonError(error_text.write(status, message), code)
     )
 
 
-def unavailable(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that asks a client to come again later."""
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    )
+_STATUSES: dict[type[Exception], tuple[Status, int]] = {
+    InvalidRequestError: (Status.INVALID_ARGUMENT, pb_utils.TritonError.INVALID_ARG),
+    ServerBusyError: (Status.UNAVAILABLE, pb_utils.TritonError.UNAVAILABLE),
+    # Triton has no code for a time that is up.
+    RequestTimeoutError: (Status.DEADLINE_EXCEEDED, pb_utils.TritonError.UNAVAILABLE),
+}
+_CODES = {
+    pb_utils.TritonError.INVALID_ARG: Status.INVALID_ARGUMENT,
+    pb_utils.TritonError.UNAVAILABLE: Status.UNAVAILABLE,
+}
 
 
 class Inputs:

@@ -41,10 +41,17 @@ def int32(value: int) -> Array:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error in place of a response: gRPC's status, and the message as Triton words it."""
+    """An error in place of a response: what kind a model of ours calls it, and the message.
 
-    status: str
+    Without a kind it is one of Triton's own. Either way it has a text alone, as in a real Triton.
+    """
+
+    kind: str | None
     message: str
+
+    @property
+    def text(self) -> str:
+        return f"[{self.kind}] {self.message}" if self.kind else self.message
 
 
 Step = Outputs | Failure | float
@@ -57,6 +64,7 @@ class Received:
 
     request_id: str
     inputs: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,14 +110,15 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
                 tensor.name: _array(tensor, raw)
                 for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
             }
-            self.fake.received.append(Received(request.id, inputs))
+            headers = dict(context.invocation_metadata())
+            self.fake.received.append(Received(request.id, inputs, headers))
             answered = threading.Event()
             context.add_callback(lambda answered=answered: self._ended(answered))
             for step, final in self.fake.steps():
                 if isinstance(step, Failure):
                     answered.set()
-                    context.abort(grpc.StatusCode[step.status], step.message)
-                    return  # abort has raised already
+                    yield service_pb2.ModelStreamInferResponse(error_message=step.text)
+                    return
                 response = service_pb2.ModelInferResponse(id=request.id)
                 response.parameters["triton_final_response"].bool_param = final
                 for name, array in step.items():
@@ -191,7 +200,7 @@ class _HttpServer(ThreadingHTTPServer):
 def _fields(step: Outputs | Failure) -> dict[str, Any]:
     """A response as the generate endpoints word it: single values alone, others as flat lists."""
     if isinstance(step, Failure):
-        return {"error": step.message}
+        return {"error": step.text}
     fields: dict[str, Any] = {"model_name": "ensemble", "model_version": "1"}
     for name, array in step.items():
         values = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1).tolist()]

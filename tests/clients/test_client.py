@@ -149,13 +149,13 @@ REFUSAL = "temperature is -1; it must be 0 or more"
     [
         (Failure("INVALID_ARGUMENT", REFUSAL), InvalidRequestError, REFUSAL),
         (
-            Failure("INVALID_ARGUMENT", f"in ensemble 'ensemble', {REFUSAL}"),
+            Failure(None, f"in ensemble 'ensemble', [INVALID_ARGUMENT] {REFUSAL}"),
             InvalidRequestError,
             REFUSAL,
         ),
         (Failure("INTERNAL", "the engine failed"), GenerationError, "the engine failed"),
         (
-            Failure("NOT_FOUND", "Request for unknown model: 'ensemble' is not found"),
+            Failure(None, "Request for unknown model: 'ensemble' is not found"),
             ServerUnavailableError,
             "does not have the model",
         ),
@@ -168,6 +168,15 @@ def test_errors_of_the_server(
     for call in (asker.generate, asker.pieces):
         with pytest.raises(kind, match=message):
             call("?")
+
+
+def test_triton_is_not_asked_for_the_errors_that_it_dies_of(
+    asker: Asker, triton: FakeTriton
+) -> None:
+    triton.script = [Failure("INVALID_ARGUMENT", REFUSAL)]
+    with pytest.raises(InvalidRequestError):
+        asker.generate("?")
+    assert "triton_grpc_error" not in triton.received[0].headers
 
 
 def test_the_input_to_blame_is_named(asker: Asker, triton: FakeTriton) -> None:

@@ -52,8 +52,10 @@ def test_pieces_come_as_the_server_sends_them(server):
     [
         (Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"), UpstreamRefused),
         (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), UpstreamBusy),
-        (Failure("UNAVAILABLE", "Server is stopping"), UpstreamUnavailable),
-        (Failure("INTERNAL", "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
+        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), UpstreamTimeout),
+        (Failure(None, "Exceeds maximum queue size"), UpstreamBusy),
+        (Failure(None, "Server is stopping"), UpstreamUnavailable),
+        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
         (Failure("INTERNAL", "the engine failed"), UpstreamFailed),
     ],
 )
