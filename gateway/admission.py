@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from gateway.balance import choose
 from gateway.configuration import AdmissionSettings, AffinitySettings
-from gateway.errors import DeadlineExceeded, Overloaded, Unavailable
+from gateway.gateway_errors import DeadlineExceeded, Overloaded, Unavailable
 from gateway.interfaces import TENANT_CLASSES, TenantClass
 from gateway.upstreams.fleet import Replica
 

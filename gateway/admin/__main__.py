@@ -22,24 +22,24 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from contract.settings_base import SettingsError, load, parse
 from gateway.admin.operations import Administration
-from gateway.audit.errors import AuditError
+from gateway.audit.audit_errors import AuditError
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.retention import prune
-from gateway.audit.settings import AuditSettings
 from gateway.audit.verification import heads, verify
 from gateway.configuration import Configuration
 from gateway.database import DatabaseError, open_database
-from gateway.errors import AuditUnavailable
+from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import TENANT_CLASSES
-from gateway.limits.model import Limits
-from gateway.settings import SettingsError, load, parse
+from gateway.limits.limit import Limits
 from gateway.tenants.directory import Directory, DirectoryError
-from gateway.tenants.model import KeyPolicy, Name, TenantPolicy
+from gateway.tenants.tenant import KeyPolicy, Name, TenantPolicy
 from gateway.usage.ledger import Ledger
 from gateway.usage.prices import Price, PriceBook
-from gateway.usage.report import DIMENSIONS, Query, report, to_csv
+from gateway.usage.usage_report import DIMENSIONS, Query, report, to_csv
 
 _DAY_S = 86_400
 _ONCE = "shown this once, and kept nowhere"

@@ -17,7 +17,7 @@ import httpx
 from jwt import PyJWK, PyJWKSet
 from jwt.exceptions import PyJWKSetError
 
-from gateway.tenants.settings import IdentityProviderSettings
+from gateway.tenants.tenant_settings import IdentityProviderSettings
 
 _MAX_DOCUMENT_BYTES = 1 << 20
 _PATIENCE_S = 0.25

@@ -9,21 +9,21 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.ensemble import ensemble_steps
 from contract.error_text import CONTENT_FILTER
-from python_backend.contract import ensemble_steps
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
+from contract.model_settings import PreprocessingParameters, from_model_config
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.quality import TextMetrics
-from python_backend.serving.triton import (
+from python_backend.serving.triton_api import (
     Inputs,
     model_config,
     open_policies,
     refusal,
     resolve,
 )
-from python_backend.settings import PreprocessingParameters, from_model_config
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 

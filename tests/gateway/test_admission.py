@@ -19,7 +19,7 @@ from gateway.configuration import (
     HealthSettings,
     TritonSettings,
 )
-from gateway.errors import DeadlineExceeded, Overloaded, Unavailable
+from gateway.gateway_errors import DeadlineExceeded, Overloaded, Unavailable
 from gateway.interfaces import TENANT_CLASSES, TenantClass
 from gateway.upstreams.fleet import Replica
 from tests.gateway.fakes import FakeUpstream

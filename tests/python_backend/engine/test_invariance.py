@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from build.engine import build_engine
-from python_backend.engine.config import Precision
-from python_backend.engine.engine import Engine
+from build.engine_folder import build_engine
+from python_backend.engine.engine_config import Precision
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contract.error_text import Status, read
-from python_backend.contract import PREPROCESSING_MODEL
+from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceResponse,
     TritonError,
