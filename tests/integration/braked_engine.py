@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from python_backend.engine.engine import Engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import Sequence
 from python_backend.serving import tensorrt_llm
 
