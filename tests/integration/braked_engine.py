@@ -30,14 +30,15 @@ class TritonPythonModel(tensorrt_llm.TritonPythonModel):
         step = Engine.step
 
         def slow_step(engine: Engine) -> list[Sequence]:
-            started_s = time.monotonic()
+            clocks = (time.monotonic, time.process_time)  # what else runs here slows it no further
+            started_s = [clock() for clock in clocks]
             advanced = step(engine)
-            took_s = time.monotonic() - started_s
+            took_s = min(clock() - start for clock, start in zip(clocks, started_s, strict=True))
             try:
                 least_s = float(brake.read_text())
             except FileNotFoundError:
                 least_s = 0.0
-            time.sleep(max(took_s * _TIMES, least_s) - took_s)
+            time.sleep(max(took_s * (_TIMES - 1), least_s - took_s, 0))
             return advanced
 
         Engine.step = slow_step  # type: ignore[assignment,method-assign]

@@ -47,7 +47,7 @@ class Site:
         return reload(self.server.http_address, TOKEN)
 
     def braked(self) -> AbstractContextManager[None]:
-        return Server.of(self.server).braked()
+        return Server.of(self.server).braked(0.5)
 
     def ask(self) -> str:
         with Client(self.server.grpc_address) as client:
@@ -84,7 +84,7 @@ def test_a_stream_outlives_a_promotion_and_a_rollback(site: Site) -> None:
         reason = None
         with Client(site.server.grpc_address) as client:
             # No end token: it goes on to its last token, whatever it says.
-            for piece in client.stream("Count from 1 to 190.", max_tokens=600, end_id=-1):
+            for piece in client.stream("Count from 1 to 190.", max_tokens=300, end_id=-1):
                 if reason is None:
                     begun.release()
                 reason = piece.finish_reason
