@@ -48,9 +48,25 @@ async def test_requests_of_a_minute(limiter, clock):
     assert error.message == (
         "the tenant has 3 requests a minute, and they are used up: try again in 58s"
     )
+    assert error.retry_after_s == pytest.approx(57.75, abs=0.002)  # a second counts as a whole
     clock.now += error.retry_after_s
     await limited.reserve(PRINCIPAL, "m", 1, 1)
     assert (await refused(limited)).retry_after_s < 1.001
+
+
+async def test_what_is_a_minute_ago_counts_no_more(limiter, clock):
+    limited = limiter(Limits(requests_per_minute=3, tokens_per_minute=100))
+    for _ in range(3):
+        await limited.reserve(PRINCIPAL, "m", 10, 20)
+    clock.now += 300
+    assert (await limited.reserve(PRINCIPAL, "m", 10, 20)).headers == {
+        "x-ratelimit-limit-requests": "3",
+        "x-ratelimit-remaining-requests": "2",
+        "x-ratelimit-reset-requests": "1m1s",
+        "x-ratelimit-limit-tokens": "100",
+        "x-ratelimit-remaining-tokens": "70",
+        "x-ratelimit-reset-tokens": "1m1s",
+    }
 
 
 async def test_tokens_are_reserved_and_what_is_not_used_comes_back(limiter, clock):
