@@ -9,6 +9,7 @@ import pytest
 
 from gateway.gateway_errors import InvalidRequest, LimitExceeded
 from gateway.interfaces import Principal
+from gateway.limits.account import Account, Holder
 from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter, duration
 from tests.gateway.limits.conftest import PRINCIPAL, limits_are
@@ -90,6 +91,19 @@ async def test_a_settled_request_is_settled_once(limiter):
         await first.settle(0, 10)
     await limited.reserve(PRINCIPAL, "m", 0, 40)
     assert (await refused(limited, 0, 1)).limit == "tokens_per_day"
+
+
+async def test_a_store_gives_back_once_and_only_what_it_counted(store):
+    holders = (Holder("tenant", Limits()), Holder("key:k1", Limits()))
+    account = Account("acme", "k1", holders)
+    grant = await store.acquire("ours", account, 60)
+    assert [(each.tokens, each.day, each.running) for each in grant.counts] == [(60, 60, 1)] * 2
+    for lease in ("nobody's", "ours", "ours"):
+        await store.settle(lease, account, grant, 25)
+    counts = (await store.acquire("another", account, 0)).counts
+    assert [(each.tokens, each.day, each.month, each.running) for each in counts] == [
+        (35, 35, 35, 1)
+    ] * 2
 
 
 async def test_requests_at_a_time(limiter):
