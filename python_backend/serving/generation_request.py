@@ -16,25 +16,13 @@ from numpy.typing import NDArray
 from contract.errors import InvalidRequestError
 from contract.models import UNSUPPORTED_INPUTS
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.parameters import SAMPLED
 from python_backend.engine.sequence import SamplingParams
 
 if TYPE_CHECKING:
     from python_backend.serving.triton_api import Inputs
 
 Words = tuple[tuple[int, ...], ...]
-
-_SAMPLING = {
-    "temperature": "temperature",
-    "runtime_top_k": "top_k",
-    "runtime_top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "min_tokens": "min_tokens",
-    "num_top_log_probs": "num_top_log_probs",
-}
-"""Inputs that are sampling parameters, one value a row."""
 
 _MAX_SEQUENCES_PER_PROMPT = 64
 
@@ -128,14 +116,13 @@ def read_request(
         )
 
     lengths = scalars("input_lengths", ids.shape[1])
-    max_tokens = scalars("request_output_len", 0)
     end_ids = scalars("end_id", default_end_ids[0])
     seeds = scalars("seed", None)
-    sampling = {
-        parameter: values
-        for name, parameter in _SAMPLING.items()
-        if (values := inputs.scalars(name, batch)) is not None
-    }
+    sampling: dict[str, list[Any]] = {"max_tokens": [0] * batch}
+    for name, row in SAMPLED.items():
+        values = inputs.scalars(name, batch)
+        if values is not None:
+            sampling[row.name] = values
     stop_words = _word_lists(inputs, "stop_words_list", batch)
     bad_words = _word_lists(inputs, "bad_words_list", batch)
     bias = inputs.array("embedding_bias")
@@ -153,7 +140,6 @@ def read_request(
         end_id, seed = end_ids[index], seeds[index]
         for copy in range(num_return_sequences):
             params = SamplingParams(
-                max_tokens=max_tokens[index],
                 seed=None if seed is None else seed + copy,
                 end_ids=frozenset(default_end_ids if end_id in default_end_ids else (end_id,)),
                 stop_words=stop_words[index],
