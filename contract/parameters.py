@@ -18,6 +18,9 @@ from contract.tensors import TensorSet, Value, optional, scalar
 
 INT32_MAX = 2**31 - 1
 
+NO_END = -1
+"""The `end_id` with which nothing ends a sequence before `max_tokens`."""
+
 MAX_TOP_LOG_PROBS = 20
 """Most likeliest tokens that are reported beside each chosen one."""
 
@@ -136,7 +139,7 @@ class GenerationParameters:
     frequency_penalty: Annotated[
         float | None,
         Parameter(
-            meaning="The same, for each time the token was there.",
+            meaning="The same as presence_penalty, for each time that the token was there.",
             tensor=EnsembleInputs.FREQUENCY_PENALTY,
             engine=EngineInputs.FREQUENCY_PENALTY,
             default=0.0,
@@ -192,7 +195,7 @@ class GenerationParameters:
     embedding_bias: Annotated[
         Mapping[str, float],
         Parameter(
-            meaning="The same by texts, in place of ids: for each of a text's tokens.",
+            meaning="The same as logit_bias by texts: for each of a text's tokens.",
             tensor=EnsembleInputs.EMBEDDING_BIAS_WORDS,
             weights=EnsembleInputs.EMBEDDING_BIAS_WEIGHTS,
             openai="logit_bias",
@@ -224,8 +227,8 @@ class GenerationParameters:
     num_top_log_probs: Annotated[
         int | None,
         Parameter(
-            meaning="Report so many of the likeliest tokens as well, in the place of each. Not "
-            "known to TensorRT-LLM's engine.",
+            meaning="Report so many of the likeliest tokens as well, in the place of each token. "
+            "Not known to TensorRT-LLM's engine.",
             tensor=optional("num_top_log_probs", "INT32"),
             engine=scalar("num_top_log_probs", "INT32"),
             bounds=Bounds(least=0, most=MAX_TOP_LOG_PROBS),
@@ -355,6 +358,11 @@ SAMPLED: dict[str, Parameter] = {
     row.engine.name: row for row in ROWS.values() if row.engine is not None
 }
 """Those that the engine samples by, by its own names of them."""
+
+ASKED: dict[str, Parameter] = {
+    row.openai: row for row in ROWS.values() if row.openai is not None and row.asked is not None
+}
+"""Those that OpenAI's API, or those who extend it, take as they are, by their names there."""
 
 OUR_ROWS = tuple(
     row for name, row in SAMPLED.items() if name not in {each.name for each in EngineInputs.all()}

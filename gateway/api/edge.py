@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.error_objects import error_body, error_headers
 from gateway.configuration import ListenSettings
-from gateway.exchange import Arrival
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
+from gateway.order import Arrival
 
 _log = logging.getLogger("gateway.api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -14,8 +14,9 @@ from contextlib import aclosing
 
 import anyio
 
+from contract.parameters import GenerationParameters
 from gateway.configuration import HealthSettings, UpstreamSettings
-from gateway.generation import Job, Sampling
+from gateway.generation import Generation, Job, Texts
 from gateway.interfaces import TenantClass
 from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError, UpstreamLost
 from gateway.upstreams.circuit import Circuit
@@ -106,18 +107,15 @@ class Replica:
     async def probe(self) -> None:
         """Generate one token and tell the circuit."""
         assert self.probe_model is not None, "only what has a model to probe is probed"
-        job = Job(
+        generation = Generation(
             request_id=f"probe-{self.name}",
-            model=self.probe_model,
-            messages=None,  # not every checkpoint has a chat template
-            prompts=("Hi",),
-            n=1,
-            sampling=Sampling(max_tokens=1),
+            prompt=Texts.of(("Hi",)),  # not every checkpoint has a chat template
+            parameters=GenerationParameters(max_tokens=1),
             stream=False,
             tenant_class="interactive",
             policy=None,
-            timeout_s=self._probe_timeout_s,
         )
+        job = Job(generation, generation.request_id, self.probe_model, self._probe_timeout_s)
         try:
             with anyio.fail_after(self._probe_timeout_s):
                 async with aclosing(self.upstream.generate(job)) as pieces:

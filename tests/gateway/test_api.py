@@ -61,8 +61,9 @@ def test_a_chat_in_one_answer():
     ]
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     assert answer["id"] == f"chatcmpl-{response.headers['x-request-id']}"
-    (job,) = upstream.jobs
-    assert (job.sampling.seed, job.sampling.stop, job.stream) == (3, ("x",), False)
+    (generation,) = (job.generation for job in upstream.jobs)
+    parameters = generation.parameters
+    assert (parameters.seed, parameters.stop_words, generation.stream) == (3, ("x",), False)
 
 
 def test_a_chat_as_a_stream():
@@ -324,7 +325,7 @@ def test_priority_is_asked_with_service_tier_and_never_above_the_key_s():
             headers = {"authorization": f"Bearer {key}"}
             answer = gateway.post("/v1/chat/completions", body, headers=headers).json()
             tiers.append(answer["service_tier"])
-    assert [job.tenant_class for job in upstream.jobs] == [
+    assert [job.generation.tenant_class for job in upstream.jobs] == [
         "batch",
         "interactive",
         "standard",

@@ -197,7 +197,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody_and_is_cut_off():
     size = 4_000_000
     script = [Delta(0, "x" * 500, "", 1, 5) for _ in range(size // 500)]
     script.append(Delta(0, "", "stop", 0, 5))
-    slow = FakeUpstream(lambda job: script if job.stream else words("quick"))
+    slow = FakeUpstream(lambda job: script if job.generation.stream else words("quick"))
     listen = ListenSettings(port=0, slow_client_timeout_s=0.5, shutdown_grace_s=0)
     with (
         serving(slow, configuration(listen=listen)) as gateway,

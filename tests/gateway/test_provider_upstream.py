@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
-from gateway.generation import Delta, Job, Sampling, TokenLogprob
+from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
 from gateway.upstreams.base import (
     UpstreamBusy,
     UpstreamFailed,
@@ -20,21 +21,20 @@ from gateway.upstreams.base import (
 from gateway.upstreams.provider_upstream import Provider
 from tests.gateway.fakes import FakeUpstream, Keys, Ledger, serving, words
 
+CHAT = Chat.of([{"role": "user", "content": "Hi"}])
+PARAMETERS = GenerationParameters(max_tokens=16)
 
-def job(**more: Any) -> Job:
-    values: dict[str, Any] = {
-        "request_id": "id",
-        "model": "demo",
-        "messages": ({"role": "user", "content": "Hi"},),
-        "prompts": (),
-        "n": 1,
-        "sampling": Sampling(max_tokens=16),
-        "stream": True,
-        "tenant_class": "batch",
-        "policy": None,
-        "timeout_s": 10.0,
-    }
-    return Job(**{**values, **more})
+
+def job(
+    prompt: Chat | Texts = CHAT,
+    parameters: GenerationParameters = PARAMETERS,
+    *,
+    stream: bool = True,
+    request_id: str = "id",
+    timeout_s: float = 10.0,
+) -> Job:
+    generation = Generation(request_id, prompt, parameters, stream, "batch", None)
+    return Job(generation, request_id, "demo", timeout_s)
 
 
 def ask(url: str, wanted: Job, **more: Any) -> list[Delta]:
@@ -53,36 +53,38 @@ def ask(url: str, wanted: Job, **more: Any) -> list[Delta]:
 @pytest.mark.parametrize("chat", [True, False])
 def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
     monkeypatch.setenv("OTHER_KEY", "good")
-    sampling = Sampling(
+    parameters = GenerationParameters(
         max_tokens=9,
         temperature=0.5,
         top_p=0.9,
         top_k=7,
         min_p=0.1,
         seed=3,
-        stop=("x", "y"),
+        stop_words=("x", "y"),
         presence_penalty=0.25,
         frequency_penalty=0.5,
         repetition_penalty=1.5,
         min_tokens=2,
-        ignore_eos=True,
+        end_id=-1,
         logit_bias={7: -1.0},
-        top_logprobs=1,
+        return_log_probs=True,
+        num_top_log_probs=1,
+        num_return_sequences=2,
     )
     logprobs = [TokenLogprob("a", -0.5, b"a", (TokenLogprob("a", -0.5, b"a"),))]
     other = FakeUpstream([Delta(0, "a", "stop", 1, 5, logprobs), *words("b", "c", index=1)])
-    more: dict[str, Any] = {} if chat else {"messages": None, "prompts": ("one",)}
+    prompt = CHAT if chat else Texts.of(("one",))
     with serving(other, authenticator=Keys()) as gateway:
         deltas = ask(
             gateway.url,
-            job(sampling=sampling, stream=stream, n=2, **more),
+            job(prompt, parameters, stream=stream),
             api_key_env="OTHER_KEY",
             send_service_tier=True,
         )
-    (arrived,) = other.jobs
-    assert arrived.sampling == sampling
+    (arrived,) = (job.generation for job in other.jobs)
+    assert arrived.parameters == parameters
     assert (arrived.n, arrived.stream, arrived.tenant_class) == (2, stream, "batch")
-    assert arrived.prompts == (() if chat else ("one",))
+    assert arrived.prompt == prompt
     texts = {0: "", 1: ""}
     for delta in deltas:
         texts[delta.index] += delta.text
