@@ -5,7 +5,6 @@ Single-threaded and without a clock of its own: whoever owns it calls ``step`` w
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from python_backend.engine.engine_config import KV_DTYPES, EngineConfig, KVDtype
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.processor import available_cores
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler
@@ -27,7 +27,7 @@ from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 
 
-class Engine:
+class OnnxEngine:
     """Continues many sequences at once.
 
     Attributes:
@@ -254,8 +254,3 @@ def _layout(
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

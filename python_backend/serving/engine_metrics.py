@@ -12,7 +12,7 @@ from itertools import accumulate
 import triton_python_backend_utils as pb_utils
 
 from contract.names import ENGINE_FINISH_REASONS
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import Sequence
 
 LATENCIES_S = (
@@ -25,7 +25,7 @@ BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 class EngineMetrics:
     """Gauges, counters and histograms of one engine, labelled with the model's name and version."""
 
-    def __init__(self, model: str, version: str, engine: Engine) -> None:
+    def __init__(self, model: str, version: str, engine: OnnxEngine) -> None:
         self._engine = engine
         labels = {"model": model, "version": version}
 

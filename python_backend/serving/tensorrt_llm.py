@@ -28,7 +28,8 @@ from contract.model_settings import OnnxEngineSettings, from_model_config
 from python_backend.artifact import load_public_key, verify_artifact
 from python_backend.engine.cuda_device import choose_device
 from python_backend.engine.engine_config import EngineConfig
-from python_backend.engine.onnx_engine import Engine, available_cores
+from python_backend.engine.onnx_engine import OnnxEngine
+from python_backend.engine.processor import available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.generation_request import GenerationRequest, Reporting, read_request
@@ -139,7 +140,7 @@ class TritonPythonModel:
             verify_artifact(folder, load_public_key(resolve(args, self._settings.trusted_key)))
         config = EngineConfig.load(folder)
         provider, gpu = self._settings.execution_provider, self._settings.device_id
-        self._engine = Engine(
+        self._engine = OnnxEngine(
             folder,
             max_sequences=self._settings.max_num_sequences,
             max_num_tokens=self._settings.max_num_tokens,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from python_backend.engine.kv_cache import BlockPool
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.python_backend.serving.fake_triton import Metric, MetricFamily
@@ -34,7 +34,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def metrics(engine: FakeEngine) -> EngineMetrics:
-    return EngineMetrics("m", "1", cast(Engine, engine))
+    return EngineMetrics("m", "1", cast(OnnxEngine, engine))
 
 
 def series(name: str, **labels: str) -> Metric:
