@@ -149,7 +149,7 @@ class TritonPythonModel:
             num_threads=self._settings.num_threads,
             device=choose_device(config, provider, gpu),
         )
-        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.runner.name}")
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.name}")
         self._metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         self._streams: dict[int, _Stream] = {}
         self._by_request_id: defaultdict[str, set[int]] = defaultdict(set)
@@ -191,12 +191,12 @@ class TritonPythonModel:
     def _take(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
         generation = read_request(
             inputs,
-            default_end_ids=self._engine.config.end_token_ids,
+            default_end_ids=self._engine.end_token_ids,
             exclude_input=self._settings.exclude_input_in_output,
         )
         for row in generation.rows:
             self._engine.check(row.prompt, row.params)
-        waiting = self._inbox.qsize() + len(self._engine.scheduler.waiting)
+        waiting = self._inbox.qsize() + self._engine.stats().num_waiting
         if waiting + len(generation.rows) > self._settings.max_queue_size:
             raise ServerBusyError(
                 f"the queue is full: {waiting} sequences wait and this request has "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import EngineError, InvalidRequestError
+from python_backend.engine.engine_core import EngineStats
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
@@ -152,6 +153,28 @@ def test_a_step_gives_every_running_sequence_a_token(load: Callable[..., OnnxEng
     first, second, third = add(engine, *PROMPTS[:3], params=GREEDY)
     assert engine.step() == [first, second]
     assert [len(sequence.output) for sequence in (first, second, third)] == [1, 1, 0]
+
+
+def test_its_figures_are_those_of_its_scheduler_and_its_cache(
+    load: Callable[..., OnnxEngine],
+) -> None:
+    engine = load(max_sequences=2, max_num_tokens=128)
+    engine.generate(make_prompts(40), SamplingParams(max_tokens=1))
+    add(engine, *make_prompts(40, 33), *make_prompts(33), params=GREEDY)
+    engine.step()
+    engine.scheduler.num_preempted = 4
+    pool = engine.scheduler.pool
+    assert engine.stats() == EngineStats(
+        num_running=2,
+        num_waiting=1,
+        num_preempted=4,
+        num_used_blocks=6,
+        num_cached_blocks=pool.num_cached,
+        num_blocks=pool.num_blocks,
+        block_bytes=engine.layout.block_bytes,
+        num_looked_up_blocks=6,
+        num_reused_blocks=2,
+    )
 
 
 def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., OnnxEngine]) -> None:
