@@ -192,18 +192,15 @@ def ensemble_model(engine: Engine = "onnx") -> Model:
     return ENSEMBLE_MODEL if engine == "onnx" else ENSEMBLE_MODEL.without(_OUR_ENGINES_ALONE)
 
 
-UNSUPPORTED_INPUTS = {
-    tensor.name: feature
-    for tensor, feature in (
-        (EngineInputs.RETURN_CONTEXT_LOGITS, "context logits"),
-        (EngineInputs.RETURN_GENERATION_LOGITS, "generation logits"),
-        (EngineInputs.PROMPT_EMBEDDING_TABLE, "prompt tuning"),
-        (EngineInputs.PROMPT_VOCAB_SIZE, "prompt tuning"),
-        (EngineInputs.LORA_TASK_ID, "LoRA"),
-        (EngineInputs.LORA_WEIGHTS, "LoRA"),
-        (EngineInputs.LORA_CONFIG, "LoRA"),
-        (EngineInputs.GUIDED_DECODING_GUIDE_TYPE, "guided decoding"),
-        (EngineInputs.GUIDED_DECODING_GUIDE, "guided decoding"),
-    )
+UNSUPPORTED_INPUTS: dict[Tensor, str] = {
+    EngineInputs.RETURN_CONTEXT_LOGITS: "context logits",
+    EngineInputs.RETURN_GENERATION_LOGITS: "generation logits",
+    EngineInputs.PROMPT_EMBEDDING_TABLE: "prompt tuning",
+    EngineInputs.PROMPT_VOCAB_SIZE: "prompt tuning",
+    EngineInputs.LORA_TASK_ID: "LoRA",
+    EngineInputs.LORA_WEIGHTS: "LoRA",
+    EngineInputs.LORA_CONFIG: "LoRA",
+    EngineInputs.GUIDED_DECODING_GUIDE_TYPE: "guided decoding",
+    EngineInputs.GUIDED_DECODING_GUIDE: "guided decoding",
 }
 """Inputs of the contract that the ONNX engine refuses by name, and what they ask for."""

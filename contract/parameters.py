@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypedDict
 
 from contract.nvidia import EngineInputs, EnsembleInputs
 from contract.parameter import Bounds, Parameter, described, rows_of
-from contract.tensors import TensorSet, Value, optional, scalar
+from contract.tensors import Tensor, TensorSet, Value, optional, scalar
 
 INT32_MAX = 2**31 - 1
 
@@ -354,17 +354,15 @@ class ParameterKeywords(TypedDict, total=False):
 ROWS = rows_of(GenerationParameters)
 """The rows by their names, in order."""
 
-SAMPLED: dict[str, Parameter] = {
-    row.engine.name: row for row in ROWS.values() if row.engine is not None
+SAMPLED: dict[Tensor, Parameter] = {
+    row.engine: row for row in ROWS.values() if row.engine is not None
 }
-"""Those that the engine samples by, by its own names of them."""
+"""Those that the engine samples by, by its own inputs."""
 
 ASKED: dict[str, Parameter] = {
     row.openai: row for row in ROWS.values() if row.openai is not None and row.asked is not None
 }
 """Those that OpenAI's API, or those who extend it, take as they are, by their names there."""
 
-OUR_ROWS = tuple(
-    row for name, row in SAMPLED.items() if name not in {each.name for each in EngineInputs.all()}
-)
+OUR_ROWS = tuple(row for tensor, row in SAMPLED.items() if tensor not in EngineInputs.all())
 """Those that TensorRT-LLM's engine doesn't know: their tensors are ours."""

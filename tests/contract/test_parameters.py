@@ -10,7 +10,7 @@ import pytest
 
 from contract.errors import InvalidRequestError
 from contract.models import ENSEMBLE_MODEL, TENSORRT_LLM_MODEL, EngineInputs, EnsembleInputs
-from contract.parameter import Bounds
+from contract.parameter import Bounds, Parameter
 from contract.parameters import (
     OUR_ROWS,
     ROWS,
@@ -72,8 +72,8 @@ def test_bounds(
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-@pytest.mark.parametrize("row", SAMPLED.values(), ids=SAMPLED)
-def test_the_engine_takes_finite_numbers_alone(row, value: float) -> None:
+@pytest.mark.parametrize("row", SAMPLED.values(), ids=lambda row: row.name)
+def test_the_engine_takes_finite_numbers_alone(row: Parameter, value: float) -> None:
     with pytest.raises(InvalidRequestError, match=f"^{row.name} is {value:g}; it must be "):
         row.check(value)
 

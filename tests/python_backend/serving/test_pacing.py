@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.serving.pacer import Pacer
+from python_backend.serving.pacing import Pacer
 
 
 def test_a_burst_then_the_rate() -> None:
