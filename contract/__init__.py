@@ -7,8 +7,9 @@
 - ``models``: the tensors of Trireme's models: theirs, and what Trireme adds;
 - ``ensemble``: how the three steps are chained;
 - ``names``: the words that travel: models, finish reasons, priorities, request parameters;
-- ``errors``: the exceptions of the serving path;
-- ``error_text``: the kind of an error, written into its text;
+- ``codes``: words that programs compare: finish reasons, and what kind of error it is;
+- ``errors``: what can go wrong while a request is served;
+- ``error_text``: an error's status, code and the input to blame, written into its text;
 - ``settings_base``: typed settings and the errors that explain them.
 
 It imports no other room, and no package but pydantic, yaml and numpy.

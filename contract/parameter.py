@@ -100,7 +100,7 @@ class Parameter:
         else:
             return
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        raise InvalidRequestError(f"{self.name} is {shown}; it must be {bound}")
+        raise InvalidRequestError(f"{self.name} is {shown}; it must be {bound}", self.name)
 
     def inputs(self, value: Any) -> dict[str, tuple[Value, ...]]:
         """The inputs that carry a value; none where it is None or an empty collection."""

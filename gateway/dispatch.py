@@ -17,6 +17,14 @@ from dataclasses import dataclass, field
 import anyio
 from opentelemetry.context import Context
 
+from contract.codes import FinishReason
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
 from gateway.gateway_errors import (
@@ -33,13 +41,6 @@ from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
 from gateway.order import Order
 from gateway.routing import Router, Target
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 from gateway.upstreams.fleet import Replica
 
 _log = logging.getLogger("gateway.dispatch")
@@ -70,7 +71,7 @@ class Progress:
     ttft_s: float | None = None
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     output_tokens: int = 0
-    finish_reasons: dict[int, str] = field(default_factory=dict)
+    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
     attempts: int = 0
@@ -244,11 +245,16 @@ class Run:
             )
             try:
                 await self._pump(job, target, replica)
-            except UpstreamRefused as error:
-                raise InvalidRequest(str(error), param=error.param, code=error.code) from None
-            except UpstreamTimeout:
+            except InvalidRequestError as error:
+                raise InvalidRequest(
+                    error.message, input_name=error.param, code=error.code
+                ) from None
+            except RequestTimeoutError:
                 raise DeadlineExceeded("the answer was not complete at the deadline") from None
-            except UpstreamUnavailable as error:
+            except ServerBusyError as error:
+                span.failed(error)
+                raise _TryElsewhereError(replica, busy=True) from None
+            except ServerUnavailableError as error:
                 replica.fail(error)
                 span.failed(error)
                 _log.warning("%s went away: %s", replica.name, error)
@@ -258,10 +264,7 @@ class Run:
                         code="upstream_lost",
                     ) from None
                 raise _TryElsewhereError(replica, busy=False) from None
-            except UpstreamBusy as error:
-                span.failed(error)
-                raise _TryElsewhereError(replica, busy=True) from None
-            except UpstreamError as error:
+            except GenerationError as error:
                 span.failed(error)
                 raise GenerationFailed(f"the model failed: {error}") from None
 
@@ -269,7 +272,7 @@ class Run:
         """Move the pieces of an answer to the mailbox.
 
         Raises:
-            UpstreamError: The upstream's, or `UpstreamUnavailable` where it falls silent.
+            GenerationError: The upstream's, or `ServerUnavailableError` where it falls silent.
         """
         settings = replica.settings
         streams = self._generation.stream
@@ -299,8 +302,8 @@ class Run:
                 replica.answering.discard(scope)
         if scope.cancelled_caught:
             if anyio.current_time() >= end_s:
-                raise UpstreamTimeout("the deadline has passed")
-            raise UpstreamUnavailable("it fell silent")
+                raise RequestTimeoutError("the deadline has passed")
+            raise ServerUnavailableError("it fell silent")
         if kept:
             now_s = time.monotonic()
             self._begin(target, replica, now_s)
@@ -308,7 +311,7 @@ class Run:
                 self._put(delta, now_s)
         reasons = self.progress.finish_reasons
         if len(reasons) < self._generation.num_answers or "cancelled" in reasons.values():
-            raise UpstreamUnavailable("its answer ended too early")
+            raise ServerUnavailableError("its answer ended too early")
         if "error" in reasons.values():
             raise GenerationFailed("the model failed in the middle of the answer")
 

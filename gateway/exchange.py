@@ -211,7 +211,7 @@ class Exchange:
             prompt_tokens=progress.all_prompt_tokens,
             output_tokens=progress.output_tokens,
         )
-        reasons = list(progress.finish_reasons.values())
+        reasons: list[str] = [*progress.finish_reasons.values()]
         self._span.set(
             gen_ai_response_model=progress.version or None,
             gen_ai_response_finish_reasons=reasons or None,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from typing_extensions import Self
 
+from contract.codes import FinishReason
 from contract.parameters import GenerationParameters
 from gateway.interfaces import TenantClass
 
@@ -159,8 +160,7 @@ class Delta:
     Attributes:
         index: Which answer, from 0: the prompt's index times `n`, and the answer's own.
         text: What follows.
-        finish_reason: ``stop``, ``length`` or ``content_filter``, or ``cancelled`` or ``error``
-            where it was cut off; empty while it goes on.
+        finish_reason: Why it ended; empty while it goes on.
         output_tokens: Tokens generated for this text.
         prompt_tokens: Length of the prompt; None where this delta doesn't say.
         logprobs: Of each token, where they were asked for.
@@ -169,7 +169,7 @@ class Delta:
 
     index: int = 0
     text: str = ""
-    finish_reason: str = ""
+    finish_reason: FinishReason | Literal[""] = ""
     output_tokens: int = 0
     prompt_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None

@@ -79,6 +79,7 @@ class ChatEncoder(OpenAIEncoder):
     object_name = "chat.completion"
     chunk_name = "chat.completion.chunk"
     id_prefix = "chatcmpl"
+    prompt_name = "messages"
 
     def __init__(self, body: ChatRequest, order: Order) -> None:
         super().__init__(body, order)
@@ -158,4 +159,4 @@ class ChatTranslator(Translator[ChatRequest]):
         return ChatEncoder(body, order)
 
     def error(self, error: GatewayError) -> bytes:
-        return error_body(error)
+        return error_body(error, ChatEncoder.prompt_name)

@@ -50,6 +50,7 @@ class CompletionEncoder(OpenAIEncoder):
     object_name = "text_completion"
     chunk_name = "text_completion"
     id_prefix = "cmpl"
+    prompt_name = "prompt"
 
     def __init__(self, body: CompletionRequest, order: Order) -> None:
         super().__init__(body, order)
@@ -136,4 +137,4 @@ class CompletionTranslator(Translator[CompletionRequest]):
         return CompletionEncoder(body, order)
 
     def error(self, error: GatewayError) -> bytes:
-        return error_body(error)
+        return error_body(error, CompletionEncoder.prompt_name)

@@ -30,6 +30,7 @@ class OpenAIEncoder:
     object_name: str
     chunk_name: str
     id_prefix: str
+    prompt_name: str
 
     def __init__(self, body: GenerationRequest, order: Order) -> None:
         self._fields = {
@@ -52,7 +53,7 @@ class OpenAIEncoder:
         yield DONE
 
     def failed(self, error: GatewayError) -> Event:
-        return Event(error_body(error))
+        return Event(error_body(error, self.prompt_name))
 
     def _answer(self, choices: list[dict[str, Any]], progress: Progress) -> bytes:
         return orjson.dumps(

@@ -39,11 +39,11 @@ class Reply(Response):
         with anyio.CancelScope() as connection:
             watcher = asyncio.create_task(_cancel_when_gone(receive, connection))
             try:
-                await self._exchange(send)
+                await self._exchange(scope, send)
             finally:
                 watcher.cancel()
 
-    async def _exchange(self, send: Send) -> None:
+    async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
         try:
             async with await self._gateway.open(self._order) as exchange:
@@ -68,12 +68,13 @@ class Reply(Response):
                     await _send(send, body, more=False)
         except GatewayError as error:
             if not begun:
-                await refuse(send, error)
+                await refuse(scope, send, error)
         except Exception as error:
             fields = {"request_id": self._order.arrival.request_id}
             _log.error("an exchange failed", exc_info=error, extra=fields)
             if not begun:
-                await refuse(send, GenerationFailed("the gateway failed on this request"))
+                failure = GenerationFailed("the gateway failed on this request")
+                await refuse(scope, send, failure)
 
 
 class Batch(NamedTuple):

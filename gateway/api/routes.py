@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
+from gateway.api.edge import ERROR_WRITER
 from gateway.api.reply import Reply
 from gateway.api.socket import Conversation
 from gateway.api.translator import Translator
@@ -37,6 +38,22 @@ class AuthenticatedRoute(APIRoute):
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return authenticated
+
+
+def _route_of(translator: Translator[Any]) -> type[AuthenticatedRoute]:
+    """The route of an API: whatever goes wrong behind it is said in its words."""
+
+    class TranslatedRoute(AuthenticatedRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def translated(request: Request) -> Response:
+                request.scope[ERROR_WRITER] = translator.error
+                return await handler(request)
+
+            return translated
+
+    return TranslatedRoute
 
 
 class _JsonRequest(Request):
@@ -89,6 +106,7 @@ def add_api(router: APIRouter, translator: Translator[Any]) -> None:
         name=translator.name,
         summary=translator.summary,
         description=translator.description,
+        route_class_override=_route_of(translator),
     )
     if translator.socket:
         router.add_api_websocket_route(translator.path, converse)

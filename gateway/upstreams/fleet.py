@@ -14,11 +14,12 @@ from contextlib import aclosing
 
 import anyio
 
+from contract.errors import ServerBrokenError, ServerBusyError, TriremeError
 from contract.parameters import GenerationParameters
 from gateway.configuration import HealthSettings, UpstreamSettings
 from gateway.generation import Generation, Job, Texts
 from gateway.interfaces import TenantClass
-from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError, UpstreamLost
+from gateway.upstreams.base import Upstream
 from gateway.upstreams.circuit import Circuit
 
 _MIN_PROBE_PAUSE_S = 0.1
@@ -94,7 +95,7 @@ class Replica:
             error: What was raised.
             probed: It was a probe's, which tells more than a request's.
         """
-        lost = isinstance(error, UpstreamLost)
+        lost = isinstance(error, ServerBrokenError)
         self.circuit.fail(time.monotonic(), lost=lost)
         if not lost and (self.circuit.closed or not probed):
             return
@@ -121,9 +122,9 @@ class Replica:
                 async with aclosing(self.upstream.generate(job)) as pieces:
                     async for _ in pieces:
                         pass
-        except UpstreamBusy:
+        except ServerBusyError:
             pass  # full is not ill: what runs there shows whether it goes on
-        except (UpstreamError, TimeoutError) as error:
+        except (TriremeError, TimeoutError) as error:
             self.fail(error, probed=True)
         else:
             self.circuit.succeed(time.monotonic())

@@ -13,16 +13,16 @@ import httpx
 import orjson
 
 from clients.sse import EventParser
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
 from contract.parameters import ASKED, NO_END, GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 
 _CONNECT_S = 5.0
 _PATHS = {Chat: "/chat/completions", Texts: "/completions"}
@@ -72,11 +72,13 @@ class Provider:
             finally:
                 await response.aclose()
         except httpx.ReadTimeout:
-            raise UpstreamTimeout("the provider did not answer in time") from None
+            raise RequestTimeoutError("the provider did not answer in time") from None
         except httpx.HTTPError as error:
-            raise UpstreamUnavailable(f"{type(error).__name__} from {self._url}") from None
+            raise ServerUnavailableError(f"{type(error).__name__} from {self._url}") from None
+        except InvalidRequestError:  # which is a ValueError, too
+            raise
         except (ValueError, KeyError, TypeError, IndexError):
-            raise UpstreamFailed("the provider's answer is not OpenAI's") from None
+            raise GenerationError("the provider's answer is not OpenAI's") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -133,13 +135,13 @@ async def _events(response: httpx.Response) -> AsyncGenerator[Delta, None]:
                 return
             for delta in _deltas(orjson.loads(data)):
                 yield delta
-    raise UpstreamUnavailable("the provider's stream ended before it was done")
+    raise ServerUnavailableError("the provider's stream ended before it was done")
 
 
 def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
     """Read an answer or one chunk of it."""
     if "error" in answer:
-        raise UpstreamFailed(str(answer["error"].get("message", "no reason given")))
+        raise GenerationError(str(answer["error"].get("message", "no reason given")))
     deltas = []
     for choice in answer["choices"]:
         message = choice.get("delta") or choice.get("message") or {}
@@ -192,9 +194,9 @@ def _refusal(status: int, body: bytes) -> Exception:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # not OpenAI's error object
     if status in (400, 413, 422):
-        return UpstreamRefused(message, param)
+        return InvalidRequestError(message, param)
     if status == 429:
-        return UpstreamBusy(message)
+        return ServerBusyError(message)
     if status in (401, 403, 404) or status >= 500:  # our key, our model's name, or its trouble
-        return UpstreamUnavailable(message)
-    return UpstreamFailed(message)
+        return ServerUnavailableError(message)
+    return GenerationError(message)

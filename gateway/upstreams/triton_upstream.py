@@ -12,41 +12,17 @@ from typing import Any
 import anyio.lowlevel
 import orjson
 
-from clients.client_errors import (
-    ClientError,
-    DeadlineExceededError,
-    InvalidRequestError,
-    ServerBrokenError,
-    ServerBusyError,
-    ServerUnavailableError,
-)
 from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
-from contract.error_text import CONTENT_FILTER
-from contract.models import EnsembleInputs, EnsembleOutputs
-from contract.parameters import ROWS, GenerationParameters
+from contract.models import EnsembleOutputs
+from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.parameters import GenerationParameters
 from gateway.configuration import TritonSettings
 from gateway.generation import Chat, Delta, Generation, Job, TokenLogprob
 from gateway.interfaces import TenantClass
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamLost,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 
 _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch": 5}
-_PARAMS = {
-    tensor.name: row.openai
-    for row in ROWS.values()
-    for tensor in (row.tensor, row.weights)
-    if tensor is not None and row.openai is not None
-}
-"""What a client of the gateway calls the ensemble's inputs, where it knows them."""
-
 # Read for every response: spelt once.
 _TEXT = EnsembleOutputs.TEXT_OUTPUT.name
 _FINISH_REASON = EnsembleOutputs.FINISH_REASON.name
@@ -88,18 +64,6 @@ class Triton:
             # Python's gRPC may have raised it anew, and then anyio doesn't know it for its own.
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise
-        except InvalidRequestError as error:
-            raise _refusal(error, job) from None
-        except DeadlineExceededError as error:
-            raise UpstreamTimeout(str(error)) from None
-        except ServerBusyError as error:
-            raise UpstreamBusy(str(error)) from None
-        except ServerBrokenError as error:
-            raise UpstreamLost(str(error)) from None
-        except ServerUnavailableError as error:
-            raise UpstreamUnavailable(str(error)) from None
-        except ClientError as error:
-            raise UpstreamFailed(str(error)) from None
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -123,11 +87,11 @@ class Triton:
         )
         parameters: dict[str, Any] = {}
         if generation.policy is not None:
-            parameters["safety_policy"] = generation.policy
+            parameters[SAFETY_POLICY] = generation.policy
         if isinstance(prompt, Chat):
             chat = prompt.encoded.decode()
             return [make(prompt="", chat=chat, request_id=job.request_id, parameters=parameters)]
-        parameters["chat_template"] = "off"
+        parameters[CHAT_TEMPLATE] = "off"
         return [
             make(
                 prompt=text,
@@ -234,13 +198,3 @@ async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerato
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-
-
-def _refusal(error: InvalidRequestError, job: Job) -> Exception:
-    message = str(error)
-    if message.startswith(CONTENT_FILTER):
-        return UpstreamRefused(message.removeprefix(CONTENT_FILTER), code="content_filter")
-    name = error.input_name
-    if name == EnsembleInputs.TEXT_INPUT.name:
-        name = "messages" if isinstance(job.generation.prompt, Chat) else "prompt"
-    return UpstreamRefused(message, name and _PARAMS.get(name, name))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import EngineError, InvalidRequestError
+from contract.models import EngineInputs
 from python_backend.engine.attention import Layout, can_attend_int8
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
 from python_backend.engine.cuda_runner import CudaRunner
@@ -134,30 +135,37 @@ class OnnxEngine(EngineCore):
         """
         context, vocab_size = self.config.context_length, self.config.vocab_size
         if prompt.size == 0:
-            raise InvalidRequestError("the prompt is empty; it needs at least 1 token")
+            raise InvalidRequestError(
+                "the prompt is empty; it needs at least 1 token", EngineInputs.INPUT_IDS.name
+            )
         if prompt.min() < 0 or prompt.max() >= vocab_size:
             raise InvalidRequestError(
-                f"input_ids has a token outside the vocabulary of {vocab_size} tokens"
+                f"input_ids has a token outside the vocabulary of {vocab_size} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
         if prompt.size >= context:
             raise InvalidRequestError(
                 f"the prompt has {prompt.size} tokens; with the context of {context} tokens "
-                f"it can have at most {context - 1}"
+                f"it can have at most {context - 1}",
+                EngineInputs.INPUT_IDS.name,
             )
         if prompt.size + params.max_tokens > context:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; after a prompt of {prompt.size} tokens the "
-                f"context of {context} tokens has room for at most {context - prompt.size}"
+                f"context of {context} tokens has room for at most {context - prompt.size}",
+                "max_tokens",
             )
         for name, words in (("stop_words", params.stop_words), ("bad_words", params.bad_words)):
             if any(not word or min(word) < 0 or max(word) >= vocab_size for word in words):
                 raise InvalidRequestError(
-                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}"
+                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}",
+                    name,
                 )
         if params.embedding_bias is not None and params.embedding_bias.size > vocab_size:
             raise InvalidRequestError(
                 f"embedding_bias has {params.embedding_bias.size} values; "
-                f"it can have at most one for each of the {vocab_size} tokens"
+                f"it can have at most one for each of the {vocab_size} tokens",
+                EngineInputs.EMBEDDING_BIAS.name,
             )
         pool = self.scheduler.pool
         wanted = pool.blocks_for(prompt.size + params.max_tokens)
@@ -165,7 +173,8 @@ class OnnxEngine(EngineCore):
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; with a prompt of {prompt.size} tokens that is "
                 f"{wanted} blocks of keys and values, and the cache has {pool.num_blocks} "
-                f"(room for {pool.num_blocks * pool.block_tokens} tokens)"
+                f"(room for {pool.num_blocks * pool.block_tokens} tokens)",
+                "max_tokens",
             )
 
     def add(self, sequence: Sequence) -> None:

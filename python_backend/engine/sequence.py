@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
+from contract.models import EngineInputs
 from contract.names import DEFAULT_PRIORITY
 from contract.parameters import SAMPLED
 
@@ -92,10 +93,14 @@ class SamplingParams:
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens is {self.min_tokens}; it must be between 0 and max_tokens "
-                f"({self.max_tokens})"
+                f"({self.max_tokens})",
+                "min_tokens",
             )
         if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
-            raise InvalidRequestError("embedding_bias has a value that is not a finite number")
+            raise InvalidRequestError(
+                "embedding_bias has a value that is not a finite number",
+                EngineInputs.EMBEDDING_BIAS.name,
+            )
 
     @property
     def greedy(self) -> bool:

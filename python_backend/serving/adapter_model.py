@@ -145,7 +145,9 @@ class TritonPythonModel:
         copies = max(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
         streaming = any(scalars(EngineInputs.STREAMING, False))
         if streaming and max(scalars(EngineInputs.BEAM_WIDTH, 1)) > 1:
-            raise InvalidRequestError("beam_width is above 1; beams can't be streamed")
+            raise InvalidRequestError(
+                "beam_width is above 1; beams can't be streamed", EngineInputs.BEAM_WIDTH.name
+            )
         excludes = self._settings.exclude_input_in_output
         echo = not streaming and not all(scalars(EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, excludes))
         # Triton takes the request's memory back before the engine is done: copy.

@@ -99,21 +99,23 @@ def read_request(
         values = set(scalars(tensor, default))
         if len(values) > 1:
             raise InvalidRequestError(
-                f"{tensor.name} must be the same for all {batch} rows of a batch"
+                f"{tensor.name} must be the same for all {batch} rows of a batch", tensor.name
             )
         return bool(values.pop())
 
     _refuse_unsupported(inputs)
     if any(width > 1 for width in scalars(EngineInputs.BEAM_WIDTH, 1)):
         raise InvalidRequestError(
-            "beam_width is above 1; beam search is not supported, num_return_sequences may serve"
+            "beam_width is above 1; beam search is not supported, num_return_sequences may serve",
+            EngineInputs.BEAM_WIDTH.name,
         )
     copies = set(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
     num_return_sequences = max(copies)
     if len(copies) > 1 or not 1 <= num_return_sequences <= _MAX_SEQUENCES_PER_PROMPT:
         raise InvalidRequestError(
             f"num_return_sequences is {num_return_sequences}; it must be between 1 and "
-            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows"
+            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows",
+            EngineInputs.NUM_RETURN_SEQUENCES.name,
         )
 
     lengths = scalars(EngineInputs.INPUT_LENGTHS, ids.shape[1])
@@ -136,7 +138,8 @@ def read_request(
     for index in range(batch):
         if not 0 <= lengths[index] <= ids.shape[1]:
             raise InvalidRequestError(
-                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens"
+                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
         end_id, seed = end_ids[index], seeds[index]
         for copy in range(num_return_sequences):
@@ -176,7 +179,8 @@ def _priority(value: Any) -> int:
     if not is_whole or not 0 <= value <= PRIORITY_LEVELS:
         raise InvalidRequestError(
             f"priority is {value!r}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
-            "or 0 for the default"
+            "or 0 for the default",
+            EngineInputs.PRIORITY.name,
         )
     return int(value) or DEFAULT_PRIORITY
 
@@ -185,7 +189,9 @@ def _refuse_unsupported(inputs: Inputs) -> None:
     for tensor, feature in UNSUPPORTED_INPUTS.items():
         array = inputs.array(tensor)
         if array is not None and (array.dtype != bool or array.any()):
-            raise InvalidRequestError(f"{tensor.name}: {feature} is not supported by this engine")
+            raise InvalidRequestError(
+                f"{tensor.name}: {feature} is not supported by this engine", tensor.name
+            )
 
 
 def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
@@ -195,7 +201,8 @@ def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
         return [()] * batch
     if array.shape[:2] != (batch, 2):
         raise InvalidRequestError(
-            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
+            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]",
+            tensor.name,
         )
     return [_words(tokens, offsets, tensor.name) for tokens, offsets in array]
 
@@ -204,5 +211,5 @@ def _words(tokens: NDArray[np.int32], offsets: NDArray[np.int32], name: str) -> 
     ends = [int(end) for end in offsets if end != -1]
     spans = list(zip([0, *ends], ends, strict=False))
     if any(not start < end <= tokens.size for start, end in spans):
-        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens")
+        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens", name)
     return tuple(tuple(int(token) for token in tokens[start:end]) for start, end in spans)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import ServerBrokenError, ServerBusyError, ServerUnavailableError
 from gateway.configuration import (
     AdmissionSettings,
     ClassSettings,
@@ -26,7 +27,6 @@ from gateway.configuration import (
 )
 from gateway.generation import Delta
 from gateway.open_access import LOCAL
-from gateway.upstreams.base import UpstreamBusy, UpstreamLost, UpstreamUnavailable
 from tests.gateway.fakes import (
     CHAT,
     HANG,
@@ -42,8 +42,8 @@ from tests.gateway.fakes import (
 )
 from tests.gateway.test_api import stream, text_of
 
-GONE = UpstreamUnavailable("connection reset")
-LOST = UpstreamLost("Stub process is not healthy.")
+GONE = ServerUnavailableError("connection reset")
+LOST = ServerBrokenError("Stub process is not healthy.")
 PROVIDER = ProviderSettings(kind="openai", name="cloud", url="http://unused/v1")
 VERSION = VersionSettings(name="demo-1", upstreams=("a",))
 
@@ -56,7 +56,7 @@ def eventually(condition: Callable[[], object], timeout_s: float = 10) -> None:
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
-@pytest.mark.parametrize("failure", [GONE, UpstreamBusy("the queue is full")])
+@pytest.mark.parametrize("failure", [GONE, ServerBusyError("the queue is full")])
 def test_another_replica_answers_where_one_cannot(body, failure):
     bad, good = FakeUpstream([failure]), FakeUpstream()
     with serving({"a": bad, "b": good}) as gateway:
@@ -265,7 +265,7 @@ def test_the_fallback_answers_where_no_replica_is_well_and_says_so(body):
 
 
 def test_the_fallback_answers_where_replicas_are_full_if_that_is_wanted():
-    full = UpstreamBusy("the queue is full")
+    full = ServerBusyError("the queue is full")
     for when, status in ((frozenset({"saturated"}), 200), (frozenset({"unavailable"}), 503)):
         upstreams = {"a": FakeUpstream([full]), "cloud": FakeUpstream()}
         with serving(upstreams, with_fallback(when)) as gateway:

@@ -8,16 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
 from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamUnavailable,
-)
 from gateway.upstreams.provider_upstream import Provider
 from tests.gateway.fakes import FakeUpstream, Keys, Ledger, serving, words
 
@@ -98,34 +98,34 @@ def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (UpstreamRefused("too long", "messages"), UpstreamRefused),
-        (UpstreamFailed("broken"), UpstreamUnavailable),
-        (UpstreamBusy("full"), UpstreamUnavailable),
+        (InvalidRequestError("too long", "messages"), InvalidRequestError),
+        (GenerationError("broken"), ServerUnavailableError),
+        (ServerBusyError("full"), ServerUnavailableError),
     ],
 )
 def test_what_another_answers_means_here(failure, expected):
     with serving(FakeUpstream([failure])) as gateway, pytest.raises(expected) as caught:
         ask(gateway.url, job())
-    if isinstance(caught.value, UpstreamRefused):
+    if isinstance(caught.value, InvalidRequestError):
         assert caught.value.param == "messages"
 
 
 def test_its_limits_are_its_being_busy_and_its_refusal_of_our_key_its_absence():
     limiter = Ledger(refuse=LimitExceeded("slow down", limit="r", retry_after_s=1))
-    with serving(limiter=limiter) as gateway, pytest.raises(UpstreamBusy, match="slow down"):
+    with serving(limiter=limiter) as gateway, pytest.raises(ServerBusyError, match="slow down"):
         ask(gateway.url, job())
-    with serving(authenticator=Keys()) as gateway, pytest.raises(UpstreamUnavailable):
+    with serving(authenticator=Keys()) as gateway, pytest.raises(ServerUnavailableError):
         ask(gateway.url, job())
 
 
 def test_an_error_in_the_middle_of_its_stream():
-    script = [*words("Hello", reason=""), UpstreamFailed("broken")]
-    with serving(FakeUpstream(script)) as gateway, pytest.raises(UpstreamFailed, match="broken"):
+    script = [*words("Hello", reason=""), GenerationError("broken")]
+    with serving(FakeUpstream(script)) as gateway, pytest.raises(GenerationError, match="broken"):
         ask(gateway.url, job())
 
 
 def test_nobody_there():
-    with pytest.raises(UpstreamUnavailable, match="ConnectError"):
+    with pytest.raises(ServerUnavailableError, match="ConnectError"):
         ask("http://127.0.0.1:1", job())
 
 
@@ -141,5 +141,5 @@ def test_what_is_no_answer_of_openai_s(body, monkeypatch):
 
     monkeypatch.setattr("gateway.upstreams.provider_upstream.httpx.AsyncClient", client)
     for stream in (False, True):
-        with pytest.raises((UpstreamFailed, UpstreamUnavailable)):
+        with pytest.raises((GenerationError, ServerUnavailableError)):
             ask("http://other", job(stream=stream))

@@ -9,17 +9,18 @@ from typing import Any
 import anyio
 import pytest
 
+from clients import (
+    ClientError,
+    DeadlineExceededError,
+    GenerationError,
+    InvalidRequestError,
+    ServerBrokenError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
+from contract.errors import RequestTimeoutError
 from gateway.configuration import TritonSettings
 from gateway.generation import Delta, Job
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamFailed,
-    UpstreamLost,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 from gateway.upstreams.triton_upstream import Triton
 from tests.clients.fakes import Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
@@ -50,17 +51,20 @@ def test_pieces_come_as_the_server_sends_them(server):
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"), UpstreamRefused),
-        (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), UpstreamBusy),
-        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), UpstreamTimeout),
-        (Failure(None, "Exceeds maximum queue size"), UpstreamBusy),
-        (Failure(None, "Server is stopping"), UpstreamUnavailable),
-        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
-        (Failure("INTERNAL", "the engine failed"), UpstreamFailed),
+        (
+            Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"),
+            InvalidRequestError,
+        ),
+        (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), ServerBusyError),
+        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), DeadlineExceededError),
+        (Failure(None, "Exceeds maximum queue size"), ServerBusyError),
+        (Failure(None, "Server is stopping"), ServerUnavailableError),
+        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), ServerBrokenError),
+        (Failure("INTERNAL", "the engine failed"), GenerationError),
     ],
 )
 def test_failures_are_told_apart_however_soon_they_come(
-    server: FakeTriton, failure: Failure, kind: type[UpstreamError]
+    server: FakeTriton, failure: Failure, kind: type[ClientError]
 ) -> None:
     """Python's gRPC loses the status of some calls that end while they are being written."""
     server.script = [failure]
@@ -75,7 +79,7 @@ def test_failures_are_told_apart_however_soon_they_come(
 
 def test_a_deadline_is_the_request_s_own(server):
     server.script = [0.5, text("late", "stop")]
-    with pytest.raises(UpstreamTimeout):
+    with pytest.raises(RequestTimeoutError):
         asyncio.run(collect(upstream(server), job(timeout_s=0.1)))
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from websockets.sync.client import connect
 
+from contract.errors import GenerationError, InvalidRequestError
 from gateway.api.routes import add_api, api
 from gateway.api.translator import Event, Translator
 from gateway.app import create_app
@@ -18,7 +19,6 @@ from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts
 from gateway.order import Order, Wish
-from gateway.upstreams.base import UpstreamFailed
 from tests.gateway.fakes import FakeUpstream, Ledger, Running, configuration, running, words
 
 
@@ -106,9 +106,20 @@ def test_its_streams_have_its_own_events(theatre):
 
 
 def test_a_stream_that_fails_ends_in_its_own_words(theatre, upstream):
-    upstream.script = [*words("Hello", reason=""), UpstreamFailed("out of memory")]
+    upstream.script = [*words("Hello", reason=""), GenerationError("out of memory")]
     response = theatre.post("/v1/play", {"line": "To be", "live": True})
     assert response.text.endswith("event: fire\ndata: the model failed: out of memory\n\n")
+
+
+def test_every_error_behind_its_route_is_in_its_words(theatre, ledger, upstream):
+    unread = theatre.post("/v1/play", {"lines": "?"})
+    assert (unread.status_code, unread.json()) == (400, {"boo": "missing required parameter line"})
+    upstream.script = [InvalidRequestError("not this play")]
+    refused = theatre.post("/v1/play", {"line": "To be"})
+    assert (refused.status_code, refused.json()) == (400, {"boo": "not this play"})
+    ledger.full = True
+    full = theatre.post("/v1/play", {"line": "To be"})
+    assert (full.status_code, full.json()) == (503, {"boo": "the audit's disk is full"})
 
 
 def test_its_websocket_too(theatre):
