@@ -18,6 +18,7 @@ from contract.parameters import (
     ASKED,
     INT32_MAX,
     NO_END,
+    ROWS,
     GenerationParameters,
     ParameterKeywords,
 )
@@ -188,23 +189,30 @@ class GenerationRequest(_AskedWithParameters):
 
     def parameters(self) -> ParameterKeywords:
         """How text is to be generated, as far as the body says."""
-        top_logprobs = self.top_logprobs_asked
+        given = {row.name: getattr(self, name) for name, row in ASKED.items()}
         asked = {
-            "max_tokens": self.max_tokens_asked,
-            "num_return_sequences": self.n if self.n > 1 else None,
-            "stop_words": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            "end_id": NO_END if self.ignore_eos else None,
-            "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
-            "return_log_probs": None if top_logprobs is None else True,
-            "num_top_log_probs": top_logprobs or None,
+            name: value
+            for name, value in given.items()
+            if value is not None and value != ROWS[name].nothing
         }
-        for name, row in ASKED.items():
-            value = getattr(self, name)
-            if value != row.nothing:
-                asked[row.name] = value
-        return cast(
-            ParameterKeywords, {name: value for name, value in asked.items() if value is not None}
-        )
+        parameters = cast(ParameterKeywords, asked)
+        if self.max_tokens_asked is not None:
+            parameters["max_tokens"] = self.max_tokens_asked
+        if self.n > 1:
+            parameters["num_return_sequences"] = self.n
+        if self.stop:
+            stop = [self.stop] if isinstance(self.stop, str) else self.stop
+            parameters["stop_words"] = tuple(stop)
+        if self.ignore_eos:
+            parameters["end_id"] = NO_END
+        if self.logit_bias:
+            bias = {int(token): value for token, value in self.logit_bias.items()}
+            parameters["logit_bias"] = bias
+        if self.top_logprobs_asked is not None:
+            parameters["return_log_probs"] = True
+            if self.top_logprobs_asked:
+                parameters["num_top_log_probs"] = self.top_logprobs_asked
+        return parameters
 
     def wish(self, prompt: Chat | Texts) -> Wish:
         """What the body asks for, about a prompt."""

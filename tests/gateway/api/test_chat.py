@@ -44,8 +44,7 @@ def asked(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_a_body_says_how_text_is_generated_and_no_more(fields, parameters):
-    nothing: dict[str, Any] = {"stop_words": (), "logit_bias": {}}
-    assert asked(**fields) == {**nothing, **parameters}
+    assert asked(**fields) == parameters
 
 
 def test_a_chat_is_encoded_as_it_goes_on_and_begins_with_its_opening():
