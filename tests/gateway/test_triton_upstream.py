@@ -19,8 +19,9 @@ from clients import (
     ServerUnavailableError,
 )
 from contract.errors import RequestTimeoutError
+from contract.parameters import NO_END, GenerationParameters
 from gateway.configuration import TritonSettings
-from gateway.generation import Delta, Job
+from gateway.generation import Chat, Delta, Job, Texts
 from gateway.upstreams.triton_upstream import Triton
 from tests.clients.fakes import Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
@@ -46,6 +47,51 @@ def test_pieces_come_as_the_server_sends_them(server):
     (received,) = server.received
     assert received.inputs["stream"].item() is True
     assert received.inputs["priority"].item() == 5
+
+
+def sent(server: FakeTriton, wanted: Job) -> list[dict[str, list[Any]]]:
+    """What the server is asked."""
+    server.script = [text("a", "stop")]
+    asyncio.run(collect(upstream(server), wanted))
+    asked = sorted(server.received, key=lambda received: received.request_id)
+    return [
+        {name: array.reshape(-1).tolist() for name, array in each.inputs.items()} for each in asked
+    ]
+
+
+REPORTS = {
+    "priority": [5],
+    "exclude_input_in_output": [True],
+    "include_stop_str_in_output": [False],
+    "return_num_input_tokens": [True],
+    "return_num_output_tokens": [True],
+    "stream": [True],
+}
+
+
+def test_a_chat_is_asked_as_it_is_encoded(server):
+    chat = Chat.of([{"role": "user", "content": "Où ?"}])
+    assert sent(server, job(chat)) == [
+        {"text_input": [b""], "messages": [chat.encoded], "max_tokens": [16], **REPORTS}
+    ]
+
+
+def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
+    parameters = GenerationParameters(
+        max_tokens=9, seed=-5, stop_words=("x", "y"), logit_bias={7: -1.0}, end_id=NO_END
+    )
+    said = {
+        "max_tokens": [9],
+        "seed": [2**64 - 5],
+        "stop_words": [b"x", b"y"],
+        "embedding_bias_ids": [7],
+        "embedding_bias_weights": [-1.0],
+        "end_id": [-1],
+    }
+    assert sent(server, job(Texts.of(("a", "b")), parameters)) == [
+        {"text_input": [text], **said, **REPORTS} for text in (b"a", b"b")
+    ]
+    assert {each.request_id for each in server.received} == {"id.0", "id.1"}
 
 
 @pytest.mark.parametrize(
