@@ -282,7 +282,7 @@ def test_an_idle_loop_tells_its_figures_before_it_waits(serving: Serving) -> Non
     serving.start(max_tokens=1)
     serving.advance()
     assert ended("length") == 0
-    idle = Thread(target=serving.loop.take_inbox)
+    idle = Thread(target=serving.loop.take_inbox, daemon=True)
     idle.start()
     wait_for(lambda: ended("length") == 1)
     serving.loop.end()

@@ -236,3 +236,13 @@ def test_the_end_of_the_model_is_the_end_of_its_requests(load: Load) -> None:
     model._loop.end()
     answered(*requests)
     assert [reasons(request) for request in requests] == [["cancelled"]] * 3
+
+
+@pytest.mark.parametrize("probes", [True, False])
+def test_a_request_in_an_ensemble_is_probed_and_no_other(load: Load, probes: bool) -> None:
+    model = load(cancellation_check_period_ms=5)
+    request = generate([5], max_tokens=300, end_id=[-1], liveness_probes=[probes])
+    model.execute([request])
+    answered(request)
+    assert bool(request.responses[:-1]) == probes
+    assert reasons(request) == ["length"]
