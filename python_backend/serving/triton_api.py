@@ -69,37 +69,33 @@ def refusal(error: Exception) -> pb_utils.InferenceResponse:
 
     What nobody foresaw is logged as well: it is for the one who runs the server to look at.
     """
-    for kind, (status, code) in _STATUSES.items():
-        if isinstance(error, kind):
-            return _failed(status, code, str(error))
+    codes = pb_utils.TritonError
+    if isinstance(error, InvalidRequestError):
+        return _failed(Status.INVALID_ARGUMENT, codes.INVALID_ARG, str(error))
+    if isinstance(error, ServerBusyError):
+        return _failed(Status.UNAVAILABLE, codes.UNAVAILABLE, str(error))
+    if isinstance(error, RequestTimeoutError):  # Triton has no code for it
+        return _failed(Status.DEADLINE_EXCEEDED, codes.UNAVAILABLE, str(error))
     pb_utils.Logger.log_error(f"a request failed: {error!r}")
-    return _failed(Status.INTERNAL, pb_utils.TritonError.INTERNAL, str(error) or repr(error))
+    return _failed(Status.INTERNAL, codes.INTERNAL, str(error) or repr(error))
 
 
 def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
     """The response that hands on another model's error."""
     code = error.code()
-    status = _CODES.get(code, Status.INTERNAL)
+    status = Status.INTERNAL
+    if code == pb_utils.TritonError.INVALID_ARG:
+        status = Status.INVALID_ARGUMENT
+    elif code == pb_utils.TritonError.UNAVAILABLE:
+        status = Status.UNAVAILABLE
     return _failed(status, code, error.message())
 
 
-def _failed(status: Status, code: int, message: str) -> pb_utils.InferenceResponse:
+def _failed(status: Status, code: Any, message: str) -> pb_utils.InferenceResponse:
     """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
     return pb_utils.InferenceResponse(
         error=pb_utils.TritonError(error_text.write(status, message), code)
     )
-
-
-_STATUSES: dict[type[Exception], tuple[Status, int]] = {
-    InvalidRequestError: (Status.INVALID_ARGUMENT, pb_utils.TritonError.INVALID_ARG),
-    ServerBusyError: (Status.UNAVAILABLE, pb_utils.TritonError.UNAVAILABLE),
-    # Triton has no code for a time that is up.
-    RequestTimeoutError: (Status.DEADLINE_EXCEEDED, pb_utils.TritonError.UNAVAILABLE),
-}
-_CODES = {
-    pb_utils.TritonError.INVALID_ARG: Status.INVALID_ARGUMENT,
-    pb_utils.TritonError.UNAVAILABLE: Status.UNAVAILABLE,
-}
 
 
 def triton_tensor(tensor: Tensor, array: NDArray[Any]) -> pb_utils.Tensor:
