@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from python_backend.engine.engine_config import AttentionConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kernels.structures import Batch
 
 PLAIN = AttentionConfig()
 """Causal attention and nothing else."""
@@ -129,35 +130,6 @@ def can_attend_int8(num_threads: int) -> bool:
     return kernels is not None and bool(kernels.trireme_attends_int8())
 
 
-class _Batch(ctypes.Structure):
-    """Mirrors ``Batch`` in attention.h."""
-
-    _fields_ = (
-        ("blocks", ctypes.c_void_p),
-        ("block_stride", ctypes.c_int64),
-        ("layer_stride", ctypes.c_int64),
-        ("kv_bits", ctypes.c_int32),
-        ("smoothing", ctypes.c_void_p),
-        ("num_heads", ctypes.c_int32),
-        ("num_kv_heads", ctypes.c_int32),
-        ("head_dim", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        ("qkv", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("cosines", ctypes.c_void_p),
-        ("sines", ctypes.c_void_p),
-        ("rotary_half", ctypes.c_int32),
-        ("softcap", ctypes.c_float),
-        ("windows", ctypes.c_void_p),
-        ("turned", ctypes.c_void_p),
-        ("num_sequences", ctypes.c_int32),
-        ("starts", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
-        ("table_width", ctypes.c_int64),
-    )
-
-
 class KernelAttention:
     """The C kernel over one pool."""
 
@@ -183,14 +155,14 @@ class KernelAttention:
         """
         self._run = kernels.trireme_attention
         self._run.restype = None
-        self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
+        self._run.argtypes = (ctypes.POINTER(Batch), ctypes.c_int)
         windows = np.array(config.windows or [0] * layout.num_layers, dtype=np.int32)
         turned = np.ones(layout.num_layers, dtype=np.int32)
         turned[list(config.unrotated_layers)] = 0
         # Kept alive: the kernel knows their addresses only.
         self._arrays = (pool, rotary, windows, turned, smoothing)
         layer_bytes = layout.block_bytes // layout.num_layers
-        self._batch = _Batch(
+        self._batch = Batch(
             blocks=pool.ctypes.data,
             block_stride=layout.block_bytes,
             layer_stride=layer_bytes,

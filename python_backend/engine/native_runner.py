@@ -19,106 +19,16 @@ from python_backend.engine.attention import KernelAttention, Layout
 from python_backend.engine.description import DecoderDescription, Layer, Tensor
 from python_backend.engine.engine_config import WEIGHTS_FILE, EngineConfig
 from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kernels import structures as c
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduler import Scheduled
 
 _PANEL = 64
-_LANES = 16
 _GROUP = 32
 _GATES = {"silu": 2, "gelu_tanh": 3}
 _BITS = {"int8": 8, "int4": 4}
 _EMBEDDING_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
-
-
-class _Linear(ctypes.Structure):
-    """Mirrors ``Linear`` in linear.h."""
-
-    _fields_ = (
-        ("bits", ctypes.c_int32),
-        ("columns", ctypes.c_int32),
-        ("panels", ctypes.c_int32),
-        ("levels", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("zeros", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-    )
-
-
-class _Layer(ctypes.Structure):
-    """Mirrors ``Layer`` in decoder.c."""
-
-    _fields_ = (
-        ("attention_norm", ctypes.c_void_p),
-        ("qkv", _Linear),
-        ("q_norm", ctypes.c_void_p),
-        ("k_norm", ctypes.c_void_p),
-        ("attention_output", _Linear),
-        ("post_attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("gate_up", _Linear),
-        ("down", _Linear),
-        ("post_mlp_norm", ctypes.c_void_p),
-    )
-
-
-class _Decoder(ctypes.Structure):
-    """Mirrors ``Decoder`` in decoder.c."""
-
-    _fields_ = (
-        ("num_layers", ctypes.c_int32),
-        ("hidden_size", ctypes.c_int32),
-        ("intermediate_size", ctypes.c_int32),
-        ("vocab_size", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("embedding_dtype", ctypes.c_int32),
-        ("norm_eps", ctypes.c_float),
-        ("embedding_scale", ctypes.c_float),
-        ("logit_softcap", ctypes.c_float),
-        ("embedding", ctypes.c_void_p),
-        ("final_norm", ctypes.c_void_p),
-        ("lm_head", _Linear),
-        ("layers", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("normed", ctypes.c_void_p),
-        ("qkv", ctypes.c_void_p),
-        ("attended", ctypes.c_void_p),
-        ("gated", ctypes.c_void_p),
-        ("levels", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-    )
-
-
-class _Step(ctypes.Structure):
-    """Mirrors ``Step`` in decoder.c."""
-
-    _fields_ = (
-        ("num_tokens", ctypes.c_int32),
-        ("num_rows", ctypes.c_int32),
-        ("ids", ctypes.c_void_p),
-        ("rows", ctypes.c_void_p),
-        ("logits", ctypes.c_void_p),
-    )
-
-
-class _Packing(ctypes.Structure):
-    """Mirrors ``Packing`` in linear.c."""
-
-    _fields_ = (
-        ("levels", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("zeros", ctypes.c_void_p),
-        ("bits", ctypes.c_int32),
-        ("outputs", ctypes.c_int32),
-        ("columns", ctypes.c_int32),
-        ("padded", ctypes.c_int32),
-        ("every", ctypes.c_int32),
-        ("offset", ctypes.c_int32),
-        ("to_levels", ctypes.c_void_p),
-        ("to_scales", ctypes.c_void_p),
-        ("to_zeros", ctypes.c_void_p),
-    )
 
 
 def load_native_runner(
@@ -175,7 +85,7 @@ class NativeRunner:
             config.attention,
             load_smoothing(folder, config),
         )
-        layers = (_Layer * config.num_layers)(*map(weights.layer, description.layers))
+        layers = (c.Layer * config.num_layers)(*map(weights.layer, description.layers))
         attended = config.num_heads * config.head_dim
         widest = max(attended, config.hidden_size, description.intermediate_size)
         widest = _padded(widest, _GROUP)
@@ -191,7 +101,7 @@ class NativeRunner:
             "sums": arena.zeros(tokens, widest // _GROUP),
         }
         embedding, dtype = weights.embedding()
-        self._decoder = _Decoder(
+        self._decoder = c.Decoder(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,
             intermediate_size=description.intermediate_size,
@@ -213,7 +123,7 @@ class NativeRunner:
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
         packed = self._packer.pack(work)
-        step = _Step(
+        step = c.Step(
             num_tokens=packed.ids.size,
             num_rows=packed.rows.size,
             ids=packed.ids.ctypes.data,
@@ -253,12 +163,12 @@ class _Weights:
         """Let go of what was packed; what is read of the file from now on comes back by itself."""
         self._mapping.madvise(mmap.MADV_DONTNEED)
 
-    def layer(self, layer: Layer) -> _Layer:
+    def layer(self, layer: Layer) -> c.Layer:
         config, intermediate = self._config, self._description.intermediate_size
         attended = config.num_heads * config.head_dim
         qkv = attended + 2 * config.num_kv_heads * config.head_dim
         head = config.head_dim
-        return _Layer(
+        return c.Layer(
             attention_norm=self.vector(layer.attention_norm),
             qkv=self.linear([layer.qkv], qkv, config.hidden_size, layer.qkv_bias),
             q_norm=self.optional(layer.q_norm, head),
@@ -288,7 +198,7 @@ class _Weights:
 
     def linear(
         self, names: list[str], outputs: int, columns: int, bias: str | None = None
-    ) -> _Linear:
+    ) -> c.Linear:
         """Pack a product; of two, vectors of their outputs alternate.
 
         Args:
@@ -321,7 +231,7 @@ class _Weights:
                 from_zeros = self._tensor(
                     f"{name}/zero_points", "uint8", (outputs, -(-groups // 2))
                 )
-            packing = _Packing(
+            packing = c.Packing(
                 levels=from_levels.ctypes.data,
                 scales=from_scales.ctypes.data,
                 zeros=None if from_zeros is None else from_zeros.ctypes.data,
@@ -336,7 +246,7 @@ class _Weights:
                 to_zeros=None if zeros is None else zeros.ctypes.data,
             )
             self._kernels.trireme_pack(ctypes.byref(packing))
-        linear = _Linear(
+        linear = c.Linear(
             bits=self._bits,
             columns=padded,
             panels=panels,

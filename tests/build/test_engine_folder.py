@@ -209,7 +209,7 @@ def test_an_error_in_the_middle_leaves_the_former_engine(tmp_path, checkpoint, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "checkpoint"]
 
 
-@pytest.mark.parametrize("moment", ["segments.Segment._mlp", "engine.EngineConfig.save"])
+@pytest.mark.parametrize("moment", ["segments.Segment._mlp", "engine_folder.EngineConfig.save"])
 def test_a_killed_build_leaves_the_former_engine(tmp_path, checkpoint, moment):
     output = tmp_path / "1"
     build_engine(checkpoint, output, "fp32")

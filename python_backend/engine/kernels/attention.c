@@ -21,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+EXPORT_STRUCTURE(Batch, BATCH_FIELDS);
+
 enum {
     MAX_ROWS = 14, /* rows whose sums stay in registers */
 };

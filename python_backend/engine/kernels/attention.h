@@ -3,32 +3,39 @@
 #ifndef TRIREME_ATTENTION_H
 #define TRIREME_ATTENTION_H
 
+#include "structures.h"
+
 #include <stdint.h>
 
-/* Mirrored by python_backend/engine/attention.py. */
-typedef struct {
-    char *blocks;           /* keys and values; attention.c and attention_int8.c say how */
-    int64_t block_stride;   /* bytes of a block */
-    int64_t layer_stride;   /* bytes of a layer in a block */
-    int32_t kv_bits;        /* 32 or 8 */
-    const float *smoothing; /* 8 bits: [layers][kv_heads][head_dim], what keys are divided and
-                               queries multiplied by before they are rounded; or NULL */
-    int32_t num_heads, num_kv_heads, head_dim;
-    float scale;
-    const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
-    float *output;          /* [tokens][num_heads * head_dim] */
-    const float *cosines;   /* [context][rotary_half] */
-    const float *sines;
-    int32_t rotary_half;    /* pairs of elements that turn, the first 2 * rotary_half of a head */
-    float softcap;          /* scores become cap * tanh(score / cap); 0: they stay */
-    const int32_t *windows; /* [layers]: keys that a query sees, its own the last; 0: all */
-    const int32_t *turned;  /* [layers]: whether queries and keys turn at all */
-    int32_t num_sequences;
-    const int32_t *starts;  /* [sequences + 1]: first packed token of each */
-    const int32_t *lengths; /* [sequences]: tokens already in the cache */
-    const int32_t *tables;  /* [sequences][table_width]: their blocks */
-    int64_t table_width;
-} Batch;
+#define BATCH_FIELDS(FIELD, S)                                                                     \
+    FIELD(S, char *, blocks)           /* keys and values; attention.c and attention_int8.c say    \
+                                          how */                                                   \
+    FIELD(S, int64_t, block_stride)    /* bytes of a block */                                      \
+    FIELD(S, int64_t, layer_stride)    /* bytes of a layer in a block */                           \
+    FIELD(S, int32_t, kv_bits)         /* 32 or 8 */                                               \
+    FIELD(S, const float *, smoothing) /* 8 bits: [layers][kv_heads][head_dim], what keys are      \
+                                          divided and queries multiplied by before they are        \
+                                          rounded; or NULL */                                      \
+    FIELD(S, int32_t, num_heads)                                                                   \
+    FIELD(S, int32_t, num_kv_heads)                                                                \
+    FIELD(S, int32_t, head_dim)                                                                    \
+    FIELD(S, float, scale)                                                                         \
+    FIELD(S, const float *, qkv)       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */   \
+    FIELD(S, float *, output)          /* [tokens][num_heads * head_dim] */                        \
+    FIELD(S, const float *, cosines)   /* [context][rotary_half] */                                \
+    FIELD(S, const float *, sines)                                                                 \
+    FIELD(S, int32_t, rotary_half)     /* pairs of elements that turn, the first 2 * rotary_half   \
+                                          of a head */                                             \
+    FIELD(S, float, softcap)           /* scores become cap * tanh(score / cap); 0: they stay */   \
+    FIELD(S, const int32_t *, windows) /* [layers]: keys that a query sees, its own the last;      \
+                                          0: all */                                                \
+    FIELD(S, const int32_t *, turned)  /* [layers]: whether queries and keys turn at all */        \
+    FIELD(S, int32_t, num_sequences)                                                               \
+    FIELD(S, const int32_t *, starts)  /* [sequences + 1]: first packed token of each */           \
+    FIELD(S, const int32_t *, lengths) /* [sequences]: tokens already in the cache */              \
+    FIELD(S, const int32_t *, tables)  /* [sequences][table_width]: their blocks */                \
+    FIELD(S, int64_t, table_width)
+STRUCTURE(Batch, BATCH_FIELDS);
 
 enum { TILE_TOKENS = 4 }; /* queries of a sequence that share the reading of keys and values */
 

@@ -16,44 +16,54 @@
 #include <math.h>
 #include <string.h>
 
-/* These three are mirrored by python_backend/engine/native_runner.py. */
-typedef struct {
-    const float *attention_norm;
-    Linear qkv;
-    const float *q_norm, *k_norm; /* of each head, or NULL */
-    Linear attention_output;
-    const float *post_attention_norm; /* of what is added to the residual, or NULL */
-    const float *mlp_norm;
-    Linear gate_up, down;
-    const float *post_mlp_norm;
-} Layer;
+#define LAYER_FIELDS(FIELD, S)                                                                     \
+    FIELD(S, const float *, attention_norm)                                                        \
+    FIELD(S, Linear, qkv)                                                                          \
+    FIELD(S, const float *, q_norm) /* of each head, or NULL */                                    \
+    FIELD(S, const float *, k_norm)                                                                \
+    FIELD(S, Linear, attention_output)                                                             \
+    FIELD(S, const float *, post_attention_norm) /* of what is added to the residual, or NULL */   \
+    FIELD(S, const float *, mlp_norm)                                                              \
+    FIELD(S, Linear, gate_up)                                                                      \
+    FIELD(S, Linear, down)                                                                         \
+    FIELD(S, const float *, post_mlp_norm)
+STRUCTURE(Layer, LAYER_FIELDS);
+EXPORT_STRUCTURE(Layer, LAYER_FIELDS);
 
-typedef struct {
-    int32_t num_layers, hidden_size, intermediate_size, vocab_size;
-    int32_t activation;      /* an Epilogue */
-    int32_t embedding_dtype; /* 0: float, 1: half, 2: bfloat16 */
-    float norm_eps, embedding_scale;
-    float logit_softcap;   /* logits become cap * tanh(logit / cap); 0: they stay */
-    const void *embedding; /* [vocab][hidden] */
-    const float *final_norm;
-    Linear lm_head;
-    const Layer *layers;
-    /* Memory for a step's values, for the most tokens of a step. */
-    float *residual; /* [tokens][hidden] */
-    float *normed;   /* [tokens][hidden] */
-    float *qkv;      /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
-    float *attended; /* [tokens][num_heads * head_dim] */
-    float *gated;    /* [tokens][intermediate] */
-    int8_t *levels;  /* [tokens][the widest input] */
-    float *scales, *sums; /* [tokens][the most groups] */
-} Decoder;
+#define DECODER_FIELDS(FIELD, S)                                                                   \
+    FIELD(S, int32_t, num_layers)                                                                  \
+    FIELD(S, int32_t, hidden_size)                                                                 \
+    FIELD(S, int32_t, intermediate_size)                                                           \
+    FIELD(S, int32_t, vocab_size)                                                                  \
+    FIELD(S, int32_t, activation)      /* an Epilogue */                                           \
+    FIELD(S, int32_t, embedding_dtype) /* 0: float, 1: half, 2: bfloat16 */                        \
+    FIELD(S, float, norm_eps)                                                                      \
+    FIELD(S, float, embedding_scale)                                                               \
+    FIELD(S, float, logit_softcap)     /* logits become cap * tanh(logit / cap); 0: they stay */   \
+    FIELD(S, const void *, embedding)  /* [vocab][hidden] */                                       \
+    FIELD(S, const float *, final_norm)                                                            \
+    FIELD(S, Linear, lm_head)                                                                      \
+    FIELD(S, const Layer *, layers)                                                                \
+    /* Memory for a step's values, for the most tokens of a step. */                               \
+    FIELD(S, float *, residual) /* [tokens][hidden] */                                             \
+    FIELD(S, float *, normed)   /* [tokens][hidden] */                                             \
+    FIELD(S, float *, qkv)      /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */          \
+    FIELD(S, float *, attended) /* [tokens][num_heads * head_dim] */                               \
+    FIELD(S, float *, gated)    /* [tokens][intermediate] */                                       \
+    FIELD(S, int8_t *, levels)  /* [tokens][the widest input] */                                   \
+    FIELD(S, float *, scales)   /* [tokens][the most groups] */                                    \
+    FIELD(S, float *, sums)
+STRUCTURE(Decoder, DECODER_FIELDS);
+EXPORT_STRUCTURE(Decoder, DECODER_FIELDS);
 
-typedef struct {
-    int32_t num_tokens, num_rows;
-    const int64_t *ids;  /* [tokens] */
-    const int64_t *rows; /* [rows]: whose logits are wanted */
-    float *logits;       /* [rows][vocab] */
-} Step;
+#define STEP_FIELDS(FIELD, S)                                                                      \
+    FIELD(S, int32_t, num_tokens)                                                                  \
+    FIELD(S, int32_t, num_rows)                                                                    \
+    FIELD(S, const int64_t *, ids)  /* [tokens] */                                                 \
+    FIELD(S, const int64_t *, rows) /* [rows]: whose logits are wanted */                          \
+    FIELD(S, float *, logits)       /* [rows][vocab] */
+STRUCTURE(Step, STEP_FIELDS);
+EXPORT_STRUCTURE(Step, STEP_FIELDS);
 
 enum {
     LITTLE = 4096,     /* values that one thread handles before another has awoken */
