@@ -11,6 +11,9 @@
 
 #include "linear.h"
 
+EXPORT_CONSTANT(PANEL);
+EXPORT_CONSTANT(INT4_GROUP);
+
 #if HAS_LINEAR
 
 #include "integers.h"

@@ -20,7 +20,9 @@ enum {
 /* A matrix of weights, packed by trireme_pack. */
 #define LINEAR_FIELDS(FIELD, S)                                                                    \
     FIELD(S, int32_t, bits)           /* 8 or 4 */                                                 \
-    FIELD(S, int32_t, columns)        /* inputs, a multiple of 32 (padded) */                      \
+    FIELD(S, int32_t, inputs)                                                                      \
+    FIELD(S, int32_t, columns)        /* inputs, padded to a multiple of 32 */                     \
+    FIELD(S, int32_t, outputs)        /* of a row; gates and ups make one together */              \
     FIELD(S, int32_t, panels)                                                                      \
     FIELD(S, const uint8_t *, levels) /* by panel; see linear.c */                                 \
     FIELD(S, const void *, scales)    /* 8 bits: float [panels][PANEL];                            \

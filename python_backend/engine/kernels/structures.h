@@ -30,6 +30,9 @@ typedef struct {
     const TriremeStructure trireme_structure_##S = {                                               \
         sizeof(S), sizeof S##_fields / sizeof *S##_fields, S##_fields}
 
+/* A number that Python lays memory out by. */
+#define EXPORT_CONSTANT(NAME) const int32_t trireme_constant_##NAME = NAME
+
 #define STRUCTURE_MEMBER(S, type, name) type name;
 #define STRUCTURE_FIELD(S, type, name)                                                             \
     {#name,                                                                                        \

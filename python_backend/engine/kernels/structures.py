@@ -7,13 +7,30 @@ a field that lay elsewhere would be read as another, and memory with it.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping
-from itertools import zip_longest
-from typing import Any, NamedTuple, TypeAlias
+from itertools import count, takewhile, zip_longest
+from types import NoneType
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
 
 from contract.errors import EngineError
+from python_backend.engine import layers
+
+_T = TypeVar("_T")
+
+PANEL = 64
+"""Outputs that are computed together."""
+
+INT4_GROUP = 32
+"""Weights of a row that share a scale in four bits, and multiple that inputs are padded to."""
+
+LANES = 16
+"""Floats of a vector, and tokens of a block of the KV cache."""
+
+CONSTANTS = {"PANEL": PANEL, "INT4_GROUP": INT4_GROUP, "LANES": LANES}
+"""Numbers that packed weights and the cache are laid out by, by their names in C."""
 
 
 class Linear(ctypes.Structure):
@@ -21,7 +38,9 @@ class Linear(ctypes.Structure):
 
     _fields_ = (
         ("bits", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
         ("columns", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
         ("panels", ctypes.c_int32),
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
@@ -49,45 +68,52 @@ class Packing(ctypes.Structure):
     )
 
 
-class Layer(ctypes.Structure):
-    """One layer's weights (``decoder.c``)."""
+class Norm(ctypes.Structure):
+    """A norm: a function and its weight (``layers.h``)."""
 
     _fields_ = (
-        ("attention_norm", ctypes.c_void_p),
-        ("qkv", Linear),
-        ("q_norm", ctypes.c_void_p),
-        ("k_norm", ctypes.c_void_p),
-        ("attention_output", Linear),
-        ("post_attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("gate_up", Linear),
-        ("down", Linear),
-        ("post_mlp_norm", ctypes.c_void_p),
+        ("run", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+    )
+
+
+class Part(ctypes.Structure):
+    """A part of a layer: a function and the structure of its kind (``layers.h``)."""
+
+    _fields_ = (
+        ("run", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
+    )
+
+
+class Layer(ctypes.Structure):
+    """One layer (``layers.h``)."""
+
+    _fields_ = (
+        ("attention", Part),
+        ("feed_forward", Part),
     )
 
 
 class Decoder(ctypes.Structure):
-    """A decoder, and memory for its steps (``decoder.c``)."""
+    """A decoder, and memory for its steps (``layers.h``)."""
 
     _fields_ = (
         ("num_layers", ctypes.c_int32),
         ("hidden_size", ctypes.c_int32),
-        ("intermediate_size", ctypes.c_int32),
-        ("vocab_size", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
         ("embedding_dtype", ctypes.c_int32),
-        ("norm_eps", ctypes.c_float),
         ("embedding_scale", ctypes.c_float),
         ("logit_softcap", ctypes.c_float),
         ("embedding", ctypes.c_void_p),
-        ("final_norm", ctypes.c_void_p),
+        ("final_norm", Norm),
         ("lm_head", Linear),
         ("layers", ctypes.c_void_p),
         ("residual", ctypes.c_void_p),
         ("normed", ctypes.c_void_p),
         ("qkv", ctypes.c_void_p),
         ("attended", ctypes.c_void_p),
-        ("gated", ctypes.c_void_p),
+        ("inner", ctypes.c_void_p),
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
@@ -95,7 +121,7 @@ class Decoder(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """A step's tokens (``decoder.c``)."""
+    """A step's tokens (``layers.h``)."""
 
     _fields_ = (
         ("num_tokens", ctypes.c_int32),
@@ -115,24 +141,54 @@ class Batch(ctypes.Structure):
         ("layer_stride", ctypes.c_int64),
         ("kv_bits", ctypes.c_int32),
         ("smoothing", ctypes.c_void_p),
-        ("num_heads", ctypes.c_int32),
-        ("num_kv_heads", ctypes.c_int32),
-        ("head_dim", ctypes.c_int32),
-        ("scale", ctypes.c_float),
         ("qkv", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
         ("cosines", ctypes.c_void_p),
         ("sines", ctypes.c_void_p),
         ("rotary_half", ctypes.c_int32),
-        ("softcap", ctypes.c_float),
-        ("windows", ctypes.c_void_p),
-        ("turned", ctypes.c_void_p),
         ("num_sequences", ctypes.c_int32),
         ("starts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("table_width", ctypes.c_int64),
     )
+
+
+_OF_FIELDS: dict[Any, type[Any]] = {
+    int: ctypes.c_int32,
+    float: ctypes.c_float,
+    layers.Product: Linear,
+    layers.Pair: Linear,
+    **dict.fromkeys(layers.kinds(layers.Norm), Norm),
+}
+
+
+@functools.cache
+def structure_of(description: type[layers.Description]) -> type[ctypes.Structure]:
+    """What the kernels are told in place of a description: its fields, in its order.
+
+    Products are packed, norms have their function, what is None is 0 or NULL, and of the words of
+    a ``Literal`` it is the number of one among those that the library lists. The kind is not there:
+    it is the function that is called.
+    """
+    fields = [
+        (name, _ctype(field.annotation))
+        for name, field in description.model_fields.items()
+        if name != "kind"
+    ]
+    return type(description.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+def _ctype(annotation: Any) -> type[Any]:
+    if get_origin(annotation) is Literal:
+        return ctypes.c_int32
+    found = {
+        _OF_FIELDS.get(each) or structure_of(each)
+        for each in get_args(annotation) or (annotation,)
+        if each is not NoneType
+    }
+    (one,) = found
+    return one
 
 
 DRAW = np.dtype(
@@ -149,14 +205,20 @@ DRAW = np.dtype(
 
 Mirror: TypeAlias = "type[ctypes.Structure] | np.dtype[Any]"
 
+_NATIVE: tuple[type[ctypes.Structure], ...] = (
+    *(Linear, Packing, Norm, Part, Layer, Decoder, Step),
+    *map(structure_of, layers.kinds(layers.Attention)),
+    *map(structure_of, layers.kinds(layers.FeedForward)),
+)
+"""Those that only a library with a native decoder has."""
+
 STRUCTURES: dict[str, Mirror] = {
-    **{each.__name__: each for each in (Linear, Packing, Layer, Decoder, Step, Batch)},
+    "Batch": Batch,
+    "Heads": structure_of(layers.Heads),
+    **{each.__name__: each for each in _NATIVE},
     "Draw": DRAW,
 }
 """Every structure that crosses, by its name in C."""
-
-_NATIVE = {"Linear", "Packing", "Layer", "Decoder", "Step"}
-"""Those that only a library with a native decoder has."""
 
 _TYPES = {
     ctypes.c_int32: "int32",
@@ -202,40 +264,78 @@ class _TheirStructure(ctypes.Structure):
     )
 
 
-def check_structures(library: ctypes.CDLL, mirrors: Mapping[str, Mirror] = STRUCTURES) -> None:
-    """Compare structures with what the library says of its own.
+def check_structures(
+    library: ctypes.CDLL,
+    mirrors: Mapping[str, Mirror] = STRUCTURES,
+    constants: Mapping[str, int] = CONSTANTS,
+) -> None:
+    """Compare structures and constants with what the library says of its own.
 
     Args:
         library: The kernels.
         mirrors: What Python takes the structures for, by their names in C.
+        constants: What it takes the constants for, by their names in C.
 
     Raises:
         EngineError: One differs, and in which field.
     """
-    native = hasattr(library, "trireme_decode")
+
+    def differs(name: str, theirs: object, ours: object) -> EngineError:
+        return EngineError(
+            f"{library._name} has another {name} than this version: {theirs or 'nothing'} in "
+            f"place of {ours or 'nothing'}"
+        )
+
+    for name, number in constants.items():
+        found = _symbol(ctypes.c_int32, library, "constant", name).value
+        if found != number:
+            raise differs(name, found, number)
+    is_native = hasattr(library, "trireme_decode")
     for name, mirror in mirrors.items():
-        if name in _NATIVE and not native:
+        if mirror in _NATIVE and not is_native:
             continue
         theirs, their_bytes = _theirs(library, name)
         ours, our_bytes = _ours(mirror)
         for our, their in zip_longest(ours, theirs):
             if our != their:
-                raise EngineError(
-                    f"{library._name} has another {name} than this version: "
-                    f"{their or 'nothing'} in place of {our or 'nothing'}"
-                )
+                raise differs(name, their, our)
         if our_bytes != their_bytes:
-            raise EngineError(
-                f"{library._name} has another {name} than this version: "
-                f"{their_bytes} bytes in place of {our_bytes}"
-            )
+            raise differs(name, f"{their_bytes} bytes", f"{our_bytes} bytes")
+
+
+def choices(library: ctypes.CDLL, name: str) -> list[str]:
+    """What the library knows for a field that is a ``Literal`` in the description.
+
+    Raises:
+        EngineError: It has no such field.
+    """
+    first = _symbol(ctypes.c_char_p, library, "choices", name)
+    words = ctypes.cast(ctypes.pointer(first), ctypes.POINTER(ctypes.c_char_p))
+    return [word.decode() for word in takewhile(bool, map(words.__getitem__, count()))]
+
+
+def function(library: ctypes.CDLL, sort: str, kind: str) -> int:
+    """The address of what computes a kind of norm, attention or feed-forward.
+
+    Raises:
+        EngineError: The library has none.
+    """
+    try:
+        found = getattr(library, f"trireme_{sort}_{kind}")
+    except AttributeError:
+        raise EngineError(f"{library._name} has no {sort} of the kind {kind!r}") from None
+    return ctypes.cast(found, ctypes.c_void_p).value or 0
+
+
+def _symbol(type_: type[_T], library: ctypes.CDLL, sort: str, name: str) -> _T:
+    try:
+        return type_.in_dll(library, f"trireme_{sort}_{name}")  # type: ignore[attr-defined]
+    except ValueError:
+        raise EngineError(f"{library._name} has no {name}, which this version needs") from None
 
 
 def _theirs(library: ctypes.CDLL, name: str) -> tuple[list[_Field], int]:
-    try:
-        found = _TheirStructure.in_dll(library, f"trireme_structure_{name}")
-    except ValueError:
-        raise EngineError(f"{library._name} has no {name}, which this version needs") from None
+    found = _symbol(_TheirStructure, library, "structure", name)
     fields = [
         _Field(each.name.decode(), each.type.decode(), each.offset, each.size)
         for each in found.fields[: found.num_fields]
