@@ -9,7 +9,6 @@ means describing it here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,7 +188,7 @@ def describe_decoder(checkpoint: Checkpoint, context_length: int | None = None) 
         norm_offset=family.norm_offset,
         rotary=rotary,
         context_length=context_length,
-        packed=_packed(layers) if family.packed else {},
+        packed=parts.packed,
     )
     tensors = spec.tensors(checkpoint)
     for name, shape in spec.decoder.tensor_shapes().items():
@@ -277,7 +276,11 @@ def _unrotated_layers(config: ModelConfig, num_layers: int) -> tuple[int, ...]:
 
 
 class _Parts:
-    """The parts of layers as an architecture has them, and the names of their tensors."""
+    """The parts of layers as an architecture has them, and the names of their tensors.
+
+    Attributes:
+        packed: Matrices that the checkpoint stores in one, with their parts' names and rows.
+    """
 
     def __init__(self, config: ModelConfig, family: _Family) -> None:
         self._family = family
@@ -285,6 +288,7 @@ class _Parts:
         self._intermediate_size = config.integer("intermediate_size")
         self._activation = _activation(config)
         self._eps = config.number("rms_norm_eps")
+        self.packed: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def norm(self, weight: str, width: int | None = None) -> Norm:
         """A norm, by default as wide as the residual stream."""
@@ -301,16 +305,18 @@ class _Parts:
             self.norm(f"{name}.{part}_norm.weight", heads.head_dim) if family.qk_norm else None
             for part in "qk"
         )
+        qkv = Product(
+            weights=tuple(f"{name}.{part}_proj.weight" for part in "qkv"),
+            rows=(heads.q_size, heads.kv_size, heads.kv_size),
+            columns=self._hidden_size,
+            bias=tuple(f"{name}.{part}_proj.bias" for part in "qkv" if family.qkv_bias),
+        )
+        self._pack(f"{name}.qkv_proj.weight", qkv)
         return GroupedAttention(
             norm=self.norm(f"model.layers.{index}.input_layernorm.weight"),
             output_norm=self.norm(_after_attention(index)) if family.post_norms else None,
             heads=heads,
-            qkv=Product(
-                weights=tuple(f"{name}.{part}_proj.weight" for part in "qkv"),
-                rows=(heads.q_size, heads.kv_size, heads.kv_size),
-                columns=self._hidden_size,
-                bias=tuple(f"{name}.{part}_proj.bias" for part in "qkv" if family.qkv_bias),
-            ),
+            qkv=qkv,
             q_norm=q_norm,
             k_norm=k_norm,
             output=self.product(f"{name}.o_proj.weight", self._hidden_size, heads.q_size),
@@ -323,30 +329,29 @@ class _Parts:
         if self._family.post_norms:
             norm = f"{layer}.pre_feedforward_layernorm.weight"
             output_norm = self.norm(f"{layer}.post_feedforward_layernorm.weight")
+        gate_up = Pair(
+            first=self.product(f"{layer}.mlp.gate_proj.weight", inner),
+            second=self.product(f"{layer}.mlp.up_proj.weight", inner),
+        )
+        self._pack(f"{layer}.mlp.gate_up_proj.weight", gate_up)
         return GatedFeedForward(
             norm=self.norm(norm),
             output_norm=output_norm,
             activation=self._activation,
-            gate_up=Pair(
-                first=self.product(f"{layer}.mlp.gate_proj.weight", inner),
-                second=self.product(f"{layer}.mlp.up_proj.weight", inner),
-            ),
+            gate_up=gate_up,
             down=self.product(f"{layer}.mlp.down_proj.weight", self._hidden_size, inner),
         )
+
+    def _pack(self, name: str, part: Product | Pair) -> None:
+        """Where the architecture does so, as Phi-3 does: the checkpoint has these in one matrix."""
+        if self._family.packed:
+            self.packed[name] = tuple(
+                pair
+                for each in products(part)
+                for pair in zip(each.weights, each.rows, strict=True)
+            )
 
 
 def _after_attention(index: int) -> str:
     """A norm's name, which is two: before the MLP, and where Gemma has others, after attention."""
     return f"model.layers.{index}.post_attention_layernorm.weight"
-
-
-def _packed(layers: Sequence[Layer]) -> dict[str, tuple[tuple[str, int], ...]]:
-    """Phi-3's packed matrices: queries, keys and values in one, gate and up in another."""
-    packed: dict[str, tuple[tuple[str, int], ...]] = {}
-    for layer in layers:
-        qkv, pair = layer.attention.qkv, layer.feed_forward.gate_up
-        name = qkv.weights[0].replace("q_proj", "qkv_proj")
-        packed[name] = tuple(zip(qkv.weights, qkv.rows, strict=True))
-        name = pair.first.name.replace("gate_proj", "gate_up_proj")
-        packed[name] = tuple((each.name, each.outputs) for each in products(pair))
-    return packed

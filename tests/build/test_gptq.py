@@ -15,6 +15,7 @@ from build.decoder import describe_decoder
 from build.engine_folder import build_engine
 from build.gptq import Gptq
 from build.quantize import Int4Method, quantize_int4, search_int4
+from python_backend.engine.layers import GatedFeedForward
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_checkpoint, make_config, make_tensors
 from tests.build.packed import PackedEngine
@@ -74,6 +75,7 @@ def test_the_moments_are_those_of_the_inputs(tmp_path, kind):
     moments = segments[-1][spec.decoder.lm_head.name]
     np.testing.assert_allclose(head @ moments @ head.T, logits.T @ logits, rtol=1e-3, atol=1e-1)
     layer = spec.layers[0]
+    assert isinstance(layer.feed_forward, GatedFeedForward)
     pair = layer.feed_forward.gate_up
     wanted = (layer.attention.output, pair.first, pair.second, layer.feed_forward.down)
     assert {each.name for each in wanted} <= segments[1].keys()
