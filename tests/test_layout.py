@@ -79,6 +79,21 @@ def test_the_room_imports_only_what_lies_before_it(room):
     assert violations(ROOT, room) == []
 
 
+def test_what_observes_knows_nothing_of_what_it_observes():
+    # The application registers what metrics show; see `gateway/app.py`.
+    imported = {
+        module.rpartition(".")[0]
+        for path in sorted((ROOT / "gateway/observability").glob("*.py"))
+        for _, module in imports(path.read_text(encoding="utf-8"), path.relative_to(ROOT))
+        if module.startswith("gateway.")
+    }
+    assert imported <= {
+        "gateway.configuration",
+        "gateway.generation",
+        "gateway.interfaces",
+    }
+
+
 def test_every_package_is_a_room():
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages <= set(ROOMS)

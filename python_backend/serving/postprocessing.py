@@ -25,7 +25,7 @@ from contract.model_settings import PostprocessingParameters, from_model_config
 from contract.models import STATISTICS
 from python_backend.serving.answer import Answer, Piece, StreamContext, Token
 from python_backend.serving.quality import AnswerSignals, TextMetrics
-from python_backend.serving.triton_api import Inputs, model_config, open_policies, resolve
+from python_backend.serving.triton_api import Inputs, model_config, open_policies, refusal, resolve
 from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -83,9 +83,7 @@ class TritonPythonModel:
             try:
                 response = self._answer(request)
             except Exception as error:  # a piece that fails ends its own stream and no other
-                response = pb_utils.InferenceResponse(
-                    error=pb_utils.TritonError(f"postprocessing failed: {error}")
-                )
+                response = refusal(error)
             # One message where one will do: each costs about as much as all the work above.
             if response is None:
                 sender.send(flags=_FINAL)

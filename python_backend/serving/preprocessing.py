@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from contract.ensemble import ensemble_steps
+from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
 from python_backend.safety.policy import Policy
@@ -18,9 +19,9 @@ from python_backend.serving.answer import StreamContext
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
-    invalid_argument,
     model_config,
     open_policies,
+    refusal,
     resolve,
 )
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
@@ -56,8 +57,8 @@ class TritonPythonModel:
         for request in requests:
             try:
                 responses.append(self._tokenize(Inputs(request)))
-            except InvalidRequestError as error:
-                responses.append(invalid_argument(error))
+            except Exception as error:  # one request's trouble is not another's
+                responses.append(refusal(error))
         return responses
 
     def finalize(self) -> None:
@@ -69,8 +70,9 @@ class TritonPythonModel:
         for name in ("DECODER_QUERY", "PROMPT_TABLE_EXTRA_ID"):
             if inputs.array(name) is not None:
                 raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
-        texts = _texts(inputs, "QUERY")
-        assert texts is not None, "Triton refuses a request without QUERY"
+        max_tokens = inputs.required("REQUEST_OUTPUT_LEN")
+        inputs.required("QUERY")
+        texts = _texts(inputs, "QUERY") or []
         policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
@@ -85,7 +87,7 @@ class TritonPythonModel:
             [
                 pb_utils.Tensor("INPUT_ID", ids),
                 pb_utils.Tensor("REQUEST_INPUT_LEN", lengths),
-                pb_utils.Tensor("REQUEST_OUTPUT_LEN", inputs.array("REQUEST_OUTPUT_LEN")),
+                pb_utils.Tensor("REQUEST_OUTPUT_LEN", max_tokens),
                 pb_utils.Tensor("BAD_WORDS_IDS", self._words(inputs, "BAD_WORDS_DICT", batch)),
                 pb_utils.Tensor("STOP_WORDS_IDS", self._words(inputs, "STOP_WORDS_DICT", batch)),
                 pb_utils.Tensor("EMBEDDING_BIAS", self._bias(inputs, batch)),
@@ -197,7 +199,7 @@ class TritonPythonModel:
         if scanned.blocked:
             rule = scanned.verdicts[-1].rule
             raise InvalidRequestError(
-                f"content_filter: the policy {policy.name} blocks the prompt by its rule {rule}"
+                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
             )
         return scanned.text, scanned.verdicts
 

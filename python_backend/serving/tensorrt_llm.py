@@ -35,10 +35,9 @@ from python_backend.serving.generation_request import GenerationRequest, Reporti
 from python_backend.serving.pacer import Pacer
 from python_backend.serving.triton_api import (
     Inputs,
-    invalid_argument,
     model_config,
+    refusal,
     resolve,
-    unavailable,
 )
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -170,17 +169,15 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Check requests and hand them to the engine."""
         for request in requests:
-            inputs = Inputs(request)
             try:
+                inputs = Inputs(request)
                 stop = inputs.array("stop")
                 if stop is not None and stop.any():
                     self._take_stop(request, inputs)
                 else:
                     self._take(request, inputs)
-            except InvalidRequestError as error:
-                request.get_response_sender().send(invalid_argument(error), flags=_FINAL)
-            except ServerBusyError as error:
-                request.get_response_sender().send(unavailable(error), flags=_FINAL)
+            except Exception as error:  # one request's trouble is not another's
+                request.get_response_sender().send(refusal(error), flags=_FINAL)
 
     def finalize(self) -> None:
         """End the threads; what is still running ends as cancelled."""
@@ -289,7 +286,7 @@ class TritonPythonModel:
             stream = self._streams.get(sequence_id)
             if stream is not None:
                 self._engine.drop(stream.sequence)
-                self._end(stream, "timeout", unavailable(_timeout_error(stream)))
+                self._end(stream, "timeout", refusal(_timeout_error(stream)))
 
     def _forget(self, stream: _Stream, reason: str) -> None:
         sequence_id, request_id = stream.sequence.id, stream.request.id
@@ -304,8 +301,7 @@ class TritonPythonModel:
         """Answer what was running with the error; what waits goes on."""
         pb_utils.Logger.log_error(f"a step failed: {error!r}")
         for sequence in self._engine.drop_running():
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-            self._end(self._streams[sequence.id], "error", response)
+            self._end(self._streams[sequence.id], "error", refusal(error))
 
     def _end(self, stream: _Stream, reason: str, response: pb_utils.InferenceResponse) -> None:
         """Answer a sequence that the engine no longer has with an error."""

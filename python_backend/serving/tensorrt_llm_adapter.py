@@ -22,11 +22,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from contract.errors import InvalidRequestError
+from contract.errors import EngineError, InvalidRequestError
 from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL
 from contract.names import TENSORRT_LLM
-from python_backend.serving.triton_api import Inputs, invalid_argument, model_config
+from python_backend.serving.triton_api import Inputs, model_config, passed_on, refusal
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _SCALARS = frozenset(each.name for each in TENSORRT_LLM_ADAPTER_MODEL.inputs if each.scalar)
@@ -132,16 +132,16 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Hand requests to the engine, each in a thread of its own, and end those named."""
         for request in requests:
-            inputs = Inputs(request)
             try:
+                inputs = Inputs(request)
                 stop = inputs.array("stop")
                 if stop is not None and stop.any():
                     self._take_stop(request, inputs)
                 else:
                     run = self._take(request, inputs)
                     Thread(target=self._follow, args=(run,), daemon=True).start()
-            except InvalidRequestError as error:
-                request.get_response_sender().send(invalid_argument(error), flags=_FINAL)
+            except Exception as error:  # one request's trouble is not another's
+                request.get_response_sender().send(refusal(error), flags=_FINAL)
 
     def finalize(self) -> None:
         """End what is still running."""
@@ -221,16 +221,16 @@ class TritonPythonModel:
         try:
             for response in run.engine_request.exec(decoupled=True):
                 if response.has_error():
-                    error = response.error()
+                    error = passed_on(response.error())
                     break
                 self._hand_on(run, response)
         except Exception as failure:  # whatever goes wrong, the client is told
-            error = pb_utils.TritonError(f"the engine can't be asked: {failure}")
+            error = refusal(EngineError(f"the engine can't be asked: {failure}"))
         self._forget(run)
         if error is not None:
             with run.lock:
                 if run.unended:
-                    run.sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
+                    run.sender.send(error, flags=_FINAL)
             return
         for index, sequence in run.unended:
             self._send(run, index, sequence.finish_reason)

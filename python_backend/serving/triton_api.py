@@ -11,7 +11,14 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 import python_backend
-from contract.errors import EngineError, InvalidRequestError
+from contract import error_text
+from contract.error_text import Status
+from contract.errors import (
+    EngineError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+)
 from contract.model_settings import SafetySettings
 from python_backend.engine.engine_config import served_version
 from python_backend.safety.policy import PolicyError
@@ -56,17 +63,37 @@ def open_policies(settings: SafetySettings) -> PolicyStore:
     return PolicyStore(path, settings.policy_check_period_ms / 1000, on_reload)
 
 
-def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that refuses a request."""
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    )
+def refusal(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that tells a client why it gets no answer, or no more of it.
+
+    What nobody foresaw is logged as well: it is for the one who runs the server to look at.
+    """
+    codes = pb_utils.TritonError
+    if isinstance(error, InvalidRequestError):
+        return _failed(Status.INVALID_ARGUMENT, codes.INVALID_ARG, str(error))
+    if isinstance(error, ServerBusyError):
+        return _failed(Status.UNAVAILABLE, codes.UNAVAILABLE, str(error))
+    if isinstance(error, RequestTimeoutError):  # Triton has no code for it
+        return _failed(Status.DEADLINE_EXCEEDED, codes.UNAVAILABLE, str(error))
+    pb_utils.Logger.log_error(f"a request failed: {error!r}")
+    return _failed(Status.INTERNAL, codes.INTERNAL, str(error) or repr(error))
 
 
-def unavailable(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that asks a client to come again later."""
+def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
+    """The response that hands on another model's error."""
+    code = error.code()
+    status = Status.INTERNAL
+    if code == pb_utils.TritonError.INVALID_ARG:
+        status = Status.INVALID_ARGUMENT
+    elif code == pb_utils.TritonError.UNAVAILABLE:
+        status = Status.UNAVAILABLE
+    return _failed(status, code, error.message())
+
+
+def _failed(status: Status, code: Any, message: str) -> pb_utils.InferenceResponse:
+    """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
     return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+        error=pb_utils.TritonError(error_text.write(status, message), code)
     )
 
 

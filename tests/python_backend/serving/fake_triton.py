@@ -99,7 +99,7 @@ class Logger:
 
 
 class TritonError:
-    INVALID_ARG = 3
+    INTERNAL, INVALID_ARG, UNAVAILABLE = 1, 3, 4
 
     def __init__(self, message: str, code: int | None = None) -> None:
         self.message = message
