@@ -37,6 +37,7 @@ MINUTES ?= 60#! how long `make bench-soak` loads the server
 AUDIT_VENV ?= .venv-audit#! the environment that looks the lock files up, with pip-audit
 MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
+SLOW_ENGINE ?= 1#! how many times as long the engine takes in integration tests, to see that none races
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
@@ -190,7 +191,8 @@ bench-priorities: repository ## Measure a person's wait beside batch work that f
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
-	@$(run) -m pytest -m 'not torch' $(ARGS)
+	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
+	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 
 .PHONY: test-refusals
 test-refusals: $(VENV)/.dev ## Have EACH requests of every kind refused, by every way: the server must live

@@ -187,9 +187,21 @@ POSTPROCESSING_MODEL = Model(
 ENSEMBLE_MODEL = Model(ENSEMBLE, EnsembleInputs.all(), EnsembleOutputs.all())
 
 
+STEP_MODELS: dict[Engine, Model] = {
+    "onnx": TENSORRT_LLM_MODEL,
+    "tensorrt_llm": TENSORRT_LLM_ADAPTER_MODEL,
+}
+"""The model that is the ensemble's second step, for each engine."""
+
+_NOT_OFFERED: dict[Engine, frozenset[str]] = {
+    "onnx": frozenset(),
+    "tensorrt_llm": _OUR_ENGINES_ALONE,
+}
+
+
 def ensemble_model(engine: Engine = "onnx") -> Model:
     """The ensemble around an engine: what that engine knows nothing of is not offered."""
-    return ENSEMBLE_MODEL if engine == "onnx" else ENSEMBLE_MODEL.without(_OUR_ENGINES_ALONE)
+    return ENSEMBLE_MODEL.without(_NOT_OFFERED[engine])
 
 
 UNSUPPORTED_INPUTS: dict[Tensor, str] = {

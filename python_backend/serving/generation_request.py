@@ -121,7 +121,8 @@ def read_request(
     lengths = scalars(EngineInputs.INPUT_LENGTHS, ids.shape[1])
     end_ids = scalars(EngineInputs.END_ID, default_end_ids[0])
     seeds = scalars(EngineInputs.SEED, None)
-    sampling: dict[str, list[Any]] = {"max_tokens": [0] * batch}
+    max_tokens = SAMPLED[EngineInputs.REQUEST_OUTPUT_LEN].name
+    sampling: dict[str, list[Any]] = {max_tokens: [0] * batch}
     for tensor, row in SAMPLED.items():
         values = inputs.scalars(tensor, batch)
         if values is not None:

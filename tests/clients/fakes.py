@@ -63,6 +63,9 @@ class Failure:
 Step = Outputs | Failure | float
 """A response, an error, or a pause in seconds."""
 
+HANG = float("inf")
+"""A pause until the client goes away, or the fake does."""
+
 
 @dataclass
 class Received:
@@ -81,19 +84,28 @@ class FakeTriton:
         script: What happens, in order.
         received: Requests so far; inputs as arrays over gRPC, as JSON values over HTTP.
         cancelled: Set when a client goes away before its answer ends.
+        left: Set when a client or the fake goes away.
         ready: Whether the model is.
     """
 
     script: Sequence[Step] = field(default_factory=lambda: [text("yes", "stop")])
     received: list[Received] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
     ready: bool = True
     urls: dict[str, str] = field(default_factory=dict)
+
+    def cancel(self) -> None:
+        """Take note of a client that goes away."""
+        self.cancelled.set()
+        self.left.set()
 
     def steps(self) -> Iterator[tuple[Outputs | Failure, bool]]:
         """Each response, and whether it is the final one."""
         for index, step in enumerate(self.script):
-            if isinstance(step, float):
+            if step == HANG:
+                self.left.wait()
+            elif isinstance(step, float):
                 time.sleep(step)
             else:
                 yield step, index == len(self.script) - 1
@@ -108,7 +120,7 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
 
     def _ended(self, answered: threading.Event) -> None:
         if not answered.is_set():
-            self.fake.cancelled.set()
+            self.fake.cancel()
 
     def ModelStreamInfer(self, request_iterator, context):  # noqa: N802
         for request in request_iterator:
@@ -190,7 +202,7 @@ class _Http(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.close_connection = True
-            self.fake.cancelled.set()
+            self.fake.cancel()
 
     def log_message(self, *args):
         pass
@@ -227,6 +239,7 @@ def start(fake: FakeTriton) -> Iterator[FakeTriton]:
     try:
         yield fake
     finally:
+        fake.left.set()
         rpc.stop(grace=0)
         http.shutdown()
         thread.join()

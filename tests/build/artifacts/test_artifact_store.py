@@ -102,7 +102,7 @@ def test_two_builds_in_one_store_do_not_mix(tmp_path, checkpoint):
 @pytest.mark.parametrize(
     "moment",
     [
-        "build.segments.Segment._mlp",
+        "build.segments.Segment._feed_forward",
         "build.engine_folder.EngineConfig.save",
         "build.pipeline.sign",
         "build.artifacts.artifact_store._flush",
