@@ -191,6 +191,7 @@ def _refusal(status: int, body: bytes) -> Exception:
     try:
         error = orjson.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
+        param = param if isinstance(param, str) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # not OpenAI's error object
     if status in (400, 413, 422):

@@ -129,17 +129,31 @@ def test_nobody_there():
         ask("http://127.0.0.1:1", job())
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"choices":[{}]}', b"data: {\n\n"])
-def test_what_is_no_answer_of_openai_s(body, monkeypatch):
-    def respond(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=body)
-
+def answer_always(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> None:
+    """Let every provider answer so."""
     original = httpx.AsyncClient
 
     def client(**settings: Any) -> httpx.AsyncClient:
-        return original(**settings, transport=httpx.MockTransport(respond))
+        transport = httpx.MockTransport(lambda request: httpx.Response(status, content=body))
+        return original(**settings, transport=transport)
 
     monkeypatch.setattr("gateway.upstreams.provider_upstream.httpx.AsyncClient", client)
+
+
+@pytest.mark.parametrize(
+    ("param", "known"), [('"stop"', "stop"), ("null", None), ('["stop"]', None), ("{}", None)]
+)
+def test_what_a_provider_blames_is_a_name_or_nothing(param, known, monkeypatch):
+    body = b'{"error": {"message": "no", "param": %b}}' % param.encode()
+    answer_always(monkeypatch, 400, body)
+    with pytest.raises(InvalidRequestError, match="no") as caught:
+        ask("http://other", job())
+    assert caught.value.param == known
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"choices":[{}]}', b"data: {\n\n"])
+def test_what_is_no_answer_of_openai_s(body, monkeypatch):
+    answer_always(monkeypatch, 200, body)
     for stream in (False, True):
         with pytest.raises((GenerationError, ServerUnavailableError)):
             ask("http://other", job(stream=stream))
