@@ -1,11 +1,7 @@
-"""The engine: schedule, run, sample.
-
-Single-threaded and without a clock of its own: whoever owns it calls ``step`` while there is work.
-"""
+"""The ONNX engine: schedule, run, sample."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import EngineError, InvalidRequestError
+from contract.models import EngineInputs
 from python_backend.engine.attention import Layout, can_attend_int8
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
 from python_backend.engine.cuda_runner import CudaRunner
 from python_backend.engine.engine_config import KV_DTYPES, EngineConfig, KVDtype
+from python_backend.engine.engine_core import EngineCore, EngineStats
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.processor import available_cores
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler
@@ -27,8 +26,8 @@ from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 
 
-class Engine:
-    """Continues many sequences at once.
+class OnnxEngine(EngineCore):
+    """An engine that ``build/`` made, on a CPU or through ONNX Runtime on a GPU.
 
     Attributes:
         config: What the engine folder says about itself.
@@ -108,6 +107,16 @@ class Engine:
         return self._runner
 
     @property
+    def name(self) -> str:
+        """What computes, for the one who reads the log."""
+        return self._runner.name
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a sequence where its request names no other."""
+        return self.config.end_token_ids
+
+    @property
     def kv_cache_resident_bytes(self) -> int:
         """Physical memory that keys and values take now, as the operating system counts it; on a
         GPU all that was allocated.
@@ -126,30 +135,37 @@ class Engine:
         """
         context, vocab_size = self.config.context_length, self.config.vocab_size
         if prompt.size == 0:
-            raise InvalidRequestError("the prompt is empty; it needs at least 1 token")
+            raise InvalidRequestError(
+                "the prompt is empty; it needs at least 1 token", EngineInputs.INPUT_IDS.name
+            )
         if prompt.min() < 0 or prompt.max() >= vocab_size:
             raise InvalidRequestError(
-                f"input_ids has a token outside the vocabulary of {vocab_size} tokens"
+                f"input_ids has a token outside the vocabulary of {vocab_size} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
         if prompt.size >= context:
             raise InvalidRequestError(
                 f"the prompt has {prompt.size} tokens; with the context of {context} tokens "
-                f"it can have at most {context - 1}"
+                f"it can have at most {context - 1}",
+                EngineInputs.INPUT_IDS.name,
             )
         if prompt.size + params.max_tokens > context:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; after a prompt of {prompt.size} tokens the "
-                f"context of {context} tokens has room for at most {context - prompt.size}"
+                f"context of {context} tokens has room for at most {context - prompt.size}",
+                "max_tokens",
             )
         for name, words in (("stop_words", params.stop_words), ("bad_words", params.bad_words)):
             if any(not word or min(word) < 0 or max(word) >= vocab_size for word in words):
                 raise InvalidRequestError(
-                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}"
+                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}",
+                    name,
                 )
         if params.embedding_bias is not None and params.embedding_bias.size > vocab_size:
             raise InvalidRequestError(
                 f"embedding_bias has {params.embedding_bias.size} values; "
-                f"it can have at most one for each of the {vocab_size} tokens"
+                f"it can have at most one for each of the {vocab_size} tokens",
+                EngineInputs.EMBEDDING_BIAS.name,
             )
         pool = self.scheduler.pool
         wanted = pool.blocks_for(prompt.size + params.max_tokens)
@@ -157,7 +173,8 @@ class Engine:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; with a prompt of {prompt.size} tokens that is "
                 f"{wanted} blocks of keys and values, and the cache has {pool.num_blocks} "
-                f"(room for {pool.num_blocks * pool.block_tokens} tokens)"
+                f"(room for {pool.num_blocks * pool.block_tokens} tokens)",
+                "max_tokens",
             )
 
     def add(self, sequence: Sequence) -> None:
@@ -209,6 +226,21 @@ class Engine:
             self.drop(sequence)
         return dropped
 
+    def stats(self) -> EngineStats:
+        """How its queues and its KV cache stand. Any thread may call this."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_preempted=scheduler.num_preempted,
+            num_used_blocks=pool.num_used,
+            num_cached_blocks=pool.num_cached,
+            num_blocks=pool.num_blocks,
+            block_bytes=self.layout.block_bytes,
+            num_looked_up_blocks=scheduler.num_looked_up_blocks,
+            num_reused_blocks=scheduler.num_reused_blocks,
+        )
+
     def generate(self, prompts: list[NDArray[np.int32]], params: SamplingParams) -> list[list[int]]:
         """Continue prompts to their end; the offline way in, for tests and measurements."""
         sequences = [Sequence(prompt, params) for prompt in prompts]
@@ -254,8 +286,3 @@ def _layout(
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
+from contract.models import EngineInputs
 from contract.names import DEFAULT_PRIORITY
+from contract.parameters import SAMPLED
 
 # From the time on: an engine that is started anew must not use an id again while others still
 # know the sequence that had it.
 _ids = itertools.count(time.time_ns())
-
-MAX_TOP_LOG_PROBS = 20
 
 
 class LogProbs(NamedTuple):
@@ -37,6 +37,8 @@ class LogProbs(NamedTuple):
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen and when a sequence ends. Names and meaning are TensorRT-LLM's.
+
+    Bounds and defaults of what a request may say are those of `contract.parameters`.
 
     With none of ``top_k``, ``top_p`` and ``min_p`` set the choice is greedy, whatever the
     temperature.
@@ -60,8 +62,7 @@ class SamplingParams:
         embedding_bias: float32 ``[tokens]`` added to the logits of the first so many tokens of the
             vocabulary, all or fewer: logits may be padded beyond what the tokenizer knows.
         log_probs: Whether to report each token's log probability (of the model's own logits).
-        num_top_log_probs: How many of the likeliest tokens to report as well beside each token, at
-            most ``MAX_TOP_LOG_PROBS``.
+        num_top_log_probs: How many of the likeliest tokens to report as well beside each token.
     """
 
     max_tokens: int
@@ -87,30 +88,19 @@ class SamplingParams:
         Raises:
             InvalidRequestError: A value is out of bounds; the message names it.
         """
-        penalty = self.repetition_penalty
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
-        _check("top_p", self.top_p, 0 <= self.top_p <= 1, "between 0 and 1")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")
-        _check("repetition_penalty", penalty, penalty > 0, "above 0")
-        for name in ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty"):
-            value = getattr(self, name)
-            _check(name, value, bool(np.isfinite(value)), "a finite number")
-        _check(
-            "min_tokens",
-            self.min_tokens,
-            0 <= self.min_tokens <= self.max_tokens,
-            f"between 0 and max_tokens ({self.max_tokens})",
-        )
-        _check(
-            "num_top_log_probs",
-            self.num_top_log_probs,
-            0 <= self.num_top_log_probs <= MAX_TOP_LOG_PROBS,
-            f"between 0 and {MAX_TOP_LOG_PROBS}",
-        )
+        for row in SAMPLED.values():
+            row.check(getattr(self, row.name))
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens is {self.min_tokens}; it must be between 0 and max_tokens "
+                f"({self.max_tokens})",
+                "min_tokens",
+            )
         if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
-            raise InvalidRequestError("embedding_bias has a value that is not a finite number")
+            raise InvalidRequestError(
+                "embedding_bias has a value that is not a finite number",
+                EngineInputs.EMBEDDING_BIAS.name,
+            )
 
     @property
     def greedy(self) -> bool:
@@ -241,9 +231,3 @@ class Sequence:
 def ends_with(tokens: list[int], word: tuple[int, ...]) -> bool:
     """Whether a token list ends with a word; every list ends with the empty word."""
     return len(word) <= len(tokens) and tuple(tokens[len(tokens) - len(word) :]) == word
-
-
-def _check(name: str, value: float, holds: bool, bound: str) -> None:
-    if not holds:
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
-        raise InvalidRequestError(f"{name} is {shown}; it must be {bound}")

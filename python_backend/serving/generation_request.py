@@ -14,27 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
-from contract.models import UNSUPPORTED_INPUTS
+from contract.models import UNSUPPORTED_INPUTS, EngineInputs
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.parameters import SAMPLED
+from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
 
 if TYPE_CHECKING:
     from python_backend.serving.triton_api import Inputs
 
 Words = tuple[tuple[int, ...], ...]
-
-_SAMPLING = {
-    "temperature": "temperature",
-    "runtime_top_k": "top_k",
-    "runtime_top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "min_tokens": "min_tokens",
-    "num_top_log_probs": "num_top_log_probs",
-}
-"""Inputs that are sampling parameters, one value a row."""
 
 _MAX_SEQUENCES_PER_PROMPT = 64
 
@@ -99,61 +88,63 @@ def read_request(
     Raises:
         InvalidRequestError: An input is missing, contradicts another or is not supported.
     """
-    ids = inputs.array("input_ids")
-    if ids is None:
-        raise InvalidRequestError("input_ids is missing")
+    ids = inputs.required(EngineInputs.INPUT_IDS)
     batch = ids.shape[0]
 
-    def scalars(name: str, default: Any) -> list[Any]:
-        values = inputs.scalars(name, batch)
+    def scalars(tensor: Tensor, default: Any) -> list[Any]:
+        values = inputs.scalars(tensor, batch)
         return [default] * batch if values is None else values
 
-    def flag(name: str, default: bool = False) -> bool:
-        values = set(scalars(name, default))
+    def flag(tensor: Tensor, default: bool = False) -> bool:
+        values = set(scalars(tensor, default))
         if len(values) > 1:
-            raise InvalidRequestError(f"{name} must be the same for all {batch} rows of a batch")
+            raise InvalidRequestError(
+                f"{tensor.name} must be the same for all {batch} rows of a batch", tensor.name
+            )
         return bool(values.pop())
 
     _refuse_unsupported(inputs)
-    if any(width > 1 for width in scalars("beam_width", 1)):
+    if any(width > 1 for width in scalars(EngineInputs.BEAM_WIDTH, 1)):
         raise InvalidRequestError(
-            "beam_width is above 1; beam search is not supported, num_return_sequences may serve"
+            "beam_width is above 1; beam search is not supported, num_return_sequences may serve",
+            EngineInputs.BEAM_WIDTH.name,
         )
-    copies = set(scalars("num_return_sequences", 1))
+    copies = set(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
     num_return_sequences = max(copies)
     if len(copies) > 1 or not 1 <= num_return_sequences <= _MAX_SEQUENCES_PER_PROMPT:
         raise InvalidRequestError(
             f"num_return_sequences is {num_return_sequences}; it must be between 1 and "
-            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows"
+            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows",
+            EngineInputs.NUM_RETURN_SEQUENCES.name,
         )
 
-    lengths = scalars("input_lengths", ids.shape[1])
-    max_tokens = scalars("request_output_len", 0)
-    end_ids = scalars("end_id", default_end_ids[0])
-    seeds = scalars("seed", None)
-    sampling = {
-        parameter: values
-        for name, parameter in _SAMPLING.items()
-        if (values := inputs.scalars(name, batch)) is not None
-    }
-    stop_words = _word_lists(inputs, "stop_words_list", batch)
-    bad_words = _word_lists(inputs, "bad_words_list", batch)
-    bias = inputs.array("embedding_bias")
-    log_probs = flag("return_log_probs")
+    lengths = scalars(EngineInputs.INPUT_LENGTHS, ids.shape[1])
+    end_ids = scalars(EngineInputs.END_ID, default_end_ids[0])
+    seeds = scalars(EngineInputs.SEED, None)
+    max_tokens = SAMPLED[EngineInputs.REQUEST_OUTPUT_LEN].name
+    sampling: dict[str, list[Any]] = {max_tokens: [0] * batch}
+    for tensor, row in SAMPLED.items():
+        values = inputs.scalars(tensor, batch)
+        if values is not None:
+            sampling[row.name] = values
+    stop_words = _word_lists(inputs, EngineInputs.STOP_WORDS_LIST, batch)
+    bad_words = _word_lists(inputs, EngineInputs.BAD_WORDS_LIST, batch)
+    bias = inputs.array(EngineInputs.EMBEDDING_BIAS)
+    log_probs = flag(EngineInputs.RETURN_LOG_PROBS)
     # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
-    default_priority = inputs.parameters().get("priority", 0)
-    priorities = [_priority(value) for value in scalars("priority", default_priority)]
+    default_priority = inputs.parameters().get(EngineInputs.PRIORITY.name, 0)
+    priorities = [_priority(value) for value in scalars(EngineInputs.PRIORITY, default_priority)]
 
     rows = []
     for index in range(batch):
         if not 0 <= lengths[index] <= ids.shape[1]:
             raise InvalidRequestError(
-                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens"
+                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
         end_id, seed = end_ids[index], seeds[index]
         for copy in range(num_return_sequences):
             params = SamplingParams(
-                max_tokens=max_tokens[index],
                 seed=None if seed is None else seed + copy,
                 end_ids=frozenset(default_end_ids if end_id in default_end_ids else (end_id,)),
                 stop_words=stop_words[index],
@@ -166,20 +157,20 @@ def read_request(
             prompt = ids[index, : lengths[index]].copy()
             rows.append(Row(prompt, params, priorities[index], index, copy))
 
-    streaming = flag("streaming")
+    streaming = flag(EngineInputs.STREAMING)
     reporting = Reporting(
         streaming=streaming,
-        echo=not streaming and not flag("exclude_input_in_output", exclude_input),
-        perf_metrics=flag("return_perf_metrics"),
-        num_input_tokens=flag("return_num_input_tokens"),
-        num_output_tokens=flag("return_num_output_tokens"),
+        echo=not streaming and not flag(EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, exclude_input),
+        perf_metrics=flag(EngineInputs.RETURN_PERF_METRICS),
+        num_input_tokens=flag(EngineInputs.RETURN_NUM_INPUT_TOKENS),
+        num_output_tokens=flag(EngineInputs.RETURN_NUM_OUTPUT_TOKENS),
     )
     return GenerationRequest(
         rows,
         reporting,
         batch,
         num_return_sequences,
-        liveness_probes=flag("liveness_probes"),
+        liveness_probes=flag(EngineInputs.LIVENESS_PROBES),
         timeout_us=inputs.timeout_us(),
     )
 
@@ -189,33 +180,37 @@ def _priority(value: Any) -> int:
     if not is_whole or not 0 <= value <= PRIORITY_LEVELS:
         raise InvalidRequestError(
             f"priority is {value!r}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
-            "or 0 for the default"
+            "or 0 for the default",
+            EngineInputs.PRIORITY.name,
         )
     return int(value) or DEFAULT_PRIORITY
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:
-    for name, feature in UNSUPPORTED_INPUTS.items():
-        array = inputs.array(name)
+    for tensor, feature in UNSUPPORTED_INPUTS.items():
+        array = inputs.array(tensor)
         if array is not None and (array.dtype != bool or array.any()):
-            raise InvalidRequestError(f"{name}: {feature} is not supported by this engine")
+            raise InvalidRequestError(
+                f"{tensor.name}: {feature} is not supported by this engine", tensor.name
+            )
 
 
-def _word_lists(inputs: Inputs, name: str, batch: int) -> list[Words]:
+def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
     """Words of each row from TensorRT-LLM's format; see ``TextTokenizer.word_list``."""
-    array = inputs.array(name)
+    array = inputs.array(tensor)
     if array is None:
         return [()] * batch
     if array.shape[:2] != (batch, 2):
         raise InvalidRequestError(
-            f"{name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
+            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]",
+            tensor.name,
         )
-    return [_words(tokens, offsets, name) for tokens, offsets in array]
+    return [_words(tokens, offsets, tensor.name) for tokens, offsets in array]
 
 
 def _words(tokens: NDArray[np.int32], offsets: NDArray[np.int32], name: str) -> Words:
     ends = [int(end) for end in offsets if end != -1]
     spans = list(zip([0, *ends], ends, strict=False))
     if any(not start < end <= tokens.size for start, end in spans):
-        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens")
+        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens", name)
     return tuple(tuple(int(token) for token in tokens[start:end]) for start, end in spans)

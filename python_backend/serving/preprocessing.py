@@ -10,9 +10,13 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from contract.ensemble import ensemble_steps
-from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
+from contract.models import EnsembleInputs
+from contract.models import PreprocessingInputs as _In
+from contract.models import PreprocessingOutputs as _Out
+from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
@@ -23,12 +27,12 @@ from python_backend.serving.triton_api import (
     open_policies,
     refusal,
     resolve,
+    triton_tensor,
 )
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
 _CLIENT_NAMES = ensemble_steps()[0].input_map
-"""What a client of the ensemble calls each input."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,14 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
-        for name in ("DECODER_QUERY", "PROMPT_TABLE_EXTRA_ID"):
-            if inputs.array(name) is not None:
-                raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
-        max_tokens = inputs.required("REQUEST_OUTPUT_LEN")
-        inputs.required("QUERY")
-        texts = _texts(inputs, "QUERY") or []
-        policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
+        for tensor in (_In.DECODER_QUERY, _In.PROMPT_TABLE_EXTRA_ID):
+            if inputs.array(tensor) is not None:
+                name = _client_name(tensor)
+                raise InvalidRequestError(f"{name} is not supported", name)
+        max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
+        inputs.required(_In.QUERY)
+        texts = _texts(inputs, _In.QUERY) or []
+        policy = self._policies.current.get(inputs.parameters().get(SAFETY_POLICY))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
         lengths = np.array([[prompt.ids.size] for prompt in prompts], dtype=np.int32)
@@ -81,21 +86,25 @@ class TritonPythonModel:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: prompt.ids.size] = prompt.ids
         contexts = self._contexts(inputs, prompts, policy)
-        streaming = _flag(inputs, "STREAM", batch, False) or any(each.whole for each in contexts)
+        streaming = _flag(inputs, _In.STREAM, batch, False) or any(each.whole for each in contexts)
         said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor("INPUT_ID", ids),
-                pb_utils.Tensor("REQUEST_INPUT_LEN", lengths),
-                pb_utils.Tensor("REQUEST_OUTPUT_LEN", max_tokens),
-                pb_utils.Tensor("BAD_WORDS_IDS", self._words(inputs, "BAD_WORDS_DICT", batch)),
-                pb_utils.Tensor("STOP_WORDS_IDS", self._words(inputs, "STOP_WORDS_DICT", batch)),
-                pb_utils.Tensor("EMBEDDING_BIAS", self._bias(inputs, batch)),
-                pb_utils.Tensor("OUT_END_ID", _or(inputs, "END_ID", self._tokenizer.end_id, batch)),
-                pb_utils.Tensor("OUT_PAD_ID", _or(inputs, "PAD_ID", self._tokenizer.pad_id, batch)),
-                pb_utils.Tensor("LIVENESS_PROBES", np.ones((batch, 1), dtype=bool)),
-                pb_utils.Tensor("STREAMING", np.full((batch, 1), streaming)),
-                pb_utils.Tensor("STREAM_CONTEXT", np.array(said, dtype=object)),
+                triton_tensor(_Out.INPUT_ID, ids),
+                triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
+                triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
+                triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
+                triton_tensor(_Out.STOP_WORDS_IDS, self._words(inputs, _In.STOP_WORDS_DICT, batch)),
+                triton_tensor(_Out.EMBEDDING_BIAS, self._bias(inputs, batch)),
+                triton_tensor(
+                    _Out.OUT_END_ID, _or(inputs, _In.END_ID, self._tokenizer.end_id, batch)
+                ),
+                triton_tensor(
+                    _Out.OUT_PAD_ID, _or(inputs, _In.PAD_ID, self._tokenizer.pad_id, batch)
+                ),
+                triton_tensor(_Out.LIVENESS_PROBES, np.ones((batch, 1), dtype=bool)),
+                triton_tensor(_Out.STREAMING, np.full((batch, 1), streaming)),
+                triton_tensor(_Out.STREAM_CONTEXT, np.array(said, dtype=object)),
             ]
         )
 
@@ -108,11 +117,11 @@ class TritonPythonModel:
         client that wants one response, so that it can be stopped.
         """
         batch = len(prompts)
-        stops = _texts(inputs, "STOP_WORDS_DICT") or [[]] * batch
-        include_stop = _flag(inputs, "INCLUDE_STOP_STR_IN_OUTPUT", batch, True)
+        stops = _texts(inputs, _In.STOP_WORDS_DICT) or [[]] * batch
+        include_stop = _flag(inputs, _In.INCLUDE_STOP_STR_IN_OUTPUT, batch, True)
         exclude = self._settings.exclude_input_in_output
-        streams = _flag(inputs, "STREAM", batch, False)
-        echo = not streams and not _flag(inputs, "EXCLUDE_INPUT_IN_OUTPUT", batch, exclude)
+        streams = _flag(inputs, _In.STREAM, batch, False)
+        echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -128,11 +137,12 @@ class TritonPythonModel:
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:
         """Tokens of each row, from its chat or from its text."""
         chats, tools, variables = (
-            _texts(inputs, name) for name in ("MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS")
+            _texts(inputs, tensor) for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
         if chats is None:
             if tools or variables:
-                raise InvalidRequestError("tools and chat_template_kwargs need messages")
+                name = EnsembleInputs.TOOLS.name
+                raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
             wrap = self._wraps(inputs)
             return [self._encode(text, policy, wrap) for text in texts]
         return [
@@ -155,10 +165,12 @@ class TritonPythonModel:
         policy: Policy,
     ) -> _Prompt:
         if text:
-            raise InvalidRequestError("text_input must be empty beside messages")
+            name = EnsembleInputs.TEXT_INPUT.name
+            raise InvalidRequestError(f"{name} must be empty beside messages", name)
         template = self._tokenizer.chat_template
         if template is None:
-            raise InvalidRequestError("messages: the checkpoint has no chat template")
+            name = EnsembleInputs.MESSAGES.name
+            raise InvalidRequestError(f"{name}: the checkpoint has no chat template", name)
         verdicts: list[Verdict] = []
         for index, message in enumerate(messages):
             if isinstance(message.get("content"), str):
@@ -166,19 +178,25 @@ class TritonPythonModel:
                 verdicts += [verdict._replace(message=index) for verdict in found]
         prompt = template.render(messages, tools, variables)
         if not prompt:
-            raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
+            name = EnsembleInputs.MESSAGES.name
+            raise InvalidRequestError(
+                f"{name}: the chat template makes an empty prompt of them", name
+            )
         return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
 
     def _wraps(self, inputs: Inputs) -> bool:
         """Whether a plain text becomes a user's message: the request's word, else the setting's."""
-        choice = inputs.parameters().get("chat_template", self._settings.chat_template)
+        choice = inputs.parameters().get(CHAT_TEMPLATE, self._settings.chat_template)
         if choice not in ("auto", "off"):
-            raise InvalidRequestError(f"chat_template is {choice!r}; it must be 'auto' or 'off'")
+            raise InvalidRequestError(
+                f"{CHAT_TEMPLATE} is {choice!r}; it must be 'auto' or 'off'", CHAT_TEMPLATE
+            )
         return choice == "auto"
 
     def _encode(self, text: str, policy: Policy, wrap: bool) -> _Prompt:
         if not text:
-            raise InvalidRequestError("text_input is empty; it needs at least 1 character")
+            name = EnsembleInputs.TEXT_INPUT.name
+            raise InvalidRequestError(f"{name} is empty; it needs at least 1 character", name)
         text, verdicts = self._check(text, policy)
         template = self._tokenizer.chat_template
         if template is None or not wrap or self._tokenizer.has_control_token(text):
@@ -199,19 +217,20 @@ class TritonPythonModel:
         if scanned.blocked:
             rule = scanned.verdicts[-1].rule
             raise InvalidRequestError(
-                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
+                f"the policy {policy.name} blocks the prompt by its rule {rule}",
+                code="content_filter",
             )
         return scanned.text, scanned.verdicts
 
-    def _words(self, inputs: Inputs, name: str, batch: int) -> NDArray[np.int32]:
-        words = _texts(inputs, name) or [[]] * batch
+    def _words(self, inputs: Inputs, tensor: Tensor, batch: int) -> NDArray[np.int32]:
+        words = _texts(inputs, tensor) or [[]] * batch
         return self._tokenizer.word_list(words)
 
     def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
-        words = _texts(inputs, "EMBEDDING_BIAS_WORDS")
-        weights = inputs.array("EMBEDDING_BIAS_WEIGHTS")
-        ids = inputs.array("EMBEDDING_BIAS_IDS")
+        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS)
+        weights = inputs.array(_In.EMBEDDING_BIAS_WEIGHTS)
+        ids = inputs.array(_In.EMBEDDING_BIAS_IDS)
         if ids is not None:
             return self._bias_of_ids(ids, weights, words)
         if words is None and weights is None:
@@ -219,7 +238,8 @@ class TritonPythonModel:
         if words is None or weights is None or weights.shape != (batch, len(words[0])):
             raise InvalidRequestError(
                 "embedding_bias_words and embedding_bias_weights must come together, "
-                "one weight for each word"
+                "one weight for each word",
+                EnsembleInputs.EMBEDDING_BIAS_WORDS.name,
             )
         bias = np.zeros((batch, self._tokenizer.vocab_size), dtype=np.float32)
         for row, row_words, row_weights in zip(bias, words, weights, strict=True):
@@ -236,31 +256,37 @@ class TritonPythonModel:
         if words is not None or weights is None or weights.shape != ids.shape:
             raise InvalidRequestError(
                 "embedding_bias_ids and embedding_bias_weights must come together, "
-                "one weight for each id, and without embedding_bias_words"
+                "one weight for each id, and without embedding_bias_words",
+                EnsembleInputs.EMBEDDING_BIAS_IDS.name,
             )
         size = self._tokenizer.vocab_size
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
-            raise InvalidRequestError(f"embedding_bias_ids must be between 0 and {size - 1}")
+            name = EnsembleInputs.EMBEDDING_BIAS_IDS.name
+            raise InvalidRequestError(f"{name} must be between 0 and {size - 1}", name)
         bias = np.zeros((len(ids), size), dtype=np.float32)
         for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
             np.add.at(row, row_ids, row_weights)
         return bias
 
 
-def _texts(inputs: Inputs, name: str) -> list[list[str]] | None:
-    return inputs.texts(name, shown_as=_CLIENT_NAMES[name])
+def _client_name(tensor: Tensor) -> str:
+    """What a client of the ensemble calls an input."""
+    return _CLIENT_NAMES[tensor.name]
 
 
-def _flag(inputs: Inputs, name: str, batch: int, default: bool) -> bool:
+def _texts(inputs: Inputs, tensor: Tensor) -> list[list[str]] | None:
+    return inputs.texts(tensor, shown_as=_client_name(tensor))
+
+
+def _flag(inputs: Inputs, tensor: Tensor, batch: int, default: bool) -> bool:
     """A flag that holds for all rows of a request."""
-    values = set(inputs.scalars(name, batch) or [default])
+    values = set(inputs.scalars(tensor, batch) or [default])
     if len(values) > 1:
-        raise InvalidRequestError(
-            f"{_CLIENT_NAMES[name]} must be the same for all {batch} rows of a batch"
-        )
+        name = _client_name(tensor)
+        raise InvalidRequestError(f"{name} must be the same for all {batch} rows of a batch", name)
     return bool(values.pop())
 
 
-def _or(inputs: Inputs, name: str, default: int, batch: int) -> NDArray[np.int32]:
-    given = inputs.array(name)
+def _or(inputs: Inputs, tensor: Tensor, default: int, batch: int) -> NDArray[np.int32]:
+    given = inputs.array(tensor)
     return np.full((batch, 1), default, dtype=np.int32) if given is None else given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from contract.errors import (
     ServerBusyError,
 )
 from contract.model_settings import SafetySettings
+from contract.tensors import Tensor
 from python_backend.engine.engine_config import served_version
 from python_backend.safety.policy import PolicyError
 from python_backend.safety.policy_store import PolicyStore
@@ -70,13 +71,15 @@ def refusal(error: Exception) -> pb_utils.InferenceResponse:
     """
     codes = pb_utils.TritonError
     if isinstance(error, InvalidRequestError):
-        return _failed(Status.INVALID_ARGUMENT, codes.INVALID_ARG, str(error))
+        text = error_text.write(Status.INVALID_ARGUMENT, str(error), error.param, error.code)
+        return _failed(text, codes.INVALID_ARG)
     if isinstance(error, ServerBusyError):
-        return _failed(Status.UNAVAILABLE, codes.UNAVAILABLE, str(error))
+        return _failed(error_text.write(Status.UNAVAILABLE, str(error)), codes.UNAVAILABLE)
     if isinstance(error, RequestTimeoutError):  # Triton has no code for it
-        return _failed(Status.DEADLINE_EXCEEDED, codes.UNAVAILABLE, str(error))
+        return _failed(error_text.write(Status.DEADLINE_EXCEEDED, str(error)), codes.UNAVAILABLE)
     pb_utils.Logger.log_error(f"a request failed: {error!r}")
-    return _failed(Status.INTERNAL, codes.INTERNAL, str(error) or repr(error))
+    message = str(error) or repr(error)
+    return _failed(error_text.write(Status.INTERNAL, message), codes.INTERNAL)
 
 
 def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
@@ -87,14 +90,17 @@ def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
         status = Status.INVALID_ARGUMENT
     elif code == pb_utils.TritonError.UNAVAILABLE:
         status = Status.UNAVAILABLE
-    return _failed(status, code, error.message())
+    return _failed(error_text.write(status, error.message()), code)
 
 
-def _failed(status: Status, code: Any, message: str) -> pb_utils.InferenceResponse:
+def _failed(text: str, code: Any) -> pb_utils.InferenceResponse:
     """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(error_text.write(status, message), code)
-    )
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def triton_tensor(tensor: Tensor, array: NDArray[Any]) -> pb_utils.Tensor:
+    """A tensor of the contract with its values."""
+    return pb_utils.Tensor(tensor.name, array)
 
 
 class Inputs:
@@ -128,55 +134,59 @@ class Inputs:
             )
         return timeout_us
 
-    def array(self, name: str) -> NDArray[Any] | None:
+    def array(self, tensor: Tensor) -> NDArray[Any] | None:
         """An input as ``[batch, …]``, or None where the request leaves it out."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else tensor.as_numpy()
+        given = self._tensors.get(tensor.name)
+        return None if given is None else given.as_numpy()
 
-    def given(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    def given(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, NDArray[Any]]]:
         """Those of some inputs that the request has."""
         return (
-            (name, tensor.as_numpy()) for name, tensor in self._tensors.items() if name in names
+            (tensor, given.as_numpy())
+            for tensor in tensors
+            if (given := self._tensors.get(tensor.name)) is not None
         )
 
-    def required(self, name: str) -> NDArray[Any]:
+    def required(self, tensor: Tensor) -> NDArray[Any]:
         """An input that the contract has in every request.
 
         Raises:
             InvalidRequestError: It is missing.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
-            raise InvalidRequestError(f"{name} is missing")
+            raise InvalidRequestError(f"{tensor.name} is missing", tensor.name)
         return array
 
-    def scalars(self, name: str, batch: int) -> list[Any] | None:
+    def scalars(self, tensor: Tensor, batch: int) -> list[Any] | None:
         """One value for each row, or None where the request leaves the input out.
 
         Raises:
             InvalidRequestError: The input has another number of rows than the request.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
             return None
         if array.size != batch:
             raise InvalidRequestError(
-                f"{name} has {array.size} values; it must have one for each of the {batch} rows"
+                f"{tensor.name} has {array.size} values; "
+                f"it must have one for each of the {batch} rows",
+                tensor.name,
             )
         values: list[Any] = array.reshape(-1).tolist()
         return values
 
-    def texts(self, name: str, shown_as: str) -> list[list[str]] | None:
+    def texts(self, tensor: Tensor, shown_as: str) -> list[list[str]] | None:
         """Strings of each row, or None where the request leaves the input out.
 
         Args:
-            name: The tensor.
+            tensor: The input.
             shown_as: What the client calls it, for the error.
 
         Raises:
             InvalidRequestError: A string is not UTF-8.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
             return None
         return [[_decode(value, shown_as) for value in row.reshape(-1)] for row in array]
@@ -188,5 +198,5 @@ def _decode(value: Any, name: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
-            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}", name
         ) from None

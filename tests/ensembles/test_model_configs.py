@@ -28,7 +28,8 @@ from contract.models import (
 from contract.settings_base import Settings
 from contract.tensors import Model
 from ensembles.cpp_backend import CppBackendSettings
-from ensembles.model_configs import model_configs, render
+from ensembles.model_configs import render
+from ensembles.repository import model_configs
 from ensembles.repository_settings import RepositorySettings
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

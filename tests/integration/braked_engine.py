@@ -15,24 +15,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from python_backend.engine.onnx_engine import Engine
+from contract.model_settings import OnnxEngineSettings
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import Sequence
-from python_backend.serving import tensorrt_llm
+from python_backend.serving import onnx_model
 
 _TIMES = float(os.environ.get("SLOW_ENGINE") or 1)
 
 
-class TritonPythonModel(tensorrt_llm.TritonPythonModel):
+class TritonPythonModel(onnx_model.TritonPythonModel):
     """Generates tokens for many requests at once, as slowly as it is told."""
 
-    def initialize(self, args: dict[str, str]) -> None:
+    def load(self, args: dict[str, str]) -> tuple[OnnxEngine, OnnxEngineSettings]:
+        engine, settings = super().load(args)
         brake = Path(args["model_repository"]).parent / "brake"
-        step = Engine.step
+        step = engine.step
 
-        def slow_step(engine: Engine) -> list[Sequence]:
+        def slow_step() -> list[Sequence]:
             clocks = (time.monotonic, time.process_time)  # what else runs here slows it no further
             started_s = [clock() for clock in clocks]
-            advanced = step(engine)
+            advanced = step()
             took_s = min(clock() - start for clock, start in zip(clocks, started_s, strict=True))
             try:
                 least_s = float(brake.read_text())
@@ -41,8 +43,8 @@ class TritonPythonModel(tensorrt_llm.TritonPythonModel):
             time.sleep(max(took_s * (_TIMES - 1), least_s - took_s, 0))
             return advanced
 
-        Engine.step = slow_step  # type: ignore[assignment,method-assign]
-        super().initialize(args)
+        engine.step = slow_step  # type: ignore[method-assign]
+        return engine, settings
 
 
 __all__ = ["TritonPythonModel"]
