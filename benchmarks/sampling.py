@@ -50,7 +50,7 @@ def main() -> int:
         times_s: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
             for way, sequences in rows.items():
-                changed = logits.copy() if WAYS[way].shapes_logits else logits
+                changed = logits.copy() if sequences[0].shapers else logits
                 start_s = time.perf_counter()
                 sample(changed, sequences, selection)
                 times_s[way].append(time.perf_counter() - start_s)

@@ -62,7 +62,7 @@ class CudaRunner:
         inputs = feeds(step)
         rows = inputs["rows"].size
         tokens, logits = self._tokens[:rows], self._logits[:rows]
-        likeliest = all(each.sequence.params.takes_likeliest for each in work if each.samples)
+        likeliest = all(each.sequence.takes_likeliest for each in work if each.samples)
         try:
             for name, value in inputs.items():
                 self._binding.bind_cpu_input(name, value)

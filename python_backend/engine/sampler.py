@@ -1,6 +1,6 @@
 """Choosing the next token of each sequence of a batch from its logits.
 
-What a sequence asks for is applied here, sparsely; the passes over whole rows are ``Selection``'s.
+A sequence's shapers change its row, sparsely; the passes over whole rows are ``Selection``'s.
 The sampler knows no model and no scheduler. A sequence's choice depends on its own row and its own
 random generator only, never on its neighbours.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from python_backend.engine.selection import DRAW, ONE, Selection
-from python_backend.engine.sequence import LogProbs, Sequence, ends_with
+from python_backend.engine.sequence import LogProbs, Sequence
 
 _GREEDY = (1.0, 0.0, 1.0, 1, 1, 0)
 _STEEPEST = 1e30
@@ -36,15 +36,12 @@ def sample(
         logits, or None where the sequence asks for neither.
     """
     asking = [row for row, sequence in enumerate(sequences) if sequence.params.reports_log_probs]
-    own = {
-        row: logits[row].copy() if sequences[row].params.shapes_logits else logits[row]
-        for row in asking
-    }
+    own = {row: logits[row].copy() if sequences[row].shapers else logits[row] for row in asking}
     count = max((sequences[row].params.num_top_log_probs for row in asking), default=0)
     normalizers, tops = selection.describe(logits, asking, min(count, logits.shape[1]))
     for row, sequence in zip(logits, sequences, strict=True):
-        if sequence.params.shapes_logits:
-            _shape(row, sequence)
+        for shaper in sequence.shapers:
+            shaper.shape(row, sequence.output)
     draws = np.array([_draw(sequence) for sequence in sequences], dtype=DRAW)
     tokens = selection.choose(logits, draws)
     log_probs: list[LogProbs | None] = [None] * len(sequences)
@@ -77,25 +74,3 @@ def _draw(sequence: Sequence) -> tuple[float, float, float, int, int, int]:
         max(math.ceil(params.min_p * ONE), 1),
         0,
     )
-
-
-def _shape(row: NDArray[np.float32], sequence: Sequence) -> None:
-    """Apply bias, penalties and prohibitions to one row of logits, in this order.
-
-    It is TensorRT-LLM's, but that the temperature follows, as elsewhere, and not the bias.
-    """
-    params = sequence.params
-    if params.embedding_bias is not None:
-        row[: params.embedding_bias.size] += params.embedding_bias
-    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
-        seen, counts = np.unique(sequence.tokens(), return_counts=True)
-        values = row[seen]
-        values = np.where(
-            values > 0, values / params.repetition_penalty, values * params.repetition_penalty
-        )
-        row[seen] = values - params.presence_penalty - params.frequency_penalty * counts
-    if len(sequence.output) < params.min_tokens:
-        row[[token for token in params.end_ids if 0 <= token < row.size]] = -np.inf
-    for word in params.bad_words:
-        if ends_with(sequence.output, word[:-1]):
-            row[word[-1]] = -np.inf

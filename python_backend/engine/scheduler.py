@@ -20,7 +20,7 @@ import time
 from bisect import insort
 from dataclasses import dataclass
 
-from python_backend.engine.kv_cache import BlockPool, chain
+from python_backend.engine.kv_cache import BlockPool, chain, root
 from python_backend.engine.sequence import Sequence
 
 MAX_OVERTAKES = 8
@@ -243,7 +243,7 @@ class Scheduler:
             return
         tokens, size = sequence.tokens(), self.pool.block_tokens
         for index in range(len(sequence.digests), count):
-            before = sequence.digests[-1] if sequence.digests else b""
+            before = sequence.digests[-1] if sequence.digests else root(sequence.salt)
             part = tokens[index * size : (index + 1) * size]
             sequence.digests.append(chain(before, part))
 

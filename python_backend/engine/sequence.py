@@ -12,6 +12,14 @@ from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
 from contract.names import DEFAULT_PRIORITY
+from python_backend.engine.shaping import (
+    BadWords,
+    Bias,
+    LogitsShaper,
+    MinTokens,
+    Penalties,
+    ends_with,
+)
 
 # From the time on: an engine that is started anew must not use an id again while others still
 # know the sequence that had it.
@@ -123,23 +131,6 @@ class SamplingParams:
         """Whether log probabilities are reported: the likeliest tokens' bring the chosen one's."""
         return self.log_probs or self.num_top_log_probs > 0
 
-    @property
-    def takes_likeliest(self) -> bool:
-        """Whether the model's own likeliest token is all that is asked for."""
-        return self.greedy and not self.shapes_logits and not self.reports_log_probs
-
-    @property
-    def shapes_logits(self) -> bool:
-        """Whether anything changes the logits before a token is chosen."""
-        return (
-            self.repetition_penalty != 1
-            or self.presence_penalty != 0
-            or self.frequency_penalty != 0
-            or self.min_tokens > 0
-            or bool(self.bad_words)
-            or self.embedding_bias is not None
-        )
-
 
 class Sequence:
     """A prompt and its growing continuation.
@@ -152,6 +143,8 @@ class Sequence:
         prompt: int32 ``[tokens]``.
         params: How it is sampled.
         priority: 1 is the most urgent; see ``contract.names.PRIORITY_LEVELS``.
+        salt: Sequences share keys and values only with those of the same salt.
+        shapers: What changes its logits before a token is chosen, in this order.
         is_promoted: Whether it has waited so long that it goes before every priority.
         num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
@@ -170,11 +163,24 @@ class Sequence:
         prompt: NDArray[np.int32],
         params: SamplingParams,
         priority: int = DEFAULT_PRIORITY,
+        salt: bytes = b"",
+        shapers: tuple[LogitsShaper, ...] = (),
     ) -> None:
+        """Begin a sequence.
+
+        Args:
+            prompt: int32 ``[tokens]``.
+            params: How it is sampled.
+            priority: How urgent it is.
+            salt: What it shares keys and values by, beside its tokens, such as a tenant's name.
+            shapers: What changes its logits after what its parameters ask for.
+        """
         self.id = next(_ids)
         self.prompt = prompt
         self.params = params
         self.priority = priority
+        self.salt = salt
+        self.shapers = (*_shapers(prompt, params), *shapers)
         self.is_promoted = False
         self.num_overtaken = 0
         self.output: list[int] = []
@@ -201,6 +207,12 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the model's own likeliest token is all that is asked for."""
+        params = self.params
+        return params.greedy and not self.shapers and not params.reports_log_probs
 
     @property
     def finished(self) -> bool:
@@ -238,9 +250,22 @@ class Sequence:
             self.finish_reason = "length"
 
 
-def ends_with(tokens: list[int], word: tuple[int, ...]) -> bool:
-    """Whether a token list ends with a word; every list ends with the empty word."""
-    return len(word) <= len(tokens) and tuple(tokens[len(tokens) - len(word) :]) == word
+def _shapers(prompt: NDArray[np.int32], params: SamplingParams) -> list[LogitsShaper]:
+    """What the parameters ask for: bias, penalties and prohibitions, in this order.
+
+    It is TensorRT-LLM's, but that the temperature follows, as elsewhere, and not the bias.
+    """
+    shapers: list[LogitsShaper] = []
+    if params.embedding_bias is not None:
+        shapers.append(Bias(params.embedding_bias))
+    penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+    if penalties != (1, 0, 0):
+        shapers.append(Penalties(prompt, *penalties))
+    if params.min_tokens:
+        shapers.append(MinTokens(params.min_tokens, params.end_ids))
+    if params.bad_words:
+        shapers.append(BadWords(params.bad_words))
+    return shapers
 
 
 def _check(name: str, value: float, holds: bool, bound: str) -> None:

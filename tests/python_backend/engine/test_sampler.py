@@ -219,6 +219,27 @@ def test_a_bad_word_is_never_completed(output: tuple[int, ...], banned: list[int
     assert [token for token, logit in enumerate(logits) if logit == -np.inf] == sorted(banned)
 
 
+class Allowing:
+    """What a grammar would do: rules out what is not in a set that the output leads to."""
+
+    def shape(self, row: NDArray[np.float32], output: list[int]) -> None:
+        row[np.arange(row.size) % 2 == len(output) % 2] = -np.inf
+
+
+def test_a_further_shaper_comes_after_what_the_parameters_ask_for() -> None:
+    params = SamplingParams(max_tokens=9, bad_words=((3,),), log_probs=True)
+    sequence = Sequence(np.array([1], dtype=np.int32), params, shapers=(Allowing(),))
+    assert not sequence.takes_likeliest
+    for expected in (1, 2, 1):
+        logits = np.array([[0, 1, 2, 3]], dtype=np.float32)
+        tokens, log_probs = sample(logits, [sequence], SELECTION)
+        assert tokens == [expected]
+        sequence.append(expected, log_probs[0])
+    exact = np.arange(4) - np.log(np.exp(np.arange(4)).sum())
+    told = [each.chosen for each in sequence.log_probs]
+    assert told == pytest.approx(exact[[1, 2, 1]])
+
+
 @given(logits=LOGITS, params=PARAMS)
 def test_log_probabilities_are_the_models_own(
     logits: NDArray[np.float32], params: SamplingParams

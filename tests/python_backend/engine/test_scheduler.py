@@ -19,11 +19,14 @@ from python_backend.engine.sequence import SamplingParams, Sequence
 
 
 def make_sequence(
-    prompt: int | list[int], max_tokens: int = 5, priority: int = DEFAULT_PRIORITY
+    prompt: int | list[int],
+    max_tokens: int = 5,
+    priority: int = DEFAULT_PRIORITY,
+    salt: bytes = b"",
 ) -> Sequence:
     tokens = [0] * prompt if isinstance(prompt, int) else prompt
     params = SamplingParams(max_tokens=max_tokens)
-    return Sequence(np.array(tokens, dtype=np.int32), params, priority)
+    return Sequence(np.array(tokens, dtype=np.int32), params, priority, salt)
 
 
 def make_scheduler(blocks: int = 64, max_sequences: int = 4, max_num_tokens: int = 64) -> Scheduler:
@@ -334,6 +337,35 @@ def test_a_shared_beginning_is_computed_once() -> None:
     assert Scheduled(second, 41 - 32) in work
     assert second.blocks[:2] == first.blocks[:2]
     assert second.num_reused_blocks == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_sequences_of_different_salts_share_nothing(together: bool) -> None:
+    scheduler = make_scheduler(max_sequences=9, max_num_tokens=400)
+    salts = (b"", b"a", b"b", b"a", b"")
+    sequences = [make_sequence([7] * 40, 50, salt=salt) for salt in salts]
+    for sequence in sequences:
+        scheduler.add(sequence)
+        if not together:
+            advance(scheduler, scheduler.schedule())
+    while scheduler.waiting:
+        advance(scheduler, scheduler.schedule())
+    assert [each.num_reused_blocks for each in sequences] == [0, 0, 0, 2, 2]
+    held = [set(each.blocks[:2]) for each in sequences]
+    assert (held[0], held[1]) == (held[4], held[3])
+    assert len(held[0] | held[1] | held[2]) == 6
+
+
+def test_a_salt_does_not_stand_for_tokens() -> None:
+    """Whoever chooses a salt can't make it another sequence's digest."""
+    scheduler = make_scheduler()
+    first = make_sequence([7] * 40)
+    scheduler.add(first)
+    advance(scheduler, scheduler.schedule())
+    second = make_sequence([7] * 24, salt=first.digests[0])
+    scheduler.add(second)
+    scheduler.schedule()
+    assert second.num_reused_blocks == 0
 
 
 def test_at_least_the_last_token_is_computed() -> None:
