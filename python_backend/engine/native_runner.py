@@ -21,7 +21,7 @@ from python_backend.engine.engine_config import WEIGHTS_FILE, EngineConfig
 from python_backend.engine.kernels import load_kernels
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.scheduled import Scheduled
 
 _PANEL = 64
 _LANES = 16
@@ -165,7 +165,7 @@ class NativeRunner:
         self._decode.restype = None
         self._packer = Packer(limits)
         arena = _Arena()
-        self._logits = arena.zeros(limits.max_sequences, config.vocab_size)
+        self._logits = arena.zeros(limits.max_rows, config.vocab_size)
         weights = _Weights(kernels, folder, config, description, arena)
         self._attention = KernelAttention(
             kernels,

@@ -22,7 +22,7 @@ from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig, segme
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.scheduled import Scheduled
 
 
 class OnnxRunner:
@@ -67,7 +67,7 @@ class OnnxRunner:
         self._residual = np.zeros((limits.max_tokens, config.hidden_size), dtype=np.float32)
         # Arrays lie at the beginning of the buffers, so their sizes say which they are.
         self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
-        self._logits = np.zeros((limits.max_sequences, config.vocab_size), dtype=np.float32)
+        self._logits = np.zeros((limits.max_rows, config.vocab_size), dtype=np.float32)
         self.rotary = load_rotary(folder, config)
         self.attention: Attention = load_attention(
             layout,

@@ -42,6 +42,20 @@ class LogProbs(NamedTuple):
     top: list[float]
 
 
+class Outcome(NamedTuple):
+    """What a step's rows of logits say of one sequence.
+
+    Attributes:
+        scored: How likely the prompt's next tokens were.
+        tokens: What is chosen after its newest token and after each draft, as if that were right.
+        log_probs: How likely these were, where asked for.
+    """
+
+    scored: list[LogProbs]
+    tokens: list[int]
+    log_probs: list[LogProbs | None]
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen and when a sequence ends. Names and meaning are TensorRT-LLM's.
@@ -50,7 +64,8 @@ class SamplingParams:
     temperature.
 
     Attributes:
-        max_tokens: Most tokens to generate.
+        max_tokens: Most tokens to generate; 0 where the prompt's log probabilities are all that is
+            wanted.
         temperature: Divides the logits before sampling; 0 is greedy.
         top_k: Sample among the k likeliest tokens; 0 is all, 1 is greedy.
         top_p: Sample among the likeliest tokens whose probabilities add up to p; 0 is off.
@@ -70,6 +85,8 @@ class SamplingParams:
         log_probs: Whether to report each token's log probability (of the model's own logits).
         num_top_log_probs: How many of the likeliest tokens to report as well beside each token, at
             most ``MAX_TOP_LOG_PROBS``.
+        num_prompt_log_probs: Of how many of the prompt's last tokens to report the log probability,
+            with as many of the likeliest beside it. The first token has none.
     """
 
     max_tokens: int
@@ -88,6 +105,7 @@ class SamplingParams:
     embedding_bias: NDArray[np.float32] | None = field(default=None, compare=False)
     log_probs: bool = False
     num_top_log_probs: int = 0
+    num_prompt_log_probs: int = 0
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -96,7 +114,10 @@ class SamplingParams:
             InvalidRequestError: A value is out of bounds; the message names it.
         """
         penalty = self.repetition_penalty
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
+        scored = self.num_prompt_log_probs
+        _check("num_prompt_log_probs", scored, scored >= 0, "0 or more")
+        least = 0 if scored else 1
+        _check("max_tokens", self.max_tokens, self.max_tokens >= least, f"at least {least}")
         _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
         _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
         _check("top_p", self.top_p, 0 <= self.top_p <= 1, "between 0 and 1")
@@ -149,6 +170,10 @@ class Sequence:
         num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
         log_probs: How likely each output token was, where asked for.
+        drafts: Guesses at the tokens after the newest one, of the vocabulary. Whoever has some puts
+            them here before a step, which may compute them and takes those that are right.
+        prompt_log_probs: How likely the prompt's last tokens were, where asked for, as far as that
+            is known yet.
         num_computed: Tokens whose keys and values are in the cache.
         blocks: The cache's blocks that hold them, in order.
         digests: What identifies each of its full blocks, as far as that was worked out.
@@ -185,6 +210,8 @@ class Sequence:
         self.num_overtaken = 0
         self.output: list[int] = []
         self.log_probs: list[LogProbs] = []
+        self.drafts: list[int] = []
+        self.prompt_log_probs: list[LogProbs] = []
         self.num_computed = 0
         self.blocks: list[int] = []
         self.digests: list[bytes] = []
@@ -196,11 +223,13 @@ class Sequence:
         self.first_token_ns = 0
         self.last_token_ns = 0
         self.gap_ns = 0
-        self.random = np.random.Generator(np.random.Philox(params.seed))
+        self._generator = np.random.Generator(np.random.Philox(params.seed))
+        self._numbers: list[float] = []
+        self._num_scored = min(params.num_prompt_log_probs, len(prompt) - 1)
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and output together."""
+        """Prompt and output together, without drafts."""
         return len(self.prompt) + len(self.output)
 
     @property
@@ -209,10 +238,24 @@ class Sequence:
         return self.num_tokens - self.num_computed
 
     @property
+    def num_unscored(self) -> int:
+        """Tokens of the prompt whose log probability is wanted and not known yet."""
+        return self._num_scored - len(self.prompt_log_probs)
+
+    @property
+    def next_row(self) -> int:
+        """The place of the first token after which logits are still wanted.
+
+        That is the newest one, or, where a prompt is scored (before there is any output), the one
+        before the first token of which the log probability is still wanted.
+        """
+        return self.num_tokens - 1 - self.num_unscored
+
+    @property
     def takes_likeliest(self) -> bool:
         """Whether the model's own likeliest token is all that is asked for."""
-        params = self.params
-        return params.greedy and not self.shapers and not params.reports_log_probs
+        reports = self.params.reports_log_probs or self.num_unscored
+        return self.params.greedy and not (self.shapers or reports)
 
     @property
     def finished(self) -> bool:
@@ -224,11 +267,40 @@ class Sequence:
         return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
 
     def pending(self, count: int) -> NDArray[np.int32]:
-        """The next tokens to compute, int32 ``[count]``."""
-        if self.num_computed >= len(self.prompt):
-            start = self.num_computed - len(self.prompt)
-            return np.asarray(self.output[start : start + count], dtype=np.int32)
-        return self.tokens()[self.num_computed : self.num_computed + count]
+        """The next tokens to compute, int32 ``[count]``; drafts come last."""
+        start = self.num_computed - len(self.prompt)
+        following = [*self.output[max(start, 0) :], *self.drafts]
+        if start >= 0:
+            return np.asarray(following[:count], dtype=np.int32)
+        rest = self.prompt[start:][:count]
+        after = np.asarray(following[: count - len(rest)], dtype=np.int32)
+        return np.concatenate([rest, after])
+
+    def random(self, index: int) -> float:
+        """The number, in ``[0, 1)``, that the output's token of this index is drawn with.
+
+        It is the same however often the token is drawn, as it is again after a wrong draft.
+        """
+        while len(self._numbers) <= index:
+            self._numbers.append(self._generator.random())
+        return self._numbers[index]
+
+    def take(self, outcome: Outcome) -> int:
+        """Take what a step says, and of the tokens that it chose those that follow right ones.
+
+        Returns:
+            How many drafts were right.
+        """
+        self.prompt_log_probs += outcome.scored
+        if not outcome.tokens:
+            return 0
+        drafts, self.drafts = self.drafts[: len(outcome.tokens) - 1], []
+        for right, draft in enumerate(drafts):
+            self.append(outcome.tokens[right], outcome.log_probs[right])
+            if self.finished or outcome.tokens[right] != draft:
+                return right
+        self.append(outcome.tokens[-1], outcome.log_probs[-1])
+        return len(drafts)
 
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""
@@ -238,6 +310,9 @@ class Sequence:
         else:
             self.first_token_ns = now_ns
         self.last_token_ns = now_ns
+        if not self.params.max_tokens:
+            self.finish_reason = "length"
+            return
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return
