@@ -57,6 +57,20 @@ class Runner(Protocol):
         """
 
 
+class Observer(Protocol):
+    """Is shown what attention is given, for whoever wants to know a model's activations."""
+
+    def __call__(self, layer: int, batch: PackedBatch, qkv: NDArray[np.float32]) -> None:
+        """Look at a layer's queries, keys and values.
+
+        Args:
+            layer: Which layer.
+            batch: Whose tokens.
+            qkv: ``[tokens, (num_heads + 2 * num_kv_heads) * head_dim]``, not rotated; valid during
+                the call, and not to be changed.
+        """
+
+
 @dataclass(frozen=True)
 class Packed:
     """A step's tokens, of all its sequences side by side without padding.
