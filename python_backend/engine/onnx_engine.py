@@ -229,10 +229,7 @@ class Engine:
         if not isinstance(computed, list):
             return sample(computed, work, self._selection)
         tokens = iter(computed)
-        return [
-            Outcome([], list(islice(tokens, each.num_rows)), [None] * each.num_rows)
-            for each in work
-        ]
+        return [Outcome([], list(islice(tokens, each.num_rows)), []) for each in work]
 
     def _remove(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)

@@ -99,19 +99,20 @@ class Packer:
         np.cumsum([each.num_tokens for each in work], out=starts[1:])
         lengths = np.array([each.sequence.num_computed for each in work], dtype=np.int32)
         tables = np.zeros((len(work), max(len(e.sequence.blocks) for e in work)), dtype=np.int32)
+        ids: list[int] = []
         for index, each in enumerate(work):
-            sequence = each.sequence
-            last = sequence.num_computed + each.num_tokens - each.num_drafts
-            assert last <= sequence.num_tokens, "tokens that don't exist"
-            tables[index, : len(sequence.blocks)] = sequence.blocks
-            self._ids[starts[index] : starts[index + 1]] = sequence.pending(each.num_tokens)
+            blocks = each.sequence.blocks
+            tables[index, : len(blocks)] = blocks
+            ids += each.sequence.pending(each.num_tokens)
+        assert len(ids) == starts[-1], "tokens that don't exist"
+        self._ids[: len(ids)] = ids
         # Each sequence's rows are those of its last tokens.
         counts = np.array([each.num_rows for each in work], dtype=np.int64)
         ends = np.cumsum(counts)
         rows = self._rows[: counts.sum()]
         rows[:] = np.arange(rows.size) + np.repeat(starts[1:] - ends, counts)
         batch = PackedBatch(starts, lengths, tables)
-        return Packed(self._ids[: starts[-1]], rows, batch)
+        return Packed(self._ids[: len(ids)], rows, batch)
 
 
 def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ the drafts before it only, never on its neighbours.
 from __future__ import annotations
 
 import math
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -36,23 +37,22 @@ def sample(
         For each of ``work`` the tokens that are chosen, and log probabilities under the model's own
         logits where the sequence asks for them.
     """
-    spans = _spans(work)
-    own = _describe(logits, spans, selection)
-    for span in spans:
-        _shape(logits, span)
-    choosing = [row for span in spans for row in span.chosen]
-    draws = [_draw(span.sequence, ahead) for span in spans for ahead in range(len(span.chosen))]
-    tokens = selection.choose(logits, choosing, np.array(draws, dtype=DRAW))
-    at = dict(zip(choosing, tokens, strict=True))
-    return [_outcome(span, own, at) for span in spans]
-
-
-class _Span(NamedTuple):
-    """Which rows are a sequence's: those that score its prompt, and those that it chooses from."""
-
-    sequence: Sequence
-    scored: range
-    chosen: range
+    firsts = _first_rows(work)
+    own = _describe(logits, work, firsts, selection)
+    choosing, draws = [], []
+    for each, first in zip(work, firsts, strict=True):
+        sequence = each.sequence
+        for ahead in range(each.num_chosen):
+            row = first + each.num_scored + ahead
+            choosing.append(row)
+            draws.append(_draw(sequence, ahead))
+            if sequence.shapers:
+                _shape(logits[row], sequence, ahead)
+    tokens = iter(selection.choose(logits, choosing, np.array(draws, dtype=DRAW)))
+    return [
+        _outcome(each, first, list(islice(tokens, each.num_chosen)), own)
+        for each, first in zip(work, firsts, strict=True)
+    ]
 
 
 class _Row(NamedTuple):
@@ -69,25 +69,23 @@ class _Row(NamedTuple):
         return LogProbs(chosen, self.likeliest.tolist(), top.tolist())
 
 
-def _spans(work: list[Scheduled]) -> list[_Span]:
-    spans, row = [], 0
-    for each in work:
-        scored = range(row, row + each.num_scored)
-        chosen = range(scored.stop, scored.stop + each.num_chosen)
-        spans.append(_Span(each.sequence, scored, chosen))
-        row = chosen.stop
-    return spans
+def _first_rows(work: list[Scheduled]) -> list[int]:
+    """The first row of each, if it has any."""
+    return list(accumulate((each.num_rows for each in work[:-1]), initial=0))
 
 
 def _describe(
-    logits: NDArray[np.float32], spans: list[_Span], selection: Selection
+    logits: NDArray[np.float32], work: list[Scheduled], firsts: list[int], selection: Selection
 ) -> dict[int, _Row]:
     """The rows of which log probabilities are asked for, before any is shaped."""
     asked: dict[int, tuple[Sequence, bool]] = {}
-    for sequence, scored, chosen in spans:
-        asked.update(dict.fromkeys(scored, (sequence, False)))
+    for each, first in zip(work, firsts, strict=True):
+        sequence, chosen = each.sequence, first + each.num_scored
+        for row in range(first, chosen):
+            asked[row] = sequence, False
         if sequence.params.reports_log_probs:
-            asked.update(dict.fromkeys(chosen, (sequence, bool(sequence.shapers))))
+            for row in range(chosen, chosen + each.num_chosen):
+                asked[row] = sequence, bool(sequence.shapers)
     if not asked:
         return {}
     counts = [sequence.params.num_top_log_probs for sequence, _ in asked.values()]
@@ -100,15 +98,11 @@ def _describe(
     }
 
 
-def _shape(logits: NDArray[np.float32], span: _Span) -> None:
-    """Have a sequence's shapers change the rows that it chooses from, each after its drafts."""
-    sequence = span.sequence
-    if not sequence.shapers:
-        return
-    for ahead, row in enumerate(span.chosen):
-        output = [*sequence.output, *sequence.drafts[:ahead]] if ahead else sequence.output
-        for shaper in sequence.shapers:
-            shaper.shape(logits[row], output)
+def _shape(row: NDArray[np.float32], sequence: Sequence, ahead: int) -> None:
+    """Have a sequence's shapers change a row that comes after so many drafts."""
+    output = [*sequence.output, *sequence.drafts[:ahead]] if ahead else sequence.output
+    for shaper in sequence.shapers:
+        shaper.shape(row, output)
 
 
 def _draw(sequence: Sequence, ahead: int) -> tuple[float, float, float, int, int, int]:
@@ -132,13 +126,15 @@ def _draw(sequence: Sequence, ahead: int) -> tuple[float, float, float, int, int
     )
 
 
-def _outcome(span: _Span, own: dict[int, _Row], at: dict[int, int]) -> Outcome:
-    sequence, scored, chosen = span
-    first = len(sequence.prompt) - sequence.num_unscored
-    targets = sequence.prompt[first : first + len(scored)].tolist()
-    tokens = [at[row] for row in chosen]
+def _outcome(each: Scheduled, first: int, tokens: list[int], own: dict[int, _Row]) -> Outcome:
+    if not own:
+        return Outcome([], tokens, [])
+    sequence, chosen = each.sequence, first + each.num_scored
+    next_scored = len(sequence.prompt) - sequence.num_unscored
+    targets = sequence.prompt[next_scored:][: each.num_scored].tolist()
+    scored = [own[first + place].log_probs(target) for place, target in enumerate(targets)]
+    if not sequence.params.reports_log_probs:
+        return Outcome(scored, tokens, [])
     return Outcome(
-        [own[row].log_probs(target) for row, target in zip(scored, targets, strict=True)],
-        tokens,
-        [own[row].log_probs(at[row]) if row in own else None for row in chosen],
+        scored, tokens, [own[chosen + ahead].log_probs(token) for ahead, token in enumerate(tokens)]
     )

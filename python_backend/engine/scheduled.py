@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from python_backend.engine.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class Scheduled:
+class Scheduled(NamedTuple):
     """Tokens of one sequence that are computed in one step, from ``num_computed`` on.
 
     Logits are wanted after the last of them, a row each: first those that tell how likely a next
@@ -40,7 +39,7 @@ class Scheduled:
     @classmethod
     def of(cls, sequence: Sequence, num_tokens: int) -> Scheduled:
         """A sequence's next tokens, without drafts, and the rows that it still wants of them."""
-        start, newest = sequence.num_computed, sequence.num_tokens - 1
-        end = start + num_tokens
-        num_scored = max(min(end, newest) - max(start, sequence.next_row), 0)
-        return cls(sequence, num_tokens, num_scored, num_chosen=int(end > newest))
+        known, end = sequence.num_tokens, sequence.num_computed + num_tokens
+        num_chosen = int(end == known)
+        num_rows = min(num_tokens, max(end - sequence.next_row, 0))
+        return cls(sequence, num_tokens, num_rows - num_chosen, num_chosen)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from python_backend.engine.kv_cache import BlockPool, chain, root
 from python_backend.engine.scheduled import Scheduled
@@ -133,7 +133,8 @@ class Scheduler:
         full_before = sequence.num_computed // self.pool.block_tokens
         sequence.num_computed += work.num_tokens - work.num_drafts + right
         full = sequence.num_computed // self.pool.block_tokens
-        self._extend_digests(sequence, full)
+        if full > full_before:
+            self._extend_digests(sequence, full)
         for index in range(full_before, full):
             self.pool.remember(sequence.blocks[index], sequence.digests[index])
         if right < work.num_drafts:
@@ -219,8 +220,8 @@ class Scheduler:
                 self._take_blocks(sequence, work.num_tokens + count)
                 step.tokens -= count
                 step.rows -= count
-                step.work[index] = replace(
-                    work, num_tokens=work.num_tokens + count, num_chosen=1 + count
+                step.work[index] = work._replace(
+                    num_tokens=work.num_tokens + count, num_chosen=1 + count
                 )
 
     def _take_blocks(self, sequence: Sequence, num_tokens: int) -> None:

@@ -48,12 +48,12 @@ class Outcome(NamedTuple):
     Attributes:
         scored: How likely the prompt's next tokens were.
         tokens: What is chosen after its newest token and after each draft, as if that were right.
-        log_probs: How likely these were, where asked for.
+        log_probs: How likely these were, one each or, where not asked for, none.
     """
 
     scored: list[LogProbs]
     tokens: list[int]
-    log_probs: list[LogProbs | None]
+    log_probs: list[LogProbs]
 
 
 @dataclass(frozen=True)
@@ -266,15 +266,13 @@ class Sequence:
         """Prompt and output, int32 ``[tokens]``."""
         return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
 
-    def pending(self, count: int) -> NDArray[np.int32]:
-        """The next tokens to compute, int32 ``[count]``; drafts come last."""
+    def pending(self, count: int) -> list[int]:
+        """The next tokens to compute; drafts come last."""
         start = self.num_computed - len(self.prompt)
-        following = [*self.output[max(start, 0) :], *self.drafts]
         if start >= 0:
-            return np.asarray(following[:count], dtype=np.int32)
-        rest = self.prompt[start:][:count]
-        after = np.asarray(following[: count - len(rest)], dtype=np.int32)
-        return np.concatenate([rest, after])
+            return [*self.output[start:], *self.drafts][:count]
+        rest: list[int] = self.prompt[start:][:count].tolist()
+        return rest + [*self.output, *self.drafts][: count - len(rest)]
 
     def random(self, index: int) -> float:
         """The number, in ``[0, 1)``, that the output's token of this index is drawn with.
@@ -291,16 +289,18 @@ class Sequence:
         Returns:
             How many drafts were right.
         """
-        self.prompt_log_probs += outcome.scored
-        if not outcome.tokens:
+        scored, tokens, log_probs = outcome
+        self.prompt_log_probs += scored
+        if not tokens:
             return 0
-        drafts, self.drafts = self.drafts[: len(outcome.tokens) - 1], []
-        for right, draft in enumerate(drafts):
-            self.append(outcome.tokens[right], outcome.log_probs[right])
-            if self.finished or outcome.tokens[right] != draft:
-                return right
-        self.append(outcome.tokens[-1], outcome.log_probs[-1])
-        return len(drafts)
+        drafts, self.drafts = self.drafts, []
+        right = 0
+        for token in tokens:
+            self.append(token, log_probs[right] if log_probs else None)
+            if right == len(tokens) - 1 or self.finished or token != drafts[right]:
+                break
+            right += 1
+        return right
 
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""

@@ -57,7 +57,9 @@ def sample(
     work = [Scheduled(sequence, 1, num_chosen=1) for sequence in sequences]
     outcomes = sampler.sample(logits, work, selection)
     assert all(each.scored == [] and len(each.tokens) == 1 for each in outcomes)
-    return [each.tokens[0] for each in outcomes], [each.log_probs[0] for each in outcomes]
+    return [each.tokens[0] for each in outcomes], [
+        next(iter(each.log_probs), None) for each in outcomes
+    ]
 
 
 def shaped(logits: list[float], output: tuple[int, ...] = (), **settings: Any) -> list[float]:

@@ -65,7 +65,7 @@ def outcome_of(work: Scheduled, follow: Follow) -> Outcome:
     chosen = [follow(tokens + sequence.drafts[:ahead]) for ahead in range(work.num_chosen)]
     assert not chosen or end - work.num_chosen == len(tokens) - 1
     log_probs = [LogProbs(place, [], []) for place in scored]
-    return Outcome(log_probs, chosen, [None] * len(chosen))
+    return Outcome(log_probs, chosen, [])
 
 
 def advance(scheduler: Scheduler, work: list[Scheduled], follow: Follow = lambda _: 0) -> None:
