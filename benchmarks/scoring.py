@@ -20,14 +20,14 @@ import numpy as np
 from benchmarks.bench_checkpoint import CONFIG, make_checkpoint
 from benchmarks.memory_use import memory_bytes
 from build.engine_folder import build_engine
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 SPARE_ROWS = (8, 32, 64, 128, 512)
 PROMPT_TOKENS = 2000
 
 
-def score(engine: Engine, rng: np.random.Generator, scored: int) -> float:
+def score(engine: OnnxEngine, rng: np.random.Generator, scored: int) -> float:
     """Processor seconds until a prompt is read and so many of its tokens are scored."""
     prompt = rng.integers(10, CONFIG["vocab_size"], PROMPT_TOKENS, dtype=np.int32)
     sequence = Sequence(prompt, SamplingParams(max_tokens=1, num_prompt_log_probs=scored))
@@ -42,7 +42,7 @@ def score(engine: Engine, rng: np.random.Generator, scored: int) -> float:
 
 def measure(folder: Path, spare_rows: int, rng: np.random.Generator) -> tuple[float, float, float]:
     """Processor seconds without and with log probabilities, and the megabytes that these take."""
-    engine = Engine(folder, spare_rows=spare_rows)
+    engine = OnnxEngine(folder, spare_rows=spare_rows)
     plain_s = min(score(engine, rng, 0) for _ in range(2))
     before = memory_bytes(os.getpid()) - engine.kv_cache_resident_bytes
     scored_s = score(engine, rng, PROMPT_TOKENS - 1)

@@ -20,8 +20,8 @@ from build.recipe import CALIBRATION_TEXT
 from python_backend.engine.attention import BLOCK_TOKENS, Layout, PackedBatch, rotate_heads
 from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig
 from python_backend.engine.kv_cache import KVMemory
-from python_backend.engine.onnx_engine import available_cores
 from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.processor import available_cores
 from python_backend.engine.runner import Limits, load_rotary
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import SamplingParams, Sequence
@@ -60,7 +60,7 @@ class _Magnitudes:
         """Queries and keys as attention sees them, ``[tokens, heads, head_dim]``."""
         config = self._config
         heads = qkv.reshape(len(qkv), -1, config.head_dim)[:, : -config.num_kv_heads]
-        if layer in config.attention.unrotated_layers:
+        if not config.decoder.heads[layer].rotary_dim:
             return heads
         counts = np.diff(batch.starts)
         positions = np.concatenate(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from python_backend.engine.attention import can_attend_int8
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
 
@@ -75,7 +75,7 @@ WAYS: dict[str, Any] = {
 
 
 def run(
-    engine: Engine,
+    engine: OnnxEngine,
     ways: list[SamplingParams],
     propose: Propose | None = None,
     become: list[Sequence] | None = None,
@@ -100,7 +100,7 @@ def told(sequences: list[Sequence]) -> list[Any]:
     return [(each.output, each.finish_reason) for each in sequences]
 
 
-def check_log_probs(engine: Engine, found: list[Sequence], expected: list[Sequence]) -> None:
+def check_log_probs(engine: OnnxEngine, found: list[Sequence], expected: list[Sequence]) -> None:
     """The same bits where the native decoder runs; see test_invariance.py."""
     for one, other in zip(found, expected, strict=True):
         for name in ("log_probs", "prompt_log_probs"):
@@ -115,11 +115,11 @@ def check_log_probs(engine: Engine, found: list[Sequence], expected: list[Sequen
 @pytest.mark.parametrize("way", WAYS)
 def test_whatever_is_guessed_the_same_comes_of_it(folder: Path, way: str) -> None:
     ways = [WAYS[way]]
-    expected = run(Engine(folder, num_threads=1), ways)
+    expected = run(OnnxEngine(folder, num_threads=1), ways)
     if way != "stop words":
         assert len({tuple(each.output) for each in expected}) == len(PROMPTS)
     for propose in (oracle, wrong, chance):
-        engine = Engine(folder, num_threads=1)
+        engine = OnnxEngine(folder, num_threads=1)
         found = run(engine, ways, propose, expected)
         assert told(found) == told(expected)
         check_log_probs(engine, found, expected)
@@ -130,9 +130,9 @@ def test_so_it_does_in_little_memory_in_chunks_and_with_known_prefixes(
     folder: Path, propose: Propose
 ) -> None:
     ways = list(WAYS.values())
-    expected = run(Engine(folder, num_threads=1), ways)
-    block_bytes = Engine(folder).layout.block_bytes
-    engine = Engine(
+    expected = run(OnnxEngine(folder, num_threads=1), ways)
+    block_bytes = OnnxEngine(folder).layout.block_bytes
+    engine = OnnxEngine(
         folder,
         num_threads=1,
         max_sequences=4,
@@ -151,25 +151,25 @@ def test_so_it_does_in_little_memory_in_chunks_and_with_known_prefixes(
 
 def test_shapers_see_the_drafts_before_a_row(folder: Path) -> None:
     ways = [GREEDY, SEEDED]
-    expected = run(Engine(folder, num_threads=1), ways, shapers=(Odd(),))
+    expected = run(OnnxEngine(folder, num_threads=1), ways, shapers=(Odd(),))
     for each in expected:
         parities = np.array(each.output) % 2
         assert (parities[1:] != parities[:-1]).all()
     for propose in (oracle, wrong, chance):
-        found = run(Engine(folder, num_threads=1), ways, propose, expected, (Odd(),))
+        found = run(OnnxEngine(folder, num_threads=1), ways, propose, expected, (Odd(),))
         assert told(found) == told(expected)
 
 
 def test_a_quantized_engine_here_keeps_keys_and_values_in_int8(folder: Path) -> None:
     """So that the tests above are about these, too."""
-    engine = Engine(folder)
+    engine = OnnxEngine(folder)
     if engine.config.precision != "fp32" and can_attend_int8(1):
         assert engine.layout.kv_dtype == "int8"
 
 
 def test_what_is_guessed_right_takes_fewer_steps(folder: Path) -> None:
     def steps(propose: Propose | None) -> int:
-        engine, count = Engine(folder, num_threads=1), 0
+        engine, count = OnnxEngine(folder, num_threads=1), 0
         sequence = Sequence(PROMPTS[1], GREEDY)
         engine.add(sequence)
         while engine.has_work:
@@ -179,7 +179,7 @@ def test_what_is_guessed_right_takes_fewer_steps(folder: Path) -> None:
             count += 1
         return count
 
-    (output,) = Engine(folder, num_threads=1).generate([PROMPTS[1]], GREEDY)
+    (output,) = OnnxEngine(folder, num_threads=1).generate([PROMPTS[1]], GREEDY)
     assert (steps(None), steps(wrong)) == (24, 24)
     # Six drafts and the token after them in each step, the prompt's too.
     assert steps(oracle) == 4

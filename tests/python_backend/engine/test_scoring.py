@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import InvalidRequestError
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
 
@@ -26,17 +26,17 @@ GENERATED = SamplingParams(
 )
 SCORED = SamplingParams(max_tokens=0, num_prompt_log_probs=30, num_top_log_probs=2)
 
-Load = Callable[..., Engine]
+Load = Callable[..., OnnxEngine]
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Load:
     root: Path = tmp_path_factory.mktemp(request.param)
     build_engine(make_checkpoint(root / "checkpoint"), root / "1", request.param)
-    return partial(Engine, root / "1", num_threads=1)
+    return partial(OnnxEngine, root / "1", num_threads=1)
 
 
-def run(engine: Engine, *sequences: Sequence) -> list[Sequence]:
+def run(engine: OnnxEngine, *sequences: Sequence) -> list[Sequence]:
     for sequence in sequences:
         engine.check(sequence.prompt, sequence.params)
         engine.add(sequence)
@@ -54,7 +54,7 @@ def texts(generated: list[Sequence]) -> list[NDArray[np.int32]]:
     return [each.tokens() for each in generated]
 
 
-def same(engine: Engine, found: list[LogProbs], expected: list[LogProbs]) -> bool:
+def same(engine: OnnxEngine, found: list[LogProbs], expected: list[LogProbs]) -> bool:
     if engine.runner.name.startswith("native"):
         return found == expected
     ids = [each.top_ids for each in found] == [each.top_ids for each in expected]
