@@ -24,7 +24,7 @@ VERSION ?=#! the version to promote
 KEEP ?= 5#! how many versions `make prune` keeps
 ARTIFACTS ?= artifacts#! where built versions are kept
 SIGNING_KEY ?= .keys/signing.pem#! the private key that signs them, made on first use
-SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/settings.py
+SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/repository_settings.py
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 CLIENTS_VENV ?= .venv-clients#! the environment of other people's clients, to test the gateway with
@@ -127,7 +127,7 @@ demo-score: venv ## Examine the demo model on held-out questions, through its en
 
 .PHONY: classifier
 classifier: venv ## Train the safety policies' small classifier anew (seconds)
-	@$(run) -m build.classifier policies/classifiers/prompt_injection
+	@$(run) -m build.train_classifier policies/classifiers/prompt_injection
 
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
@@ -141,7 +141,7 @@ perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a
 
 .PHONY: bench-engine
 bench-engine: venv ## Measure the engine in process on a model of half a billion random weights
-	@$(run) -m benchmarks.engine $(ARGS)
+	@$(run) -m benchmarks.engine_throughput $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: $(VENV)/.dev ## Measure Trireme beside other CPU engines, each in its own environment
@@ -162,7 +162,7 @@ bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture
 
 .PHONY: bench-cache
 bench-cache: repository ## Measure what the KV cache wastes and saves, on the served engine
-	@$(run) -m benchmarks.cache --engine "$$(dirname "$(REPOSITORY)"/tensorrt_llm/*/engine.json)" $(ARGS)
+	@$(run) -m benchmarks.cache_use --engine "$$(dirname "$(REPOSITORY)"/tensorrt_llm/*/engine.json)" $(ARGS)
 
 .PHONY: bench-tenants
 bench-tenants: venv ## Measure what keys, limits and the audit add to a request (ARGS='--redis URL')
@@ -182,7 +182,7 @@ bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 
 .PHONY: bench-gateway
 bench-gateway: repository ## Measure what the gateway costs beside Triton's own gRPC
-	@$(run) -m benchmarks.gateway --repository "$(REPOSITORY)" $(ARGS)
+	@$(run) -m benchmarks.gateway_cost --repository "$(REPOSITORY)" $(ARGS)
 
 .PHONY: bench-priorities
 bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
@@ -195,7 +195,7 @@ test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
-	@$(run_modelopt) -m pytest tests/build/tensorrt_llm/test_quantize.py $(ARGS)
+	@$(run_modelopt) -m pytest tests/build/tensorrt_llm/test_modelopt_quantize.py $(ARGS)
 
 # What could not be looked up is named; it fails with AUDIT_ARGS=--strict.
 .PHONY: audit-dependencies
@@ -244,7 +244,7 @@ $(VENV)/.serving: requirements/serving.txt
 	@echo 'Installing the serving environment in $(VENV) (a 150 MB download, once)'
 	@rm -rf "$(VENV)" && $(PYTHON) -m venv "$(VENV)"
 	@$(run) $(install_lock) requirements/serving.txt
-	@$(run) -m ops.triton > /dev/null
+	@$(run) -m ops.triton_process > /dev/null
 	@$(run) -m clients.perf_analyzer > /dev/null
 	@touch "$@"
 

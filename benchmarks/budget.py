@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.checkpoint import CONFIG, make_checkpoint
-from build.engine import build_engine
-from python_backend.engine.engine import Engine
+from benchmarks.bench_checkpoint import CONFIG, make_checkpoint
+from build.engine_folder import build_engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 BUDGETS = (32, 64, 128, 256, 512, 1024)

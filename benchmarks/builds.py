@@ -13,15 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from build.artifacts.artifact_store import Store
 from build.artifacts.manifest import DigestCache
-from build.artifacts.report import build_table, newest_artifacts
 from build.artifacts.signing import signing_key
-from build.artifacts.store import Store
+from build.artifacts.versions_report import build_table, newest_artifacts
 from build.pipeline import Workshop, build
 from build.plan import make_plan
 from build.progress import ProgressLine
 from build.recipe import load_recipe, make_recipe
-from python_backend.engine.config import PRECISIONS
+from python_backend.engine.engine_config import PRECISIONS
 from tests.build.builds import make_model
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "smollm3")

@@ -30,13 +30,13 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from benchmarks.checkpoint import make_checkpoint
-from build.engine import build_engine
-from python_backend.engine.config import GRAPH_FILE, PRECISIONS, EngineConfig
+from benchmarks.bench_checkpoint import make_checkpoint
+from build.engine_folder import build_engine
+from contract.errors import EngineError
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import GRAPH_FILE, PRECISIONS, EngineConfig
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
-from python_backend.errors import EngineError
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _COPIED_BYTES = 1 << 30

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.demo.data import Example, held_out, training_examples
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from build.quantize import Int4Method
-from python_backend.engine.config import Precision
+from python_backend.engine.engine_config import Precision
 from python_backend.text.tokenizer import TextTokenizer
 from tests.build.packed import PackedEngine
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.checkpoint import make_checkpoint
+from benchmarks.bench_checkpoint import make_checkpoint
+from benchmarks.bench_tokenizer import text_of
 from benchmarks.peers.workers import trireme_server
-from benchmarks.tokenizer import text_of
-from ops.gateway import GatewayServer
-from ops.triton import Ports, TritonServer
+from ops.gateway_process import GatewayServer
+from ops.triton_process import Ports, TritonServer
 
 
 @dataclass(frozen=True)

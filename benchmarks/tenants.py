@@ -16,20 +16,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.log import FileAuditLog
-from gateway.audit.settings import AuditSettings
 from gateway.database import open_database
 from gateway.interfaces import AuditRecord, Principal
 from gateway.limits.account import Store
+from gateway.limits.in_memory import MemoryStore
+from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
-from gateway.limits.model import Limits
 from gateway.limits.redis import RedisStore, connect
 from gateway.tenants.authenticator import TenantAuthenticator
 from gateway.tenants.directory import Directory
-from gateway.tenants.model import KeyPolicy, TenantPolicy
 from gateway.tenants.registry import Registry
-from gateway.tenants.settings import TenantSettings
+from gateway.tenants.tenant import KeyPolicy, TenantPolicy
+from gateway.tenants.tenant_settings import TenantSettings
 
 _ROUNDS = 500
 _CONCURRENT = 32

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from build.demo.data import held_out
 from build.quality.suite import load_suite
 from clients import Client
-from ops.triton import TritonServer
+from ops.triton_process import TritonServer
 from python_backend.safety.policy import load_policies
 from python_backend.safety.scanner import RuleSet, Scanner
 from python_backend.text.tokenizer import TextTokenizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.tokenizer import FIRST_WORD, VOCAB_SIZE
+from benchmarks.bench_tokenizer import FIRST_WORD, VOCAB_SIZE
 
 Prompt = NDArray[np.int32]
 

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from build.artifacts.artifact_store import Artifact, Store
 from build.artifacts.manifest import DigestCache
 from build.artifacts.promotion import Repository
 from build.artifacts.signing import signing_key
-from build.artifacts.store import Artifact, Store
-from build.errors import BuildError, RecipeError, UnfinishedError
+from build.build_errors import BuildError, RecipeError, UnfinishedError
 from build.pipeline import Workshop, build
 from build.plan import make_plan
 from build.progress import ProgressLine
 from build.recipe import Recipe, TensorRTLLMRecipe, load_recipe, make_recipe
 from build.tensorrt_llm.serving import assemble_command
-from python_backend.errors import TriremeError
+from contract.errors import TriremeError
 
 UNFINISHED = 3
 

@@ -19,7 +19,7 @@ from build.decoder import DecoderSpec
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.segments import Segment
 from build.storage import FloatStorage
-from build.tensors import Tensors
+from build.weight_tensors import Tensors
 from python_backend.engine.attention import BLOCK_TOKENS, Layout, NumpyAttention, PackedBatch
 
 Moments = dict[str, NDArray[np.float32]]

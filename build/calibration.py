@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from build.checkpoint import TOKENIZER_FILE
 from build.recipe import CALIBRATION_TEXT
 from python_backend.engine.attention import Attention, PackedBatch, rotate_heads
-from python_backend.engine.config import SMOOTHING_FILE, EngineConfig
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.sequence import SamplingParams
 

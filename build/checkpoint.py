@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from build.errors import CheckpointError
+from build.build_errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
 

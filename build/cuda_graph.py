@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from build.build_errors import CheckpointError
 from build.decoder import DecoderSpec, LayerTensors
 from build.decoder_graph import DecoderGraph
-from build.errors import CheckpointError
 from build.onnx_writer import CONTRIB, OnnxGraph, WeightsFile, tensor_type
 from build.storage import StorageFactory
-from build.tensors import Tensors
-from python_backend.engine.config import GRAPH_FILE
+from build.weight_tensors import Tensors
+from python_backend.engine.engine_config import GRAPH_FILE
 
 _OUTGROW_FLOAT16 = ("Gemma2ForCausalLM",)
 """Architectures whose residual stream goes beyond float16; vLLM refuses them in it, too."""

@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
-from build.errors import CheckpointError
 from build.model_config import ModelConfig
 from build.rotary import RotaryEmbedding, describe_rotary
-from build.tensors import UnpackedTensors
-from python_backend.engine.config import AttentionConfig
+from build.weight_tensors import UnpackedTensors
+from python_backend.engine.engine_config import AttentionConfig
 
 Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from build.decoder import DecoderSpec, LayerTensors
 from build.onnx_writer import CONTRIB, OnnxGraph
 from build.storage import WeightStorage
-from build.tensors import Tensors
+from build.weight_tensors import Tensors
 
 
 class DecoderGraph:

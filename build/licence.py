@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from build.errors import LicenceError
+from build.build_errors import LicenceError
 
 UNKNOWN = "NOASSERTION"
 """SPDX's word for a licence that nobody has stated."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from build.errors import CheckpointError
+from build.build_errors import CheckpointError
 
 
 class ModelConfig:

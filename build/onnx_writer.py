@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from build.errors import CheckpointError
+from build.build_errors import CheckpointError
 from python_backend.engine.description import Tensor, TensorType
 
 # The IR version and operator sets that the graphs need, not the newest that `onnx` could write.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from build.artifacts.artifact_store import Artifact, Staging, Store, link_or_copy
 from build.artifacts.manifest import (
     MANIFEST_FILE,
     RECORD_FILE,
@@ -21,16 +21,16 @@ from build.artifacts.manifest import (
     digest_of,
 )
 from build.artifacts.signing import sign
-from build.artifacts.store import Artifact, Staging, Store, link_or_copy
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.plan import Plan, recipe_document
 from build.progress import Progress
 from build.quality.figures import QualityReport
 from build.recipe import OnnxRecipe, TensorRTLLMRecipe
+from contract.errors import EngineError
 from python_backend.artifact import artifact_files, file_digest
-from python_backend.engine.config import ServingLimits
 from python_backend.engine.cuda_device import CudaDevice
-from python_backend.errors import EngineError
+from python_backend.engine.engine_config import ServingLimits
+from python_backend.engine.processor import processor_name
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def _check_gpu() -> None:
 
 
 def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path) -> None:
-    from build.engine import build_engine  # takes half a second that a known version need not wait
+    # It takes half a second, which a known version need not wait.
+    from build.engine_folder import build_engine
 
     build_engine(
         recipe.checkpoint,
@@ -177,7 +178,7 @@ def _describe(
         version=staging.version,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         duration_s=round(time.perf_counter() - start_s, 2),
-        machine=f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        machine=f"{processor_name()}, {len(os.sched_getaffinity(0))} cores",
         tokens_per_s=tokens_per_s,
     ).write(folder / RECORD_FILE)
 
@@ -205,12 +206,3 @@ def _measure(
         workshop.progress,
     )
     return report, round(tokens_per_s, 1)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

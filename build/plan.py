@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from build.artifacts.manifest import DigestCache, Inputs, digest_of, tools
+from build.build_errors import BuildError, CheckpointError
 from build.checkpoint import Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
-from build.errors import BuildError, CheckpointError
 from build.licence import LicenceFinding, audit
 from build.progress import Progress, silent
 from build.quality.suite import load_suite
@@ -28,8 +28,8 @@ from build.sizing import (
     gpu_bytes,
     usable_bytes,
 )
-from build.tensorrt_llm.model_config import check_architecture, check_mapping
-from build.tensorrt_llm.settings import MODELOPT, RELEASE
+from build.tensorrt_llm.trtllm_config import check_architecture, check_mapping
+from build.tensorrt_llm.trtllm_settings import MODELOPT, RELEASE
 from python_backend.artifact import file_digest, root_digest
 from python_backend.text.tokenizer import TextTokenizer
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

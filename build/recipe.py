@@ -18,19 +18,19 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from build.errors import RecipeError
+from build.build_errors import RecipeError
 from build.licence import LicencePolicy
 from build.quality.figures import Bounds
 from build.quantize import Int4Method
-from build.tensorrt_llm.settings import TensorRTLLMTarget
-from python_backend.engine.config import (
+from build.tensorrt_llm.trtllm_settings import TensorRTLLMTarget
+from contract.settings_base import SettingsError, parse
+from python_backend.engine.engine_config import (
     PRECISIONS,
     ExecutionProvider,
     KVDtype,
     Precision,
     default_provider,
 )
-from python_backend.settings import SettingsError, parse
 
 RECIPES = Path(__file__).parent / "recipes"
 CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
@@ -64,7 +64,7 @@ class OnnxTarget(_Part):
         kv_cache: Precision of keys and values; by default that of the activations.
     """
 
-    engine: Literal["onnxruntime"] = "onnxruntime"
+    engine: Literal["onnx"] = "onnx"
     execution_provider: ExecutionProvider
     weights: Precision = "fp32"
     int4_method: Int4Method = "rtn"
@@ -226,7 +226,7 @@ class TensorRTLLMRecipe(Recipe):
         return self
 
 
-_KINDS: dict[str, type[Recipe]] = {"onnxruntime": OnnxRecipe, "tensorrt_llm": TensorRTLLMRecipe}
+_KINDS: dict[str, type[Recipe]] = {"onnx": OnnxRecipe, "tensorrt_llm": TensorRTLLMRecipe}
 
 
 def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -274,11 +274,11 @@ def make_recipe(values: dict[str, Any], where: str) -> Recipe:
         RecipeError: Something is unknown, missing or out of bounds.
     """
     target = values.get("target")
-    engine = target.get("engine", "onnxruntime") if isinstance(target, dict) else "onnxruntime"
+    engine = target.get("engine", "onnx") if isinstance(target, dict) else "onnx"
     if not isinstance(engine, str) or engine not in _KINDS:
         raise RecipeError(f"{where}: target.engine is {engine!r}, not {' or '.join(_KINDS)}")
     try:
-        return parse(_KINDS[engine], values, "")
+        return parse(_KINDS[engine], values)
     except SettingsError as error:
         raise RecipeError(f"{where}: {error}") from None
 

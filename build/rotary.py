@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from build.errors import CheckpointError
+from build.build_errors import CheckpointError
 from build.model_config import ModelConfig
 
 

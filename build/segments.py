@@ -28,8 +28,8 @@ from build.decoder import DecoderSpec, LayerTensors
 from build.decoder_graph import DecoderGraph
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.storage import StorageFactory
-from build.tensors import Tensors
-from python_backend.engine.config import segment_file
+from build.weight_tensors import Tensors
+from python_backend.engine.engine_config import segment_file
 
 
 def write_segments(

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from build.errors import CheckpointError
+from build.build_errors import CheckpointError
 
 WeightFormat: TypeAlias = Literal[
     "fp32",

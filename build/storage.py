@@ -22,7 +22,7 @@ from build.quantize import (
     quantize_int4,
     quantize_int8,
 )
-from build.tensors import Tensors
+from build.weight_tensors import Tensors
 
 _FLOAT32 = np.dtype(np.float32)
 # MatMulNBits then quantizes the activations to int8 as well, which is what makes it fast.

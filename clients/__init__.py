@@ -1,7 +1,7 @@
 """Talking to a running Trireme: the Python client, its command line, and perf_analyzer runs."""
 
 from clients.client import AsyncClient, Client
-from clients.errors import (
+from clients.client_errors import (
     ClientError,
     DeadlineExceededError,
     GenerationError,

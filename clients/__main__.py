@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import asdict
 
 from clients.client import DEFAULT_ADDRESSES, DEFAULT_TIMEOUT_S, Client
-from clients.errors import ClientError
+from clients.client_errors import ClientError
 from clients.options import GenerationOptions
 from clients.results import Piece
 

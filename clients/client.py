@@ -13,13 +13,13 @@ from typing import Literal
 
 from typing_extensions import Self, Unpack
 
-from clients.errors import GenerationError, ServerUnavailableError
+from clients.client_errors import GenerationError, ServerUnavailableError
 from clients.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from clients.http_transport import AsyncHttpTransport, HttpTransport
 from clients.options import GenerationOptions, OptionKeywords
 from clients.request import Request
 from clients.results import Outputs, Piece, Result
-from python_backend.contract import ENSEMBLE
+from contract.names import ENSEMBLE
 
 WireProtocol = Literal["grpc", "http"]
 

@@ -20,7 +20,7 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_gr
 from tritonclient.utils import serialize_byte_tensor
 
 from clients import tensors
-from clients.errors import ClientError, server_error
+from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
 
@@ -47,7 +47,7 @@ class GrpcTransport:
         """Send a request and yield its responses; closing the generator cancels the request.
 
         Raises:
-            ClientError: The request failed; `clients.errors` lists how it can.
+            ClientError: The request failed; `clients.client_errors` lists how it can.
         """
         call = self._calls.infer(
             _message(request), timeout=request.timeout_s, metadata=_metadata(request)
@@ -84,7 +84,7 @@ class AsyncGrpcTransport:
         """Send a request and yield its responses; closing the generator cancels the request.
 
         Raises:
-            ClientError: The request failed; `clients.errors` lists how it can.
+            ClientError: The request failed; `clients.client_errors` lists how it can.
         """
         call = self._connected().infer(
             _message(request), timeout=request.timeout_s, metadata=_metadata(request)

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from clients import tensors
-from clients.errors import DeadlineExceededError, server_error, unavailable
+from clients.client_errors import DeadlineExceededError, server_error, unavailable
 from clients.request import Request
 from clients.results import Outputs
 from clients.sse import EventParser
@@ -40,7 +40,7 @@ class HttpTransport:
         """Send a request and yield its responses; closing the generator cancels the request.
 
         Raises:
-            ClientError: The request failed; `clients.errors` lists how it can.
+            ClientError: The request failed; `clients.client_errors` lists how it can.
         """
         answer = _Answer(request, self._address)
         with _translated(self._address), self._client.stream(**_arguments(request)) as response:
@@ -72,7 +72,7 @@ class AsyncHttpTransport:
         """Send a request and yield its responses; closing the generator cancels the request.
 
         Raises:
-            ClientError: The request failed; `clients.errors` lists how it can.
+            ClientError: The request failed; `clients.client_errors` lists how it can.
         """
         answer = _Answer(request, self._address)
         with _translated(self._address):

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 
 from clients import tensors
-from clients.errors import InvalidRequestError
+from clients.client_errors import InvalidRequestError
 
 _JSON = ("messages", "tools", "chat_template_kwargs")
 """Options that travel as JSON."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clients import tensors
-from clients.errors import InvalidRequestError
+from clients.client_errors import InvalidRequestError
 from clients.options import GenerationOptions
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from clients.errors import GenerationError
+from clients.client_errors import GenerationError
 
 _T = TypeVar("_T")
 

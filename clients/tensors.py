@@ -1,7 +1,7 @@
 """The ensemble's inputs as values: checked against the contract, then encoded for the wire.
 
 A request is a mapping of input names to flat lists of values, one request a batch. Names, types and
-shapes come from `python_backend.contract`; this module only knows how a type looks in Python.
+shapes come from `contract.models`; this module only knows how a type looks in Python.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.errors import InvalidRequestError
-from python_backend import contract
+from clients.client_errors import InvalidRequestError
+from contract.models import ENSEMBLE_MODEL
 
 Value = str | int | float | bool
 Values = Mapping[str, Sequence[Value]]
 
-_INPUTS = {tensor.name: tensor for tensor in contract.ENSEMBLE_MODEL.inputs}
+_INPUTS = {tensor.name: tensor for tensor in ENSEMBLE_MODEL.inputs}
 _DTYPES: dict[str, type[Any]] = {
     "BOOL": np.bool_,
     "INT32": np.int32,

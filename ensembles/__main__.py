@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from contract.errors import TriremeError
 from ensembles.repository import assemble, missing_engine
-from ensembles.settings import RepositorySettings
-from python_backend.errors import TriremeError
+from ensembles.repository_settings import RepositorySettings
 
 
 def main() -> int:
@@ -33,8 +33,8 @@ def main() -> int:
     advice = missing_engine(arguments.repository, settings)
     if advice:
         print(f"no engine yet: {advice}")
-    if settings.engine == "tensorrtllm":
-        print(f"start it with: {settings.tensorrtllm.launch(arguments.repository.resolve())}")
+    if settings.engine == "tensorrt_llm":
+        print(f"start it with: {settings.tensorrt_llm.launch(arguments.repository.resolve())}")
     return 0
 
 

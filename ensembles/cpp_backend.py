@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from python_backend.contract import TENSORRT_LLM
-from python_backend.settings import Settings
+from contract.model_settings import ModelSettings
+from contract.names import TENSORRT_LLM
 
 Ids = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -23,7 +23,7 @@ _NOT_PARAMETERS = frozenset(
 _CHOICES = r"^\{\d+(, ?\d+)*\}(, ?\{\d+(, ?\d+)*\})*$"
 
 
-class CppBackendSettings(Settings):
+class CppBackendSettings(ModelSettings):
     """The C++ backend: the parameters of its ``config.pbtxt``, and how its ranks run.
 
     Attributes:

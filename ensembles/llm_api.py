@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from python_backend.settings import Settings
+from contract.settings_base import Settings
 
 
 class KVCacheSettings(Settings):

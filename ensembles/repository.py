@@ -8,16 +8,16 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
-from ensembles.config import HEADER, model_configs, render
-from ensembles.settings import RepositorySettings
-from python_backend.contract import (
+from contract.names import (
     ENSEMBLE,
     POSTPROCESSING,
     PREPROCESSING,
     TENSORRT_LLM,
     TENSORRT_LLM_ADAPTER,
 )
-from python_backend.settings import SettingsError
+from contract.settings_base import SettingsError
+from ensembles.model_configs import HEADER, model_configs, render
+from ensembles.repository_settings import RepositorySettings
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 """Where each model's ``model.py`` lives."""
@@ -35,7 +35,7 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
     Raises:
         SettingsError: The LLM API's model is to stand where an ensemble does.
     """
-    if settings.engine == "llmapi":
+    if settings.engine == "llm_api":
         _refuse_company(repository)
     settings = _with_paths(repository, settings)
     configs = model_configs(settings)
@@ -43,9 +43,11 @@ def assemble(repository: Path, settings: RepositorySettings) -> list[str]:
         version = repository / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         _write(repository / name / "config.pbtxt", render(config))
-        if name == TENSORRT_LLM and settings.engine == "llmapi":
-            _write(version / "model.yaml", json.dumps(settings.llmapi.arguments(), indent=2) + "\n")
-        if name == ENSEMBLE or (name == TENSORRT_LLM and settings.engine != "onnxruntime"):
+        if name == TENSORRT_LLM and settings.engine == "llm_api":
+            _write(
+                version / "model.yaml", json.dumps(settings.llm_api.arguments(), indent=2) + "\n"
+            )
+        if name == ENSEMBLE or (name == TENSORRT_LLM and settings.engine != "onnx"):
             continue
         source = _source(name)
         target = version / "model.py"
@@ -78,18 +80,18 @@ def _drop_adapter(repository: Path, configs: Container[str]) -> None:
 def missing_engine(repository: Path, settings: RepositorySettings) -> str | None:
     """What to do where the repository has no engine, or None where it has one."""
     version = repository / TENSORRT_LLM / "1"
-    if settings.engine == "tensorrtllm":
-        folder = Path(_with_paths(repository, settings).tensorrtllm.gpt_model_path or "")
+    if settings.engine == "tensorrt_llm":
+        folder = Path(_with_paths(repository, settings).tensorrt_llm.gpt_model_path or "")
         if not (folder / "rank0.engine").is_file():
             return f"{folder} has no engine: {_BUILD}"
-    elif settings.engine == "llmapi":
+    elif settings.engine == "llm_api":
         if not (version / "model.py").is_file():
             return f"copy model.py and helpers.py from {_LLM_API_SOURCE} into {version}"
-        folder = Path(_with_paths(repository, settings).llmapi.model)
+        folder = Path(_with_paths(repository, settings).llm_api.model)
         if not (folder / "config.json").is_file():
             return f"{folder} has no checkpoint: {_BUILD}"
     elif not any(
-        (each / settings.tensorrt_llm.engine_dir / "engine.json").is_file()
+        (each / settings.onnx.engine_dir / "engine.json").is_file()
         for each in version.parent.glob("[0-9]*")
     ):
         return "run `make build-engines`"
@@ -105,7 +107,7 @@ def _refuse_company(repository: Path) -> None:
     for name in (PREPROCESSING, POSTPROCESSING, ENSEMBLE):
         if (repository / name).exists():
             raise SettingsError(
-                f"engine is 'llmapi', which stands alone, and {repository} has {name}: "
+                f"engine is 'llm_api', which stands alone, and {repository} has {name}: "
                 "take another folder with --repository"
             )
 
@@ -113,10 +115,10 @@ def _refuse_company(repository: Path) -> None:
 def _with_paths(repository: Path, settings: RepositorySettings) -> RepositorySettings:
     """Paths from the root: TensorRT-LLM looks for others where the server was started."""
     version = (repository / TENSORRT_LLM / "1").resolve()
-    engine, model = settings.tensorrtllm.gpt_model_path or "", settings.llmapi.model
-    cpp = settings.tensorrtllm.model_copy(update={"gpt_model_path": str(version / engine)})
-    api = settings.llmapi.model_copy(update={"model": str(version / model)})
-    return settings.model_copy(update={"tensorrtllm": cpp, "llmapi": api})
+    engine, model = settings.tensorrt_llm.gpt_model_path or "", settings.llm_api.model
+    cpp = settings.tensorrt_llm.model_copy(update={"gpt_model_path": str(version / engine)})
+    api = settings.llm_api.model_copy(update={"model": str(version / model)})
+    return settings.model_copy(update={"tensorrt_llm": cpp, "llm_api": api})
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.settings_base import SettingsError, load
 from gateway.app import create_app
 from gateway.configuration import Configuration
 from gateway.server import serve
 from gateway.services import Services
-from gateway.settings import SettingsError, load
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

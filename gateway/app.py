@@ -14,22 +14,27 @@ from gateway.admin.api import admin
 from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
 from gateway.api.edge import Edge
-from gateway.api.errors import error_body, error_headers, invalid
+from gateway.api.error_objects import error_body, error_headers, invalid
 from gateway.api.routes import api, health
-from gateway.configuration import AnyUpstream, Configuration, ProviderSettings, TritonSettings
+from gateway.configuration import (
+    AnyUpstream,
+    Configuration,
+    ProviderSettings,
+    ServiceSettings,
+    TritonSettings,
+)
 from gateway.dispatch import Dispatcher
-from gateway.errors import GatewayError
 from gateway.exchange import Gateway
-from gateway.interfaces import AuditLog, Authenticator, Limiter
+from gateway.gateway_errors import GatewayError
+from gateway.interfaces import TENANT_CLASSES, AuditLog, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
-from gateway.service_settings import ServiceSettings
 from gateway.services import Services
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.fleet import Fleet, Replica
-from gateway.upstreams.provider import Provider
-from gateway.upstreams.triton import Triton
+from gateway.upstreams.provider_upstream import Provider
+from gateway.upstreams.triton_upstream import Triton
 
 _DESCRIPTION = """OpenAI's API before Triton Inference Server. Parameters that OpenAI's API doesn't
 have and others do (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `ignore_eos`) are taken;
@@ -71,7 +76,7 @@ def create_app(
     fleet = Fleet(replicas)
     admission = Admission(configuration.admission, configuration.affinity)
     fleet.on_change = admission.wake
-    metrics.watch(fleet, admission)
+    _watch(metrics, fleet, admission)
     router = Router(configuration, replicas)
     gateway = Gateway(
         configuration,
@@ -123,6 +128,28 @@ def create_app(
         )
     app.add_middleware(Edge, settings=configuration.listen)
     return app
+
+
+def _watch(metrics: Metrics, fleet: Fleet, admission: Admission) -> None:
+    """Show how busy the upstreams are and how many requests wait."""
+    metrics.watch(
+        "waiting_requests",
+        "Wait for a replica",
+        "tenant_class",
+        lambda: {each: admission.waiting(each) for each in TENANT_CLASSES},
+    )
+    metrics.watch(
+        "upstream_requests",
+        "Under way there",
+        "upstream",
+        lambda: {replica.name: replica.in_flight for replica in fleet},
+    )
+    metrics.watch(
+        "upstream_available",
+        "1 where it gets requests",
+        "upstream",
+        lambda: {replica.name: replica.available for replica in fleet},
+    )
 
 
 def _replica(

@@ -12,9 +12,12 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from typing_extensions import Self
 
+from contract.settings_base import Settings
+from gateway.audit.audit_settings import AuditSettings
 from gateway.interfaces import TenantClass
-from gateway.service_settings import ServiceSettings
-from gateway.settings import Settings
+from gateway.limits.limit_settings import LimitSettings
+from gateway.tenants.tenant_settings import TenantSettings
+from gateway.usage.usage_settings import UsageSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 """What may name a model, a version or an upstream: it goes into headers and labels."""
@@ -290,6 +293,25 @@ class TracingSettings(Settings):
     endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")
     service_name: str = "trireme-gateway"
     sample_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
+class ServiceSettings(Settings):
+    """Who may ask, how much, and where it is written down.
+
+    Attributes:
+        database: URL of the database of tenants, prices and usage, ``sqlite:///path`` or
+            ``postgresql://…``. None is open access: one local tenant, no keys, no limits.
+        tenants: How tenants are found; only with a database.
+        limits: Where their requests and tokens are counted.
+        audit: The audit log; None writes nothing down, and then there is no usage either.
+        usage: How usage is counted.
+    """
+
+    database: SecretStr | None = None
+    tenants: TenantSettings = TenantSettings()
+    limits: LimitSettings = LimitSettings()
+    audit: AuditSettings | None = None
+    usage: UsageSettings = UsageSettings()
 
 
 class Configuration(ServiceSettings):

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
-from gateway.errors import (
+from gateway.gateway_errors import (
     DeadlineExceeded,
     GatewayError,
     GenerationFailed,

@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from gateway.configuration import Configuration
 from gateway.dispatch import Dispatcher, Order, Run
-from gateway.errors import GatewayError, GenerationFailed
+from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.generation import Job
 from gateway.interfaces import (
     TENANT_CLASSES,

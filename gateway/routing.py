@@ -17,7 +17,7 @@ from gateway.configuration import (
     ProviderSettings,
     VersionSettings,
 )
-from gateway.errors import ModelNotFound, PermissionDenied
+from gateway.gateway_errors import ModelNotFound, PermissionDenied
 from gateway.interfaces import Principal
 from gateway.upstreams.fleet import Replica
 

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import httpx
 from sqlalchemy import Engine
 
+from contract.settings_base import SettingsError
 from gateway.admin.operations import Administration
-from gateway.audit.errors import AuditError
+from gateway.audit.audit_errors import AuditError
 from gateway.audit.log import FileAuditLog
+from gateway.configuration import ServiceSettings
 from gateway.database import DatabaseError, open_database
 from gateway.interfaces import AuditLog, Authenticator, Limiter
 from gateway.limits.account import Spent, Store, nothing_spent
+from gateway.limits.in_memory import MemoryStore
+from gateway.limits.limit_settings import LimitSettings
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
 from gateway.limits.redis import RedisStore, connect
-from gateway.limits.settings import LimitSettings
 from gateway.open_access import NoAudit, OpenAuthenticator, Unlimited
-from gateway.service_settings import ServiceSettings
-from gateway.settings import SettingsError
 from gateway.tenants.authenticator import TenantAuthenticator, TokenVerifier
 from gateway.tenants.directory import Directory
 from gateway.tenants.registry import Registry

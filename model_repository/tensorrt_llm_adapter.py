@@ -1,7 +1,7 @@
 """What Triton loads as ``tensorrt_llm_adapter``, in a repository for TensorRT-LLM's C++ backend.
 
-``python -m ensembles --set engine=tensorrtllm`` links it there. It is a file here and no folder, so
-that Triton doesn't take it for a model beside the ONNX Runtime engine.
+``python -m ensembles --set engine=tensorrt_llm`` links it there. It is a file here and no folder,
+so that Triton doesn't take it for a model beside the ONNX Runtime engine.
 """
 
 import sys

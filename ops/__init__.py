@@ -1,4 +1,4 @@
-"""Running the fleet: Triton's process, load, drills, canary and rollback, sizing, cost.
+"""Running what is served: Triton's and the gateway's processes, reloading, checks.
 
 A person works from here; nothing in this package runs inside Triton or is imported by what does.
 """

@@ -21,7 +21,7 @@ GLIBC = (2, 35)
 """What the packaged Triton is linked against (its wheel is manylinux_2_35)."""
 
 WRAPPER_MARK = "# Trireme's tritonserver"
-"""The line by which a wrapper that `ops.triton` wrote is told from a tritonserver of the system."""
+"""The line by which a wrapper that `ops.triton_process` wrote is told from the system's own."""
 
 
 class PreflightError(Exception):
@@ -121,7 +121,7 @@ def external_tritonserver() -> "str | None":
 
 
 def _is_wrapper(program: Path) -> bool:
-    """Whether `ops.triton` wrote this program, in this checkout or another."""
+    """Whether `ops.triton_process` wrote this program, in this checkout or another."""
     with program.open("rb") as file:
         return WRAPPER_MARK.encode() in file.read(256)
 

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ops.triton import CONTROL_HEADER, TritonError
+from ops.triton_process import CONTROL_HEADER, TritonError
 
 MODEL = "tensorrt_llm"
 _CACHE = Path(".cache")

@@ -17,9 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from ops.gateway import GatewayError, GatewayServer
+from ops.gateway_process import GatewayError, GatewayServer
 from ops.reload import make_token
-from ops.triton import Ports, TritonError, TritonServer
+from ops.triton_process import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
 

@@ -1,4 +1,4 @@
-"""All that runs inside Triton: the tensor contract, text, engine and safety.
+"""All that runs inside Triton: text, engine, safety, and the models that serve them.
 
 Light on purpose: numpy, onnxruntime, tokenizers, jinja2 and pydantic; never torch, never
 transformers.

@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from python_backend.errors import ArtifactError
+from contract.errors import ArtifactError
 
 SIGNATURE_FILE = "model.sig"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -9,12 +9,12 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.checkpoint import make_checkpoint
+from benchmarks.bench_checkpoint import make_checkpoint
 from benchmarks.peers.comparison import Comparison
-from benchmarks.peers.picture import draw
+from benchmarks.peers.peers_picture import draw
+from benchmarks.peers.peers_report import Report, SystemReport
 from benchmarks.peers.prepare import Workshop, worker_arguments
 from benchmarks.peers.process import Worker, WorkerError
-from benchmarks.peers.report import Report, SystemReport
 from benchmarks.peers.systems import BY_NAME, SystemSpec
 from benchmarks.workloads import WORKLOADS
 

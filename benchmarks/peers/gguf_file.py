@@ -10,7 +10,7 @@ import ml_dtypes  # noqa: F401 - gives numpy the bfloat16 that safetensors retur
 import numpy as np
 from safetensors import safe_open
 
-from benchmarks.tokenizer import FIRST_WORD, tokens
+from benchmarks.bench_tokenizer import FIRST_WORD, tokens
 
 _ARCHITECTURE = gguf.MODEL_ARCH.QWEN2
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import family, memory_bytes
+from benchmarks.memory_use import family, memory_bytes
 from benchmarks.peers.prepare import ROOT, worker_environment
 
 

@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.soak.picture import draw
-from benchmarks.soak.report import Report
+from benchmarks.soak.soak_picture import draw
+from benchmarks.soak.soak_report import Report
 from benchmarks.soak.traffic import Traffic
 from benchmarks.soak.watch import Sample, Watch
-from build.engine import build_engine
-from clients.perf.report import Machine, revision
+from build.engine_folder import build_engine
+from clients.perf.load_report import Machine, revision
+from contract.names import TENSORRT_LLM
 from ensembles.repository import assemble
-from ensembles.settings import UNSIGNED, RepositorySettings
-from ops.triton import TritonError, TritonServer
-from python_backend.contract import TENSORRT_LLM
+from ensembles.repository_settings import UNSIGNED, RepositorySettings
+from ops.triton_process import TritonError, TritonServer
 
-_SETTINGS = ("tensorrt_llm.kv_cache_bytes=16777216", "tensorrt_llm.max_num_sequences=16")
+_SETTINGS = ("onnx.kv_cache_bytes=16777216", "onnx.max_num_sequences=16")
 _SAMPLES = 240
 
 

@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.memory import family, memory_bytes
+from benchmarks.memory_use import family, memory_bytes
 
 GAUGES = (
     "running_sequences",

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from build.artifacts.artifact_store import Store
 from build.artifacts.promotion import TRUSTED_KEY_FILE, Repository
-from build.artifacts.store import Store
-from build.errors import BuildError
+from build.build_errors import BuildError
+from contract.errors import ArtifactError, TriremeError
 from python_backend.artifact import load_public_key, verify_artifact
-from python_backend.errors import ArtifactError, TriremeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             removed = prune(store, repository, options.keep)
             print("removed: " + (", ".join(map(str, removed)) or "nothing"))
         elif options.command == "report":
-            from build.artifacts.report import write_report  # needs matplotlib
+            from build.artifacts.versions_report import write_report  # needs matplotlib
 
             print(write_report(store, options.output))
     except (TriremeError, OSError) as error:

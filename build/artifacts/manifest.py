@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.licence import LicenceFinding
 from build.progress import Progress, silent
 from build.quality.figures import QualityReport

@@ -15,19 +15,21 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from build.artifacts.artifact_store import Artifact, Store, link_or_copy
 from build.artifacts.manifest import MANIFEST_FILE
-from build.artifacts.store import Artifact, Store, link_or_copy
-from build.errors import BuildError
+from build.build_errors import BuildError
+from contract.errors import ArtifactError
+from contract.names import TENSORRT_LLM
 from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
-from python_backend.contract import TENSORRT_LLM
-from python_backend.engine.config import ENGINE_FILE, served_version
-from python_backend.errors import ArtifactError
+from python_backend.engine.engine_config import ENGINE_FILE, served_version
 
 TRUSTED_KEY_FILE = "trusted.pem"
 _HISTORY_FILE = ".promoted.json"
 _MODEL_FILE = "model.py"
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FIRST = "1"
+_SERVED_ENGINES = ("onnx", "onnxruntime")
+"""How manifests call the engine that is served from a model repository, now and formerly."""
 """The version folder whose ``model.py`` is in git; those of other versions are links to it."""
 
 
@@ -64,7 +66,7 @@ class Repository:
             OSError: The disk is full, or a folder cannot be written.
         """
         engine = artifact.manifest.recipe["target"]["engine"]
-        if engine != "onnxruntime":
+        if engine not in _SERVED_ENGINES:
             raise BuildError(
                 f"version {artifact.version} is for {engine}, which is served from where it lies: "
                 "see what its build printed"

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 from python_backend.artifact import (
     BUNDLE_TYPE,
     PAYLOAD_TYPE,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from build.demo.data import KINDS, held_out
 from build.demo.score import Report, mark
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from build.progress import ProgressLine
 from build.quality.subject import Subject
 from build.quality.suite import demo_suite
-from python_backend.engine.config import PRECISIONS, Precision
+from python_backend.engine.engine_config import PRECISIONS, Precision
 
 _CHECKPOINT = Path(__file__).parent / "checkpoint"
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -33,9 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from build.demo import exam
 from build.demo.data import BROAD, KINDS, NUMBERS, Message, Mix, training_conversations
-from build.demo.model_card import TrainingRecord, render_card
-from build.demo.score import Report
-from build.demo.tokenizer import (
+from build.demo.demo_tokenizer import (
     CONTEXT_TOKENS,
     END,
     PAD,
@@ -45,6 +42,9 @@ from build.demo.tokenizer import (
     tokenizer_config,
     train_tokenizer,
 )
+from build.demo.model_card import TrainingRecord, render_card
+from build.demo.score import Report
+from python_backend.engine.processor import processor_name
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 LICENSE = Path(__file__).parents[2] / "LICENSE"
@@ -303,12 +303,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 def machine() -> str:
     """The processor of this machine, in words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def examine(model: LlamaForCausalLM, tokenizer: Tokenizer, n_per_kind: int) -> Report:

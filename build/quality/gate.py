@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from build.engine import build_engine
-from build.errors import QualityError
+from build.build_errors import QualityError
+from build.engine_folder import build_engine
 from build.progress import Progress, silent
 from build.quality.figures import Bounds, Figures, QualityReport, violations
 from build.quality.subject import Subject
 from build.quality.suite import Suite
-from python_backend.engine.config import EngineConfig
+from python_backend.engine.engine_config import EngineConfig
 
 Say = Callable[[str], None]
 

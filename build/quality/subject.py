@@ -1,4 +1,4 @@
-"""An engine under examination: the very :class:`~python_backend.engine.engine.Engine` that serves.
+"""An engine under examination: the very engine that serves (``python_backend.engine``).
 
 Nothing is computed here in another way than in production. Where a text is given, the engine
 decodes along it, batched and with its KV cache as ever, and is told after each step what the next
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.progress import Progress, silent
 from build.quality.suite import Suite
-from python_backend.engine.engine import Engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 
 _TEXT = Path(__file__).parent / "held_out.txt"
 _LONGEST_ANSWER = 1024

@@ -12,11 +12,11 @@ from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.recipe import TensorRTLLMCalibration
-from build.tensorrt_llm.settings import MODELOPT, TensorRTLLMTarget
 from build.tensorrt_llm.texts import read_texts
-from python_backend.errors import TriremeError
+from build.tensorrt_llm.trtllm_settings import MODELOPT, TensorRTLLMTarget
+from contract.errors import TriremeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _quantize(options: argparse.Namespace) -> None:
         found = "not there"
     if found != MODELOPT:
         raise BuildError(f"{sys.executable} should have ModelOpt {MODELOPT}, which is {found}")
-    from build.tensorrt_llm.quantize import quantize_checkpoint
+    from build.tensorrt_llm.modelopt_quantize import quantize_checkpoint
 
     calibration = TensorRTLLMCalibration.model_validate_json(options.calibration)
     quantize_checkpoint(

@@ -13,13 +13,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from build.build_errors import BuildError, UnfinishedError
 from build.checkpoint import Checkpoint
-from build.errors import BuildError, UnfinishedError
 from build.recipe import TensorRTLLMCalibration, TensorRTLLMRecipe
 from build.tensorrt_llm.command import PROGRAM, in_container, then_rename, trtllm_build
-from build.tensorrt_llm.model_config import TEXT_FILES
 from build.tensorrt_llm.read_back import ReadBack, check, quantization_format
-from build.tensorrt_llm.settings import CONTAINER, RELEASE, Form
+from build.tensorrt_llm.trtllm_config import TEXT_FILES
+from build.tensorrt_llm.trtllm_settings import CONTAINER, RELEASE, Form
 
 ENGINE = "engine"
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from build.recipe import Limits
-from build.tensorrt_llm.settings import CONTAINER, EngineBuild
+from build.tensorrt_llm.trtllm_settings import CONTAINER, EngineBuild
 
 PROGRAM = "trtllm-build"
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from build.build_errors import BuildError
 from build.checkpoint import Checkpoint
-from build.errors import BuildError
-from build.tensorrt_llm.settings import Form
+from build.tensorrt_llm.trtllm_settings import Form
 
 Matrix = NDArray[np.float32]
 
@@ -117,7 +117,7 @@ def read_back(folder: Path, form: Form, checkpoint: Checkpoint) -> Iterator[Read
     """Dequantize every product of a quantized checkpoint and compare it with the original.
 
     Args:
-        folder: What :func:`~build.tensorrt_llm.quantize.quantize_checkpoint` wrote.
+        folder: What :func:`~build.tensorrt_llm.modelopt_quantize.quantize_checkpoint` wrote.
         form: Which form that is.
         checkpoint: The checkpoint it was made of.
 

@@ -19,7 +19,7 @@ def assemble_command(recipe: TensorRTLLMRecipe, folder: Path) -> str:
 
 
 def repository_settings(recipe: TensorRTLLMRecipe, folder: Path) -> dict[str, Any]:
-    """Settings of the repository (``ensembles/settings.py``) that follow from a recipe.
+    """Settings of the repository (``ensembles/repository_settings.py``) that follow from a recipe.
 
     Args:
         recipe: What was built. With the ``trtllm`` form, its engine runs on the C++ backend inside
@@ -29,22 +29,22 @@ def repository_settings(recipe: TensorRTLLMRecipe, folder: Path) -> dict[str, An
     target, limits, folder = recipe.target, recipe.limits, folder.resolve()
     if "trtllm" in target.forms:
         return {
-            "engine": "tensorrtllm",
+            "engine": "tensorrt_llm",
             "max_batch_size": limits.max_num_sequences,
             "preprocessing.tokenizer_dir": folder / ENGINE,
             "postprocessing.tokenizer_dir": folder / ENGINE,
-            "tensorrtllm.gpt_model_path": folder / ENGINE,
-            "tensorrtllm.max_beam_width": target.build.max_beam_width,
-            "tensorrtllm.world_size": target.world_size,
+            "tensorrt_llm.gpt_model_path": folder / ENGINE,
+            "tensorrt_llm.max_beam_width": target.build.max_beam_width,
+            "tensorrt_llm.world_size": target.world_size,
         }
     settings = {
-        "engine": "llmapi",
-        "llmapi.model": folder / "hf",
-        "llmapi.tensor_parallel_size": target.tensor_parallel,
-        "llmapi.pipeline_parallel_size": target.pipeline_parallel,
-        "llmapi.max_batch_size": limits.max_num_sequences,
-        "llmapi.max_num_tokens": limits.max_num_tokens,
+        "engine": "llm_api",
+        "llm_api.model": folder / "hf",
+        "llm_api.tensor_parallel_size": target.tensor_parallel,
+        "llm_api.pipeline_parallel_size": target.pipeline_parallel,
+        "llm_api.max_batch_size": limits.max_num_sequences,
+        "llm_api.max_num_tokens": limits.max_num_tokens,
     }
     if limits.context_length is not None:
-        settings["llmapi.max_seq_len"] = limits.context_length
+        settings["llm_api.max_seq_len"] = limits.context_length
     return settings

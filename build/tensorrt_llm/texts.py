@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.recipe import CALIBRATION_TEXT
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import tritonclient.grpc
 
 from clients.client import DEFAULT_ADDRESSES, Client
-from clients.errors import ClientError
+from clients.client_errors import ClientError
 from clients.perf.load import Load, LoadError, read_prompts
-from clients.perf.picture import draw
+from clients.perf.load_picture import draw
+from clients.perf.load_report import Report
 from clients.perf.profile import Level
-from clients.perf.report import Report
 from clients.perf_analyzer import PerfAnalyzerNotFoundError
-from python_backend.contract import ENSEMBLE
+from contract.names import ENSEMBLE
 
 _PROMPTS = Path(__file__).parents[1] / "perf_analyzer.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from clients.perf.profile import Level, ProfileError, measure
 from clients.perf_analyzer import locate
-from python_backend.contract import ENSEMBLE_MODEL
+from contract.models import ENSEMBLE_MODEL
 
 _WINDOWS = 3  # as many as perf_analyzer compares before it calls a measurement stable
 _ATTEMPTS = 3

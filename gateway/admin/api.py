@@ -13,16 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from contract.settings_base import Settings
 from gateway.admin.operations import Administration
 from gateway.api.routes import ErrorAnswer
-from gateway.errors import AuthenticationError, IdentityUnavailable
-from gateway.settings import Settings
+from gateway.gateway_errors import AuthenticationError, IdentityUnavailable
 from gateway.tenants import credentials
 from gateway.tenants.directory import DirectoryError, NotFound
-from gateway.tenants.model import ApiKey, KeyPolicy, Name, Tenant, TenantPolicy
+from gateway.tenants.tenant import ApiKey, KeyPolicy, Name, Tenant, TenantPolicy
 from gateway.usage.prices import Price
-from gateway.usage.report import Dimension, UsageRow, to_csv
-from gateway.usage.report import Query as UsageQuery
+from gateway.usage.usage_report import Dimension, UsageRow, to_csv
+from gateway.usage.usage_report import Query as UsageQuery
 
 _DAY_S = 86_400
 

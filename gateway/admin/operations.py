@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from gateway.tenants.credentials import Credential
 from gateway.tenants.directory import Directory
-from gateway.tenants.model import ApiKey, KeyPolicy, Tenant, TenantPolicy
+from gateway.tenants.tenant import ApiKey, KeyPolicy, Tenant, TenantPolicy
 from gateway.usage.prices import Price, PriceBook
-from gateway.usage.report import Query, UsageRow, report
+from gateway.usage.usage_report import Query, UsageRow, report
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from contract.settings_base import Settings
 from gateway.admin.api import ERRORS, AdminRoute
-from gateway.settings import Settings
 from gateway.upstreams.fleet import Fleet, Replica
 
 upstreams = APIRouter(prefix="/admin/v1", route_class=AdminRoute, tags=["admin"], responses=ERRORS)

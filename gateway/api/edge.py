@@ -16,10 +16,10 @@ from typing import Any
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.errors import error_body, error_headers
+from gateway.api.error_objects import error_body, error_headers
 from gateway.configuration import ListenSettings
-from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
 from gateway.exchange import Arrival
+from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
 
 _log = logging.getLogger("gateway.api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -19,9 +19,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.edge import refuse
 from gateway.api.encode import DONE, Encoder
-from gateway.api.errors import error_body
-from gateway.errors import AuditUnavailable, GatewayError, GenerationFailed
+from gateway.api.error_objects import error_body
 from gateway.exchange import Arrival, Exchange, Gateway, Wish
+from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
 from gateway.interfaces import Principal
 
 _log = logging.getLogger("gateway.api")

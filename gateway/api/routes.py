@@ -17,11 +17,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from gateway.api.edge import with_id
 from gateway.api.encode import ChatEncoder, CompletionEncoder, Encoder
-from gateway.api.errors import error_body, invalid
+from gateway.api.error_objects import error_body, invalid
 from gateway.api.reply import Reply, events
 from gateway.api.schema import TIERS, ChatRequest, CompletionRequest, GenerationRequest
-from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, PermissionDenied
 from gateway.exchange import Arrival, Gateway, Wish
+from gateway.gateway_errors import BodyTooLarge, GatewayError, InvalidRequest, PermissionDenied
 from gateway.generation import Job, Message
 from gateway.interfaces import Principal
 from gateway.routing import Model

@@ -9,7 +9,7 @@ import re
 import secrets
 from pathlib import Path
 
-from gateway.audit.errors import AuditError
+from gateway.audit.audit_errors import AuditError
 
 _FORM = re.compile(r"[0-9a-f]{64}")
 

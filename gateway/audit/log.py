@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit import records
+from gateway.audit.audit_errors import AuditError
+from gateway.audit.audit_segments import segment_path
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.chain import BrokenLine, seal
-from gateway.audit.errors import AuditError
 from gateway.audit.keys import AuditKeys, create_once
 from gateway.audit.records import Fields
-from gateway.audit.segments import segment_path
-from gateway.audit.settings import AuditSettings
 from gateway.audit.tail import Tail, day_of, read_tail
 from gateway.audit.writer import LineWriter, Reserve
-from gateway.errors import AuditUnavailable
+from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import AuditRecord, Principal
 
 _RETRY_S = 0.5

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+from gateway.audit.audit_errors import AuditError
+from gateway.audit.audit_segments import PRUNED, Segment, segments, sync_folder, writers
 from gateway.audit.chain import START, BrokenLine, Link, read, seal
-from gateway.audit.errors import AuditError
 from gateway.audit.keys import AuditKeys
-from gateway.audit.segments import PRUNED, Segment, segments, sync_folder, writers
 from gateway.audit.tail import day_of
 from gateway.audit.verification import pruned
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from gateway.audit.audit_segments import Segment, segments
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKeys
 from gateway.audit.records import Fields
-from gateway.audit.segments import Segment, segments
 
 
 @dataclass

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from gateway.audit.audit_segments import PRUNED, Segment, segments, writers
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKey, AuditKeys
-from gateway.audit.segments import PRUNED, Segment, segments, writers
 
 
 @dataclass

@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from gateway.audit.segments import sync_folder
+from gateway.audit.audit_segments import sync_folder
 
 
 class LineWriter:

@@ -1,7 +1,7 @@
 """Where tenants, keys, prices and usage are kept: SQLite, or PostgreSQL by URL, with migrations."""
 
-from gateway.database.engine import DatabaseError, open_database
-from gateway.database.schema import (
+from gateway.database.connection import DatabaseError, open_database
+from gateway.database.tables import (
     admins,
     api_keys,
     metadata,

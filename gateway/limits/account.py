@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple, Protocol
 
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 
 WINDOW_S = 60
 """The minute of `requests_per_minute` and `tokens_per_minute`."""

@@ -6,10 +6,10 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 
-from gateway.errors import InvalidRequest, LimitExceeded, LimitsUnavailable
+from gateway.gateway_errors import InvalidRequest, LimitExceeded, LimitsUnavailable
 from gateway.interfaces import Principal
 from gateway.limits.account import Account, Count, Grant, Holder, Store, shortages
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 
 LimitSource = Callable[[Principal], Awaitable[tuple[Limits, Limits]]]
 """Gets the limits of a principal's tenant and of its key."""

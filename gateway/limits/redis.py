@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
-from gateway.errors import LimitsUnavailable
+from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Count, Grant, Period, Spent, nothing_spent
 
 _CONNECTIONS = 32

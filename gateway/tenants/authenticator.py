@@ -10,14 +10,14 @@ import httpx
 import jwt
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.errors import AuthenticationError, IdentityUnavailable, PermissionDenied
+from gateway.gateway_errors import AuthenticationError, IdentityUnavailable, PermissionDenied
 from gateway.interfaces import Principal
 from gateway.tenants import credentials
 from gateway.tenants.credentials import Credential
-from gateway.tenants.model import ApiKey, Name, Tenant
 from gateway.tenants.oidc import KeySet, ProviderUnavailable
 from gateway.tenants.registry import Registry
-from gateway.tenants.settings import IdentityProviderSettings
+from gateway.tenants.tenant import ApiKey, Name, Tenant
+from gateway.tenants.tenant_settings import IdentityProviderSettings
 
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trireme"'}
 _MAX_TOKEN_LENGTH = 16 << 10

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.database import admins, api_keys, tenants
 from gateway.tenants import credentials
 from gateway.tenants.credentials import Credential
-from gateway.tenants.model import ApiKey, KeyPolicy, Tenant, TenantPolicy
+from gateway.tenants.tenant import ApiKey, KeyPolicy, Tenant, TenantPolicy
 
 
 class DirectoryError(Exception):

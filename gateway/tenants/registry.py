@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.errors import IdentityUnavailable, PermissionDenied
+from gateway.gateway_errors import IdentityUnavailable, PermissionDenied
 from gateway.interfaces import Principal
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.tenants.cache import Cache
 from gateway.tenants.directory import Directory, NotFound
-from gateway.tenants.model import ApiKey, Tenant
-from gateway.tenants.settings import TenantSettings
+from gateway.tenants.tenant import ApiKey, Tenant
+from gateway.tenants.tenant_settings import TenantSettings
 
 
 class Registry:

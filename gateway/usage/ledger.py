@@ -20,11 +20,11 @@ from sqlalchemy import Connection, Engine, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from gateway.audit.audit_segments import segment_path, segments, writers
 from gateway.audit.chain import START, BrokenLine, Link, read
-from gateway.audit.segments import segment_path, segments, writers
 from gateway.audit.tail import day_of
 from gateway.database import usage, usage_cursors
-from gateway.errors import LimitsUnavailable
+from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Period
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Engine, delete, insert, select
 
+from contract.settings_base import Settings
 from gateway.database import prices
-from gateway.settings import Settings
 from gateway.tenants.directory import Conflict
 
 _MILLION = Decimal(1_000_000)

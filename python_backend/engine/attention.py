@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.config import AttentionConfig, KVDtype
+from python_backend.engine.engine_config import AttentionConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
 
 PLAIN = AttentionConfig()

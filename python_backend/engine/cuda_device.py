@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from python_backend.engine.config import EngineConfig, ExecutionProvider, KVDtype
-from python_backend.errors import EngineError
+from contract.errors import EngineError
+from python_backend.engine.engine_config import EngineConfig, ExecutionProvider, KVDtype
 
 _PROVIDER = "CUDAExecutionProvider"
 
@@ -128,7 +128,7 @@ def choose_device(
     if provider != built_for:
         raise EngineError(
             f"execution_provider is {provider}, but the engine was built for {built_for}: set "
-            f"tensorrt_llm.execution_provider={built_for}, or serve an engine for {provider}"
+            f"onnx.execution_provider={built_for}, or serve an engine for {provider}"
         )
     return CudaDevice(index) if provider == "cuda" else None
 

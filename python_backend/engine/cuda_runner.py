@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE, EngineConfig
+from contract.errors import EngineError
 from python_backend.engine.cuda_device import Device, DeviceKVMemory
+from python_backend.engine.engine_config import ENGINE_FILE, GRAPH_FILE, EngineConfig
 from python_backend.engine.runner import Limits, Packed, Packer
 from python_backend.engine.scheduler import Scheduled
-from python_backend.errors import EngineError
 
 
 class CudaRunner:

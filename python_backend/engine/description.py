@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from python_backend.engine.config import faults
-from python_backend.errors import EngineError
+from contract.errors import EngineError
+from python_backend.engine.engine_config import faults
 
 DECODER_FILE = "decoder.json"
 

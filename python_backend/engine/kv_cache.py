@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import EngineError
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
-from python_backend.errors import EngineError
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 

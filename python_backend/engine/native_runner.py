@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import EngineError
 from python_backend.engine.attention import KernelAttention, Layout
-from python_backend.engine.config import WEIGHTS_FILE, EngineConfig
 from python_backend.engine.description import DecoderDescription, Layer, Tensor
+from python_backend.engine.engine_config import WEIGHTS_FILE, EngineConfig
 from python_backend.engine.kernels import load_kernels
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduler import Scheduled
-from python_backend.errors import EngineError
 
 _PANEL = 64
 _LANES = 16

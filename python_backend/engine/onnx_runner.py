@@ -16,13 +16,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from contract.errors import EngineError
 from python_backend.engine.attention import Attention, KernelAttention, Layout, load_attention
-from python_backend.engine.config import ENGINE_FILE, EngineConfig, segment_file
+from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduler import Scheduled
-from python_backend.errors import EngineError
 
 
 class OnnxRunner:

@@ -1,7 +1,8 @@
-"""What ONNX Runtime has to be told about the processor it runs on."""
+"""The processor that this runs on: its name, and what ONNX Runtime has to be told about it."""
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -22,3 +23,17 @@ def exact_products(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
     except OSError:
         features = ""
     return {} if "_vnni" in features else {"session.x64quantprecision": "1"}
+
+
+def processor_name(cpuinfo: Path = _CPUINFO) -> str:
+    """What the processor calls itself; its architecture where it doesn't.
+
+    Args:
+        cpuinfo: The kernel's description of the processor.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

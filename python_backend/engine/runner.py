@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import EngineError
 from python_backend.engine.attention import PackedBatch
-from python_backend.engine.config import ROTARY_FILE, SMOOTHING_FILE, EngineConfig
+from python_backend.engine.engine_config import ROTARY_FILE, SMOOTHING_FILE, EngineConfig
 from python_backend.engine.scheduler import Scheduled
-from python_backend.errors import EngineError
 
 
 @dataclass(frozen=True)

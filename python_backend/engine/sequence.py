@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.contract import DEFAULT_PRIORITY
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
+from contract.names import DEFAULT_PRIORITY
 
 # From the time on: an engine that is started anew must not use an id again while others still
 # know the sequence that had it.
@@ -151,7 +151,7 @@ class Sequence:
         id: Unique, also among sequences of an earlier process; rises in the order of arrival.
         prompt: int32 ``[tokens]``.
         params: How it is sampled.
-        priority: 1 is the most urgent; see ``contract.PRIORITY_LEVELS``.
+        priority: 1 is the most urgent; see ``contract.names.PRIORITY_LEVELS``.
         is_promoted: Whether it has waited so long that it goes before every priority.
         num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
@@ -162,7 +162,7 @@ class Sequence:
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
         gap_ns: Time between its last two tokens; 0 before the second.
-        finish_reason: Empty while it runs, else one of ``contract.ENGINE_FINISH_REASONS``.
+        finish_reason: Empty while it runs, else one of ``contract.names.ENGINE_FINISH_REASONS``.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from python_backend.errors import EngineError
+from contract.errors import EngineError
 from python_backend.safety.finder import Finder, Span
 
 _MAX_TOKENS = 512

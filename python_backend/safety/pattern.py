@@ -18,7 +18,7 @@ from typing import Any
 
 import re2
 
-from python_backend.errors import TriremeError
+from contract.errors import TriremeError
 
 if sys.version_info >= (3, 11):
     from re import _constants as sre  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ classifier that is not there is an error that names it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
-from python_backend.errors import InvalidRequestError, TriremeError
+from contract.errors import InvalidRequestError, TriremeError
+from contract.settings_base import explain, nearest
 from python_backend.safety.classifier import Classifier, ClassifierFinder
 from python_backend.safety.finder import Finder, PatternFinder
 from python_backend.safety.pattern import Pattern, PatternError
@@ -292,8 +292,7 @@ def load_policies(path: Path) -> Policies:
     try:
         settings = PolicyFile.model_validate(value)
     except ValidationError as error:
-        reasons = "; ".join(_explain(each) for each in error.errors(include_url=False))
-        raise PolicyError(f"{path}: {reasons}") from None
+        raise PolicyError(f"{path}: {explain(PolicyFile, error)}") from None
     return Policies(
         settings.default,
         {
@@ -353,32 +352,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return super().construct_mapping(node, deep)
 
 
-_KEYS: dict[str, type[BaseModel]] = {
-    "personal_data": PersonalDataRule,
-    "secrets": SecretsRule,
-    "terms": TermsRule,
-    "pattern": PatternRule,
-    "classifier": ClassifierRule,
-}
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    place = ".".join(path) or "the file"
-    if error["type"] != "extra_forbidden":
-        return f"{place}: {error['msg'].removeprefix('Value error, ')}"
-    kind: type[BaseModel] = PolicyFile
-    if len(path) == 3:
-        kind = PolicySettings
-    elif len(path) > 3:
-        kind = _KEYS[path[4]]
-    near = difflib.get_close_matches(path[-1], kind.model_fields, n=1, cutoff=0)
-    return f"{place} is not a setting; the nearest is {near[0]}"
-
-
 def _known(names: list[str], known: Any) -> list[str]:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise ValueError(f"{name!r} is not known; the nearest is {near[0]}")
+            raise ValueError(f"{name!r} is not known; the nearest is {nearest(name, known)}")
     return names

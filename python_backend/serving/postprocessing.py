@@ -20,12 +20,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from python_backend.contract import STATISTICS
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
+from contract.model_settings import PostprocessingParameters, from_model_config
+from contract.models import STATISTICS
 from python_backend.serving.answer import Answer, Piece, StreamContext, Token
 from python_backend.serving.quality import AnswerSignals, TextMetrics
-from python_backend.serving.triton import Inputs, model_config, open_policies, resolve
-from python_backend.settings import PostprocessingParameters, from_model_config
+from python_backend.serving.triton_api import Inputs, model_config, open_policies, resolve
 from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL

@@ -9,20 +9,20 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from python_backend.contract import ensemble_steps
-from python_backend.errors import InvalidRequestError
+from contract.ensemble import ensemble_steps
+from contract.errors import InvalidRequestError
+from contract.model_settings import PreprocessingParameters, from_model_config
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.quality import TextMetrics
-from python_backend.serving.triton import (
+from python_backend.serving.triton_api import (
     Inputs,
     invalid_argument,
     model_config,
     open_policies,
     resolve,
 )
-from python_backend.settings import PreprocessingParameters, from_model_config
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 

@@ -23,23 +23,23 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
+from contract.model_settings import OnnxEngineSettings, from_model_config
 from python_backend.artifact import load_public_key, verify_artifact
-from python_backend.engine.config import EngineConfig
 from python_backend.engine.cuda_device import choose_device
-from python_backend.engine.engine import Engine, available_cores
+from python_backend.engine.engine_config import EngineConfig
+from python_backend.engine.onnx_engine import Engine, available_cores
 from python_backend.engine.sequence import LogProbs, Sequence
-from python_backend.errors import InvalidRequestError, RequestTimeoutError, ServerBusyError
-from python_backend.serving.metrics import EngineMetrics
+from python_backend.serving.engine_metrics import EngineMetrics
+from python_backend.serving.generation_request import GenerationRequest, Reporting, read_request
 from python_backend.serving.pacer import Pacer
-from python_backend.serving.request import GenerationRequest, Reporting, read_request
-from python_backend.serving.triton import (
+from python_backend.serving.triton_api import (
     Inputs,
     invalid_argument,
     model_config,
     resolve,
     unavailable,
 )
-from python_backend.settings import EngineSettings, from_model_config
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESPONSES_PER_CORE_S = 32
@@ -134,7 +134,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine that the settings name and start its threads."""
-        self._settings = from_model_config(EngineSettings, model_config(args))
+        self._settings = from_model_config(OnnxEngineSettings, model_config(args))
         folder = resolve(args, self._settings.engine_dir)
         if self._settings.trusted_key:
             verify_artifact(folder, load_public_key(resolve(args, self._settings.trusted_key)))

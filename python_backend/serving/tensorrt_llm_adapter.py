@@ -22,14 +22,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from python_backend.contract import (
-    OURS,
-    TENSORRT_LLM,
-    TENSORRT_LLM_ADAPTER_MODEL,
-)
-from python_backend.errors import InvalidRequestError
-from python_backend.serving.triton import Inputs, invalid_argument, model_config
-from python_backend.settings import AdapterSettings, from_model_config
+from contract.errors import InvalidRequestError
+from contract.model_settings import AdapterSettings, from_model_config
+from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL
+from contract.names import TENSORRT_LLM
+from python_backend.serving.triton_api import Inputs, invalid_argument, model_config
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _SCALARS = frozenset(each.name for each in TENSORRT_LLM_ADAPTER_MODEL.inputs if each.scalar)

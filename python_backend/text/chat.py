@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from python_backend.errors import EngineError, InvalidRequestError
+from contract.errors import EngineError, InvalidRequestError
 from python_backend.text.messages import Message, Tool
 
 _MAX_STEPS = 1_000_000

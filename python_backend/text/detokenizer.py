@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
-from python_backend.errors import EngineError
+from contract.errors import EngineError
 
 _SPACE = "\u2581"
 """SentencePiece's visible space."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from python_backend.engine.config import ENGINE_FILE, EngineConfig
-from python_backend.errors import EngineError
+from contract.errors import EngineError
+from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.detokenizer import Vocabulary
 

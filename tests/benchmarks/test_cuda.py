@@ -12,10 +12,10 @@ import pytest
 
 from benchmarks import cuda
 from benchmarks.cuda import Result, Traffic, measure_bandwidth, measure_step, table
-from build.engine import build_engine
-from python_backend.engine.config import GRAPH_FILE, EngineConfig, Precision
+from build.engine_folder import build_engine
 from python_backend.engine.cuda_device import CudaLayout
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import GRAPH_FILE, EngineConfig, Precision
+from python_backend.engine.onnx_engine import Engine
 from tests.build.checkpoints import make_checkpoint
 from tests.build.reference_device import ReferenceDevice
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.checkpoint import CONFIG
+from benchmarks.bench_checkpoint import CONFIG
 from benchmarks.hardware import Decoder, Hardware, bound_s, measure_hardware, steps
 from benchmarks.workloads import WORKLOADS, Workload
 

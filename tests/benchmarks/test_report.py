@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 import pytest
 
 from benchmarks.hardware import Hardware
-from benchmarks.peers.picture import draw
-from benchmarks.peers.report import KV_BYTES_SETTING, Report, SystemReport
+from benchmarks.peers.peers_picture import draw
+from benchmarks.peers.peers_report import KV_BYTES_SETTING, Report, SystemReport
 from benchmarks.peers.systems import BY_NAME
 
 HARDWARE = Hardware(2, 50e9, 1e12, 2e11)

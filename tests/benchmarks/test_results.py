@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.peers.results import Ratio, figures, is_rival, server_share
+from benchmarks.peers.peers_results import Ratio, figures, is_rival, server_share
 from benchmarks.peers.systems import BY_NAME, SYSTEMS
 from benchmarks.workloads import WORKLOADS
 

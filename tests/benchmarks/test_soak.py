@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.memory import family, memory_bytes
-from benchmarks.soak.picture import draw
-from benchmarks.soak.report import GROWTH_BYTES, Growth, Report, growths
+from benchmarks.memory_use import family, memory_bytes
+from benchmarks.soak.soak_picture import draw
+from benchmarks.soak.soak_report import GROWTH_BYTES, Growth, Report, growths
 from benchmarks.soak.traffic import draw_request
 from benchmarks.soak.watch import GAUGES, Sample, parse_gauges
-from clients.perf.report import Machine
+from clients.perf.load_report import Machine
 
 MIB = 1 << 20
 

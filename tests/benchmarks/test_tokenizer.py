@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.tokenizer import FIRST_WORD, VOCAB_SIZE, text_of, tokens, word, write_tokenizer
+from benchmarks.bench_tokenizer import (
+    FIRST_WORD,
+    VOCAB_SIZE,
+    text_of,
+    tokens,
+    word,
+    write_tokenizer,
+)
 from benchmarks.workloads import WORKLOADS
 from python_backend.text.tokenizer import TextTokenizer
 

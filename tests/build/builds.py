@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from build.artifacts.artifact_store import Artifact, Store
 from build.artifacts.manifest import DigestCache
 from build.artifacts.signing import signing_key
-from build.artifacts.store import Artifact, Store
 from build.pipeline import Workshop, build
 from build.plan import Plan, make_plan
 from build.progress import silent

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from python_backend.engine.config import ROTARY_FILE, EngineConfig, segment_file
+from python_backend.engine.engine_config import ROTARY_FILE, EngineConfig, segment_file
 from python_backend.engine.processor import exact_products
 
 Array = NDArray[np.float32]

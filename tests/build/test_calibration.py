@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from build.calibration import smoothing
-from build.engine import build_engine
-from python_backend.engine.config import SMOOTHING_FILE, EngineConfig, KVDtype
-from python_backend.engine.engine import Engine
-from python_backend.errors import EngineError
+from build.engine_folder import build_engine
+from contract.errors import EngineError
+from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig, KVDtype
+from python_backend.engine.onnx_engine import Engine
 from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
 
 DEMO = Path("build/demo/checkpoint")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.messages import read_messages, read_tools
 from python_backend.text.tokenizer import TextTokenizer

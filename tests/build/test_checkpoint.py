@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
-from build.errors import CheckpointError
 from tests.build.checkpoints import DTYPES, make_checkpoint, make_config, make_tensors
 
 

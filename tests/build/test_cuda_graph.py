@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from build.engine import build_engine
-from build.errors import BuildError, CheckpointError
+from build.build_errors import BuildError, CheckpointError
+from build.engine_folder import build_engine
 from build.quantize import FLOAT8_BLOCK_SIZE, quantize_float8, quantize_int4
 from python_backend.engine.attention import PackedBatch
-from python_backend.engine.config import GRAPH_FILE, WEIGHTS_FILE, EngineConfig, Precision
 from python_backend.engine.cuda_device import CudaLayout
 from python_backend.engine.cuda_runner import feeds
+from python_backend.engine.engine_config import GRAPH_FILE, WEIGHTS_FILE, EngineConfig, Precision
 from python_backend.engine.runner import Packed
 from tests.build import reference
 from tests.build.checkpoints import make_checkpoint, make_config, make_tensors, write_checkpoint

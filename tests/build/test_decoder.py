@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
-from build.errors import CheckpointError
 from build.rotary import Llama3Scaling, LongropeScaling, RotaryEmbedding
 from tests.build.checkpoints import make_checkpoint, make_config, make_tensors, write_checkpoint
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from build.demo import data
 from build.demo.data import Message
-from build.demo.tokenizer import (
+from build.demo.demo_tokenizer import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
     VOCABULARY_SIZE,

@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from build.activations import ProductInputs
+from build.build_errors import BuildError
 from build.checkpoint import Checkpoint
 from build.decoder import describe_decoder
-from build.engine import build_engine
-from build.errors import BuildError
+from build.engine_folder import build_engine
 from build.gptq import Gptq
 from build.quantize import Int4Method, quantize_int4, search_int4
 from tests.build import reference

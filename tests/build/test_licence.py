@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from build.errors import LicenceError
+from build.build_errors import LicenceError
 from build.licence import LicencePolicy, Override, audit
 
 ROOT = Path(__file__).parents[2]

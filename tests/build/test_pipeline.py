@@ -16,13 +16,13 @@ from safetensors.numpy import load_file, save_file
 import build.quantize
 import build.storage
 from build.__main__ import main
+from build.artifacts.artifact_store import Store
 from build.artifacts.promotion import Repository
-from build.artifacts.store import Store
-from build.errors import QualityError
+from build.build_errors import QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
-from python_backend.engine.config import EngineConfig
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import EngineConfig
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.builds import build_version, make_model, make_plan_of, make_workshop
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from build import publish
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.publish import staged
 
 OWN = ("graph*", "weights", "settings")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from build.errors import RecipeError
+from build.build_errors import RecipeError
 from build.recipe import RECIPES, OnnxTarget, load_recipe, make_recipe
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from build.quantize import quantize_int4, quantize_int8
-from python_backend.engine.config import WEIGHTS_FILE, Precision
+from python_backend.engine.engine_config import WEIGHTS_FILE, Precision
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint
 from tests.build.packed import PackedEngine

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build.engine import build_engine
-from python_backend.engine.engine import Engine
+from build.engine_folder import build_engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
 from build.decoder import describe_decoder
-from build.engine import build_engine
-from build.errors import CheckpointError
+from build.engine_folder import build_engine
 from build.sizing import Fit, Memory, ModelShape, fits, main
 from tests.build.builds import make_model, make_plan_of
 from tests.build.checkpoints import KINDS, make_checkpoint
@@ -128,7 +128,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from python_backend.engine.engine import Engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams
 
 def resident():

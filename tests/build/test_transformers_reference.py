@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from tests.build.packed import PackedEngine
 
 torch = pytest.importorskip("torch")

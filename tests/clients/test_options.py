@@ -12,7 +12,7 @@ from clients.options import OptionKeywords
 from clients.request import Request
 from clients.results import Outputs, PerfMetrics, Piece
 from clients.tensors import to_array, to_json, wire_type
-from python_backend.contract import ENSEMBLE_MODEL, UNSUPPORTED_INPUTS
+from contract.models import ENSEMBLE_MODEL, UNSUPPORTED_INPUTS
 
 
 def test_only_what_is_given_is_sent() -> None:

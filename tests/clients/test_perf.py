@@ -18,10 +18,10 @@ import pytest
 
 from clients.perf import __main__ as command
 from clients.perf.load import Load, LoadError, read_prompts
-from clients.perf.picture import draw
+from clients.perf.load_picture import draw
+from clients.perf.load_report import Report
 from clients.perf.profile import Level, Percentiles, ProfileError, measure
-from clients.perf.report import Report
-from python_backend.contract import ENSEMBLE_MODEL
+from contract.models import ENSEMBLE_MODEL
 
 RECORDED = Path(__file__).with_name("profile_export.json")
 PROMPTS = Path(__file__).parents[2] / "clients" / "perf_analyzer.json"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from ensembles import __main__ as command
-from ensembles.config import model_configs, render
+from ensembles.model_configs import model_configs, render
 from ensembles.repository import SOURCE, assemble, missing_engine
-from ensembles.settings import RepositorySettings
+from ensembles.repository_settings import RepositorySettings
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = RepositorySettings()
-FOREIGN = RepositorySettings(engine="tensorrtllm")
+FOREIGN = RepositorySettings(engine="tensorrt_llm")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -69,7 +69,7 @@ def test_only_what_changes_is_rewritten(tmp_path: Path) -> None:
     assemble(tmp_path, DEFAULTS)
     for name in model_configs(DEFAULTS):
         os.utime(tmp_path / name / "config.pbtxt", ns=(1, 1))
-    assemble(tmp_path, RepositorySettings.from_assignments(["tensorrt_llm.num_threads=1"]))
+    assemble(tmp_path, RepositorySettings.from_assignments(["onnx.num_threads=1"]))
     rewritten = {
         path.parent.name for path in tmp_path.glob("*/config.pbtxt") if path.stat().st_mtime_ns != 1
     }
@@ -89,7 +89,7 @@ def test_a_model_that_lies_in_the_way_is_replaced_and_the_engine_is_not(tmp_path
 def test_the_command_says_how_tensorrt_llm_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "--repository", tmp_path, "--set", "engine=tensorrtllm") == 0
+    assert run(monkeypatch, "--repository", tmp_path, "--set", "engine=tensorrt_llm") == 0
     output = capsys.readouterr().out
     assert "has no engine: `make build-engines`" in output
     assert f"start it with: tritonserver --model-repository={tmp_path}" in output
@@ -103,7 +103,7 @@ def test_a_repository_without_an_engine_says_how_to_get_one(tmp_path: Path) -> N
 
 
 def test_an_engine_elsewhere_is_looked_for_there(tmp_path: Path) -> None:
-    elsewhere = RepositorySettings.from_assignments([f"tensorrt_llm.engine_dir={tmp_path}/engine"])
+    elsewhere = RepositorySettings.from_assignments([f"onnx.engine_dir={tmp_path}/engine"])
     assemble(tmp_path / "repository", elsewhere)
     assert missing_engine(tmp_path / "repository", elsewhere) is not None
     (tmp_path / "engine").mkdir()

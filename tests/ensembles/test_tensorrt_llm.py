@@ -11,15 +11,15 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from ensembles.config import model_configs, render
+from contract.nvidia import CPP_BACKEND_MODEL, LLM_API_MODEL
+from contract.settings_base import SettingsError
 from ensembles.cpp_backend import CppBackendSettings
 from ensembles.llm_api import KVCacheSettings, LLMAPISettings, TritonSettings
+from ensembles.model_configs import model_configs, render
 from ensembles.repository import assemble, missing_engine
-from ensembles.settings import RepositorySettings
-from python_backend.contract import CPP_BACKEND_MODEL, LLM_API_MODEL
-from python_backend.settings import SettingsError
+from ensembles.repository_settings import RepositorySettings
+from tests.contract import upstream as tensors
 from tests.ensembles import upstream
-from tests.python_backend import upstream as tensors
 
 EVERYTHING: dict[str, Any] = {
     "gpt_model_path": "/engines/a b",
@@ -59,9 +59,9 @@ EVERYTHING: dict[str, Any] = {
     "guided_decoding_backend": "xgrammar",
     "xgrammar_tokenizer_info_path": "/xgrammar.json",
 }
-DEFAULTS = RepositorySettings(engine="tensorrtllm")
+DEFAULTS = RepositorySettings(engine="tensorrt_llm")
 FULL = RepositorySettings(
-    engine="tensorrtllm", max_batch_size=8, tensorrtllm=CppBackendSettings(**EVERYTHING)
+    engine="tensorrt_llm", max_batch_size=8, tensorrt_llm=CppBackendSettings(**EVERYTHING)
 )
 
 
@@ -135,17 +135,17 @@ def test_an_orchestrator_is_one_server_that_starts_its_ranks():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("tensorrtllm.batch_schedule_policy=x", "the nearest is batch_scheduler_policy"),
-        ("tensorrtllm.kv_cache_free_gpu_mem_fraction=1.5", "less than or equal to 1"),
-        ("tensorrtllm.max_queue_size=-1", "greater than or equal to 0"),
-        ("tensorrtllm.decoding_mode=lookahead", "needs lookahead_window_size"),
-        ("tensorrtllm.guided_decoding_backend=xgrammar", "needs xgrammar_tokenizer_info_path"),
-        ("tensorrtllm.gpt_model_type=V1", "enable_chunked_context needs"),
-        ("tensorrtllm.participant_ids=[[1]]", "participant_ids needs communication=orchestrator"),
-        ("tensorrtllm.gpu_device_ids=[[0,1]]", "gpu_device_ids has 2 of an instance; world_size"),
-        ("tensorrtllm.medusa_choices=0,0", "medusa_choices is '0,0'"),
-        ("llmapi.kv_cache_config.free_memory=1", "the nearest is free_gpu_memory_fraction"),
-        ("llmapi.max_batchsize=1", "the nearest is max_batch_size"),
+        ("tensorrt_llm.batch_schedule_policy=x", "the nearest is batch_scheduler_policy"),
+        ("tensorrt_llm.kv_cache_free_gpu_mem_fraction=1.5", "less than or equal to 1"),
+        ("tensorrt_llm.max_queue_size=-1", "greater than or equal to 0"),
+        ("tensorrt_llm.decoding_mode=lookahead", "needs lookahead_window_size"),
+        ("tensorrt_llm.guided_decoding_backend=xgrammar", "needs xgrammar_tokenizer_info_path"),
+        ("tensorrt_llm.gpt_model_type=V1", "enable_chunked_context needs"),
+        ("tensorrt_llm.participant_ids=[[1]]", "participant_ids needs communication=orchestrator"),
+        ("tensorrt_llm.gpu_device_ids=[[0,1]]", "gpu_device_ids has 2 of an instance; world_size"),
+        ("tensorrt_llm.medusa_choices=0,0", "medusa_choices is '0,0'"),
+        ("llm_api.kv_cache_config.free_memory=1", "the nearest is free_gpu_memory_fraction"),
+        ("llm_api.max_batchsize=1", "the nearest is max_batch_size"),
     ],
 )
 def test_a_wrong_setting_is_named(assignment, message):
@@ -170,8 +170,8 @@ def test_an_engine_is_looked_for_and_named_by_its_whole_path(tmp_path):
 
 def test_the_llm_apis_arguments_are_those_of_the_release(tmp_path):
     settings = RepositorySettings(
-        engine="llmapi",
-        llmapi=LLMAPISettings(
+        engine="llm_api",
+        llm_api=LLMAPISettings(
             model="/models/hf",
             max_seq_len=4096,
             guided_decoding_backend="xgrammar",
@@ -195,7 +195,7 @@ def test_the_llm_apis_arguments_are_those_of_the_release(tmp_path):
 
 
 def test_the_llm_api_stands_alone_and_says_what_it_lacks(tmp_path):
-    settings = RepositorySettings(engine="llmapi")
+    settings = RepositorySettings(engine="llm_api")
     assemble(tmp_path, settings)
     version = tmp_path / "tensorrt_llm" / "1"
     assert "copy model.py and helpers.py" in str(missing_engine(tmp_path, settings))

@@ -23,7 +23,7 @@ from gateway.configuration import (
     TritonSettings,
     VersionSettings,
 )
-from gateway.errors import AuditUnavailable, AuthenticationError
+from gateway.gateway_errors import AuditUnavailable, AuthenticationError
 from gateway.generation import Delta, Job
 from gateway.interfaces import AuditRecord, Principal
 from gateway.open_access import LOCAL

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from gateway.configuration import ListenSettings
-from gateway.errors import LimitExceeded
+from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Delta, TokenLogprob
 from gateway.open_access import LOCAL
 from gateway.upstreams.base import UpstreamFailed, UpstreamRefused, UpstreamUnavailable

@@ -17,7 +17,7 @@ from gateway.configuration import (
     TritonSettings,
     VersionSettings,
 )
-from gateway.errors import ModelNotFound, PermissionDenied
+from gateway.gateway_errors import ModelNotFound, PermissionDenied
 from gateway.open_access import LOCAL
 from gateway.routing import Router
 from gateway.upstreams.fleet import Replica

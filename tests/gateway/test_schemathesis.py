@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from gateway.service_settings import ServiceSettings
+from gateway.configuration import ServiceSettings
 from gateway.services import Services
-from ops.triton import ROOT
+from ops.triton_process import ROOT
 from tests.gateway.fakes import Running, serving
 
 PROGRAM = ROOT / os.environ.get("CLIENTS_VENV", ".venv-clients") / "bin" / "schemathesis"

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gateway.admin.__main__ import main
-from gateway.audit.settings import AuditSettings
+from gateway.audit.audit_settings import AuditSettings
 from gateway.configuration import Configuration
 from gateway.services import Services
 from tests.gateway.audit.conftest import lines

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from ensembles.repository import assemble
-from ensembles.settings import UNSIGNED, RepositorySettings
-from ops.triton import Ports, TritonServer
+from ensembles.repository_settings import UNSIGNED, RepositorySettings
+from ops.triton_process import Ports, TritonServer
 from tests.integration.speaker import Speaker
 
 CHECKPOINT = Path(__file__).parents[2] / "build" / "demo" / "checkpoint"

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from gateway.admin.__main__ import main
-from gateway.audit.segments import segments, writers
+from gateway.audit.audit_segments import segments, writers
 from tests.integration.conftest import Server, free_port
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.triton import TritonServer
+from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, make_repository
 from tests.integration.speaker import Speaker, Stream, tensor
 

@@ -8,7 +8,13 @@ import httpx
 import numpy as np
 import pytest
 
-from python_backend import contract
+from contract.models import (
+    ENSEMBLE_MODEL,
+    POSTPROCESSING_MODEL,
+    PREPROCESSING_MODEL,
+    TENSORRT_LLM_MODEL,
+)
+from contract.tensors import Model
 from tests.integration.conftest import Server
 from tests.integration.speaker import Speaker, Stream, tensor
 
@@ -20,14 +26,14 @@ QUESTION = "What is the capital of France?"
 @pytest.mark.parametrize(
     "model",
     [
-        contract.PREPROCESSING_MODEL,
-        contract.TENSORRT_LLM_MODEL,
-        contract.POSTPROCESSING_MODEL,
-        contract.ENSEMBLE_MODEL,
+        PREPROCESSING_MODEL,
+        TENSORRT_LLM_MODEL,
+        POSTPROCESSING_MODEL,
+        ENSEMBLE_MODEL,
     ],
     ids=lambda model: str(model.name),
 )
-def test_triton_serves_the_contract(triton: Server, model: contract.Model) -> None:
+def test_triton_serves_the_contract(triton: Server, model: Model) -> None:
     config = httpx.get(f"{triton.http_url}/v2/models/{model.name}/config").json()
     for served, tensors in ((config["input"], model.inputs), (config["output"], model.outputs)):
         assert [t["name"] for t in served] == [t.name for t in tensors]

@@ -15,10 +15,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from contract.nvidia import CPP_BACKEND_MODEL
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
-from ops.triton import TritonServer
-from python_backend.contract import CPP_BACKEND_MODEL
+from ensembles.repository_settings import RepositorySettings
+from ops.triton_process import TritonServer
 from tests.integration.conftest import CHECKPOINT
 from tests.integration.speaker import Speaker
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 STAND_IN = Path(__file__).with_name("cpp_backend_stand_in.py")
 SETTINGS = [
-    "engine=tensorrtllm",
+    "engine=tensorrt_llm",
     f"preprocessing.tokenizer_dir={CHECKPOINT}",
     f"postprocessing.tokenizer_dir={CHECKPOINT}",
     "preprocessing.chat_template=off",

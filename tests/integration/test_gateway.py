@@ -17,8 +17,8 @@ import httpx
 import pytest
 import yaml
 
-from ops.gateway import GatewayServer
-from ops.triton import TritonServer
+from ops.gateway_process import GatewayServer
+from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, free_port, make_repository
 from tests.integration.speaker import Speaker
 from tests.integration.test_cancellation import await_cancelled, await_running, cancelled

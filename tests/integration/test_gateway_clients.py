@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.gateway import GatewayServer
-from ops.triton import ROOT
+from ops.gateway_process import GatewayServer
+from ops.triton_process import ROOT
 from tests.integration.conftest import Server, free_port
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from ops.triton import TritonServer
+from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, make_repository
 from tests.integration.speaker import Speaker
 from tests.integration.test_cancellation import await_metric, metric
@@ -24,8 +24,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("small")
     repository = make_repository(
         folder / "repository",
-        "tensorrt_llm.max_num_sequences=2",
-        "tensorrt_llm.max_queue_size=2",
+        "onnx.max_num_sequences=2",
+        "onnx.max_queue_size=2",
     )
     with TritonServer(repository, log=folder / "log") as server:
         yield Server(server.ports)

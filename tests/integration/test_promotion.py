@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from build.artifacts.artifact_store import Store
 from build.artifacts.promotion import Repository
-from build.artifacts.store import Store
 from clients import Client
 from ensembles.repository import assemble
-from ensembles.settings import RepositorySettings
+from ensembles.repository_settings import RepositorySettings
 from ops.reload import reload
-from ops.triton import TritonError, TritonServer
+from ops.triton_process import TritonError, TritonServer
 from tests.build.builds import DEMO, build_version, make_workshop
 
 TOKEN = secrets.token_hex(8)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from clients import Client
-from ops.triton import TritonServer
+from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, make_repository
 from tests.integration.test_cancellation import await_metric, metric
 

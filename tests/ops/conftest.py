@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from python_backend.contract import ENSEMBLE_MODEL, Tensor
+from contract.models import ENSEMBLE_MODEL
+from contract.tensors import Tensor
 
 
 def _tensor(tensor: Tensor) -> str:

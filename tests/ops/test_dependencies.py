@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ops.dependencies import ROOT, Report
-from ops.triton import Ports
+from ops.triton_process import Ports
 
 PYTHON = ROOT / os.environ.get("AUDIT_VENV", ".venv-audit") / "bin" / "python"
 

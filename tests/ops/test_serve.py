@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ops import serve
-from ops.triton import ROOT, Ports, TritonServer
+from ops.triton_process import ROOT, Ports, TritonServer
 from tests.ops.conftest import processes_of_group, write_model
 
 

@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from build.artifacts.signing import sign
+from contract.errors import ArtifactError
 from python_backend.artifact import (
     SIGNATURE_FILE,
     load_public_key,
     public_pem,
     verify_artifact,
 )
-from python_backend.errors import ArtifactError
 
 
 @pytest.fixture(scope="module")

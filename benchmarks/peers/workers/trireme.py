@@ -1,4 +1,4 @@
-"""Trireme's engine in process, as ``benchmarks/engine.py`` measures it."""
+"""Trireme's engine in process, as ``benchmarks/engine_throughput.py`` measures it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine import load_engine
+from benchmarks.engine_throughput import load_engine
 from benchmarks.peers.worker import Options, main
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from python_backend.engine.attention import BLOCK_TOKENS
-from python_backend.engine.engine import Engine
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams
 
 

@@ -11,15 +11,15 @@ import atexit
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench_tokenizer import text_of
 from benchmarks.peers.worker import Options, main
-from benchmarks.tokenizer import text_of
 from benchmarks.workloads import KV_CACHE_BYTES
-from build.engine import build_engine
+from build.engine_folder import build_engine
 from clients import AsyncClient, GenerationOptions
+from contract.names import TENSORRT_LLM
 from ensembles.repository import assemble
-from ensembles.settings import UNSIGNED, RepositorySettings
-from ops.triton import TritonServer
-from python_backend.contract import TENSORRT_LLM
+from ensembles.repository_settings import UNSIGNED, RepositorySettings
+from ops.triton_process import TritonServer
 
 
 class TriremeServer:
@@ -56,7 +56,7 @@ class TriremeServer:
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Assemble a model repository and build the engine into it."""
-    settings = f"tensorrt_llm.kv_cache_bytes={KV_CACHE_BYTES}"
+    settings = f"onnx.kv_cache_bytes={KV_CACHE_BYTES}"
     assemble(model, RepositorySettings.from_assignments([UNSIGNED, settings]))
     build_engine(checkpoint, model / TENSORRT_LLM / "1", options["precision"])
 

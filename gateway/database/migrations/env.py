@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, create_engine
 
-from gateway.database.schema import metadata
+from gateway.database.tables import metadata
 
 
 def migrate(connection: Connection) -> None:

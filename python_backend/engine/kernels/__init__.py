@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from python_backend.errors import EngineError
+from contract.errors import EngineError
 
 _FOLDER = Path(__file__).parent
 # Vectors are passed to inlined functions only: how a call would pass them is of no matter.

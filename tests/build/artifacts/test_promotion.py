@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from build.artifacts import promotion
 from build.artifacts.promotion import TRUSTED_KEY_FILE, Repository
-from build.errors import BuildError
+from build.build_errors import BuildError
+from contract.errors import ArtifactError
 from python_backend.artifact import load_public_key, verify_artifact
-from python_backend.engine.config import served_version
-from python_backend.errors import ArtifactError
+from python_backend.engine.engine_config import served_version
 from tests.build.builds import build_version, make_model, make_workshop
 
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from build.artifacts.signing import sign, signing_key
-from build.errors import BuildError
+from build.build_errors import BuildError
+from contract.errors import ArtifactError
 from python_backend.artifact import public_pem, verify_artifact
-from python_backend.errors import ArtifactError
 
 
 @pytest.fixture

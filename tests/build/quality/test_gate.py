@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build.engine import build_engine
-from build.errors import BuildError
+from build.build_errors import BuildError
+from build.engine_folder import build_engine
 from build.quality.figures import Bounds, Figures, QualityReport, violations
 from build.quality.subject import Subject
 from build.quality.suite import Item, Suite, load_suite

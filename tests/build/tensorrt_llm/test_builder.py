@@ -14,12 +14,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build.__main__ import UNFINISHED, main
+from build.artifacts.artifact_store import Store
 from build.artifacts.promotion import Repository
-from build.artifacts.store import Store
-from build.errors import BuildError
+from build.build_errors import BuildError
 from build.recipe import TensorRTLLMRecipe, load_recipe
 from build.tensorrt_llm.serving import repository_settings
-from ensembles.settings import RepositorySettings
+from ensembles.repository_settings import RepositorySettings
 from python_backend.artifact import load_public_key, verify_artifact
 from tests.build.builds import make_model
 from tests.build.tensorrt_llm import stand_ins
@@ -169,10 +169,10 @@ def test_the_llm_apis_settings_follow_from_the_recipe(tmp_path, recipe):
     found = repository_settings(loaded, tmp_path)
     words = [f"{name}={value}" for name, value in found.items()]
     settings = RepositorySettings.from_assignments(words)
-    assert settings.engine == "llmapi"
-    assert settings.llmapi.model == str(tmp_path / "hf")
-    assert (settings.llmapi.tensor_parallel_size, settings.llmapi.max_batch_size) == (2, 8)
-    assert (settings.llmapi.max_num_tokens, settings.llmapi.max_seq_len) == (8192, 256)
+    assert settings.engine == "llm_api"
+    assert settings.llm_api.model == str(tmp_path / "hf")
+    assert (settings.llm_api.tensor_parallel_size, settings.llm_api.max_batch_size) == (2, 8)
+    assert (settings.llm_api.max_num_tokens, settings.llm_api.max_seq_len) == (8192, 256)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_llm_apis_settings_follow_from_the_recipe(tmp_path, recipe):
         (["limits.memory_gib=0.1"], "of each GPU, and limits.memory_gib is 0.1"),
         (["target.build.max_input_len=512"], "more than limits.context_length 256"),
         (["target.wieghts=fp8"], "target.wieghts is not a setting; the nearest is weights"),
-        (["target.engine=vllm"], "target.engine is 'vllm', not onnxruntime or tensorrt_llm"),
+        (["target.engine=vllm"], "target.engine is 'vllm', not onnx or tensorrt_llm"),
         (["licence.allow=[]"], "the licence of"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 
 from build.recipe import Limits
 from build.tensorrt_llm.command import in_container, trtllm_build
-from build.tensorrt_llm.settings import CONTAINER, MODELOPT, EngineBuild, TensorRTLLMTarget
-from python_backend.settings import SettingsError, from_assignments
+from build.tensorrt_llm.trtllm_settings import CONTAINER, MODELOPT, EngineBuild, TensorRTLLMTarget
+from contract.settings_base import SettingsError, from_assignments
 from tests.build.tensorrt_llm import upstream
 
 EVERYTHING: dict[str, Any] = {

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.audit.audit_segments import segments, writers
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
-from gateway.audit.segments import segments, writers
-from gateway.audit.settings import AuditSettings
 from gateway.audit.verification import ChainReport, verify
 from gateway.interfaces import AuditRecord, Principal
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.log import FileAuditLog
-from gateway.audit.settings import AuditSettings
-from gateway.errors import AuditUnavailable
+from gateway.gateway_errors import AuditUnavailable
 from tests.gateway.audit.conftest import events, lines, principal, record, serve
 from tests.gateway.servers import fill
 

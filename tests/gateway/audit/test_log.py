@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from gateway.audit.errors import AuditError
+from gateway.audit.audit_errors import AuditError
+from gateway.audit.audit_segments import segments, writers
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
-from gateway.audit.segments import segments, writers
-from gateway.errors import AuditUnavailable
+from gateway.gateway_errors import AuditUnavailable
 from tests.gateway.audit.conftest import ANSWER, PROMPT, events, lines, principal, record, serve
 
 pytestmark = pytest.mark.anyio
@@ -164,7 +164,7 @@ async def test_a_change_by_an_administrator_is_written_down(settings):
 WRITE = """
 import asyncio, sys
 from gateway.audit.log import FileAuditLog
-from gateway.audit.settings import AuditSettings
+from gateway.audit.audit_settings import AuditSettings
 from tests.gateway.audit.conftest import principal, record
 
 async def main():

@@ -5,13 +5,13 @@ from datetime import date
 
 import pytest
 
+from gateway.audit.audit_errors import AuditError
+from gateway.audit.audit_segments import PRUNED, segments, writers
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.chain import Link
-from gateway.audit.errors import AuditError
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.retention import prune
-from gateway.audit.segments import PRUNED, segments, writers
-from gateway.audit.settings import AuditSettings
 from gateway.audit.verification import heads, verify
 from tests.gateway.audit.conftest import principal, record
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.audit.audit_segments import segments, writers
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.chain import Link, read
 from gateway.audit.keys import AuditKey, AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
-from gateway.audit.segments import segments, writers
-from gateway.audit.settings import AuditSettings
 from gateway.audit.verification import heads, verify
 from tests.gateway.audit.conftest import lines, serve
 

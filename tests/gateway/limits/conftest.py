@@ -8,9 +8,9 @@ import pytest
 
 from gateway.interfaces import Principal
 from gateway.limits.account import Store
+from gateway.limits.in_memory import MemoryStore
+from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
-from gateway.limits.model import Limits
 from gateway.limits.redis import RedisStore, connect
 
 PRINCIPAL = Principal(

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.errors import InvalidRequest, LimitExceeded
+from gateway.gateway_errors import InvalidRequest, LimitExceeded
 from gateway.interfaces import Principal
+from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter, duration
-from gateway.limits.model import Limits
 from tests.gateway.limits.conftest import PRINCIPAL, limits_are
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from gateway.errors import LimitExceeded, LimitsUnavailable
+from gateway.gateway_errors import LimitExceeded, LimitsUnavailable
 from gateway.limits.account import Account, Grant, Holder, Period, Store
+from gateway.limits.in_memory import MemoryStore
+from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
-from gateway.limits.model import Limits
 from gateway.limits.redis import RedisStore, connect
 from tests.gateway.limits.conftest import PRINCIPAL, Clock, limits_are
 from tests.gateway.servers import Server, redis_server
@@ -84,9 +84,9 @@ def test_redis_and_memory_say_the_same(redis, tenant, key, moves):
 
 ASK = """
 import asyncio, sys
-from gateway.errors import LimitExceeded
+from gateway.gateway_errors import LimitExceeded
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.limits.redis import RedisStore, connect
 from tests.gateway.limits.conftest import PRINCIPAL, limits_are
 
@@ -132,7 +132,7 @@ async def test_processes_together_spend_a_quota_to_the_token(redis):
 HOLD = """
 import asyncio, sys
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.limits.redis import RedisStore, connect
 from tests.gateway.limits.conftest import PRINCIPAL, limits_are
 

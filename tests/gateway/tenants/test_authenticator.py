@@ -11,15 +11,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from gateway.database import open_database
-from gateway.errors import AuthenticationError, IdentityUnavailable, PermissionDenied
+from gateway.gateway_errors import AuthenticationError, IdentityUnavailable, PermissionDenied
 from gateway.interfaces import Principal
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.tenants import credentials
 from gateway.tenants.authenticator import TenantAuthenticator, TokenVerifier
 from gateway.tenants.directory import Directory
-from gateway.tenants.model import KeyPolicy, TenantPolicy
 from gateway.tenants.registry import Registry
-from gateway.tenants.settings import IdentityProviderSettings, TenantSettings
+from gateway.tenants.tenant import KeyPolicy, TenantPolicy
+from gateway.tenants.tenant_settings import IdentityProviderSettings, TenantSettings
 from tests.gateway.servers import postgres_server
 from tests.gateway.tenants.identity_provider import IdentityProvider
 

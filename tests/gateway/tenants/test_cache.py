@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gateway.tenants.cache import Cache
+from gateway.tenants.cache import Cache, Remembered
 
 pytestmark = pytest.mark.anyio
 
@@ -106,3 +106,27 @@ async def test_the_least_recently_used_makes_room(cache, source):
     assert source.loads == []
     await cache.get("b")
     assert source.loads == ["b"]
+
+
+async def test_a_value_is_not_asked_for_again_so_soon(clock):
+    asked = []
+
+    async def load() -> int:
+        asked.append(clock.now)
+        if len(asked) == 2:
+            raise ConnectionError
+        return len(asked)
+
+    value = Remembered(
+        load, ttl_s=60, stale_s=60, failures=ConnectionError, retry_s=10, clock=clock
+    )
+    assert await value.get() == 1
+    await value.renew()
+    assert len(asked) == 1
+    clock.now += 10
+    await value.renew()
+    await value.renew()
+    assert (await value.get(), len(asked)) == (1, 2)
+    clock.now += 10
+    await value.renew()
+    assert (await value.get(), len(asked)) == (3, 3)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from gateway.database import open_database
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.tenants import credentials
 from gateway.tenants.directory import Conflict, Directory, NotFound
-from gateway.tenants.model import KeyPolicy, TenantPolicy
+from gateway.tenants.tenant import KeyPolicy, TenantPolicy
 
 
 @pytest.fixture

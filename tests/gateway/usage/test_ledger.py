@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from gateway.audit.audit_segments import segments, writers
+from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.retention import prune
-from gateway.audit.segments import segments, writers
-from gateway.audit.settings import AuditSettings
 from gateway.audit.verification import heads, verify
 from gateway.database import open_database, usage
-from gateway.errors import LimitsUnavailable
+from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Holder, Period
-from gateway.limits.model import Limits
+from gateway.limits.limit import Limits
 from gateway.usage.ledger import Ledger
 from tests.gateway.audit.conftest import principal, record
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from contract.errors import EngineError
 from python_backend.engine.attention import (
     PLAIN,
     KernelAttention,
@@ -17,9 +18,8 @@ from python_backend.engine.attention import (
     NumpyAttention,
     PackedBatch,
 )
-from python_backend.engine.config import ENGINE_FILE, AttentionConfig, EngineConfig, KVDtype
+from python_backend.engine.engine_config import ENGINE_FILE, AttentionConfig, EngineConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
-from python_backend.errors import EngineError
 
 CONTEXT, BLOCKS, TABLE = 200, 64, 12
 

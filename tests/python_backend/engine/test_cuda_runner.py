@@ -16,12 +16,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from build.engine import build_engine
-from python_backend.engine.config import ENGINE_FILE, GRAPH_FILE, EngineConfig, ExecutionProvider
+from build.engine_folder import build_engine
+from contract.errors import EngineError
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, choose_device
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import (
+    ENGINE_FILE,
+    GRAPH_FILE,
+    EngineConfig,
+    ExecutionProvider,
+)
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
-from python_backend.errors import EngineError
 from python_backend.text.tokenizer import TextTokenizer
 from tests.build.builds import DEMO
 from tests.build.checkpoints import make_checkpoint

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.errors import EngineError
 from python_backend.engine import kernels
 from python_backend.engine.attention import Layout, NumpyAttention, load_attention
 from python_backend.engine.kernels import compile_kernels, load_kernels
-from python_backend.errors import EngineError
 
 
 @pytest.fixture

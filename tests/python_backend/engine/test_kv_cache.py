@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.errors import EngineError
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
 from python_backend.engine.kv_cache import BlockPool, KVMemory, chain
-from python_backend.errors import EngineError
 
 
 def test_blocks_are_taken_and_given_back() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from build.engine import build_engine
-from python_backend.engine.config import Precision
+from build.engine_folder import build_engine
+from contract.errors import EngineError
 from python_backend.engine.description import DecoderDescription
-from python_backend.engine.engine import Engine
+from python_backend.engine.engine_config import Precision
+from python_backend.engine.onnx_engine import Engine
 from python_backend.engine.sequence import SamplingParams, Sequence
-from python_backend.errors import EngineError
 from tests.build.checkpoints import KINDS, make_checkpoint
 
 VOCAB = 101

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 
-from python_backend.engine.processor import exact_products
+from python_backend.engine.processor import exact_products, processor_name
 
 SLOW = {"session.x64quantprecision": "1"}
 
@@ -26,3 +28,10 @@ def test_processors_without_vnni_take_the_slow_kernel(tmp_path, flags, options):
 
 def test_an_unknown_processor_takes_the_slow_kernel(tmp_path):
     assert exact_products(tmp_path / "nothing") == SLOW
+
+
+def test_a_processor_is_called_what_it_calls_itself(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: A Processor 7\nmodel name\t: B\n")
+    assert processor_name(path) == "A Processor 7"
+    assert processor_name(tmp_path / "missing") == platform.machine()

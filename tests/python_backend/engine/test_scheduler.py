@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from python_backend.contract import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from python_backend.engine import scheduler as scheduler_module
 from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import BlockPool

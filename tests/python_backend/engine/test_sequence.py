@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.errors import InvalidRequestError
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
-from python_backend.errors import InvalidRequestError
 
 
 def grow(*tokens: int, **settings: Any) -> Sequence:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from build.classifier import train
-from python_backend.errors import EngineError
+from build.train_classifier import train
+from contract.errors import EngineError
 from python_backend.safety.classifier import Classifier, ClassifierFinder
 from python_backend.safety.scanner import Action, Rule, RuleSet, Scanner, scan_text
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
 from python_backend.safety.policy import Policies, PolicyError, load_policies
+from python_backend.safety.policy_store import PolicyStore
 from python_backend.safety.scanner import scan_text
-from python_backend.safety.store import PolicyStore
 
 ROOT = Path(__file__).parents[3]
 GOOD = """
@@ -68,18 +68,21 @@ RULE = "default: a\npolicies: {a: {rules: [{name: r, output: redact, %s}]}}"
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "the file: Input should be a valid dictionary"),
+        ("", "the file: input should be a valid dictionary"),
         ("a: [", "can't be read: while parsing a flow"),
         ("default: a\ndefault: b", "the key 'default' comes twice"),
-        ("default: a\npolicies: {}", "policies: Dictionary should have at least 1 item"),
+        ("default: a\npolicies: {}", "policies is {}: dictionary should have at least 1 item"),
         ("default: b\npolicies: {a: {}}", "default is b; there is no policy of that name"),
         ("default: a\npolicies: {a: {rule: []}}", "policies.a.rule is not a setting; the nearest"),
         ("default: a\npolicys: {a: {}}", "policys is not a setting; the nearest is policies"),
-        ("default: on\npolicies: {on: {}}", "default: Input should be a valid string"),
-        (RULE % "find: magic", "policies.a.rules.0: Input tag 'magic'"),
+        ("default: on\npolicies: {on: {}}", "default is True: input should be a valid string"),
+        (RULE % "find: magic", "input tag 'magic'"),
         (RULE % "find: secrets, ouput: block", "ouput is not a setting; the nearest is output"),
-        (RULE % "find: secrets, input: delete", "input: Input should be 'redact', 'replace'"),
-        (RULE % "find: personal_data, kinds: [name]", "kinds.0: Input should be 'email'"),
+        (
+            RULE % "find: secrets, input: delete",
+            "rules.0.secrets.input is 'delete': input should be 'redact', 'replace'",
+        ),
+        (RULE % "find: personal_data, kinds: [name]", "kinds.0 is 'name': input should be 'email'"),
         (RULE % "find: personal_data, regions: [UK]", "'UK' is not known; the nearest is"),
         (RULE % "find: personal_data, countries: [xx]", "'xx' is not known; the nearest is"),
         (RULE % "find: pattern, pattern: '(a'", "rules.r: it is no regular expression: missing"),

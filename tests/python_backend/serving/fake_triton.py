@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.contract import Model
+from contract.tensors import Model
 
 _NUMPY = {
     "BOOL": np.bool_,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_backend.contract import POSTPROCESSING_MODEL
+from contract.models import POSTPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceRequest,
     MetricFamily,

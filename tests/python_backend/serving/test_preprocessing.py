@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_backend.contract import PREPROCESSING_MODEL
+from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceResponse,
     TritonError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from python_backend.errors import EngineError, InvalidRequestError
+from contract.errors import EngineError, InvalidRequestError
 from python_backend.text.chat import ChatTemplate
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from python_backend.errors import EngineError
+from contract.errors import EngineError
 from python_backend.text.detokenizer import Detokenizer, Vocabulary
 from tests.python_backend.text.samples import byte_level, sentencepiece
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.errors import InvalidRequestError
+from contract.errors import InvalidRequestError
 from python_backend.text.messages import read_messages, read_tools, read_variables
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}

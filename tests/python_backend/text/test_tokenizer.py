@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from python_backend.engine.config import EngineConfig
-from python_backend.errors import EngineError
+from contract.errors import EngineError
+from python_backend.engine.engine_config import EngineConfig
 from python_backend.text.tokenizer import TextTokenizer
 from tests.python_backend.text.samples import byte_level
 

@@ -1,0 +1,102 @@
+"""``make bench-engine``: the engine in process, on six workloads, in each precision.
+
+A checkpoint of Qwen2.5-0.5B's shape with random weights stands for a real one. Precisions take
+turns, so that a busy machine is unfair to none; each figure is the median of the rounds. Every run
+checks that all tokens asked for were generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.bench_checkpoint import make_checkpoint
+from benchmarks.workloads import KV_CACHE_BYTES, MOST_CONCURRENT, WORKLOADS, Workload
+from build.engine_folder import build_engine
+from python_backend.engine.engine_config import Precision
+from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.sequence import SamplingParams, Sequence
+
+
+def measure(engine: Engine, workload: Workload, rng: np.random.Generator) -> float:
+    """Seconds that a workload takes, from its arrival to its last token."""
+    params = SamplingParams(max_tokens=workload.output)
+    sequences = [Sequence(prompt, params) for prompt in workload.prompts(rng)]
+    start = time.perf_counter()
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+    duration_s = time.perf_counter() - start
+    if any(len(sequence.output) != workload.output for sequence in sequences):
+        raise RuntimeError(f"{workload.name}: not all tokens were generated")
+    return duration_s
+
+
+def main() -> int:
+    """Measure, print a table and write ``reports/engine.json``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine_throughput", description=__doc__
+    )
+    parser.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", default=["int4", "int8"])
+    arguments = parser.parse_args()
+    checkpoint = make_checkpoint(arguments.folder / "qwen2.5-0.5b")
+    engines: dict[Precision, Engine] = {}
+    for precision in arguments.precisions:
+        folder = arguments.folder / precision / "1"
+        build_engine(checkpoint, folder, precision)
+        engines[precision] = load_engine(folder)
+    rng = np.random.default_rng(1)
+    durations: dict[tuple[str, str], list[float]] = {}
+    for round_ in range(arguments.rounds + 1):
+        for workload in WORKLOADS:
+            for precision, engine in engines.items():
+                duration_s = measure(engine, workload, rng)
+                if round_:  # the first warms up
+                    durations.setdefault((workload.name, precision), []).append(duration_s)
+                print(f"{workload.name:12} {precision:5} {duration_s:8.3f} s", file=sys.stderr)
+    report = _report(durations, list(engines))
+    Path("reports").mkdir(exist_ok=True)
+    Path("reports/engine.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(_table(report, list(engines)))
+    return 0
+
+
+def load_engine(folder: Path) -> Engine:
+    """An engine with room for every workload, and for some prefixes that were seen before."""
+    return Engine(folder, max_sequences=MOST_CONCURRENT, kv_cache_bytes=KV_CACHE_BYTES)
+
+
+def _report(
+    durations: dict[tuple[str, str], list[float]], precisions: list[str]
+) -> dict[str, dict[str, float]]:
+    """Output tokens a second; for the first token, milliseconds to it."""
+    report: dict[str, dict[str, float]] = {}
+    for workload in WORKLOADS:
+        for precision in precisions:
+            seconds = statistics.median(durations[workload.name, precision])
+            figure = 1000 * seconds if workload.is_latency else workload.output_tokens / seconds
+            report.setdefault(workload.name, {})[precision] = round(figure, 1)
+    return report
+
+
+def _table(report: dict[str, dict[str, float]], precisions: list[str]) -> str:
+    head = ["workload", *precisions, "unit"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, figures in report.items():
+        unit = "ms" if name == "first token" else "output tokens/s"
+        cells = [name, *(f"{figures[precision]:,.0f}" for precision in precisions), unit]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""From a checkpoint folder to an engine folder: graphs, weights, ``engine.json``, tokenizer."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build.activations import ProductInputs
+from build.build_errors import BuildError, CheckpointError
+from build.calibration import PROMPT_TOKENS, calibrate_kv_cache, calibration_tokens
+from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
+from build.cuda_graph import check_spec, write_graph
+from build.decoder import DecoderSpec, describe_decoder
+from build.gptq import Gptq
+from build.onnx_writer import OnnxGraph, WeightsFile
+from build.progress import Progress, silent
+from build.publish import staged
+from build.quantize import Int4Method, Int4Rows, search_int4
+from build.recipe import CALIBRATION_TEXT
+from build.segments import write_segments
+from build.storage import (
+    Float8Storage,
+    FloatStorage,
+    Int4Storage,
+    Int8Storage,
+    StorageFactory,
+    WeightStorage,
+)
+from build.weight_tensors import Tensors
+from python_backend.engine.cuda_device import CudaLayout
+from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
+from python_backend.engine.engine_config import (
+    ENGINE_FILE,
+    GRAPH_FILE,
+    KV_DTYPES,
+    PRECISIONS,
+    ROTARY_FILE,
+    SMOOTHING_FILE,
+    WEIGHTS_FILE,
+    EngineConfig,
+    ExecutionProvider,
+    KVDtype,
+    Precision,
+    ServingLimits,
+    default_provider,
+)
+
+_COPIED_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    GENERATION_CONFIG_FILE,
+)
+_FORMAT_1_FILES = ("model.onnx", "model.onnx.data")
+_OWN_FILES = (
+    "segment_*.onnx",
+    GRAPH_FILE,
+    WEIGHTS_FILE,
+    ROTARY_FILE,
+    DECODER_FILE,
+    SMOOTHING_FILE,
+    ENGINE_FILE,
+    *_COPIED_FILES,
+    *_FORMAT_1_FILES,
+)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built, for a person to read."""
+
+    spec: DecoderSpec
+    precision: Precision
+    parameters: int
+    size_bytes: int
+    duration_s: float
+
+
+def build_engine(
+    checkpoint_folder: Path,
+    output: Path,
+    precision: Precision,
+    context_length: int | None = None,
+    kv_cache_dtype: KVDtype | None = None,
+    calibration_text: Path | None = None,
+    int4_method: Int4Method = "rtn",
+    execution_provider: ExecutionProvider | None = None,
+    limits: ServingLimits | None = None,
+    progress: Progress = silent,
+) -> BuildReport:
+    """Build an engine folder; the former one is replaced at the very end, in one step.
+
+    The same checkpoint and settings give the same bytes.
+
+    Args:
+        checkpoint_folder: A local Hugging Face checkpoint.
+        output: The engine folder, such as ``model_repository/tensorrt_llm/1``. Files in it that
+            are not an engine's are kept.
+        precision: How the weights of the matrix products are stored.
+        context_length: Limits the context that the checkpoint was made for.
+        kv_cache_dtype: How keys and values are to be stored; by default float16 for CUDA, else
+            int8 beside quantized weights and float32 beside float32 ones.
+        calibration_text: UTF-8 text that resembles what will be read, for an int8 cache; by default
+            one of ours. ``gptq`` has to be given one.
+        int4_method: How int4 weights are rounded.
+        execution_provider: What the engine is for; by default a CPU where it computes with such
+            weights, else CUDA.
+        limits: What it is to serve, where that is not the usual.
+        progress: Told of the layers written.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of a kind that is not supported.
+        BuildError: The output folder cannot be replaced.
+        OSError: The disk is full, or a folder cannot be written.
+    """
+    start = time.perf_counter()
+    if output.resolve() == checkpoint_folder.resolve():
+        raise BuildError("the engine cannot be built into the checkpoint's own folder")
+    execution_provider = execution_provider or default_provider(precision)
+    kv_cache_dtype = kv_cache_dtype or _default_kv_dtype(execution_provider, precision)
+    _check_storage(execution_provider, precision, kv_cache_dtype)
+    with Checkpoint(checkpoint_folder) as checkpoint:
+        spec = describe_decoder(checkpoint, context_length)
+        if execution_provider == "cuda":
+            check_spec(spec)
+        config = _engine_config(
+            checkpoint,
+            spec,
+            execution_provider,
+            precision,
+            kv_cache_dtype,
+            limits or ServingLimits(),
+        )
+        storage = _storage(
+            checkpoint, spec, execution_provider, precision, int4_method, calibration_text
+        )
+        with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
+            with WeightsFile(folder / WEIGHTS_FILE) as weights:
+                parts = (folder, spec, spec.tensors(checkpoint), weights, storage)
+
+                def written(layers: int) -> None:
+                    progress("layer", layers, len(spec.layers))
+
+                if execution_provider == "cuda":
+                    write_graph(*parts, CudaLayout.of(config).block_tokens, written)
+                else:
+                    write_segments(*parts, written)
+            if execution_provider == "cpu":
+                _describe(spec, weights.tensors()).save(folder)
+                np.save(folder / ROTARY_FILE, spec.rotary_table())
+            for name in _COPIED_FILES:
+                if (checkpoint_folder / name).exists():
+                    shutil.copyfile(checkpoint_folder / name, folder / name)
+            config.save(folder)
+            if kv_cache_dtype == "int8":
+                calibrate_kv_cache(folder, calibration_text or CALIBRATION_TEXT)
+            size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    return BuildReport(
+        spec=spec,
+        precision=precision,
+        parameters=sum(math.prod(shape) for shape in spec.tensor_shapes().values()),
+        size_bytes=size_bytes,
+        duration_s=time.perf_counter() - start,
+    )
+
+
+def _default_kv_dtype(provider: ExecutionProvider, precision: Precision) -> KVDtype:
+    if provider == "cuda":
+        return "float16"
+    return "float32" if precision == "fp32" else "int8"
+
+
+def _check_storage(
+    provider: ExecutionProvider, precision: Precision, kv_cache_dtype: KVDtype
+) -> None:
+    if precision not in PRECISIONS[provider]:
+        raise BuildError(
+            f"{precision} weights are not for {provider}: take {' or '.join(PRECISIONS[provider])}"
+        )
+    if kv_cache_dtype not in KV_DTYPES[provider]:
+        raise BuildError(
+            f"a kv_cache_dtype of {kv_cache_dtype} is not for {provider}: take "
+            f"{' or '.join(KV_DTYPES[provider])}"
+        )
+
+
+def _storage(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    provider: ExecutionProvider,
+    precision: Precision,
+    method: Int4Method,
+    text: Path | None,
+) -> StorageFactory:
+    dtype = np.dtype(np.float16 if provider == "cuda" else np.float32)
+    if precision != "int4":
+        if method != "rtn":
+            raise BuildError(f"int4_method is {method}, but the weights are in {precision}")
+        if precision == "fp8":
+            return Float8Storage
+        return Int8Storage if precision == "int8" else partial(FloatStorage, dtype=dtype)
+    if method == "rtn":
+        return partial(Int4Storage, dtype=dtype)
+    if method == "k_quant":
+        return partial(Int4Storage, dtype=dtype, rounding=lambda names: search_int4)
+    if provider == "cuda":
+        raise BuildError("int4_method is gptq, which is for cpu: take rtn or k_quant")
+    if text is None:
+        raise BuildError("int4_method is gptq, which needs a calibration_text")
+    tokens = calibration_tokens(checkpoint.folder, text, spec.vocab_size)
+    size = min(PROMPT_TOKENS, spec.context_length)
+    samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    if not samples:
+        raise BuildError(f"{text} holds no token to calibrate on")
+    inputs = ProductInputs(spec, spec.tensors(checkpoint), samples)
+
+    def gptq(graph: OnnxGraph, tensors: Tensors) -> WeightStorage:
+        moments, known = inputs.next_segment(), dict[int, Gptq]()
+
+        def rounding(names: Sequence[str]) -> Callable[[NDArray[np.float32]], Int4Rows]:
+            shared = moments[names[0]]
+            if id(shared) not in known:
+                known[id(shared)] = Gptq(shared)
+            return known[id(shared)].quantize
+
+        return Int4Storage(graph, tensors, rounding)
+
+    return gptq
+
+
+def _engine_config(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    provider: ExecutionProvider,
+    precision: Precision,
+    kv_cache_dtype: KVDtype,
+    limits: ServingLimits,
+) -> EngineConfig:
+    end_token_ids = _token_ids(checkpoint, "eos_token_id")
+    if not end_token_ids:
+        raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
+    for token in end_token_ids:
+        if not 0 <= token < spec.vocab_size:
+            raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
+    # Some checkpoints say -1 where they have no padding token.
+    padding = [
+        token for token in _token_ids(checkpoint, "pad_token_id") if 0 <= token < spec.vocab_size
+    ]
+    return EngineConfig(
+        architecture=spec.architecture,
+        execution_provider=provider,
+        precision=precision,
+        vocab_size=spec.vocab_size,
+        num_layers=len(spec.layers),
+        hidden_size=spec.hidden_size,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        attention=spec.attention,
+        kv_cache_dtype=kv_cache_dtype,
+        context_length=spec.context_length,
+        limits=limits,
+        end_token_ids=end_token_ids,
+        pad_token_id=(padding or end_token_ids)[0],
+    )
+
+
+def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescription:
+    """What the native decoder reads, in place of the graphs."""
+    return DecoderDescription(
+        intermediate_size=spec.intermediate_size,
+        activation=spec.activation,
+        norm_eps=spec.norm_eps,
+        embedding_scale=spec.embedding_scale,
+        logit_softcap=spec.logit_softcap,
+        embedding=spec.embedding,
+        layers=tuple(
+            Layer(
+                attention_norm=layer.attention_norm,
+                qkv="+".join(layer.qkv),
+                qkv_bias="+".join(layer.qkv_bias) or None,
+                q_norm=layer.qk_norm[0] if layer.qk_norm else None,
+                k_norm=layer.qk_norm[1] if layer.qk_norm else None,
+                attention_output=layer.attention_output,
+                post_attention_norm=layer.post_attention_norm,
+                mlp_norm=layer.mlp_norm,
+                gate=layer.gate,
+                up=layer.up,
+                down=layer.down,
+                post_mlp_norm=layer.post_mlp_norm,
+            )
+            for layer in spec.layers
+        ),
+        final_norm=spec.final_norm,
+        lm_head=spec.lm_head,
+        tensors=tensors,
+    )
+
+
+def _token_ids(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    """A setting that is one token or several, or none; ``generation_config.json`` goes first."""
+    value: Any = checkpoint.generation_config.get(name)
+    if value is None:
+        value = checkpoint.config.get(name)
+    if value is None:
+        return ()
+    tokens = tuple(value) if isinstance(value, list) else (value,)
+    if not all(type(token) is int for token in tokens):
+        raise CheckpointError(f"{name} is {value!r}, not a token or a list of tokens")
+    return tokens

@@ -1,0 +1,142 @@
+"""What can go wrong between a client and the server, as a small tree.
+
+ClientError
+├── ServerUnavailableError    nothing answers, or the model is not loaded: try again, elsewhere
+│   ├── ServerBusyError       it is well and has no room: try again later
+│   └── ServerBrokenError     a process of it died: it must be started again
+├── InvalidRequestError       the request is wrong: trying again cannot help
+├── GenerationError           the server took the request and failed
+└── DeadlineExceededError     the answer was not complete in time
+"""
+
+from __future__ import annotations
+
+import re
+
+from contract.errors import TriremeError
+from contract.models import ENSEMBLE_MODEL
+from contract.names import REQUEST_PARAMETERS
+
+
+class ClientError(TriremeError):
+    """Base of every error that the clients raise on purpose."""
+
+
+class ServerUnavailableError(ClientError):
+    """No server answers at the address, it went away, or it does not have the model.
+
+    Attributes:
+        address: Where the client looked.
+    """
+
+    def __init__(self, message: str, address: str) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+class ServerBusyError(ServerUnavailableError):
+    """The server answers, and its queue has no room for the request."""
+
+
+class ServerBrokenError(ServerUnavailableError):
+    """The server answers, and the process of one of its models died.
+
+    Triton starts no such process again, and says that it is ready all the same.
+    """
+
+
+class InvalidRequestError(ClientError, ValueError):
+    """The request is wrong; the message, mostly the server's own, says what and which bound.
+
+    Attributes:
+        input_name: The ensemble's input that is to blame, None where the message names none.
+    """
+
+    def __init__(self, message: str, input_name: str | None = None) -> None:
+        super().__init__(message)
+        self.input_name = input_name
+
+
+class GenerationError(ClientError):
+    """The server accepted the request and failed to answer it."""
+
+
+class DeadlineExceededError(ClientError, TimeoutError):
+    """The answer was not complete after `timeout_s`; the request has been cancelled."""
+
+
+# How our engine and Triton's own queues say it.
+_BUSY = re.compile("the queue is full|Exceeds maximum queue size", re.IGNORECASE)
+# How Triton's Python backend says it of the process that runs a model.
+_BROKEN = re.compile("Stub process .*is not healthy|Failed to obtain the health mutex")
+# How gRPC says that a connection broke in the middle of a call, beside UNAVAILABLE.
+_CUT = re.compile("Stream removed|Received RST_STREAM|Internal error from Core")
+# What Triton puts before a model's own message.
+_PREFIX = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )+")
+# Names under which the server's models know the ensemble's inputs, where theirs is another.
+_ALIASES = {
+    "the prompt": "text_input",
+    "input_ids": "text_input",
+    "embedding_bias": "embedding_bias_words",
+}
+_NAMES = "|".join(
+    re.escape(name)
+    for name in sorted(
+        (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS, *_ALIASES),
+        key=len,
+        reverse=True,
+    )
+)
+_ANYWHERE = re.compile(rf"\b({_NAMES})\b")
+_TO_BLAME = re.compile(rf"^(?:input )?({_NAMES})\b|['\"`]({_NAMES})['\"`]")
+
+
+def server_error(message: str, status: str | None, address: str) -> ClientError:
+    """The exception for what the server said.
+
+    Over HTTP Triton answers every error of a model with status 400, and errors of its own over gRPC
+    without a status. Such an error counts as the request's where the message begins with the name
+    of an input or parameter or with ``content_filter``, as every refusal of Trireme's models does,
+    or quotes one, as Triton's own do.
+
+    Args:
+        message: The server's words.
+        status: gRPC's name of the status, such as ``INVALID_ARGUMENT``; None where it is not known.
+        address: The server's.
+    """
+    message = _PREFIX.sub("", message)
+    if status == "DEADLINE_EXCEEDED":
+        return DeadlineExceededError("the answer was not complete in time")
+    if message.startswith("Request for unknown model"):
+        return ServerUnavailableError(f"{address} does not have the model: {message}", address)
+    if _BUSY.match(message):
+        return ServerBusyError(message, address)
+    if _BROKEN.search(message):
+        return ServerBrokenError(f"{address} must be started again: {message}", address)
+    if status in ("UNAVAILABLE", "UNIMPLEMENTED"):  # nothing there, or something else
+        return unavailable(address, message)
+    if status in ("INTERNAL", "UNKNOWN") and _CUT.match(message):
+        return unavailable(address, message)
+    if status == "INVALID_ARGUMENT":
+        named = _ANYWHERE.search(message)
+        return InvalidRequestError(message, _input_name(named))
+    named = _TO_BLAME.search(message) if status is None else None
+    if named or message.startswith("content_filter:"):
+        return InvalidRequestError(message, _input_name(named))
+    return GenerationError(message)
+
+
+def unavailable(address: str, reason: str) -> ServerUnavailableError:
+    """The exception for a server that does not answer, and what to do about it."""
+    return ServerUnavailableError(
+        f"no answer from {address} ({reason}): start a server with `make serve`, "
+        "or correct the address",
+        address,
+    )
+
+
+def _input_name(named: re.Match[str] | None) -> str | None:
+    if named is None:
+        return None
+    name = next(group for group in named.groups() if group)
+    return _ALIASES.get(name, name)

@@ -1,0 +1,12 @@
+"""The ground on which every room stands: what a client, a model and the gateway agree on.
+
+- ``tensors``: what a tensor, a model and a step of an ensemble are;
+- ``nvidia``: the tensors of TensorRT-LLM's own models (release 1.2), nothing of ours;
+- ``models``: the tensors of Trireme's models: theirs, and what Trireme adds;
+- ``ensemble``: how the three steps are chained;
+- ``names``: the words that travel: models, finish reasons, priorities, request parameters;
+- ``errors``: the exceptions of the serving path;
+- ``settings_base``: typed settings and the errors that explain them.
+
+It imports no other room, and no package but pydantic, yaml and numpy.
+"""

@@ -1,0 +1,217 @@
+"""The tensors of Trireme's models: TensorRT-LLM's own (``contract.nvidia``), and what Trireme adds.
+
+They are release 1.2's, so that clients written for its ensemble work unchanged and its engines drop
+in. Config files, clients and tests derive from here; nothing else spells a tensor's name, type or
+shape. What Trireme adds is optional tensors beside theirs, never a change of theirs.
+
+TensorRT-LLM's C++ backend knows none of ours, and its last response does not look like the last.
+Between it and the ensemble stands ``tensorrt_llm_adapter``, which adds what is missing; so the
+three steps, and what they say to each other, are the same for every engine.
+"""
+
+from __future__ import annotations
+
+from contract import nvidia
+from contract.names import (
+    ENSEMBLE,
+    POSTPROCESSING,
+    PREPROCESSING,
+    TENSORRT_LLM,
+    TENSORRT_LLM_ADAPTER,
+    Engine,
+)
+from contract.tensors import Model, Tensor, TensorSet, optional, scalar
+
+
+class PreprocessingInputs(nvidia.PreprocessingInputs):
+    """Text and its options.
+
+    Attributes:
+        MESSAGES: A chat as JSON, in place of ``QUERY``; so are the next two.
+        TOOLS: Functions that the model may call.
+        CHAT_TEMPLATE_KWARGS: What else the chat template is given.
+        EMBEDDING_BIAS_IDS: Biased tokens by their ids, in place of ``EMBEDDING_BIAS_WORDS``.
+        STREAM: Whether the request streams.
+        EXCLUDE_INPUT_IN_OUTPUT: Whether the prompt is part of the answer.
+        INCLUDE_STOP_STR_IN_OUTPUT: Whether a stop text is part of the answer.
+    """
+
+    MESSAGES = optional("MESSAGES", "STRING")
+    TOOLS = optional("TOOLS", "STRING")
+    CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
+    EMBEDDING_BIAS_IDS = optional("EMBEDDING_BIAS_IDS", "INT32", -1)
+    STREAM = optional("STREAM", "BOOL")
+    EXCLUDE_INPUT_IN_OUTPUT = optional("EXCLUDE_INPUT_IN_OUTPUT", "BOOL")
+    INCLUDE_STOP_STR_IN_OUTPUT = optional("INCLUDE_STOP_STR_IN_OUTPUT", "BOOL")
+
+
+class PreprocessingOutputs(nvidia.PreprocessingOutputs):
+    """Tokens, and what else the engine needs; ours are explained at `EngineInputs`."""
+
+    LIVENESS_PROBES = Tensor("LIVENESS_PROBES", "BOOL")
+    STREAMING = Tensor("STREAMING", "BOOL")
+    STREAM_CONTEXT = Tensor("STREAM_CONTEXT", "STRING")
+
+
+class _StepInputs(nvidia.EngineInputs):
+    """What the ensemble's second step takes, whatever the engine.
+
+    Attributes:
+        SEQUENCE_ID: Names the sequence that a ``stop`` request ends.
+        LIVENESS_PROBES: Preprocessing asks for empty responses while there are no tokens to send. A
+            client that went away shows only where the ensemble's last step is called, and without
+            them a request that doesn't stream would run to its end for nobody.
+        STREAM_CONTEXT: What preprocessing tells postprocessing about a request, such as its stop
+            texts; handed back with each sequence's first response.
+    """
+
+    SEQUENCE_ID = scalar("sequence_id", "UINT64")
+    LIVENESS_PROBES = scalar("liveness_probes", "BOOL")
+    STREAM_CONTEXT = scalar("stream_context", "STRING")
+
+
+class EngineInputs(_StepInputs):
+    """What Trireme's engine takes.
+
+    Attributes:
+        PRIORITY: Which requests go first; Triton doesn't show its own request priority to a Python
+            model.
+        MIN_P: Another bound on what is sampled.
+        NUM_TOP_LOG_PROBS: How many of the likeliest tokens to report beside each chosen one.
+    """
+
+    PRIORITY = scalar("priority", "INT32")
+    MIN_P = scalar("min_p", "FP32")
+    NUM_TOP_LOG_PROBS = scalar("num_top_log_probs", "INT32")
+
+
+class OurStatistics(TensorSet):
+    """What only our engine adds to a response: ``[beams, tokens, num_top_log_probs]``."""
+
+    TOP_LOG_PROB_IDS = Tensor("top_log_prob_ids", "INT32", (-1, -1, -1))
+    TOP_LOG_PROBS = Tensor("top_log_probs", "FP32", (-1, -1, -1))
+
+
+class Statistics(OurStatistics, nvidia.Statistics):
+    """All that an engine may add to a response where the request asks for it."""
+
+
+class _StepOutputs(TensorSet):
+    """What the ensemble's second step says of a sequence, whatever the engine.
+
+    Attributes:
+        SEQUENCE_ID: Tells the pieces of one stream from those of another, whatever request ids the
+            clients chose.
+        FINISH_REASON: Why a sequence ended, in its last response.
+        STREAM_CONTEXT: What preprocessing said of it, in its first.
+    """
+
+    SEQUENCE_ID = Tensor("sequence_id", "UINT64")
+    FINISH_REASON = Tensor("finish_reason", "STRING")
+    STREAM_CONTEXT = Tensor("stream_context", "STRING")
+
+
+class EngineOutputs(nvidia.EngineOutputs, Statistics, _StepOutputs):
+    """What the ensemble's second step answers."""
+
+
+class AnswerExtras(TensorSet):
+    """What an answer carries beside TensorRT-LLM's outputs.
+
+    Attributes:
+        FINISH_REASON: Why the answer ended, in its last response.
+        SAFETY_VERDICTS: What a policy found, as JSON.
+        OUTPUT_TOKENS: The text of the tokens whose log probabilities the response carries.
+        TOP_TOKENS: The text of the likeliest tokens beside each.
+    """
+
+    FINISH_REASON = Tensor("finish_reason", "STRING")
+    SAFETY_VERDICTS = Tensor("safety_verdicts", "STRING")
+    OUTPUT_TOKENS = Tensor("output_tokens", "STRING", (-1, -1))
+    TOP_TOKENS = Tensor("top_tokens", "STRING", (-1, -1, -1))
+
+
+class PostprocessingInputs(nvidia.PostprocessingInputs, Statistics, _StepOutputs):
+    """Tokens, and all that the engine says of them.
+
+    Triton refuses an ensemble whose outputs come from two decoupled steps. Postprocessing is
+    decoupled (it may hold text back, and answers nothing to the engine's liveness probes), so the
+    engine's statistics travel through it; upstream maps them from the engine directly. The
+    ensemble's own face is the same.
+    """
+
+
+class PostprocessingOutputs(nvidia.PostprocessingOutputs, Statistics, AnswerExtras):
+    """Text, and what goes with it."""
+
+
+class EnsembleInputs(nvidia.EnsembleInputs):
+    """What a client may send; ours are explained at the steps that take them."""
+
+    MESSAGES = optional("messages", "STRING")
+    TOOLS = optional("tools", "STRING")
+    CHAT_TEMPLATE_KWARGS = optional("chat_template_kwargs", "STRING")
+    EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
+    INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
+    PRIORITY = optional("priority", "INT32")
+    MIN_P = optional("min_p", "FP32")
+    NUM_TOP_LOG_PROBS = optional("num_top_log_probs", "INT32")
+
+
+class EnsembleOutputs(nvidia.EnsembleOutputs, Statistics, AnswerExtras):
+    """What a client gets."""
+
+
+def _names(*tensors: Tensor) -> tuple[str, ...]:
+    return tuple(tensor.name for tensor in tensors)
+
+
+STATISTICS = _names(*Statistics.all())
+ANSWER_EXTRAS = _names(*AnswerExtras.all())
+STEP_OUTPUTS = _names(*_StepOutputs.all())
+
+OURS = frozenset(_names(*_StepInputs.own(), *EngineInputs.own(), *_StepOutputs.all()))
+"""Tensors of the engine that TensorRT-LLM's own backend doesn't have."""
+
+_OUR_ENGINES_ALONE = frozenset(
+    _names(*EngineInputs.own(), *OurStatistics.all(), AnswerExtras.TOP_TOKENS)
+)
+"""What only our engine knows of: behind another, nothing offers it."""
+
+PREPROCESSING_MODEL = Model(PREPROCESSING, PreprocessingInputs.all(), PreprocessingOutputs.all())
+TENSORRT_LLM_MODEL = Model(TENSORRT_LLM, EngineInputs.all(), EngineOutputs.all())
+TENSORRT_LLM_ADAPTER_MODEL = Model(
+    TENSORRT_LLM_ADAPTER, EngineInputs.all(), EngineOutputs.all()
+).without(_OUR_ENGINES_ALONE)
+POSTPROCESSING_MODEL = Model(
+    POSTPROCESSING,
+    (
+        *nvidia.PostprocessingInputs.all(),
+        *(optional(t.name, t.data_type, *t.dims) for t in Statistics.all()),
+        *(optional(t.name, t.data_type, *t.dims) for t in _StepOutputs.all()),
+    ),
+    PostprocessingOutputs.all(),
+)
+ENSEMBLE_MODEL = Model(ENSEMBLE, EnsembleInputs.all(), EnsembleOutputs.all())
+
+
+def ensemble_model(engine: Engine = "onnx") -> Model:
+    """The ensemble around an engine: what that engine knows nothing of is not offered."""
+    return ENSEMBLE_MODEL if engine == "onnx" else ENSEMBLE_MODEL.without(_OUR_ENGINES_ALONE)
+
+
+UNSUPPORTED_INPUTS = {
+    tensor.name: feature
+    for tensor, feature in (
+        (EngineInputs.RETURN_CONTEXT_LOGITS, "context logits"),
+        (EngineInputs.RETURN_GENERATION_LOGITS, "generation logits"),
+        (EngineInputs.PROMPT_EMBEDDING_TABLE, "prompt tuning"),
+        (EngineInputs.PROMPT_VOCAB_SIZE, "prompt tuning"),
+        (EngineInputs.LORA_TASK_ID, "LoRA"),
+        (EngineInputs.LORA_WEIGHTS, "LoRA"),
+        (EngineInputs.LORA_CONFIG, "LoRA"),
+        (EngineInputs.GUIDED_DECODING_GUIDE_TYPE, "guided decoding"),
+        (EngineInputs.GUIDED_DECODING_GUIDE, "guided decoding"),
+    )
+}
+"""Inputs of the contract that the ONNX engine refuses by name, and what they ask for."""

@@ -1,0 +1,27 @@
+"""The words that travel between clients, the gateway and the models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Engine = Literal["onnx", "tensorrt_llm"]
+"""What runs the ``tensorrt_llm`` model of the ensemble: Trireme's ONNX engine in the Python
+backend, or TensorRT-LLM's engine in NVIDIA's C++ backend."""
+
+PREPROCESSING = "preprocessing"
+TENSORRT_LLM = "tensorrt_llm"
+TENSORRT_LLM_ADAPTER = "tensorrt_llm_adapter"
+POSTPROCESSING = "postprocessing"
+ENSEMBLE = "ensemble"
+
+ENGINE_FINISH_REASONS = ("stop", "length", "cancelled")
+"""Values of the engine's ``finish_reason``: ended by itself, out of tokens, client went away. The
+ensemble's may also be ``content_filter``, where a policy blocked the answer, or ``error``, where
+the text path failed on it."""
+
+REQUEST_PARAMETERS = ("safety_policy", "chat_template")
+"""What a request says beside its inputs, in Triton's request parameters."""
+
+PRIORITY_LEVELS = 5
+DEFAULT_PRIORITY = 3
+"""``priority`` is Triton's: from 1, the most urgent, to the number of levels; 0 is the default."""

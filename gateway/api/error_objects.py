@@ -1,0 +1,69 @@
+"""Every error as OpenAI's clients know errors: a status and one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from gateway.gateway_errors import GatewayError, InvalidRequest, LimitExceeded
+
+_KINDS = frozenset({"str", "list", "body"})
+"""Parts of pydantic's paths that name a kind of value rather than a field or an index."""
+
+
+def error_object(error: GatewayError) -> dict[str, Any]:
+    """The error as the body of an answer, or as an event in a stream."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_body(error: GatewayError) -> bytes:
+    """The same, encoded."""
+    return orjson.dumps(error_object(error))
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """What its answer carries in the headers."""
+    headers = dict(error.headers)
+    if error.status == 401:
+        headers.setdefault("www-authenticate", "Bearer")
+    if isinstance(error, LimitExceeded):
+        headers.setdefault("retry-after", str(max(1, round(error.retry_after_s + 0.5))))
+    return headers
+
+
+def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequest:
+    """What is wrong with a body, in one error that names the field."""
+    errors = error.errors() if isinstance(error, ValidationError) else error
+    # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
+    # furthest into the value is the one that was meant.
+    worst = max(errors, key=lambda each: len(each["loc"]))
+    path = [str(part) for part in worst["loc"] if not _is_kind(str(part))]
+    context = worst.get("ctx") or {}
+    code = "invalid_value"
+    message = str(worst["msg"]).removeprefix("Value error, ")
+    if worst["type"] == "unsupported_parameter":
+        code = worst["type"]
+        path = [str(context["name"])]
+    elif worst["type"] == "missing":
+        code = "missing_required_parameter"
+        message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"
+    elif worst["type"] == "json_invalid":
+        code, path = "invalid_json", []
+        message = "the body is not valid JSON"
+    elif path:
+        message = f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"
+    return InvalidRequest(message, param=".".join(path) or None, code=code)
+
+
+def _is_kind(part: str) -> bool:
+    return part in _KINDS or "[" in part or "-" in part

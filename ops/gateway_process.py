@@ -1,0 +1,138 @@
+"""The gateway as a process beside Triton: started, watched until it can answer, stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from ops.triton_process import ROOT, end_with_parent
+
+
+class GatewayError(Exception):
+    """The gateway cannot be started or failed. The message is for a person."""
+
+
+class GatewayServer:
+    """A gateway before one Triton, usable as a context manager.
+
+        with GatewayServer("127.0.0.1:8001", port=8080, log=folder / "gateway.log") as gateway:
+            openai.OpenAI(base_url=f"http://{gateway.address}/v1", api_key="none")
+
+    `start()` returns when it has generated a token. It never outlives the program that started it.
+    """
+
+    def __init__(
+        self,
+        triton: str | None,
+        *,
+        port: int,
+        log: Path,
+        host: str = "127.0.0.1",
+        config: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """Describe the process; nothing runs before `start()`.
+
+        Args:
+            triton: `host:port` of Triton's gRPC endpoint; None where a file says it.
+            port: Where to listen.
+            log: The file that takes its log; written anew.
+            host: The address to bind.
+            config: Its configuration, see docs/gateway.md; None is one local Triton, no tenants.
+            arguments: Further arguments of `python -m gateway`.
+        """
+        self.address = f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+        self.log = log
+        self._command = [sys.executable, "-m", "gateway", "--host", host, "--port", str(port)]
+        if config is not None:
+            self._command += ["--config", str(config.resolve())]
+        if triton is not None:
+            self._command += ["--triton", triton]
+        self._command += arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None when it does not run."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if running and self._process else None
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start it and return when it can answer.
+
+        Raises:
+            GatewayError: It ended early, or no upstream was ready in time.
+        """
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not self._ready():
+                if self._process.poll() is not None:
+                    raise GatewayError(f"the gateway ended before it was ready:\n{self.failure()}")
+                if time.monotonic() > deadline:
+                    raise GatewayError(f"the gateway was not ready after {timeout_s:g} s")
+                time.sleep(0.05)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, grace_s: float = 15.0) -> None:
+        """End it: ask first, so that running answers finish, then kill it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def failure(self) -> str:
+        """The end of its log, in words."""
+        lines = self.log.read_text(errors="replace").splitlines()[-5:]
+        return "\n".join(map(_message, lines)) + f"\n(the whole log: {self.log})"
+
+    def __enter__(self) -> GatewayServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _ready(self) -> bool:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://{self.address}/health/ready", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line

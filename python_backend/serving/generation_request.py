@@ -1,0 +1,221 @@
+"""Reading a request to the engine: from tensors to prompts and sampling parameters.
+
+A request may have a batch of prompts, and each may ask for several sequences; every one becomes a
+row of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import InvalidRequestError
+from contract.models import UNSUPPORTED_INPUTS
+from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from python_backend.engine.sequence import SamplingParams
+
+if TYPE_CHECKING:
+    from python_backend.serving.triton_api import Inputs
+
+Words = tuple[tuple[int, ...], ...]
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "runtime_top_k": "top_k",
+    "runtime_top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "min_tokens": "min_tokens",
+    "num_top_log_probs": "num_top_log_probs",
+}
+"""Inputs that are sampling parameters, one value a row."""
+
+_MAX_SEQUENCES_PER_PROMPT = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence to generate."""
+
+    prompt: NDArray[np.int32]
+    params: SamplingParams
+    priority: int
+    batch_index: int
+    sequence_index: int
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What the responses carry.
+
+    Attributes:
+        streaming: A response for each step, else one at the end.
+        echo: Whether the prompt precedes the output. As in TensorRT-LLM, never while streaming.
+        perf_metrics: Times and cache statistics.
+        num_input_tokens: Number of prompt tokens.
+        num_output_tokens: Number of generated tokens in the response.
+    """
+
+    streaming: bool
+    echo: bool
+    perf_metrics: bool
+    num_input_tokens: bool
+    num_output_tokens: bool
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A checked request.
+
+    Attributes:
+        timeout_us: Microseconds that the answer may take; 0 is without end.
+    """
+
+    rows: list[Row]
+    reporting: Reporting
+    batch_size: int
+    num_return_sequences: int
+    liveness_probes: bool
+    timeout_us: int
+
+
+def read_request(
+    inputs: Inputs, default_end_ids: Items[int], exclude_input: bool
+) -> GenerationRequest:
+    """Read a request to ``tensorrt_llm``.
+
+    Args:
+        inputs: Its tensors.
+        default_end_ids: The engine's end tokens. They hold where the request names one of them or
+            none; any other ``end_id`` takes their place (-1: nothing ends the text early).
+        exclude_input: What holds where ``exclude_input_in_output`` is left out.
+
+    Raises:
+        InvalidRequestError: An input is missing, contradicts another or is not supported.
+    """
+    ids = inputs.array("input_ids")
+    if ids is None:
+        raise InvalidRequestError("input_ids is missing")
+    batch = ids.shape[0]
+
+    def scalars(name: str, default: Any) -> list[Any]:
+        values = inputs.scalars(name, batch)
+        return [default] * batch if values is None else values
+
+    def flag(name: str, default: bool = False) -> bool:
+        values = set(scalars(name, default))
+        if len(values) > 1:
+            raise InvalidRequestError(f"{name} must be the same for all {batch} rows of a batch")
+        return bool(values.pop())
+
+    _refuse_unsupported(inputs)
+    if any(width > 1 for width in scalars("beam_width", 1)):
+        raise InvalidRequestError(
+            "beam_width is above 1; beam search is not supported, num_return_sequences may serve"
+        )
+    copies = set(scalars("num_return_sequences", 1))
+    num_return_sequences = max(copies)
+    if len(copies) > 1 or not 1 <= num_return_sequences <= _MAX_SEQUENCES_PER_PROMPT:
+        raise InvalidRequestError(
+            f"num_return_sequences is {num_return_sequences}; it must be between 1 and "
+            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows"
+        )
+
+    lengths = scalars("input_lengths", ids.shape[1])
+    max_tokens = scalars("request_output_len", 0)
+    end_ids = scalars("end_id", default_end_ids[0])
+    seeds = scalars("seed", None)
+    sampling = {
+        parameter: values
+        for name, parameter in _SAMPLING.items()
+        if (values := inputs.scalars(name, batch)) is not None
+    }
+    stop_words = _word_lists(inputs, "stop_words_list", batch)
+    bad_words = _word_lists(inputs, "bad_words_list", batch)
+    bias = inputs.array("embedding_bias")
+    log_probs = flag("return_log_probs")
+    # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
+    default_priority = inputs.parameters().get("priority", 0)
+    priorities = [_priority(value) for value in scalars("priority", default_priority)]
+
+    rows = []
+    for index in range(batch):
+        if not 0 <= lengths[index] <= ids.shape[1]:
+            raise InvalidRequestError(
+                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens"
+            )
+        end_id, seed = end_ids[index], seeds[index]
+        for copy in range(num_return_sequences):
+            params = SamplingParams(
+                max_tokens=max_tokens[index],
+                seed=None if seed is None else seed + copy,
+                end_ids=frozenset(default_end_ids if end_id in default_end_ids else (end_id,)),
+                stop_words=stop_words[index],
+                bad_words=bad_words[index],
+                embedding_bias=bias[index].copy() if bias is not None and bias.size else None,
+                log_probs=log_probs,
+                **{parameter: values[index] for parameter, values in sampling.items()},
+            )
+            # Triton takes the request's memory back before the sequence has run: copy.
+            prompt = ids[index, : lengths[index]].copy()
+            rows.append(Row(prompt, params, priorities[index], index, copy))
+
+    streaming = flag("streaming")
+    reporting = Reporting(
+        streaming=streaming,
+        echo=not streaming and not flag("exclude_input_in_output", exclude_input),
+        perf_metrics=flag("return_perf_metrics"),
+        num_input_tokens=flag("return_num_input_tokens"),
+        num_output_tokens=flag("return_num_output_tokens"),
+    )
+    return GenerationRequest(
+        rows,
+        reporting,
+        batch,
+        num_return_sequences,
+        liveness_probes=flag("liveness_probes"),
+        timeout_us=inputs.timeout_us(),
+    )
+
+
+def _priority(value: Any) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not 0 <= value <= PRIORITY_LEVELS:
+        raise InvalidRequestError(
+            f"priority is {value!r}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
+            "or 0 for the default"
+        )
+    return int(value) or DEFAULT_PRIORITY
+
+
+def _refuse_unsupported(inputs: Inputs) -> None:
+    for name, feature in UNSUPPORTED_INPUTS.items():
+        array = inputs.array(name)
+        if array is not None and (array.dtype != bool or array.any()):
+            raise InvalidRequestError(f"{name}: {feature} is not supported by this engine")
+
+
+def _word_lists(inputs: Inputs, name: str, batch: int) -> list[Words]:
+    """Words of each row from TensorRT-LLM's format; see ``TextTokenizer.word_list``."""
+    array = inputs.array(name)
+    if array is None:
+        return [()] * batch
+    if array.shape[:2] != (batch, 2):
+        raise InvalidRequestError(
+            f"{name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
+        )
+    return [_words(tokens, offsets, name) for tokens, offsets in array]
+
+
+def _words(tokens: NDArray[np.int32], offsets: NDArray[np.int32], name: str) -> Words:
+    ends = [int(end) for end in offsets if end != -1]
+    spans = list(zip([0, *ends], ends, strict=False))
+    if any(not start < end <= tokens.size for start, end in spans):
+        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens")
+    return tuple(tuple(int(token) for token in tokens[start:end]) for start, end in spans)

@@ -1,0 +1,165 @@
+"""What the three models share in talking to Triton's Python backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+import python_backend
+from contract.errors import EngineError, InvalidRequestError
+from contract.model_settings import SafetySettings
+from python_backend.engine.engine_config import served_version
+from python_backend.safety.policy import PolicyError
+from python_backend.safety.policy_store import PolicyStore
+
+
+def model_config(args: dict[str, str]) -> dict[str, Any]:
+    """Triton's configuration of the model that is being initialized."""
+    config: dict[str, Any] = json.loads(args["model_config"])
+    return config
+
+
+def resolve(args: dict[str, str], folder: str) -> Path:
+    """What a setting names, relative to the model's version folder.
+
+    Raises:
+        EngineError: The path ends in ``*``, and no version there has a tokenizer.
+    """
+    version = Path(args["model_repository"]) / args["model_version"]
+    path = version / folder
+    if path.name != "*":
+        return path.resolve()
+    model = path.parent.resolve()
+    served = served_version(model, holding="tokenizer.json")
+    if served is None:
+        raise EngineError(
+            f"no version in {model} has a tokenizer: build an engine first (make build-engines)"
+        )
+    return served
+
+
+def open_policies(settings: SafetySettings) -> PolicyStore:
+    """The safety policies that the settings name, watched for changes."""
+    path = (Path(python_backend.__file__).resolve().parents[1] / settings.policy_file).resolve()
+
+    def on_reload(error: PolicyError | None) -> None:
+        if error is None:
+            pb_utils.Logger.log_info(f"{path}: the new safety policies are in force")
+        else:
+            pb_utils.Logger.log_error(f"the former safety policies stay in force: {error}")
+
+    return PolicyStore(path, settings.policy_check_period_ms / 1000, on_reload)
+
+
+def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that refuses a request."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    )
+
+
+def unavailable(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that asks a client to come again later."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+    )
+
+
+class Inputs:
+    """The inputs of one request, whose rows are its batch."""
+
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self._request = request
+        # Read once: Triton's own look-up by name makes all of them anew each time.
+        self._tensors: dict[str, pb_utils.Tensor] = {
+            tensor.name(): tensor for tensor in request.inputs()
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """The request's parameters, as its client named them."""
+        parameters: dict[str, Any] = json.loads(self._request.parameters() or "{}")
+        return parameters
+
+    def timeout_us(self) -> int:
+        """The request's timeout in microseconds; 0 is none.
+
+        Triton's ``generate`` endpoints leave it among the parameters, where a client may have
+        written anything.
+
+        Raises:
+            InvalidRequestError: It is not a number of microseconds.
+        """
+        timeout_us: Any = self._request.timeout() or self.parameters().get("timeout", 0)
+        if not isinstance(timeout_us, int) or isinstance(timeout_us, bool) or timeout_us < 0:
+            raise InvalidRequestError(
+                f"timeout is {timeout_us!r}; it must be a whole number of microseconds, 0 or more"
+            )
+        return timeout_us
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """An input as ``[batch, …]``, or None where the request leaves it out."""
+        tensor = self._tensors.get(name)
+        return None if tensor is None else tensor.as_numpy()
+
+    def given(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Those of some inputs that the request has."""
+        return (
+            (name, tensor.as_numpy()) for name, tensor in self._tensors.items() if name in names
+        )
+
+    def required(self, name: str) -> NDArray[Any]:
+        """An input that the contract has in every request.
+
+        Raises:
+            InvalidRequestError: It is missing.
+        """
+        array = self.array(name)
+        if array is None:
+            raise InvalidRequestError(f"{name} is missing")
+        return array
+
+    def scalars(self, name: str, batch: int) -> list[Any] | None:
+        """One value for each row, or None where the request leaves the input out.
+
+        Raises:
+            InvalidRequestError: The input has another number of rows than the request.
+        """
+        array = self.array(name)
+        if array is None:
+            return None
+        if array.size != batch:
+            raise InvalidRequestError(
+                f"{name} has {array.size} values; it must have one for each of the {batch} rows"
+            )
+        values: list[Any] = array.reshape(-1).tolist()
+        return values
+
+    def texts(self, name: str, shown_as: str) -> list[list[str]] | None:
+        """Strings of each row, or None where the request leaves the input out.
+
+        Args:
+            name: The tensor.
+            shown_as: What the client calls it, for the error.
+
+        Raises:
+            InvalidRequestError: A string is not UTF-8.
+        """
+        array = self.array(name)
+        if array is None:
+            return None
+        return [[_decode(value, shown_as) for value in row.reshape(-1)] for row in array]
+
+
+def _decode(value: Any, name: str) -> str:
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None

@@ -1,0 +1,93 @@
+"""What the server says becomes the right exception."""
+
+from __future__ import annotations
+
+import pytest
+
+from clients import (
+    ClientError,
+    GenerationError,
+    InvalidRequestError,
+    ServerBrokenError,
+    ServerUnavailableError,
+)
+from clients.client_errors import server_error
+from contract.errors import TriremeError
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("top_p is 2; it must be between 0 and 1", "top_p"),
+        ("in ensemble 'ensemble', top_k is -1; it must be 0 or more", "top_k"),
+        ("the prompt has 900 tokens; it can have at most 511", "text_input"),
+        ("embedding_bias has 3 values; it must have one for each", "embedding_bias_words"),
+        ("[request id: r9] inference input 'seed' data-type is 'FP32'", "seed"),
+        ("missing required input(s) ['max_tokens'].", "max_tokens"),
+    ],
+)
+@pytest.mark.parametrize("status", [None, "INVALID_ARGUMENT"])
+def test_refusals_name_the_input(message: str, name: str, status: str | None) -> None:
+    error = server_error(message, status, "here:1")
+    assert isinstance(error, InvalidRequestError)
+    assert error.input_name == name
+    assert "in ensemble" not in str(error)
+
+
+def test_refusal_that_names_no_input() -> None:
+    error = server_error("the moon is full", "INVALID_ARGUMENT", "here:1")
+    assert isinstance(error, InvalidRequestError)
+    assert error.input_name is None
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("the engine failed: out of memory", None),
+        ("the engine's stream broke", None),
+        ("top_p made the engine fail", "INTERNAL"),
+    ],
+)
+def test_failures_are_not_the_request_s(message: str, status: str | None) -> None:
+    assert isinstance(server_error(message, status, "here:1"), GenerationError)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("in ensemble 'ensemble', Server is stopping", "UNAVAILABLE"),
+        ("Request for unknown model: 'ensemble' is not found", None),
+        ("Method not found!", "UNIMPLEMENTED"),
+        ("Internal error from Core", "INTERNAL"),
+        ("Received RST_STREAM with error code 2", "INTERNAL"),
+        ("Stream removed", "UNKNOWN"),
+    ],
+)
+def test_unavailable_names_the_address(message: str, status: str | None) -> None:
+    error = server_error(message, status, "here:1")
+    assert isinstance(error, ServerUnavailableError)
+    assert error.address == "here:1"
+    assert "here:1" in str(error)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Stub process 'tensorrt_llm_0_0' is not healthy.",
+        "in ensemble 'ensemble', Failed to process the request(s) for model instance "
+        "'preprocessing_0_0', message: Stub process 'preprocessing_0_0' is not healthy.",
+        "Failed to process the request(s) for model instance 'm_0_0', message: Stub process is "
+        "not healthy.",
+        "Failed to obtain the health mutex.",
+    ],
+)
+@pytest.mark.parametrize("status", [None, "INTERNAL"])
+def test_a_model_whose_process_died_breaks_the_server(message: str, status: str | None) -> None:
+    error = server_error(message, status, "here:1")
+    assert isinstance(error, ServerBrokenError)
+    assert "here:1 must be started again" in str(error)
+
+
+def test_one_base() -> None:
+    assert issubclass(ClientError, TriremeError)
+    assert issubclass(InvalidRequestError, ValueError)

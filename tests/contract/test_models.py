@@ -1,0 +1,226 @@
+"""The contract: it is TensorRT-LLM's, and its three steps fit together."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import get_args
+
+import pytest
+
+from contract.ensemble import ensemble_steps
+from contract.models import (
+    ENSEMBLE_MODEL,
+    OURS,
+    POSTPROCESSING_MODEL,
+    PREPROCESSING_MODEL,
+    STATISTICS,
+    TENSORRT_LLM_ADAPTER_MODEL,
+    TENSORRT_LLM_MODEL,
+    UNSUPPORTED_INPUTS,
+    ensemble_model,
+)
+from contract.names import Engine
+from contract.tensors import Model, Tensor
+from tests.contract import upstream
+
+MODELS = {
+    model.name: model
+    for model in (
+        PREPROCESSING_MODEL,
+        TENSORRT_LLM_MODEL,
+        TENSORRT_LLM_ADAPTER_MODEL,
+        POSTPROCESSING_MODEL,
+    )
+}
+ENGINES = get_args(Engine)
+TOP_LOG_PROBS = {"top_log_prob_ids", "top_log_probs"}
+ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
+PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
+STREAM = {"sequence_id", "stream_context"}
+DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
+
+
+def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
+    inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
+    added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
+    ours = {"priority", "min_p", "num_top_log_probs"}
+    assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
+    assert all(inputs.pop(name).optional for name in added)
+    assert inputs == upstream.ENSEMBLE_INPUTS
+    added = outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys()
+    assert added == {*ANSWER_EXTRAS, *TOP_LOG_PROBS}
+    assert {name: outputs[name] for name in upstream.ENSEMBLE_OUTPUTS} == upstream.ENSEMBLE_OUTPUTS
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "added"),
+    [
+        (
+            TENSORRT_LLM_MODEL.inputs,
+            upstream.ENGINE_INPUTS,
+            {*STREAM, "liveness_probes", "priority", "min_p", "num_top_log_probs"},
+        ),
+        (
+            TENSORRT_LLM_MODEL.outputs,
+            upstream.ENGINE_OUTPUTS,
+            {*STREAM, "finish_reason", *TOP_LOG_PROBS},
+        ),
+        (
+            TENSORRT_LLM_ADAPTER_MODEL.inputs,
+            upstream.ENGINE_INPUTS,
+            {*STREAM, "liveness_probes"},
+        ),
+        (
+            TENSORRT_LLM_ADAPTER_MODEL.outputs,
+            upstream.ENGINE_OUTPUTS,
+            {*STREAM, "finish_reason"},
+        ),
+        (
+            PREPROCESSING_MODEL.inputs,
+            upstream.PREPROCESSING_INPUTS,
+            {
+                *(name.upper() for name in PROMPT_EXTRAS),
+                "STREAM",
+                "EXCLUDE_INPUT_IN_OUTPUT",
+                "INCLUDE_STOP_STR_IN_OUTPUT",
+            },
+        ),
+        (
+            PREPROCESSING_MODEL.outputs,
+            upstream.PREPROCESSING_OUTPUTS,
+            {"LIVENESS_PROBES", "STREAMING", "STREAM_CONTEXT"},
+        ),
+        (
+            POSTPROCESSING_MODEL.inputs,
+            upstream.POSTPROCESSING_INPUTS,
+            {*STATISTICS, *STREAM, "finish_reason"},
+        ),
+        (
+            POSTPROCESSING_MODEL.outputs,
+            upstream.POSTPROCESSING_OUTPUTS,
+            {*STATISTICS, *ANSWER_EXTRAS},
+        ),
+    ],
+)
+def test_what_a_model_shares_with_upstreams_is_the_same(
+    ours: tuple[Tensor, ...], theirs: dict[str, Tensor], added: set[str]
+) -> None:
+    known = by_name(ours)
+    assert known.keys() - theirs.keys() == added
+    shared = known.keys() & theirs.keys()
+    assert {name: known[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_what_a_model_takes_more_than_upstreams_may_be_left_out(model: Model) -> None:
+    theirs = upstream.ENGINE_INPUTS | upstream.PREPROCESSING_INPUTS | upstream.POSTPROCESSING_INPUTS
+    assert all(tensor.optional for tensor in model.inputs if tensor.name not in theirs)
+
+
+def test_every_engine_output_of_upstream_but_one_is_declared() -> None:
+    names = set(TENSORRT_LLM_MODEL.output_names())
+    # For prefill and decoding on machines of their own, which the ensemble has no part in.
+    assert upstream.ENGINE_OUTPUTS.keys() - names == {"context_phase_params"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> None:
+    preprocessing, generation, postprocessing = (
+        {
+            name: source
+            for name, source in step.input_map.items()
+            if source in upstream.ENSEMBLE_INPUTS
+        }
+        for step in ensemble_steps(engine)
+    )
+    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer.
+    moved = {"STREAM": "stream", "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output"}
+    assert preprocessing == upstream.ENSEMBLE_MAPS["preprocessing"] | moved
+    assert generation | {"streaming": "stream"} == upstream.ENSEMBLE_MAPS["tensorrt_llm"]
+    assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"
+    assert postprocessing == {}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_ensemble_input_is_used(engine: Engine) -> None:
+    used = chain.from_iterable(step.input_map.values() for step in ensemble_steps(engine))
+    assert set(ensemble_model(engine).input_names()) <= set(used)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_takes_what_the_ensemble_or_an_earlier_step_gives(engine: Engine) -> None:
+    known = set(ensemble_model(engine).input_names())
+    for step in ensemble_steps(engine):
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    assert set(ensemble_model(engine).output_names()) <= known
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_maps_tensors_that_its_model_has_of_the_same_type(engine: Engine) -> None:
+    types = {tensor.name: tensor.data_type for tensor in ENSEMBLE_MODEL.inputs}
+    for step in ensemble_steps(engine):
+        model = MODELS[step.model]
+        inputs, outputs = by_name(model.inputs), by_name(model.outputs)
+        for name, source in step.input_map.items():
+            assert inputs[name].data_type == types[source]
+        for name, target in step.output_map.items():
+            types[target] = outputs[name].data_type
+    for tensor in ensemble_model(engine).outputs:
+        assert types[tensor.name] == tensor.data_type
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_is_given_every_input_that_it_needs(engine: Engine) -> None:
+    for step in ensemble_steps(engine):
+        needed = {tensor.name for tensor in MODELS[step.model].inputs if not tensor.optional}
+        assert needed <= step.input_map.keys()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_tensor_has_one_source(engine: Engine) -> None:
+    sources = [*ENSEMBLE_MODEL.input_names()]
+    for step in ensemble_steps(engine):
+        sources += step.output_map.values()
+    assert len(sources) == len(set(sources))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_triton_sees_one_decoupled_model_before_each_step_and_each_output(engine: Engine) -> None:
+    # Triton refuses a step, or an ensemble, that takes tensors from behind a decoupled model and
+    # others from before it.
+    behind: dict[str, str | None] = dict.fromkeys(ENSEMBLE_MODEL.input_names())
+    for step in ensemble_steps(engine):
+        before = {behind[source] for source in step.input_map.values()}
+        assert len(before) == 1
+        decoupled = step.model if step.model in DECOUPLED else before.pop()
+        behind |= dict.fromkeys(step.output_map.values(), decoupled)
+    outputs = ensemble_model(engine).output_names()
+    assert {behind[name] for name in outputs} == {"postprocessing"}
+
+
+def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
+    model = TENSORRT_LLM_ADAPTER_MODEL
+    assert set(model.input_names()) - OURS <= upstream.ENGINE_INPUTS.keys()
+    assert set(model.output_names()) - OURS <= upstream.ENGINE_OUTPUTS.keys()
+
+
+def test_our_engine_is_given_all_that_the_steps_before_it_know() -> None:
+    mapped = ensemble_steps("onnx")[1].input_map
+    # The two that say which sequences end come from postprocessing, by another way.
+    assert set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys() == {"stop", "sequence_id"}
+
+
+@pytest.mark.parametrize("model", [*MODELS.values(), ENSEMBLE_MODEL])
+def test_a_model_names_each_tensor_once(model: Model) -> None:
+    assert len(model.input_names()) == len(set(model.input_names()))
+    assert len(model.output_names()) == len(set(model.output_names()))
+
+
+def test_what_the_engine_refuses_is_declared_and_optional() -> None:
+    inputs = by_name(TENSORRT_LLM_MODEL.inputs)
+    assert all(inputs[name].optional for name in UNSUPPORTED_INPUTS)

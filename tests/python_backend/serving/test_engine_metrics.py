@@ -1,0 +1,116 @@
+"""What is published of an engine, figure by figure."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from python_backend.engine.kv_cache import BlockPool
+from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.scheduler import Scheduler
+from python_backend.engine.sequence import SamplingParams, Sequence
+from tests.python_backend.serving.fake_triton import Metric, MetricFamily
+
+from python_backend.serving.engine_metrics import LATENCIES_S, EngineMetrics  # isort: skip
+
+
+class FakeEngine:
+    """As much of an engine as its metrics look at."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(BlockPool(8), max_sequences=2, max_num_tokens=64)
+        self.layout = SimpleNamespace(block_bytes=1000)
+        self.batch_size = 0
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    MetricFamily.made.clear()
+    return FakeEngine()
+
+
+@pytest.fixture
+def metrics(engine: FakeEngine) -> EngineMetrics:
+    return EngineMetrics("m", "1", cast(Engine, engine))
+
+
+def series(name: str, **labels: str) -> Metric:
+    wanted = {"model": "m", "version": "1", **labels}
+    return MetricFamily.made[f"trireme_{name}"].series[frozenset(wanted.items())]
+
+
+def value(name: str, **labels: str) -> float:
+    return series(name, **labels).value
+
+
+def make_sequence(arrival_s: float, scheduled_s: float, *tokens_s: float) -> Sequence:
+    """A sequence of a three-token prompt whose tokens came at these times."""
+    params = SamplingParams(max_tokens=9)
+    sequence = Sequence(np.array([1, 2, 3], dtype=np.int32), params)
+    times: Any = [round(1e9 * each) for each in (arrival_s, scheduled_s, *tokens_s)]
+    sequence.arrival_ns, sequence.first_scheduled_ns, sequence.first_token_ns = times[:3]
+    sequence.last_token_ns = times[-1]
+    if len(times) > 3:
+        sequence.gap_ns = times[-1] - times[-2]
+    return sequence
+
+
+def test_nothing_is_told_before_it_is_published(metrics: EngineMetrics) -> None:
+    metrics.end("stop")
+    assert value("ended_sequences_total", reason="stop") == 0
+    metrics.publish()
+    metrics.publish()
+    assert value("ended_sequences_total", reason="stop") == 1
+    assert value("ended_sequences_total", reason="timeout") == 0
+
+
+def test_the_first_token_tells_of_the_wait_for_it(
+    engine: FakeEngine, metrics: EngineMetrics
+) -> None:
+    engine.batch_size = 1
+    metrics.step([make_sequence(5, 5.25, 6)])
+    metrics.publish()
+    assert series("queue_time_seconds").observed == [0.25]
+    assert series("time_to_first_token_seconds").observed == [1.0]
+    assert series("time_to_first_token_seconds").buckets == list(LATENCIES_S)
+    assert value("prompt_tokens_total") == 3
+    assert value("output_tokens_total") == 1
+    assert value("inter_token_latency_seconds_count") == 0
+
+
+def test_later_tokens_tell_of_the_gaps_between_them(
+    engine: FakeEngine, metrics: EngineMetrics
+) -> None:
+    engine.batch_size = 3
+    metrics.step([make_sequence(5, 5, 6, 6.25), make_sequence(5, 5, 6, 6.5)])
+    metrics.publish()
+    metrics.step([make_sequence(5, 5, 6, 706)])
+    metrics.publish()
+    gaps = "inter_token_latency_seconds"
+    counts = {le: value(f"{gaps}_bucket", le=le) for le in ("0.1", "0.25", "0.5", "60", "+Inf")}
+    assert counts == {"0.1": 0, "0.25": 1, "0.5": 2, "60": 2, "+Inf": 3}
+    assert value(f"{gaps}_count") == 3
+    assert value(f"{gaps}_sum") == pytest.approx(700.75)
+    assert value("batch_size_sequences_bucket", le="2") == 0
+    assert value("batch_size_sequences_bucket", le="4") == 2
+    assert value("batch_size_sequences_sum") == 6
+    assert value("prompt_tokens_total") == 0
+
+
+def test_memory_and_queues_are_the_schedulers(engine: FakeEngine, metrics: EngineMetrics) -> None:
+    scheduler = engine.scheduler
+    for kind in range(3):
+        scheduler.add(Sequence(np.full(40, kind, dtype=np.int32), SamplingParams(max_tokens=2)))
+    for work in scheduler.schedule():
+        scheduler.computed(work)
+    scheduler.num_preempted = 4
+    metrics.publish()
+    assert (value("running_sequences"), value("waiting_sequences")) == (2, 1)
+    assert (value("kv_cache_used_blocks"), value("kv_cache_used_bytes")) == (5, 5000)
+    assert (value("kv_cache_budget_blocks"), value("kv_cache_budget_bytes")) == (8, 8000)
+    assert value("preempted_sequences_total") == 4
+    assert value("prefix_looked_up_blocks_total") == 4
+    assert value("prefix_reused_blocks_total") == 0
