@@ -191,7 +191,12 @@ bench-priorities: repository ## Measure a person's wait beside batch work that f
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
+	@$(run) -m ops.sanitize
 	@$(run) -m pytest -m 'not torch' $(ARGS)
+
+.PHONY: sanitize
+sanitize: $(VENV)/.dev ## Test the C kernels under AddressSanitizer, UBSan and ThreadSanitizer
+	@$(run) -m ops.sanitize $(ARGS)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
