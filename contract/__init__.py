@@ -6,7 +6,8 @@
 - ``ensemble``: how the three steps are chained;
 - ``names``: the words that travel: models, finish reasons, priorities, request parameters;
 - ``errors``: the exceptions of the serving path;
-- ``settings_base``: typed settings and the errors that explain them.
+- ``settings_base``: typed settings and the errors that explain them;
+- ``version``: Trireme's own.
 
 It imports no other room, and no package but pydantic, yaml and numpy.
 """
