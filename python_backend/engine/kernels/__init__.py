@@ -58,8 +58,8 @@ def compile_kernels() -> Path | None:
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     sources = sorted(_FOLDER.glob("*.[ch]"))
-    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}")
-    flags += tuple(shlex.split(os.environ.get(KERNEL_CFLAGS, "")))
+    further = shlex.split(os.environ.get(KERNEL_CFLAGS, ""))
+    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}", *further)
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     key.update(" ".join(flags).encode() + _processor())
     name = f"kernels-{key.hexdigest()[:16]}.so"
