@@ -38,6 +38,8 @@ MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LL
 KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
 LOCKS_VENV ?= .venv-locks#! the environment that makes the lock files, with uv
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
+JOBS ?= auto#! how many processes run the unit tests of check and coverage; auto: one a core
+TEST ?=#! what `make test-one` runs: files, files::tests, -k words
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
@@ -188,6 +190,23 @@ bench-gateway: repository ## Measure what the gateway costs beside Triton's own 
 bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
 	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
+# Without torch, other people's clients and a tritonserver.
+unit = not torch and not modelopt and not integration and not clients
+
+.PHONY: check
+check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+
+.PHONY: test-one
+test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py
+	@$(run) -m pytest -q $(TEST) $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages in reports/coverage
+	@mkdir -p .cache/coverage
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) --cov --cov-report=term --cov-report=html \
+	    --timeout 600 $(ARGS)
+
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
@@ -237,7 +256,8 @@ venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
 	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" \
-	    "$(KERNELS_VENV)" "$(LOCKS_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
+	    "$(KERNELS_VENV)" "$(LOCKS_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
 	    -exec rm -rf {} +
 	find model_repository/tensorrt_llm/1 -type f ! -name model.py -delete
