@@ -1,7 +1,8 @@
-"""The processor that this runs on: its name, and what ONNX Runtime has to be told about it."""
+"""The processor that this runs on: its name, its cores, what ONNX Runtime has to be told of it."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -37,3 +38,8 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from contract.errors import EngineError
+from python_backend.engine.kernels.structures import check_structures
 
 _FOLDER = Path(__file__).parent
 # Vectors are passed to inlined functions only: how a call would pass them is of no matter.
@@ -33,7 +34,8 @@ def load_kernels(num_threads: int) -> ctypes.CDLL | None:
     """The compiled kernels, with so many threads or more to compute with; None without a compiler.
 
     Raises:
-        EngineError: There is a compiler, and it fails; or the threads can't start.
+        EngineError: There is a compiler, and it fails; the library has other structures than this
+            version; or the threads can't start.
     """
     library = compile_kernels()
     if library is None:
@@ -47,7 +49,9 @@ def load_kernels(num_threads: int) -> ctypes.CDLL | None:
 
 @functools.cache
 def _load(library: Path) -> ctypes.CDLL:
-    return ctypes.CDLL(str(library))
+    kernels = ctypes.CDLL(str(library))
+    check_structures(kernels)
+    return kernels
 
 
 def compile_kernels() -> Path | None:

@@ -17,11 +17,11 @@ import pytest
 from build.engine_folder import build_engine
 from python_backend.engine.engine_config import Precision
 from python_backend.engine.native_runner import NativeRunner
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
 
-Load = Callable[..., Engine]
+Load = Callable[..., OnnxEngine]
 Told = tuple[list[int], list[float]]
 """Tokens of a sequence and their log probabilities."""
 Check = Callable[[list[Told]], bool]
@@ -56,7 +56,7 @@ def load(variant: tuple[Precision, bool], tmp_path_factory: pytest.TempPathFacto
     precision, native = variant
     root = tmp_path_factory.mktemp(precision)
     build_engine(make_checkpoint(root / "checkpoint"), root / "1", precision)
-    load = partial(Engine, root / "1", num_threads=2, native=native)
+    load = partial(OnnxEngine, root / "1", num_threads=2, native=native)
     if isinstance(load().runner, NativeRunner) != native:
         pytest.skip("this machine has no native decoder")
     return load
@@ -68,7 +68,7 @@ def params(index: int) -> SamplingParams:
     return replace(greedy, top_p=0.95, top_k=40, temperature=1.5) if index % 2 else greedy
 
 
-def told(engine: Engine, indices: list[int]) -> list[Told]:
+def told(engine: OnnxEngine, indices: list[int]) -> list[Told]:
     """What prompts become when they are added together."""
     sequences = [Sequence(PROMPTS[index], params(index)) for index in indices]
     for sequence in sequences:

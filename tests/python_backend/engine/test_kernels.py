@@ -15,6 +15,7 @@ from contract.errors import EngineError
 from python_backend.engine import kernels
 from python_backend.engine.attention import Layout, NumpyAttention, load_attention
 from python_backend.engine.kernels import compile_kernels, load_kernels
+from tests.python_backend.engine.descriptions import heads
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_without_a_compiler_numpy_takes_their_place(
     layout = Layout(num_layers=1, num_heads=4, num_kv_heads=4, head_dim=16)
     pool = np.zeros((1, *layout.block_shape), dtype=np.float32)
     rotary = np.zeros((2, 8, 8), dtype=np.float32)
-    assert isinstance(load_attention(layout, pool, rotary, 1), NumpyAttention)
+    assert isinstance(load_attention(layout, pool, rotary, 1, [heads()]), NumpyAttention)
 
 
 def test_a_compiler_that_fails_says_why(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import EngineError
-from python_backend.engine.description import DecoderDescription
-from python_backend.engine.engine_config import Precision
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.engine_config import EngineConfig, Precision
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
 
@@ -44,8 +44,8 @@ def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path
     return folder / precision
 
 
-def load(folder: Path, native: bool = True, **settings: Any) -> Engine:
-    engine = Engine(folder, native=native, **{"num_threads": 2, **settings})
+def load(folder: Path, native: bool = True, **settings: Any) -> OnnxEngine:
+    engine = OnnxEngine(folder, native=native, **{"num_threads": 2, **settings})
     assert engine.runner.name.startswith("native" if native else "ONNX")
     return engine
 
@@ -55,7 +55,9 @@ def prompts(*lengths: int) -> list[NDArray[np.int32]]:
     return [rng.integers(3, VOCAB, length, dtype=np.int32) for length in lengths]
 
 
-def logits_of(engine: Engine, *inputs: NDArray[np.int32]) -> dict[bytes, list[NDArray[np.float32]]]:
+def logits_of(
+    engine: OnnxEngine, *inputs: NDArray[np.int32]
+) -> dict[bytes, list[NDArray[np.float32]]]:
     """What each prompt and its continuation lead to, step by step."""
     found: dict[bytes, list[NDArray[np.float32]]] = {each.tobytes(): [] for each in inputs}
     compute = engine._runner.run
@@ -121,7 +123,7 @@ def test_its_name_says_the_instructions(tmp_path: Path, instructions: str) -> No
         assert engine.runner.name == "native decoder (AVX2)"
         assert engine.layout.kv_dtype == "float32"
         with pytest.raises(EngineError, match=r"kv_cache_dtype int8 needs .* AVX-512 VNNI"):
-            Engine(tmp_path / "int8", kv_cache_dtype="int8")
+            OnnxEngine(tmp_path / "int8", kv_cache_dtype="int8")
     else:
         assert engine.runner.name.startswith("native decoder (AVX")
 
@@ -132,7 +134,7 @@ def test_without_a_compiler_the_graphs_are_run(
     folder = build(tmp_path, "llama", "int8")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Engine(folder).runner.name == "ONNX Runtime, attention in numpy (no C compiler)"
+    assert OnnxEngine(folder).runner.name == "ONNX Runtime, attention in numpy (no C compiler)"
 
 
 def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:
@@ -144,27 +146,78 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     whole = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EngineError, match=r"weights\.bin ends before .* does: build the engine"):
-        Engine(folder)
+        OnnxEngine(folder)
     (folder / "weights.bin").unlink()
     with pytest.raises(EngineError, match=r"weights\.bin can't be read"):
-        Engine(folder)
+        OnnxEngine(folder)
+
+
+def change(path: Path, edit: Callable[[Any], None]) -> None:
+    """Edit a JSON file."""
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+
+
+def widen(config: Any) -> None:
+    part = config["decoder"]["layers"][1]["feed_forward"]
+    part["gate_up"]["first"]["rows"] = part["gate_up"]["second"]["rows"] = [97]
+    part["down"]["columns"] = 97
 
 
 def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
     folder = build(tmp_path, "llama", "int8")
-    path = folder / "decoder.json"
-    text = json.loads(path.read_text())
-    path.write_text(json.dumps({**text, "intermediate_size": 97}))
+    change(folder / "engine.json", widen)
     with pytest.raises(EngineError, match=r"has no .*gate_proj.* \[64, 97\]: build the engine"):
-        Engine(folder)
-    path.write_text(json.dumps({**text, "norm_eps": -1, "more": 2}))
-    with pytest.raises(EngineError, match=r"decoder\.json does not describe a decoder: norm_eps"):
-        Engine(folder)
+        OnnxEngine(folder)
+
+
+def test_damaged_places_are_named(tmp_path: Path) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    path = folder / "tensors.json"
+    change(path, lambda places: places["model.norm.weight"].update(offset=-1))
+    with pytest.raises(EngineError, match=r"tensors\.json does not list tensors: .*offset: Input"):
+        OnnxEngine(folder)
+    change(path, lambda places: places["model.norm.weight"].update(offset=0, dtype="int8"))
+    with pytest.raises(EngineError, match=r"has no model\.norm\.weight of float32 \[64\]: build"):
+        OnnxEngine(folder)
+    path.unlink()
+    with pytest.raises(EngineError, match=r"tensors\.json is missing: build the engine anew"):
+        OnnxEngine(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda layer: layer["feed_forward"].update(activation="relu"),
+            r"engine: decoder: layers: 0: feed_forward: activation: Input should be 'silu'",
+        ),
+        (
+            lambda layer: layer["feed_forward"].update(kind="experts"),
+            r"engine: decoder: layers: 0: feed_forward: kind: Input should be 'gated'",
+        ),
+        (
+            lambda layer: layer["feed_forward"]["norm"].update(eps=-1),
+            r"engine: decoder: layers: 0: feed_forward: norm: eps: Input",
+        ),
+        (
+            lambda layer: layer["attention"].update(kind="latent"),
+            r"engine: decoder: layers: 0: attention: kind: Input should be 'grouped'",
+        ),
+    ],
+)
+def test_a_part_that_is_not_known_is_named(
+    tmp_path: Path, edit: Callable[[Any], None], message: str
+) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    change(folder / "engine.json", lambda config: edit(config["decoder"]["layers"][0]))
+    with pytest.raises(EngineError, match=message):
+        OnnxEngine(folder)
 
 
 def test_the_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    folder = build(tmp_path, "qwen3", "int4")
-    description = DecoderDescription.load(folder)
-    assert description is not None
-    description.save(tmp_path)
-    assert DecoderDescription.load(tmp_path) == description
+    for kind in KINDS:
+        config = EngineConfig.load(build(tmp_path / kind, kind, "int4"))
+        config.save(tmp_path)
+        assert EngineConfig.load(tmp_path) == config
