@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,6 +25,9 @@ _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
 _MARCH = "TRIREME_MARCH"
 """The variable that names another instruction set than the processor's own, as GCC calls it."""
+
+KERNEL_CFLAGS = "TRIREME_KERNEL_CFLAGS"
+"""The variable that holds further flags to compile with: sanitizers."""
 
 
 def load_kernels(num_threads: int) -> ctypes.CDLL | None:
@@ -58,7 +62,8 @@ def compile_kernels() -> Path | None:
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     sources = sorted(_FOLDER.glob("*.[ch]"))
-    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}")
+    further = shlex.split(os.environ.get(KERNEL_CFLAGS, ""))
+    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}", *further)
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     key.update(" ".join(flags).encode() + _processor())
     name = f"kernels-{key.hexdigest()[:16]}.so"
