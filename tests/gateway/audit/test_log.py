@@ -157,6 +157,22 @@ async def test_segments_follow_each_other(settings, verified):
     assert all([each["request_id"] for each in line["open"]] == ["long"] for line in headers[1:])
 
 
+async def test_segments_follow_each_other_across_processes(settings, verified):
+    small = settings.model_copy(update={"segment_bytes": 4096})
+    for life in range(3):
+        log = FileAuditLog.open(small)
+        for number in range(12):
+            await serve(log, f"r{life}-{number}")
+        await log.close()
+    [folder] = writers(settings.directory)
+    numbers = [segment.number for segment in segments(folder)]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 4
+    [report] = verified()
+    assert report.problems == []
+    assert (report.events["start"], report.events["end"]) == (3, 36)
+
+
 async def test_a_day_has_segments_of_its_own(settings, verified, monkeypatch):
     log = FileAuditLog.open(settings)
     await serve(log, "r1")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 import time
 from datetime import date
 from typing import Any
@@ -181,6 +183,26 @@ async def test_the_segment_that_is_written_stays(settings, log, keys):
     await log.close()
     assert verify(settings.directory, keys)[0].problems == []
     await FileAuditLog.open(settings).close()
+    assert verify(settings.directory, keys)[0].problems == []
+
+
+async def test_removals_take_turns(settings, log, keys):
+    [folder] = writers(settings.directory)
+    before = numbers(settings)
+    with (folder / "prune.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        removals = [
+            threading.Thread(target=prune, args=(settings.directory, keys, date(2999, 1, 1)))
+            for _ in range(2)
+        ]
+        for removal in removals:
+            removal.start()
+        time.sleep(0.2)
+        assert numbers(settings) == before
+    for removal in removals:
+        removal.join()
+    assert numbers(settings) == before[-1:]
+    await log.close()
     assert verify(settings.directory, keys)[0].problems == []
 
 
