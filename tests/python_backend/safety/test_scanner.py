@@ -278,6 +278,48 @@ class Watching(Finder):
         return spans, len(text) if final else max(start, len(text) - 2)
 
 
+class Slow(Finder):
+    """Finds nothing, and has to see six characters more to know it."""
+
+    kind = "slow"
+
+    def scan(self, text: str, start: int, final: bool, offset: int = 0) -> tuple[list[Span], int]:
+        return [], len(text) if final else max(start, len(text) - 6)
+
+
+def test_a_match_waits_for_what_another_may_find_before_it_and_a_flag_does_not() -> None:
+    rules = [
+        Rule("slow", "redact", "", (Slow(),)),
+        rule("redact", "bc", "x"),
+        rule("redact", "ef", "y"),
+        rule("flag", "cd", "z"),
+    ]
+    scanner = Scanner(RuleSet(rules, "output"))
+    seen = []
+    for character in "abcdefghijklm":
+        scanned = scanner.add(character)
+        seen.append((scanned.text, [each.rule for each in scanned.verdicts]))
+    assert seen == [
+        *[("", [])] * 4,
+        ("", ["z"]),
+        ("", []),
+        ("a", []),
+        ("<X>", ["x"]),
+        ("", []),
+        ("d", []),
+        ("<Y>", ["y"]),
+        ("", []),
+        ("g", []),
+    ]
+    assert scanner.add("", final=True).text == "hijklm"
+
+
+def test_what_only_flags_holds_nothing_back_however_it_finds() -> None:
+    rules = [Rule("slow", "flag", "", (Slow(), TERMS)), rule("redact", "xy", "x")]
+    scanner = Scanner(RuleSet(rules, "output"))
+    assert [scanner.add(each).text for each in "kilx"] == ["k", "i", "l", ""]
+
+
 @pytest.mark.parametrize("action", ["redact", "flag"])
 def test_of_a_long_stream_little_is_kept_and_nothing_is_looked_at_twice(action: Action) -> None:
     whole = "one! two, three!! " * 500
