@@ -114,5 +114,22 @@ def test_logits_that_are_not_numbers_do_no_harm(selection: KernelSelection) -> N
     assert all(0 <= token < 40 for token in selection.choose(logits, [0, 1, 2], draws))
 
 
+@pytest.mark.parametrize("selection", [KERNEL, NUMPY])
+@pytest.mark.parametrize("top_k", [0, 2, 3, 7, 17, 99])
+def test_from_end_to_end_of_the_random_numbers_what_has_a_weight_is_drawn(
+    selection: KernelSelection, top_k: int
+) -> None:
+    """Seventeen logits, so that a vector's rest follows them, and few of them finite."""
+    logits = np.full((1, 17), -np.inf, dtype=np.float32)
+    logits[0, [9, 3, 12]] = 0, -20.5, -21.5  # weights of 2^30, 1 and 0
+    for random, expected in ((0, 3), (2**-30, 9), (0.5, 9), (1 - 2**-53, 9)):
+        draws = np.array([(1, random, 1, top_k, 1, 0)], dtype=DRAW)
+        assert selection.choose(logits, [0], draws) == [expected]
+    logits[0, [3, 16]] = -np.inf, -20.5
+    for random, expected in ((0, 9), (0.5, 9), (1 - 2**-53, 16)):
+        draws = np.array([(1, random, 1, top_k, 1, 0)], dtype=DRAW)
+        assert selection.choose(logits, [0], draws) == [expected]
+
+
 def test_there_is_a_compiler_where_this_is_tested() -> None:
     assert isinstance(KERNEL, KernelSelection)

@@ -221,7 +221,7 @@ def test_what_rules_do_to_a_text(
 def test_after_a_block_nothing_leaves() -> None:
     scanner = Scanner(RuleSet([rule("block", "bad"), rule("redact", "x", "x")], "input"))
     first = scanner.add("so bad, x")
-    assert (first.text, first.blocked) == ("so ", True)
+    assert (first.text, first.blocked, scanner.decided) == ("so ", True, 3)
     assert [(each.rule, each.side) for each in first.verdicts] == [("r", "input")]
     for final in (False, True):
         assert scanner.add("bad and x", final) == Scanned(blocked=True)
