@@ -306,7 +306,10 @@ def test_every_stream_advances_even_where_the_budget_is_smaller() -> None:
         scheduler.add(sequence)
     while scheduler.waiting:
         advance(scheduler, scheduler.schedule())
-    assert [each.num_tokens for each in scheduler.schedule()] == [1, 1, 1]
+    long = make_sequence([9] * 40)
+    scheduler.add(long)
+    assert scheduler.schedule() == [*(newest(each, 1) for each in sequences), chunk(long, 1)]
+    assert scheduler.schedule()[3:] == [chunk(long, 1)]
 
 
 def test_first_come_first_served() -> None:
@@ -355,7 +358,12 @@ def test_an_urgent_prompt_goes_before_the_rest_of_a_long_one_that_is_not() -> No
     scheduler.add(long)
     advance(scheduler, scheduler.schedule())
     scheduler.add(urgent)
-    assert scheduler.schedule() == [newest(urgent, 40), chunk(long, 24)]
+    work = scheduler.schedule()
+    assert work == [newest(urgent, 40), chunk(long, 24)]
+    advance(scheduler, work)
+    another = make_sequence([8] * 63, priority=1)
+    scheduler.add(another)
+    assert scheduler.schedule() == [newest(urgent, 1), newest(another, 63)]
 
 
 def test_the_rest_of_a_long_prompt_is_put_off_so_often_and_no_more() -> None:
@@ -657,6 +665,39 @@ def test_drafts_take_what_is_left_of_a_step() -> None:
     ]
     first.drafts = []
     assert scheduler.schedule()[1] == Scheduled(second, 4, num_chosen=4)
+
+
+def test_drafts_of_several_share_what_is_left_of_a_step() -> None:
+    scheduler = make_scheduler(max_num_tokens=10)
+    first, second = make_sequence([1], 90), make_sequence([2], 90)
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    first.drafts = second.drafts = [9] * 6
+    assert scheduler.schedule() == [
+        Scheduled(first, 7, num_chosen=7),
+        Scheduled(second, 3, num_chosen=3),
+    ]
+
+
+def test_drafts_wait_until_what_comes_before_them_is_computed() -> None:
+    scheduler = make_scheduler(max_num_tokens=20)
+    sequence = make_sequence(30, 90)
+    sequence.drafts = [9] * 3
+    scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    assert sequence.num_computed == 20
+    assert scheduler.schedule() == [Scheduled(sequence, 13, num_chosen=4)]
+
+
+def test_who_has_room_goes_on_where_another_has_to_wait_again() -> None:
+    scheduler = make_scheduler(blocks=3)
+    first, second, third = (make_sequence([kind] * n, 30) for kind, n in ((1, 16), (2, 8), (3, 16)))
+    for sequence in (first, second, third):
+        scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    assert scheduler.schedule() == [newest(first, 1), newest(second, 1)]
+    assert scheduler.waiting == [third]
 
 
 def test_drafts_put_nobody_off_for_want_of_memory() -> None:
