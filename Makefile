@@ -35,6 +35,7 @@ ROUNDS ?= 3#! rounds of `make bench-peers`
 MINUTES ?= 60#! how long `make bench-soak` loads the server
 AUDIT_VENV ?= .venv-audit#! the environment that looks the lock files up, with pip-audit
 MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
+KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
@@ -126,6 +127,10 @@ demo-score: venv ## Examine the demo model on held-out questions, through its en
 .PHONY: classifier
 classifier: venv ## Train the safety policies' small classifier anew (seconds)
 	@$(run) -m build.train_classifier policies/classifiers/prompt_injection
+
+.PHONY: kernels
+kernels: $(KERNELS_VENV)/.installed ## Build the C kernels for all processors (ARGS=--check compares)
+	@"$(KERNELS_VENV)/bin/python" -m python_backend.engine.kernels.kernel_release $(ARGS)
 
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
@@ -224,8 +229,8 @@ venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
-	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
-	    .hypothesis reports
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" \
+	    "$(KERNELS_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
 	    -exec rm -rf {} +
 	find model_repository/tensorrt_llm/1 -type f ! -name model.py -delete
@@ -282,4 +287,10 @@ $(CLIENTS_VENV)/.installed: requirements/clients.txt
 	@echo "Installing other people's clients in $(CLIENTS_VENV) (once)"
 	@rm -rf "$(CLIENTS_VENV)" && $(PYTHON) -m venv "$(CLIENTS_VENV)"
 	@"$(CLIENTS_VENV)/bin/python" $(install_lock) requirements/clients.txt
+	@touch "$@"
+
+$(KERNELS_VENV)/.installed: requirements/kernels.txt
+	@echo 'Installing a C compiler in $(KERNELS_VENV) (a 100 MB download, once)'
+	@rm -rf "$(KERNELS_VENV)" && $(PYTHON) -m venv "$(KERNELS_VENV)"
+	@"$(KERNELS_VENV)/bin/python" $(install_lock) requirements/kernels.txt
 	@touch "$@"

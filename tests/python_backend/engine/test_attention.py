@@ -52,7 +52,7 @@ def kernel(
     smoothing: NDArray[np.float32] | None = None,
 ) -> KernelAttention:
     kernels = load_kernels(threads)
-    assert kernels is not None, "these tests need a C compiler"
+    assert kernels is not None, "these tests need kernels"
     turned = rotary(config.rotary_dim or layout.head_dim)
     return KernelAttention(kernels, layout, pool, turned, config, smoothing)
 
