@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from python_backend.engine.kernels.kernel_libraries import (
 )
 from tests.python_backend.engine import instruction_sets
 
+COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="libraries for x86-64")
 SANDY_BRIDGE = "fpu sse2 cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 xsave avx"
 HASWELL = f"{SANDY_BRIDGE} abm avx2 bmi1 bmi2 f16c fma movbe"
@@ -218,6 +220,7 @@ def test_what_is_no_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what is compiled ---------------------------------------------------------------------------
 
 
+@COMPILER
 @pytest.mark.usefixtures("unknown_processor")
 def test_where_none_fits_they_are_compiled_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +322,7 @@ def test_a_compiler_that_fails_says_why(
 
 
 @X86
+@COMPILER
 @pytest.mark.parametrize(
     "march", ["x86-64", "haswell", "alderlake", "skylake-avx512", "cascadelake"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -186,7 +187,7 @@ def each_choice(set_environment: Callable[[str, str], None]) -> list[ctypes.CDLL
     for each in libraries:
         set_environment("TRIREME_KERNELS", each.name)
         found.append(kernels())
-    if libraries and libraries[0].name == "avx512_vnni":
+    if shutil.which("cc") and libraries and libraries[0].name == "avx512_vnni":
         set_environment("TRIREME_KERNEL_CFLAGS", EMULATED)
         found.append(kernels())
         found[-1].trireme_instructions.restype = ctypes.c_char_p
