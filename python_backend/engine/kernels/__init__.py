@@ -13,18 +13,19 @@ import os
 from contract.errors import EngineError
 from python_backend.engine.kernels.kernel_compiler import load_compiled
 from python_backend.engine.kernels.kernel_libraries import (
-    LIBRARIES,
     are_current,
     best_library,
     load_library,
+    named_library,
 )
 
 KERNELS = "TRIREME_KERNELS"
 """The variable that names a library in place of the best one, for tests and comparisons; or
-``compiled``, which compiles here, or ``none``."""
+``compiled``, compiled here for this processor, or ``none``."""
 
 KERNEL_CFLAGS = "TRIREME_KERNEL_CFLAGS"
-"""The variable that holds further flags to compile with, here and now: sanitizers, ``-march=…``."""
+"""The variable that holds further flags, such as a sanitizer's: the kernels are then compiled here,
+for the instruction set that ``TRIREME_KERNELS`` names or for this processor."""
 
 
 def load_kernels(num_threads: int) -> ctypes.CDLL | None:
@@ -47,14 +48,11 @@ def _find() -> ctypes.CDLL | None:
     wanted, flags = os.environ.get(KERNELS, ""), os.environ.get(KERNEL_CFLAGS, "")
     if wanted == "none":
         return None
-    if flags or wanted == "compiled":
-        return load_compiled(flags)
-    if wanted:
-        for library in LIBRARIES:
-            if library.name == wanted:
-                return load_library(library)
-        names = ", ".join(library.name for library in LIBRARIES)
-        raise EngineError(f"{KERNELS} is {wanted}; there are {names}, compiled and none")
+    if wanted not in ("", "compiled"):
+        library = named_library(wanted)
+        return load_compiled(library.march, flags) if flags else load_library(library)
+    if flags or wanted:
+        return load_compiled(more_flags=flags)
     best = best_library()
     if best is None:
         return load_compiled()

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,20 +23,21 @@ from python_backend.engine.kernels.kernel_libraries import FLAGS, SOURCES, diges
 from python_backend.engine.kernels.kernel_loading import load_bytes
 
 # Vectors are passed to inlined functions only: how a call would pass them is of no matter.
-GCC_FLAGS = (*FLAGS, "-Wno-psabi", "-march=native")
+GCC_FLAGS = (*FLAGS, "-Wno-psabi")
 
 
-def load_compiled(more_flags: str = "") -> ctypes.CDLL | None:
-    """The kernels, compiled for the processor that they run on; None without a compiler.
+def load_compiled(march: str = "-march=native", more_flags: str = "") -> ctypes.CDLL | None:
+    """The kernels, compiled here; None without a compiler.
 
     Args:
+        march: The flags that name the instruction set.
         more_flags: Further flags, such as ``-fsanitize=address``. The library is then loaded from
             its file, where debuggers and sanitizers find its symbols.
 
     Raises:
         EngineError: There is a compiler, and it fails.
     """
-    flags = (*GCC_FLAGS, *more_flags.split())
+    flags = (*GCC_FLAGS, *march.split(), *shlex.split(more_flags))
     path = _cache() / f"kernels-{digest_of(flags, _processor())[:16]}.so"
     content = _read(path)
     if content is None:

@@ -38,12 +38,14 @@ class Library:
 
     Attributes:
         name: Of its file in ``lib``.
-        cpu: What the compiler that builds it calls the instruction set.
+        cpu: The instruction set, as the compiler that builds it calls it.
+        march: The same for GCC and Clang.
         features: What a processor needs to run it, in the words of ``/proc/cpuinfo``.
     """
 
     name: str
     cpu: str
+    march: str
     features: frozenset[str]
 
     @property
@@ -53,11 +55,16 @@ class Library:
 
 
 LIBRARIES = (
-    Library("avx512_vnni", "x86_64_v4+avx512vnni", _V4 | {"avx512_vnni"}),
-    Library("avx512", "x86_64_v4", _V4),
-    Library("avx_vnni", "x86_64_v3+avxvnni", _V3 | {"avx_vnni"}),
-    Library("avx2", "x86_64_v3", _V3),
-    Library("sse4", "x86_64_v2", _V2),
+    Library(
+        "avx512_vnni",
+        "x86_64_v4+avx512vnni",
+        "-march=x86-64-v4 -mavx512vnni",
+        _V4 | {"avx512_vnni"},
+    ),
+    Library("avx512", "x86_64_v4", "-march=x86-64-v4", _V4),
+    Library("avx_vnni", "x86_64_v3+avxvnni", "-march=x86-64-v3 -mavxvnni", _V3 | {"avx_vnni"}),
+    Library("avx2", "x86_64_v3", "-march=x86-64-v3", _V3),
+    Library("sse4", "x86_64_v2", "-march=x86-64-v2", _V2),
 )
 """The fastest first. ``sse4`` has no native decoder, but attention and the choice of tokens."""
 
@@ -70,17 +77,30 @@ def best_library() -> Library | None:
     return next((each for each in LIBRARIES if each.features <= features), None)
 
 
-def load_library(library: Library) -> ctypes.CDLL:
-    """Load a library that was built ahead.
+def named_library(name: str) -> Library:
+    """The library of that name.
 
     Raises:
-        EngineError: The processor can't run it, or it is not what ``digests.json`` lists.
+        EngineError: There is none, or this processor can't run it.
     """
+    for library in LIBRARIES:
+        if library.name == name:
+            break
+    else:
+        names = ", ".join(each.name for each in LIBRARIES)
+        raise EngineError(f"there are no kernels {name}: there are {names}, compiled and none")
     lacking = library.features - processor_features()
-    if lacking or platform.machine() != "x86_64":
-        raise EngineError(
-            f"the kernels {library.name} need a processor with {', '.join(sorted(lacking))}"
-        )
+    if lacking:
+        raise EngineError(f"the kernels {name} need a processor with {', '.join(sorted(lacking))}")
+    return library
+
+
+def load_library(library: Library) -> ctypes.CDLL:
+    """Load a library that was built ahead, for a processor that can run it.
+
+    Raises:
+        EngineError: It is not what ``digests.json`` lists.
+    """
     if not are_current():
         raise EngineError(f"{FOLDER} was built of other sources: run `make kernels`")
     try:
