@@ -32,11 +32,13 @@ BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
 PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
 ROUNDS ?= 3#! rounds of `make bench-peers`
+EACH ?= 1000#! how many requests of each kind `make test-refusals` sends, by each way
 MINUTES ?= 60#! how long `make bench-soak` loads the server
 AUDIT_VENV ?= .venv-audit#! the environment that looks the lock files up, with pip-audit
 MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
 KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
+SLOW_ENGINE ?= 1#! how many times as long the engine takes in integration tests, to see that none races
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
 supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11 python3.10,\
@@ -194,7 +196,12 @@ bench-priorities: repository ## Measure a person's wait beside batch work that f
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
-	@$(run) -m pytest -m 'not torch' $(ARGS)
+	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
+	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
+
+.PHONY: test-refusals
+test-refusals: $(VENV)/.dev ## Have EACH requests of every kind refused, by every way: the server must live
+	@REFUSALS="$(EACH)" $(run) -m pytest tests/integration/test_refusals.py --timeout 7200 $(ARGS)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM

@@ -18,14 +18,14 @@ import numpy as np
 
 from benchmarks.bench_checkpoint import CONFIG, make_checkpoint
 from build.engine_folder import build_engine
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 BUDGETS = (32, 64, 128, 256, 512, 1024)
 STREAMS, PROMPT_TOKENS, ROUNDS = 8, 1000, 3
 
 
-def measure(engine: Engine, rng: np.random.Generator) -> tuple[float, float]:
+def measure(engine: OnnxEngine, rng: np.random.Generator) -> tuple[float, float]:
     """The longest gap between two tokens of the streams while the prompt is computed, and the time
     to the prompt's first token, both in milliseconds.
     """
@@ -58,7 +58,9 @@ def main() -> int:
     folder: Path = parser.parse_args().folder
     checkpoint = make_checkpoint(folder / "qwen2.5-0.5b")
     build_engine(checkpoint, folder / "int8" / "1", "int8")
-    engines = {budget: Engine(folder / "int8" / "1", max_num_tokens=budget) for budget in BUDGETS}
+    engines = {
+        budget: OnnxEngine(folder / "int8" / "1", max_num_tokens=budget) for budget in BUDGETS
+    }
     rng = np.random.default_rng(1)
     found: dict[int, list[tuple[float, float]]] = {budget: [] for budget in BUDGETS}
     for round_ in range(ROUNDS + 1):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from python_backend.engine.attention import BLOCK_TOKENS
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 SEQUENCES = 32
@@ -34,8 +34,8 @@ def main() -> int:
     folder: Path = parser.parse_args().engine
     rng = np.random.default_rng(1)
     report = {
-        "waste": waste(Engine(folder, kv_cache_bytes=8 << 30), rng),
-        "prefix": prefix(Engine(folder), rng),
+        "waste": waste(OnnxEngine(folder, kv_cache_bytes=8 << 30), rng),
+        "prefix": prefix(OnnxEngine(folder), rng),
         "preemption": preemption(folder, rng),
     }
     Path("reports").mkdir(exist_ok=True)
@@ -51,12 +51,12 @@ def main() -> int:
     return 0
 
 
-def make_prompt(engine: Engine, rng: np.random.Generator, tokens: int) -> NDArray[np.int32]:
+def make_prompt(engine: OnnxEngine, rng: np.random.Generator, tokens: int) -> NDArray[np.int32]:
     """Random tokens, new ones each time so that no cache knows them."""
     return rng.integers(0, engine.config.vocab_size, tokens, dtype=np.int32)
 
 
-def waste(engine: Engine, rng: np.random.Generator) -> dict[str, float]:
+def waste(engine: OnnxEngine, rng: np.random.Generator) -> dict[str, float]:
     """Memory of the cache against what the computed tokens take, with lengths far apart."""
     longest = min(engine.config.context_length, 2048) - 64
     lengths = np.geomspace(32, longest, SEQUENCES).astype(int)
@@ -80,7 +80,7 @@ def waste(engine: Engine, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def prefix(engine: Engine, rng: np.random.Generator) -> dict[str, float]:
+def prefix(engine: OnnxEngine, rng: np.random.Generator) -> dict[str, float]:
     """Time to the first token of two prompts that share all but their last tokens."""
     own = 20
     pairs = []
@@ -99,7 +99,7 @@ def prefix(engine: Engine, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def first_token_s(engine: Engine, prompt: NDArray[np.int32]) -> float:
+def first_token_s(engine: OnnxEngine, prompt: NDArray[np.int32]) -> float:
     """Seconds from a prompt's arrival to its first token, with nothing else to do."""
     start_s = time.perf_counter()
     engine.generate([prompt], SamplingParams(max_tokens=1))
@@ -108,11 +108,11 @@ def first_token_s(engine: Engine, prompt: NDArray[np.int32]) -> float:
 
 def preemption(folder: Path, rng: np.random.Generator) -> dict[str, float]:
     """The same sequences with room for all and with room for a third."""
-    roomy = Engine(folder)
+    roomy = OnnxEngine(folder)
     params = SamplingParams(max_tokens=200, top_p=0.95, temperature=1.2, seed=7)
     prompts = [make_prompt(roomy, rng, 40) for _ in range(16)]
     blocks = len(prompts) * roomy.scheduler.pool.blocks_for(240) // 3
-    tight = Engine(folder, kv_cache_bytes=blocks * roomy.layout.block_bytes)
+    tight = OnnxEngine(folder, kv_cache_bytes=blocks * roomy.layout.block_bytes)
     outputs = zip(roomy.generate(prompts, params), tight.generate(prompts, params), strict=True)
     return {
         "sequences": len(prompts),

@@ -35,7 +35,7 @@ from build.engine_folder import build_engine
 from contract.errors import EngineError
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device
 from python_backend.engine.engine_config import GRAPH_FILE, PRECISIONS, EngineConfig
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -136,7 +136,7 @@ def measure_bandwidth(device: Device, size_bytes: int = _COPIED_BYTES) -> float:
 
 
 def measure_step(
-    engine: Engine, batch: int, context: int, steps: int, rng: np.random.Generator
+    engine: OnnxEngine, batch: int, context: int, steps: int, rng: np.random.Generator
 ) -> float:
     """Seconds of a decoding step, the median; every step yields a token of every sequence."""
     params = SamplingParams(max_tokens=engine.config.context_length - context)
@@ -229,14 +229,14 @@ def _measure(
     return results
 
 
-def _load(folder: Path, device: Device, tokens: int) -> Engine:
+def _load(folder: Path, device: Device, tokens: int) -> OnnxEngine:
     """An engine with room for the largest batch, whose sequences have so many tokens and those
     that the first ones get while the last ones' prompts are computed.
     """
     prefill_steps = -(-max(BATCHES) * tokens // _PREFILL_TOKENS) + 1
     layout = CudaLayout.of(EngineConfig.load(folder))
     blocks = max(BATCHES) * -(-(tokens + prefill_steps) // layout.block_tokens)
-    return Engine(
+    return OnnxEngine(
         folder,
         max_sequences=max(BATCHES),
         max_num_tokens=_PREFILL_TOKENS,

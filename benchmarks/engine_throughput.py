@@ -22,11 +22,11 @@ from benchmarks.bench_checkpoint import make_checkpoint
 from benchmarks.workloads import KV_CACHE_BYTES, MOST_CONCURRENT, WORKLOADS, Workload
 from build.engine_folder import build_engine
 from python_backend.engine.kernels import KERNELS
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 
-def measure(engine: Engine, workload: Workload, rng: np.random.Generator) -> float:
+def measure(engine: OnnxEngine, workload: Workload, rng: np.random.Generator) -> float:
     """Seconds that a workload takes, from its arrival to its last token."""
     params = SamplingParams(max_tokens=workload.output)
     sequences = [Sequence(prompt, params) for prompt in workload.prompts(rng)]
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", help="all by default")
     arguments = parser.parse_args()
     checkpoint = make_checkpoint(arguments.folder / "qwen2.5-0.5b")
-    engines: dict[str, Engine] = {}
+    engines: dict[str, OnnxEngine] = {}
     for precision in arguments.precisions:
         folder = arguments.folder / precision / "1"
         build_engine(checkpoint, folder, precision)
@@ -80,9 +80,9 @@ def main() -> int:
     return 0
 
 
-def load_engine(folder: Path) -> Engine:
+def load_engine(folder: Path) -> OnnxEngine:
     """An engine with room for every workload, and for some prefixes that were seen before."""
-    return Engine(folder, max_sequences=MOST_CONCURRENT, kv_cache_bytes=KV_CACHE_BYTES)
+    return OnnxEngine(folder, max_sequences=MOST_CONCURRENT, kv_cache_bytes=KV_CACHE_BYTES)
 
 
 def _report(

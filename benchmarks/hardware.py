@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.bench_checkpoint import CONFIG
 from benchmarks.workloads import WORKLOADS, Workload
-from python_backend.engine.onnx_engine import available_cores
+from python_backend.engine.processor import available_cores
 
 PREFILL_TOKENS = 512
 """Prompt tokens of a step, as in every engine that bounds the gap between two tokens."""

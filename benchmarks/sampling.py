@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from python_backend.engine.onnx_engine import available_cores
+from python_backend.engine.processor import available_cores
 from python_backend.engine.sampler import sample
 from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import SamplingParams, Sequence

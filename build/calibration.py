@@ -19,7 +19,7 @@ from build.checkpoint import TOKENIZER_FILE
 from build.recipe import CALIBRATION_TEXT
 from python_backend.engine.attention import Attention, PackedBatch, rotate_heads
 from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.sequence import SamplingParams
 
@@ -86,7 +86,7 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
         folder: The engine folder.
         text: UTF-8; a line or paragraph of a few thousand tokens' text in all is enough.
     """
-    engine = Engine(folder, kv_cache_dtype="float32", native=False)
+    engine = OnnxEngine(folder, kv_cache_dtype="float32", native=False)
     tokens = calibration_tokens(folder, text, engine.config.vocab_size).astype(np.int32)
     tokens = tokens[:_MOST_TOKENS]
     size = min(PROMPT_TOKENS, engine.config.context_length - 1)

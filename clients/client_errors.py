@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 
+from contract import error_text
+from contract.error_text import Status
 from contract.errors import TriremeError
 from contract.models import ENSEMBLE_MODEL
 from contract.names import REQUEST_PARAMETERS
@@ -65,14 +67,16 @@ class DeadlineExceededError(ClientError, TimeoutError):
     """The answer was not complete after `timeout_s`; the request has been cancelled."""
 
 
-# How our engine and Triton's own queues say it.
-_BUSY = re.compile("the queue is full|Exceeds maximum queue size", re.IGNORECASE)
+# How Triton's own queues say it.
+_BUSY = re.compile("Exceeds maximum queue size", re.IGNORECASE)
+# How Triton says that it ends, or that it doesn't serve the model now.
+_AWAY = re.compile(
+    "Server is stopping|Server not ready|Request for unknown model: .* at ready state"
+)
 # How Triton's Python backend says it of the process that runs a model.
 _BROKEN = re.compile("Stub process .*is not healthy|Failed to obtain the health mutex")
 # How gRPC says that a connection broke in the middle of a call, beside UNAVAILABLE.
 _CUT = re.compile("Stream removed|Received RST_STREAM|Internal error from Core")
-# What Triton puts before a model's own message.
-_PREFIX = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 # Names under which the server's models know the ensemble's inputs, where theirs is another.
 _ALIASES = {
     "the prompt": "text_input",
@@ -91,38 +95,50 @@ _ANYWHERE = re.compile(rf"\b({_NAMES})\b")
 _TO_BLAME = re.compile(rf"^(?:input )?({_NAMES})\b|['\"`]({_NAMES})['\"`]")
 
 
-def server_error(message: str, status: str | None, address: str) -> ClientError:
+def server_error(text: str, status: str | None, address: str) -> ClientError:
     """The exception for what the server said.
 
-    Over HTTP Triton answers every error of a model with status 400, and errors of its own over gRPC
-    without a status. Such an error counts as the request's where the message begins with the name
-    of an input or parameter or with ``content_filter``, as every refusal of Trireme's models does,
-    or quotes one, as Triton's own do.
+    Trireme's models write the kind of an error into its text, and what they wrote is not asked for
+    more: it may quote the request. Triton's own errors are known by how they are worded. Over HTTP
+    and in a gRPC stream they come without a status; such an error counts as the request's where the
+    message begins with the name of an input or parameter, or quotes one.
 
     Args:
-        message: The server's words.
+        text: The server's words.
         status: gRPC's name of the status, such as ``INVALID_ARGUMENT``; None where it is not known.
         address: The server's.
     """
-    message = _PREFIX.sub("", message)
+    said, message = error_text.read(text)
+    if said is not None:
+        return _model_error(said, message, address)
     if status == "DEADLINE_EXCEEDED":
         return DeadlineExceededError("the answer was not complete in time")
-    if message.startswith("Request for unknown model"):
-        return ServerUnavailableError(f"{address} does not have the model: {message}", address)
     if _BUSY.match(message):
         return ServerBusyError(message, address)
     if _BROKEN.search(message):
         return ServerBrokenError(f"{address} must be started again: {message}", address)
-    if status in ("UNAVAILABLE", "UNIMPLEMENTED"):  # nothing there, or something else
+    if status in ("UNAVAILABLE", "UNIMPLEMENTED") or _AWAY.match(message):
         return unavailable(address, message)
+    if message.startswith("Request for unknown model"):
+        return ServerUnavailableError(f"{address} does not have the model: {message}", address)
     if status in ("INTERNAL", "UNKNOWN") and _CUT.match(message):
         return unavailable(address, message)
     if status == "INVALID_ARGUMENT":
-        named = _ANYWHERE.search(message)
-        return InvalidRequestError(message, _input_name(named))
+        return InvalidRequestError(message, _input_name(_ANYWHERE.search(message)))
     named = _TO_BLAME.search(message) if status is None else None
-    if named or message.startswith("content_filter:"):
+    if named:
         return InvalidRequestError(message, _input_name(named))
+    return GenerationError(message)
+
+
+def _model_error(status: Status, message: str, address: str) -> ClientError:
+    """The exception for what a model of ours said."""
+    if status is Status.INVALID_ARGUMENT:
+        return InvalidRequestError(message, _input_name(_ANYWHERE.search(message)))
+    if status is Status.UNAVAILABLE:
+        return ServerBusyError(message, address)
+    if status is Status.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(message)
     return GenerationError(message)
 
 

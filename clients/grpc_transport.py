@@ -7,6 +7,9 @@ The messages are tritonclient's own. Its client classes are passed by: they writ
 if more would follow, and where the server ends the stream before that is over, Python's gRPC says
 «Internal error from Core», or that the caller cancelled, instead of what the server said. Here the
 request and the end of the requests leave at once, which costs less, too.
+
+An error of a model comes as a text in the stream, with its status in it: see `contract.error_text`.
+Triton has a header that makes it end the stream with the status instead, and dies of it.
 """
 
 from __future__ import annotations
@@ -24,8 +27,6 @@ from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
 
-# Without it Triton sends an error as text in the stream, its status lost.
-_METADATA = (("triton_grpc_error", "true"),)
 _CHANNEL = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -155,7 +156,7 @@ def _set_parameter(parameter: Any, value: str | int | float | bool) -> None:
 
 
 def _metadata(request: Request) -> tuple[tuple[str, str], ...]:
-    return (*_METADATA, *((name.lower(), value) for name, value in request.headers.items()))
+    return tuple((name.lower(), value) for name, value in request.headers.items())
 
 
 def _is_ready(model: str) -> Any:

@@ -6,6 +6,7 @@
 - ``ensemble``: how the three steps are chained;
 - ``names``: the words that travel: models, finish reasons, priorities, request parameters;
 - ``errors``: the exceptions of the serving path;
+- ``error_text``: the kind of an error, written into its text;
 - ``settings_base``: typed settings and the errors that explain them.
 
 It imports no other room, and no package but pydantic, yaml and numpy.

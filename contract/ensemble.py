@@ -5,6 +5,7 @@ from __future__ import annotations
 from contract.models import (
     ANSWER_EXTRAS,
     STATISTICS,
+    STEP_MODELS,
     STEP_OUTPUTS,
     EngineInputs,
     EngineOutputs,
@@ -16,13 +17,7 @@ from contract.models import (
     PreprocessingOutputs,
     ensemble_model,
 )
-from contract.names import (
-    POSTPROCESSING,
-    PREPROCESSING,
-    TENSORRT_LLM,
-    TENSORRT_LLM_ADAPTER,
-    Engine,
-)
+from contract.names import POSTPROCESSING, PREPROCESSING, Engine
 from contract.tensors import Step, Tensor
 
 _TO_PREPROCESSING: dict[Tensor, Tensor] = {
@@ -95,7 +90,7 @@ def ensemble_steps(engine: Engine = "onnx") -> tuple[Step, ...]:
             output_map={each.name: _internal(each) for each in PreprocessingOutputs.all()},
         ),
         Step(
-            TENSORRT_LLM if engine == "onnx" else TENSORRT_LLM_ADAPTER,
+            STEP_MODELS[engine].name,
             input_map=_engine_input_map(set(offered.input_names())),
             output_map={
                 each.name: _internal(each)

@@ -70,7 +70,26 @@ class PreprocessingSettings(ModelSettings):
     chat_template: Literal["auto", "off"] = "auto"
 
 
-class OnnxEngineSettings(ModelSettings):
+class EngineModelSettings(ModelSettings):
+    """How requests to an engine are served, whichever engine of Trireme's it is.
+
+    Attributes:
+        max_queue_size: Most sequences that wait; a request beyond is refused at once.
+        exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
+            the request doesn't say.
+        stream_responses_per_s: Most responses a second to all streams together, between their first
+            and their last; where they have more tokens, several share a response. 0 is 32 for
+            each core: a response costs two to three milliseconds of one, all in all.
+        cancellation_check_period_ms: How soon a request whose client went away is noticed.
+    """
+
+    max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
+    exclude_input_in_output: bool = True
+    stream_responses_per_s: int = Field(default=0, ge=0, le=1_000_000)
+    cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
+
+
+class OnnxEngineSettings(EngineModelSettings):
     """Settings of ``tensorrt_llm`` on Trireme's ONNX engine.
 
     Attributes:
@@ -81,7 +100,6 @@ class OnnxEngineSettings(ModelSettings):
         device_id: Which GPU, as CUDA counts them.
         max_num_sequences: Most sequences that run at once; others wait. By default what the
             engine was built for, as are the next two: the ``limits`` of its recipe.
-        max_queue_size: Most sequences that wait; a request beyond is refused at once.
         max_num_tokens: Budget of tokens a step, prompts and running sequences together. Smaller
             bounds the gap between two tokens of a running stream, larger computes prompts faster.
         kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
@@ -89,12 +107,6 @@ class OnnxEngineSettings(ModelSettings):
         kv_cache_dtype: How keys and values are stored. ``auto`` is what the engine was built for,
             but float32 where the machine lacks AVX-512 VNNI, which int8 needs.
         num_threads: Threads to compute with; 0 is one for each core.
-        exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
-            the request doesn't say.
-        stream_responses_per_s: Most responses a second to all streams together, between their first
-            and their last; where they have more tokens, several share a response. 0 is 32 for
-            each core: a response costs two to three milliseconds of one, all in all.
-        cancellation_check_period_ms: How soon a request whose client went away is noticed.
     """
 
     engine_dir: str = "."
@@ -102,14 +114,10 @@ class OnnxEngineSettings(ModelSettings):
     execution_provider: Literal["cpu", "cuda"] = "cpu"
     device_id: int = Field(default=0, ge=0, le=1023)
     max_num_sequences: int | None = Field(default=None, ge=1, le=1024)
-    max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
     max_num_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 44)
     kv_cache_dtype: Literal["auto", "float32", "int8"] = "auto"
     num_threads: int = Field(default=0, ge=0, le=1024)
-    exclude_input_in_output: bool = True
-    stream_responses_per_s: int = Field(default=0, ge=0, le=1_000_000)
-    cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
 
 
 class PostprocessingSettings(ModelSettings):

@@ -195,23 +195,32 @@ POSTPROCESSING_MODEL = Model(
 ENSEMBLE_MODEL = Model(ENSEMBLE, EnsembleInputs.all(), EnsembleOutputs.all())
 
 
+STEP_MODELS: dict[Engine, Model] = {
+    "onnx": TENSORRT_LLM_MODEL,
+    "tensorrt_llm": TENSORRT_LLM_ADAPTER_MODEL,
+}
+"""The model that is the ensemble's second step, for each engine."""
+
+_NOT_OFFERED: dict[Engine, frozenset[str]] = {
+    "onnx": frozenset(),
+    "tensorrt_llm": _OUR_ENGINES_ALONE,
+}
+
+
 def ensemble_model(engine: Engine = "onnx") -> Model:
     """The ensemble around an engine: what that engine knows nothing of is not offered."""
-    return ENSEMBLE_MODEL if engine == "onnx" else ENSEMBLE_MODEL.without(_OUR_ENGINES_ALONE)
+    return ENSEMBLE_MODEL.without(_NOT_OFFERED[engine])
 
 
-UNSUPPORTED_INPUTS = {
-    tensor.name: feature
-    for tensor, feature in (
-        (EngineInputs.RETURN_CONTEXT_LOGITS, "context logits"),
-        (EngineInputs.RETURN_GENERATION_LOGITS, "generation logits"),
-        (EngineInputs.PROMPT_EMBEDDING_TABLE, "prompt tuning"),
-        (EngineInputs.PROMPT_VOCAB_SIZE, "prompt tuning"),
-        (EngineInputs.LORA_TASK_ID, "LoRA"),
-        (EngineInputs.LORA_WEIGHTS, "LoRA"),
-        (EngineInputs.LORA_CONFIG, "LoRA"),
-        (EngineInputs.GUIDED_DECODING_GUIDE_TYPE, "guided decoding"),
-        (EngineInputs.GUIDED_DECODING_GUIDE, "guided decoding"),
-    )
+UNSUPPORTED_INPUTS: dict[Tensor, str] = {
+    EngineInputs.RETURN_CONTEXT_LOGITS: "context logits",
+    EngineInputs.RETURN_GENERATION_LOGITS: "generation logits",
+    EngineInputs.PROMPT_EMBEDDING_TABLE: "prompt tuning",
+    EngineInputs.PROMPT_VOCAB_SIZE: "prompt tuning",
+    EngineInputs.LORA_TASK_ID: "LoRA",
+    EngineInputs.LORA_WEIGHTS: "LoRA",
+    EngineInputs.LORA_CONFIG: "LoRA",
+    EngineInputs.GUIDED_DECODING_GUIDE_TYPE: "guided decoding",
+    EngineInputs.GUIDED_DECODING_GUIDE: "guided decoding",
 }
 """Inputs of the contract that the ONNX engine refuses by name, and what they ask for."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from contract.errors import TriremeError
+from ensembles.engine_kinds import kind_of
 from ensembles.repository import assemble, missing_engine
 from ensembles.repository_settings import RepositorySettings
 
@@ -33,8 +34,9 @@ def main() -> int:
     advice = missing_engine(arguments.repository, settings)
     if advice:
         print(f"no engine yet: {advice}")
-    if settings.engine == "tensorrt_llm":
-        print(f"start it with: {settings.tensorrt_llm.launch(arguments.repository.resolve())}")
+    command = kind_of(settings).start_command(arguments.repository.resolve(), settings)
+    if command:
+        print(f"start it with: {command}")
     return 0
 
 

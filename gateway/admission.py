@@ -100,15 +100,17 @@ class Admission:
         remaining_s = deadline_s - time.monotonic()
         try:
             self._check_queue(replicas, tenant_class, remaining_s)
-            return await asyncio.wait_for(asyncio.shield(waiter.place), remaining_s)
-        except BaseException as error:
+            # Not `wait_for`: up to Python 3.11 it loses a cancellation that comes with the place.
+            await asyncio.wait([waiter.place], timeout=remaining_s)
+            if not waiter.place.done():
+                raise DeadlineExceeded("the deadline passed while the request waited")
+            return waiter.place.result()
+        except BaseException:
             with suppress(ValueError):
                 queue.remove(waiter)
             if waiter.place.done() and not waiter.place.exception():
                 waiter.place.result().leave(tenant_class)  # it came in the same moment
                 self.wake()
-            if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                raise DeadlineExceeded("the deadline passed while the request waited") from None
             raise
 
     def _check_queue(

@@ -26,7 +26,7 @@ from gateway.configuration import (
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Gateway
 from gateway.gateway_errors import GatewayError
-from gateway.interfaces import AuditLog, Authenticator, Limiter
+from gateway.interfaces import TENANT_CLASSES, AuditLog, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
@@ -76,7 +76,7 @@ def create_app(
     fleet = Fleet(replicas)
     admission = Admission(configuration.admission, configuration.affinity)
     fleet.on_change = admission.wake
-    metrics.watch(fleet, admission)
+    _watch(metrics, fleet, admission)
     router = Router(configuration, replicas)
     gateway = Gateway(
         configuration,
@@ -128,6 +128,28 @@ def create_app(
         )
     app.add_middleware(Edge, settings=configuration.listen)
     return app
+
+
+def _watch(metrics: Metrics, fleet: Fleet, admission: Admission) -> None:
+    """Show how busy the upstreams are and how many requests wait."""
+    metrics.watch(
+        "waiting_requests",
+        "Wait for a replica",
+        "tenant_class",
+        lambda: {each: admission.waiting(each) for each in TENANT_CLASSES},
+    )
+    metrics.watch(
+        "upstream_requests",
+        "Under way there",
+        "upstream",
+        lambda: {replica.name: replica.in_flight for replica in fleet},
+    )
+    metrics.watch(
+        "upstream_available",
+        "1 where it gets requests",
+        "upstream",
+        lambda: {replica.name: replica.available for replica in fleet},
+    )
 
 
 def _replica(

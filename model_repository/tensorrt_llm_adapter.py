@@ -9,6 +9,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from python_backend.serving.tensorrt_llm_adapter import TritonPythonModel
+from python_backend.serving.adapter_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

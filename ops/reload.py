@@ -15,7 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ops.triton_process import CONTROL_HEADER, TritonError
+from ops.triton_guard import CONTROL_HEADER
+from ops.triton_process import TritonError
 
 MODEL = "tensorrt_llm"
 _CACHE = Path(".cache")

@@ -34,13 +34,10 @@ from ops.preflight import (
     external_tritonserver,
     find_libpython,
 )
+from ops.triton_guard import CONTROL_HEADER, deaf_copy, restrictions
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, whose packages the model repository's `model.py` files import."""
-
-
-CONTROL_HEADER = "trireme-control"
-"""The HTTP header that carries the token of a server whose models can be loaded anew."""
 
 
 class TritonError(Exception):
@@ -261,20 +258,14 @@ class TritonServer:
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
             *self._control_arguments(),
+            *restrictions(self._control_token),
             *self.arguments,
         ]
 
     def _control_arguments(self) -> list[str]:
         if self._control_token is None:
             return []
-        return [
-            "--model-control-mode=explicit",
-            "--load-model=*",
-            *(
-                f"--{protocol}=model-repository:{CONTROL_HEADER}={self._control_token}"
-                for protocol in ("http-restricted-api", "grpc-restricted-protocol")
-            ),
-        ]
+        return ["--model-control-mode=explicit", "--load-model=*"]
 
     def _await_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -392,8 +383,8 @@ def install() -> Path:
     return wrapper
 
 
-def _prepare_packaged() -> tuple[str, list[str], Path]:
-    """Lay out the packaged server; return its program, arguments and library folder.
+def _prepare_packaged() -> tuple[str, list[str], list[Path]]:
+    """Lay out the packaged server; return its program, arguments and library folders.
 
     The Python backend looks for its stub beside its library, and the wheel keeps one stub for each
     Python elsewhere. Symbolic links, so that the stub's own search path still leads to the wheel.
@@ -415,11 +406,13 @@ def _prepare_packaged() -> tuple[str, list[str], Path]:
     except PreflightError as error:
         raise TritonError(str(error)) from None
     _link(home / "lib" / libpython.name, libpython)
-    program = packaged / "bin" / "tritonserver"
-    return str(program), [f"--backend-directory={backend.parent}"], home / "lib"
+    # The copy isn't where the program looks for the wheel's libraries from.
+    program = deaf_copy(packaged / "bin" / "tritonserver", home / "bin" / "tritonserver")
+    libraries = [home / "lib", packaged.parents[1] / "nvidia_pytriton.libs"]
+    return str(program), [f"--backend-directory={backend.parent}"], libraries
 
 
-def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Path | None = None) -> str:
+def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Iterable[Path] = ()) -> str:
     lines = [
         "#!/bin/sh",
         f"{WRAPPER_MARK}: written by ops/triton_process.py, which rewrites it.",
@@ -428,9 +421,8 @@ def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Path | None
         "unset PYTHONHOME PYTHONPATH",
         "PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}",
         _prepend("PATH", Path(sys.prefix, "bin")),
+        *(_prepend("LD_LIBRARY_PATH", folder) for folder in libraries),
     ]
-    if libraries:
-        lines.append(_prepend("LD_LIBRARY_PATH", libraries))
     command = " ".join(shlex.quote(word) for word in [program, *arguments])
     return "\n".join([*lines, f'exec {command} "$@"', ""])
 

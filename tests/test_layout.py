@@ -1,4 +1,5 @@
-"""The house keeps its shape: the rooms exist, and each imports only what lies before it.
+"""The house keeps its shape: the rooms exist, each imports only what lies before it, serving knows
+an engine by its protocol, and no tensor's name is spelt outside the contract.
 
 Read from the syntax tree, so a forbidden import is found wherever it stands, also in a function or
 under `if TYPE_CHECKING`.
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from contract import models, nvidia
+from contract.tensors import TensorSet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +40,32 @@ TORCH = {"torch", "transformers"}
 TORCH_ROOMS = {"build", "benchmarks", "tests"}
 """What serves stays light: torch is for building and for comparing."""
 
+SERVING = "python_backend/serving"
+ENGINE = "python_backend.engine"
+PROTOCOL = ("engine_core", "sequence", "processor", "engine_config.served_version")
+"""All that serving may import of the engine."""
+LOADS = "onnx_model.py"
+"""The one module of serving that loads an engine, and so knows which it is."""
+
+TENSORS = {
+    tensor.name
+    for module in (models, nvidia)
+    for tensors in vars(module).values()
+    if isinstance(tensors, type) and issubclass(tensors, TensorSet)
+    for tensor in tensors.all()
+}
+UNSPELT = ("python_backend/serving", "python_backend/text", "ensembles")
+"""Where a tensor is named by its place in the contract, never by its name."""
+NAMESAKES = {
+    "python_backend/serving/adapter_model.py": {"stop"},  # a finish reason
+    "python_backend/serving/answer.py": {"stop"},
+    "python_backend/serving/postprocessing.py": {"stop"},
+    "python_backend/text/chat.py": {"messages", "tools"},  # a chat template's variables
+    "python_backend/text/detokenizer.py": {"stop"},  # of a decoder in `tokenizer.json`
+    "ensembles/cpp_backend.py": {"top_k", "top_p"},  # decoding modes of the C++ backend
+}
+"""Words there that are a tensor's name too and mean something else."""
+
 
 def violations(root: Path, room: str) -> list[str]:
     """Return each import in a room that its line of `ROOMS` does not allow."""
@@ -58,6 +88,26 @@ def allowed(room: str, module: str) -> bool:
     return any(each == "*" or f"{module}.".startswith(f"{each}.") for each in ROOMS[room])
 
 
+def engine_imports(root: Path) -> list[str]:
+    """Return each import in serving of more of the engine than its protocol."""
+    return [
+        f"{path.relative_to(root)}:{line}: serving may not import {module}"
+        for path in sorted((root / SERVING).rglob("*.py"))
+        if path.name != LOADS
+        for line, module in imports(path.read_text(encoding="utf-8"), path.relative_to(root))
+        if f"{module}.".startswith(f"{ENGINE}.")
+        and not any(f"{module}.".startswith(f"{ENGINE}.{each}.") for each in PROTOCOL)
+    ]
+
+
+def spelt_tensors(root: Path, room: str) -> Iterator[tuple[str, int, str]]:
+    """Yield the file, the line and the word of every string that is a tensor's name."""
+    for path in sorted((root / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in TENSORS:
+                yield path.relative_to(root).as_posix(), node.lineno, node.value
+
+
 def imports(source: str, path: Path) -> Iterator[tuple[int, str]]:
     """Yield the line and the full name of every module, or name in a module, that is imported."""
     for node in ast.walk(ast.parse(source)):
@@ -77,6 +127,21 @@ def test_the_room_exists(room):
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_room_imports_only_what_lies_before_it(room):
     assert violations(ROOT, room) == []
+
+
+def test_what_observes_knows_nothing_of_what_it_observes():
+    # The application registers what metrics show; see `gateway/app.py`.
+    imported = {
+        module.rpartition(".")[0]
+        for path in sorted((ROOT / "gateway/observability").glob("*.py"))
+        for _, module in imports(path.read_text(encoding="utf-8"), path.relative_to(ROOT))
+        if module.startswith("gateway.")
+    }
+    assert imported <= {
+        "gateway.configuration",
+        "gateway.generation",
+        "gateway.interfaces",
+    }
 
 
 def test_every_package_is_a_room():
@@ -126,3 +191,63 @@ def test_an_allowed_import_passes(tmp_path, room, source):
 def test_the_tests_of_every_room_are_collected(pytestconfig):
     # Many tools take a folder named `build` for outputs and pass over it.
     assert not set(pytestconfig.getini("norecursedirs")) & set(ROOMS)
+
+
+def test_serving_knows_an_engine_by_its_protocol():
+    assert engine_imports(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "count"),
+    [
+        ("engine_loop.py", "from python_backend.engine.onnx_engine import OnnxEngine", 1),
+        ("engine_loop.py", "def f():\n    from python_backend.engine import scheduler", 1),
+        ("engine_loop.py", "import python_backend.engine", 1),
+        ("triton_api.py", "from python_backend.engine.engine_config import EngineConfig", 1),
+        ("triton_api.py", "from python_backend.engine.engine_config import served_version", 0),
+        ("engine_loop.py", "from python_backend.engine.engine_core import EngineCore", 0),
+        ("onnx_model.py", "from python_backend.engine.onnx_engine import OnnxEngine", 0),
+    ],
+)
+def test_what_serving_knows_beyond_the_protocol_is_found(tmp_path, name, source, count):
+    (tmp_path / SERVING).mkdir(parents=True)
+    (tmp_path / SERVING / name).write_text(source)
+    assert len(engine_imports(tmp_path)) == count
+
+
+@pytest.mark.parametrize("room", UNSPELT)
+def test_no_tensor_is_spelt_outside_the_contract(room):
+    spelt = [
+        f"{path}:{line}: {word} is spelt"
+        for path, line, word in spelt_tensors(ROOT, room)
+        if word not in NAMESAKES.get(path, ())
+    ]
+    assert spelt == []
+
+
+@pytest.mark.parametrize("path", NAMESAKES)
+def test_every_namesake_is_still_there(path):
+    (room,) = (each for each in UNSPELT if path.startswith(f"{each}/"))
+    assert {word for found, _, word in spelt_tensors(ROOT, room) if found == path} == (
+        NAMESAKES[path]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('inputs.array("input_ids")', ["input_ids"]),
+        ('NAMES = {"QUERY": 1, **{name: "text_output" for name in ()}}', ["QUERY", "text_output"]),
+        ("inputs.array(EngineInputs.INPUT_IDS)", []),
+        ('raise ValueError(f"input_ids is {1}")', []),
+    ],
+)
+def test_a_tensor_that_is_spelt_is_found(tmp_path, source, words):
+    (tmp_path / "ensembles").mkdir()
+    (tmp_path / "ensembles" / "module.py").write_text(source)
+    assert [word for _, _, word in spelt_tensors(tmp_path, "ensembles")] == words
+
+
+def test_the_contract_has_tensors_of_every_model():
+    assert {"QUERY", "INPUT_ID", "input_ids", "output_ids", "OUTPUT", "text_input"} <= TENSORS
+    assert {"stream_context", "liveness_probes", "safety_verdicts", "draft_logits"} <= TENSORS

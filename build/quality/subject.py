@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from build.build_errors import BuildError
 from build.progress import Progress, silent
 from build.quality.suite import Suite
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer
@@ -61,7 +61,7 @@ class Subject:
         """
         _return_freed_memory()
         self._progress = progress
-        self._engine = Engine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
+        self._engine = OnnxEngine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
         self._tokenizer = TextTokenizer.load(folder)
         self._end_ids = frozenset(self._engine.config.end_token_ids)
 

@@ -6,97 +6,53 @@ gateway runs or not. Results go to standard output: JSON, a new key alone on a l
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import getpass
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from sqlalchemy import Engine
+import click
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from contract.settings_base import SettingsError, load, parse
-from gateway.admin.operations import Administration
+from contract.settings_base import SettingsError, parse
+from gateway.admin.words import DAY, LIMIT, NAME, SUMS, WORDS
+from gateway.admin.workplace import Workplace
 from gateway.audit.audit_errors import AuditError
-from gateway.audit.audit_settings import AuditSettings
-from gateway.audit.keys import AuditKeys
-from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.retention import prune
 from gateway.audit.verification import heads, verify
-from gateway.configuration import Configuration
-from gateway.database import DatabaseError, open_database
+from gateway.database import DatabaseError
 from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import TENANT_CLASSES
-from gateway.limits.limit import Limits
-from gateway.tenants.directory import Directory, DirectoryError
-from gateway.tenants.tenant import KeyPolicy, Name, TenantPolicy
-from gateway.usage.ledger import Ledger
+from gateway.tenants.directory import DirectoryError
+from gateway.tenants.tenant import KeyPolicy, TenantPolicy
 from gateway.usage.prices import Price, PriceBook
-from gateway.usage.usage_report import DIMENSIONS, Query, report, to_csv
+from gateway.usage.usage_report import Query, report, to_csv
 
 _DAY_S = 86_400
 _ONCE = "shown this once, and kept nowhere"
 
-Given = argparse.Namespace
-
-
-class Workplace:
-    """What the commands work on, opened as they need it."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        self._configuration = configuration
-
-    def engine(self) -> Engine:
-        """The database."""
-        if self._configuration.database is None:
-            raise SettingsError("the configuration names no database: set `database`")
-        return open_database(self._configuration.database.get_secret_value())
-
-    def audit(self) -> AuditSettings:
-        """The audit log's settings."""
-        if self._configuration.audit is None:
-            raise SettingsError("the configuration names no audit log: set `audit.directory`")
-        return self._configuration.audit
-
-    def ledger(self) -> Ledger | None:
-        """The sums of the audit log, where there are both."""
-        if self._configuration.database is None or self._configuration.audit is None:
-            return None
-        return Ledger(self.engine(), self._configuration.audit.directory)
-
-    def directory(self) -> Directory:
-        """Tenants, keys and admins, to look at."""
-        return Directory(self.engine())
-
-    @asynccontextmanager
-    async def administration(self) -> AsyncIterator[Administration]:
-        """What can be changed; changes go into the audit log, where there is one."""
-        settings = self._configuration.audit
-        log = None if settings is None else FileAuditLog.open(settings)
-        try:
-            yield Administration(self.engine(), log)
-        finally:
-            if log is not None:
-                await log.close()
-
-
-Command = Callable[[Workplace, Given], Coroutine[Any, Any, int | None]]
+Command = Callable[..., None]
+work = click.make_pass_decorator(Workplace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 1 where it failed or a log is not whole."""
-    given = _parser().parse_args(arguments)
+    """Run one command; return the exit code: 1 where it failed or a log is not whole.
+
+    Raises:
+        SystemExit: The words are no command.
+    """
     try:
-        work = Workplace(load(Configuration, given.config))
-        command: Command = given.command
-        return asyncio.run(command(work, given)) or 0
+        code: int | None = command_line(
+            arguments, prog_name="python -m gateway.admin", standalone_mode=False
+        )
+        return code or 0
+    except click.ClickException as wrong:
+        wrong.show()
+        raise SystemExit(wrong.exit_code) from None
     except (SettingsError, DatabaseError, DirectoryError, AuditError, AuditUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
     except SQLAlchemyError as error:
@@ -104,116 +60,234 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-async def _list_tenants(work: Workplace, given: Given) -> None:
+@click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The gateway's YAML file.",
+)
+@click.pass_context
+def command_line(context: click.Context, config: Path) -> None:
+    """Take the configuration; a command follows."""
+    context.obj = Workplace(config)
+
+
+# --- tenants ------------------------------------------------------------------------------------
+
+
+@command_line.group()
+def tenants() -> None:
+    """Who pays."""
+
+
+def _policy_options(command: Command) -> Command:
+    """What can be said of a tenant."""
+    for option in (
+        click.option("--locked/--no-locked", default=None),
+        click.option("--key-limit", "key_limits", type=LIMIT, multiple=True, help="Of each key."),
+        click.option("--limit", "limits", type=LIMIT, multiple=True, help="Of all keys together."),
+        click.option("--data-residency", help="Where its data may be processed."),
+        click.option("--fallback/--no-fallback", "fallback_allowed", default=None),
+        click.option("--policy", help="The safety policy of its requests."),
+        click.option("--models", type=WORDS, help="With commas between; all where not given."),
+        click.option("--class", "tenant_class", type=click.Choice(TENANT_CLASSES)),
+    ):
+        command = option(command)
+    return command
+
+
+@tenants.command("list")
+@work
+def list_tenants(work: Workplace) -> None:
+    """All tenants, as JSON."""
     _print(work.directory().tenants())
 
 
-async def _create_tenant(work: Workplace, given: Given) -> None:
-    policy = parse(TenantPolicy, _policy(given), given.name)
-    async with work.administration() as administration:
-        _print(await administration.create_tenant(_actor(), given.name, policy))
+@tenants.command("create")
+@click.argument("name", type=NAME)
+@_policy_options
+@work
+def create_tenant(work: Workplace, /, name: str, **policy: Any) -> None:
+    """Make a tenant."""
+    wanted = parse(TenantPolicy, _given(policy), name)
+    _print(work.change(lambda admin: admin.create_tenant(work.actor, name, wanted)))
 
 
-async def _update_tenant(work: Workplace, given: Given) -> None:
-    async with work.administration() as administration:
-        now = administration.directory.tenant(given.name).model_dump(
-            mode="json", exclude={"name", "created_at"}
-        )
-        changes = _policy(given)
-        for name in ("limits", "key_limits"):
-            changes[name] = {**now[name], **changes.get(name, {})}
-        policy = parse(TenantPolicy, {**now, **changes}, given.name)
-        _print(await administration.update_tenant(_actor(), given.name, policy))
+@tenants.command("update")
+@click.argument("name", type=NAME)
+@_policy_options
+@work
+def update_tenant(work: Workplace, /, name: str, **policy: Any) -> None:
+    """Change what is given, and leave the rest."""
+    now = work.directory().tenant(name).model_dump(mode="json", exclude={"name", "created_at"})
+    changes = _given(policy)
+    for limits in ("limits", "key_limits"):
+        changes[limits] = {**now[limits], **changes.get(limits, {})}
+    wanted = parse(TenantPolicy, {**now, **changes}, name)
+    _print(work.change(lambda admin: admin.update_tenant(work.actor, name, wanted)))
 
 
-async def _list_keys(work: Workplace, given: Given) -> None:
-    keys = work.directory().keys(given.tenant)
-    _print([each.model_dump(mode="json", exclude={"digest"}) for each in keys])
+# --- keys ---------------------------------------------------------------------------------------
 
 
-async def _create_key(work: Workplace, given: Given) -> None:
-    values: dict[str, Any] = {"application": given.application, "expires_at": _expiry(given)}
-    if given.models is not None:
-        values["models"] = given.models
-    if given.limits:
-        values["limits"] = dict(given.limits)
-    policy = parse(KeyPolicy, values, given.tenant)
-    async with work.administration() as administration:
-        key, credential = await administration.create_key(_actor(), given.tenant, policy)
+@command_line.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("list")
+@click.argument("tenant", required=False)
+@work
+def list_keys(work: Workplace, tenant: str | None) -> None:
+    """Keys without themselves, as JSON: a TENANT's, or everybody's."""
+    found = work.directory().keys(tenant)
+    _print([each.model_dump(mode="json", exclude={"digest"}) for each in found])
+
+
+@keys.command("create")
+@click.argument("tenant")
+@click.option("--application", default="default", show_default=True)
+@click.option("--models", type=WORDS, help="With commas between; the tenant's where not given.")
+@click.option("--limit", "limits", type=LIMIT, multiple=True, help="In place of the tenant's.")
+@click.option("--days", type=float, help="How long it lasts; for ever where not given.")
+@work
+def create_key(work: Workplace, /, tenant: str, days: float | None, **values: Any) -> None:
+    """Make a key and print it, this once."""
+    policy = parse(KeyPolicy, {**_given(values), "expires_at": _expiry(days)}, tenant)
+    key, credential = work.change(lambda admin: admin.create_key(work.actor, tenant, policy))
     print(f"key {key.id} of {key.tenant}, {_ONCE}:", file=sys.stderr)
     print(credential.text)
 
 
-async def _rotate_key(work: Workplace, given: Given) -> None:
-    async with work.administration() as administration:
-        key, credential = await administration.rotate_key(
-            _actor(), given.id, given.overlap_hours * 3600, _expiry(given)
-        )
+@keys.command("rotate")
+@click.argument("identity", metavar="ID")
+@click.option("--overlap-hours", type=float, default=24, show_default=True, help="How long.")
+@click.option("--days", type=float, help="How long the new one lasts.")
+@work
+def rotate_key(work: Workplace, identity: str, overlap_hours: float, days: float | None) -> None:
+    """Print a new key; the old one goes on for a while."""
+    key, credential = work.change(
+        lambda admin: admin.rotate_key(work.actor, identity, overlap_hours * 3600, _expiry(days))
+    )
     print(
-        f"key {key.id} in place of {given.id}, which goes on for {given.overlap_hours:g} hours; "
-        f"{_ONCE}:",
+        f"key {key.id} in place of {identity}, which goes on for {overlap_hours:g} hours; {_ONCE}:",
         file=sys.stderr,
     )
     print(credential.text)
 
 
-async def _revoke_key(work: Workplace, given: Given) -> None:
-    async with work.administration() as administration:
-        await administration.revoke_key(_actor(), given.id)
+@keys.command("revoke")
+@click.argument("identity", metavar="ID")
+@work
+def revoke_key(work: Workplace, identity: str) -> None:
+    """End a key."""
+    work.change(lambda admin: admin.revoke_key(work.actor, identity))
 
 
-async def _list_admins(work: Workplace, given: Given) -> None:
+# --- admins -------------------------------------------------------------------------------------
+
+
+@command_line.group()
+def admins() -> None:
+    """Who may use the admin API."""
+
+
+@admins.command("list")
+@work
+def list_admins(work: Workplace) -> None:
+    """Their names, as JSON."""
     _print(work.directory().admins())
 
 
-async def _create_admin(work: Workplace, given: Given) -> None:
-    async with work.administration() as administration:
-        token = await administration.create_admin(_actor(), given.name)
-    print(f"token of {given.name}, {_ONCE}:", file=sys.stderr)
+@admins.command("create")
+@click.argument("name", type=NAME)
+@work
+def create_admin(work: Workplace, name: str) -> None:
+    """Print a token, this once."""
+    token = work.change(lambda admin: admin.create_admin(work.actor, name))
+    print(f"token of {name}, {_ONCE}:", file=sys.stderr)
     print(token.text)
 
 
-async def _revoke_admin(work: Workplace, given: Given) -> None:
-    async with work.administration() as administration:
-        await administration.revoke_admin(_actor(), given.name)
+@admins.command("revoke")
+@click.argument("name")
+@work
+def revoke_admin(work: Workplace, name: str) -> None:
+    """Take a token away."""
+    work.change(lambda admin: admin.revoke_admin(work.actor, name))
 
 
-async def _list_prices(work: Workplace, given: Given) -> None:
+# --- prices and usage ---------------------------------------------------------------------------
+
+
+@command_line.group()
+def prices() -> None:
+    """What tokens cost."""
+
+
+@prices.command("list")
+@work
+def list_prices(work: Workplace) -> None:
+    """All prices, as JSON."""
     _print(PriceBook(work.engine()).all())
 
 
-async def _set_price(work: Workplace, given: Given) -> None:
-    values = {
-        "model": given.model,
-        "since": given.since or _today(),
-        "prompt_per_million": given.prompt,
-        "output_per_million": given.output,
-        "currency": given.currency,
-    }
-    price = parse(Price, values, given.model)
-    async with work.administration() as administration:
-        await administration.set_price(_actor(), price)
+@prices.command("set")
+@click.argument("model")
+@click.option("--prompt", "prompt_per_million", required=True, help="A million prompt tokens.")
+@click.option("--output", "output_per_million", required=True, help="A million answer tokens.")
+@click.option("--currency", required=True, help="Such as EUR.")
+@click.option("--since", type=DAY, help="Its first day (today).")
+@work
+def set_price(work: Workplace, /, model: str, since: date | None, **values: str) -> None:
+    """Set a model's price from a day on."""
+    price = parse(Price, {"model": model, "since": since or _today(), **values}, model)
+    work.change(lambda admin: admin.set_price(work.actor, price))
     _print(price)
 
 
-async def _usage(work: Workplace, given: Given) -> None:
+@command_line.command()
+@click.option("--first", type=DAY, help="The first day (of the month).")
+@click.option("--last", type=DAY, help="The last day (today).")
+@click.option(
+    "--by", type=SUMS, default=["tenant", "application", "model", "day"], help="A sum for each."
+)
+@click.option("--tenant", help="Whose alone.")
+@work
+def usage(
+    work: Workplace, first: date | None, last: date | None, by: list[str], tenant: str | None
+) -> None:
+    """Who used what and what it cost, as CSV."""
     ledger = work.ledger()
     if ledger is not None:
         ledger.fold()
     query = Query(
-        first=given.first or _today().replace(day=1),
-        last=given.last or _today(),
-        by=tuple(given.by),
-        tenant=given.tenant,
+        first=first or _today().replace(day=1),
+        last=last or _today(),
+        by=tuple(by),  # type: ignore[arg-type] # words that SUMS checked
+        tenant=tenant,
     )
     print(to_csv(report(work.engine(), query), query.by), end="")
 
 
-async def _verify(work: Workplace, given: Given) -> int:
+# --- the audit log ------------------------------------------------------------------------------
+
+
+@command_line.group()
+def audit() -> None:
+    """The audit log."""
+
+
+@audit.command("verify")
+@click.pass_context
+@work
+def verify_log(work: Workplace, context: click.Context) -> None:
+    """Check every line; the exit code is 1 where it is not whole."""
     settings = work.audit()
     ledger = work.ledger()
     anchors = {} if ledger is None else ledger.cursors()
-    reports = verify(settings.directory, AuditKeys.load(key_path(settings)), anchors)
+    reports = verify(settings.directory, work.audit_keys(), anchors)
     for each in reports:
         for problem in each.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -223,55 +297,57 @@ async def _verify(work: Workplace, given: Given) -> int:
         print(f"{each.writer}: {state}; lines {first} to {last}: {counts}")
     if not reports:
         print(f"{settings.directory} holds no log yet")
-    return int(any(each.problems for each in reports))
+    context.exit(int(any(each.problems for each in reports)))
 
 
-async def _heads(work: Workplace, given: Given) -> None:
+@audit.command("heads")
+@work
+def show_heads(work: Workplace) -> None:
+    """Where each chain ends, to be noted elsewhere."""
     for writer, link in heads(work.audit().directory).items():
         print(f"{writer} {link.sequence} {link.mac}")
 
 
-async def _prune(work: Workplace, given: Given) -> None:
-    settings = work.audit()
-    before = given.before or _today() - timedelta(days=given.keep_days)
+@audit.command("prune")
+@click.option("--before", type=DAY, help="The first day to keep.")
+@click.option("--keep-days", type=int, help="How many days to keep before today.")
+@work
+def prune_log(work: Workplace, before: date | None, keep_days: int | None) -> None:
+    """Remove what is older; the rest still verifies."""
+    if (before is None) == (keep_days is None):
+        raise click.UsageError("give one of --before and --keep-days")
+    first = before or _today() - timedelta(days=keep_days or 0)
     ledger = work.ledger()
     if ledger is not None:
         ledger.fold()
-    keys = AuditKeys.load(key_path(settings))
     counted = None if ledger is None else ledger.cursors()
-    for path in prune(settings.directory, keys, before, counted):
+    for path in prune(work.audit().directory, work.audit_keys(), first, counted):
         print(path)
 
 
-async def _digest(work: Workplace, given: Given) -> None:
-    keys = AuditKeys.load(key_path(work.audit()))
+@audit.command("digest")
+@click.option("--tenant", required=True, help="Whose prompt or answer it was.")
+@work
+def digest(work: Workplace, tenant: str) -> None:
+    """The digest of a text from standard input."""
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise SettingsError(f"the text is not UTF-8: {error.reason}") from None
-    print(keys.current.digest(given.tenant, text))
+    print(work.audit_keys().current.digest(tenant, text))
 
 
-def _policy(given: Given) -> dict[str, Any]:
-    values = {
-        "tenant_class": given.tenant_class,
-        "models": given.models,
-        "policy": given.policy,
-        "fallback_allowed": given.fallback,
-        "data_residency": given.data_residency,
-        "limits": dict(given.limits) or None,
-        "key_limits": dict(given.key_limits) or None,
-        "locked": given.locked,
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """What was said of a tenant or a key, limits as a mapping."""
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    return {
+        name: dict(value) if name in ("limits", "key_limits") else value
+        for name, value in given.items()
     }
-    return {name: value for name, value in values.items() if value is not None}
 
 
-def _expiry(given: Given) -> int | None:
-    return None if given.days is None else int(time.time() + given.days * _DAY_S)
-
-
-def _actor() -> str:
-    return f"command:{getpass.getuser()}"
+def _expiry(days: float | None) -> int | None:
+    return None if days is None else int(time.time() + days * _DAY_S)
 
 
 def _today() -> date:
@@ -286,135 +362,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return [_plain(each) for each in value] if isinstance(value, list) else value
-
-
-def _limit(text: str) -> tuple[str, int | None]:
-    name, _, value = text.partition("=")
-    try:
-        limit = None if value == "none" else int(value)
-        Limits.model_validate({name: limit})
-    except (ValueError, ValidationError):
-        names = ", ".join(Limits.model_fields)
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no limit: write NAME=NUMBER or NAME=none, NAME one of {names}"
-        ) from None
-    return name, limit
-
-
-def _name(text: str) -> str:
-    try:
-        return TypeAdapter(Name).validate_python(text)
-    except ValidationError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no name: up to 64 letters, digits and . _ @ -"
-        ) from None
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _dimensions(text: str) -> list[str]:
-    for word in _words(text):
-        if word not in DIMENSIONS:
-            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(DIMENSIONS)}")
-    return _words(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gateway.admin",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="the gateway's YAML file")
-    groups = parser.add_subparsers(required=True, metavar="WHAT")
-
-    tenants = _group(groups, "tenants", "who pays")
-    _command(tenants, "list", _list_tenants, "all tenants, as JSON")
-    for name, command, told in (
-        ("create", _create_tenant, "make a tenant"),
-        ("update", _update_tenant, "change what is given, and leave the rest"),
-    ):
-        one = _command(tenants, name, command, told)
-        one.add_argument("name", type=_name)
-        one.add_argument("--class", dest="tenant_class", choices=TENANT_CLASSES)
-        one.add_argument("--models", type=_words, help="comma between; all where not given")
-        one.add_argument("--policy", help="the safety policy of its requests")
-        one.add_argument("--fallback", action=argparse.BooleanOptionalAction)
-        one.add_argument("--data-residency", help="where its data may be processed")
-        one.add_argument("--limit", dest="limits", **_LIMITS, help="of all its keys together")
-        one.add_argument("--key-limit", dest="key_limits", **_LIMITS, help="of each of its keys")
-        one.add_argument("--locked", action=argparse.BooleanOptionalAction)
-
-    keys = _group(groups, "keys", "API keys")
-    one = _command(keys, "list", _list_keys, "keys without themselves, as JSON")
-    one.add_argument("tenant", nargs="?", help="whose; everybody's where not given")
-    one = _command(keys, "create", _create_key, "make a key and print it, this once")
-    one.add_argument("tenant")
-    one.add_argument("--application", default="default")
-    one.add_argument("--models", type=_words, help="comma between; the tenant's where not given")
-    one.add_argument("--limit", dest="limits", **_LIMITS, help="in place of the tenant's for keys")
-    one.add_argument("--days", type=float, help="how long it lasts; for ever where not given")
-    one = _command(keys, "rotate", _rotate_key, "print a new key; the old one goes on for a while")
-    one.add_argument("id")
-    one.add_argument("--overlap-hours", type=float, default=24, help="how long (24)")
-    one.add_argument("--days", type=float, help="how long the new one lasts")
-    one = _command(keys, "revoke", _revoke_key, "end a key")
-    one.add_argument("id")
-
-    admins = _group(groups, "admins", "who may use the admin API")
-    _command(admins, "list", _list_admins, "their names, as JSON")
-    _command(admins, "create", _create_admin, "print a token, this once").add_argument(
-        "name", type=_name
-    )
-    _command(admins, "revoke", _revoke_admin, "take a token away").add_argument("name")
-
-    prices = _group(groups, "prices", "what tokens cost")
-    _command(prices, "list", _list_prices, "all prices, as JSON")
-    one = _command(prices, "set", _set_price, "set a model's price from a day on")
-    one.add_argument("model")
-    one.add_argument("--prompt", required=True, help="a million tokens of prompts")
-    one.add_argument("--output", required=True, help="a million tokens of answers")
-    one.add_argument("--currency", required=True, help="such as EUR")
-    one.add_argument("--since", type=date.fromisoformat, help="YYYY-MM-DD (today)")
-
-    one = _command(groups, "usage", _usage, "who used what and what it cost, as CSV")
-    one.add_argument("--first", type=date.fromisoformat, help="YYYY-MM-DD (first of the month)")
-    one.add_argument("--last", type=date.fromisoformat, help="YYYY-MM-DD (today)")
-    one.add_argument("--by", type=_dimensions, default=["tenant", "application", "model", "day"])
-    one.add_argument("--tenant")
-
-    audit = _group(groups, "audit", "the audit log")
-    _command(audit, "verify", _verify, "check every line; exit code 1 where it is not whole")
-    _command(audit, "heads", _heads, "where each chain ends, to be noted elsewhere")
-    one = _command(audit, "prune", _prune, "remove what is older; the rest still verifies")
-    older = one.add_mutually_exclusive_group(required=True)
-    older.add_argument("--before", type=date.fromisoformat, help="the first day to keep")
-    older.add_argument("--keep-days", type=int)
-    one = _command(audit, "digest", _digest, "the digest of a text from standard input")
-    one.add_argument("--tenant", required=True, help="whose prompt or answer it was")
-    return parser
-
-
-_LIMITS: dict[str, Any] = {
-    "type": _limit,
-    "action": "append",
-    "default": [],
-    "metavar": "NAME=NUMBER",
-}
-
-
-def _group(groups: Any, name: str, told: str) -> Any:
-    return groups.add_parser(name, help=told, description=told).add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-
-
-def _command(group: Any, name: str, command: Command, told: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = group.add_parser(name, help=told, description=told)
-    parser.set_defaults(command=command)
-    return parser
 
 
 if __name__ == "__main__":

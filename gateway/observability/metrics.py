@@ -6,7 +6,7 @@ is its name in the configuration, never a client's own text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.admission import Admission
-from gateway.interfaces import TENANT_CLASSES, TenantClass
-from gateway.upstreams.fleet import Fleet
+from gateway.interfaces import TenantClass
 
 _LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _TOKEN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 _LABELS = ("tenant_class", "model")
+
+Reading = Callable[[], Mapping[str, float]]
+"""Tells the values of a gauge, by the value of its label."""
 
 
 class RequestLabels(NamedTuple):
@@ -56,9 +57,16 @@ class Metrics:
         # Children are looked up once: the lookup costs more than the observation.
         self._itl_of = lru_cache(1024)(self._itl.labels)
 
-    def watch(self, fleet: Fleet, admission: Admission) -> None:
-        """Show how busy the upstreams are and how many requests wait."""
-        self.registry.register(_State(fleet, admission))
+    def watch(self, name: str, text: str, label: str, read: Reading) -> None:
+        """Show what others know: a gauge whose readings are asked for when somebody looks.
+
+        Args:
+            name: Its name, after ``trireme_gateway_``.
+            text: What it counts.
+            label: What its readings are told apart by.
+            read: The readings, by that label's value.
+        """
+        self.registry.register(_Gauges(f"trireme_gateway_{name}", text, label, read))
 
     def began(self, labels: RequestLabels, ttft_s: float) -> None:
         """The first piece of an answer is there."""
@@ -110,26 +118,17 @@ class Metrics:
         return Counter(name, text, (*_LABELS, label), registry=self.registry)
 
 
-class _State(Collector):
-    """What is read off when somebody asks."""
+class _Gauges(Collector):
+    """A gauge for each value of a label, read off when somebody asks."""
 
-    def __init__(self, fleet: Fleet, admission: Admission) -> None:
-        self._fleet = fleet
-        self._admission = admission
+    def __init__(self, name: str, text: str, label: str, read: Reading) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._read = read
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        waiting = GaugeMetricFamily(
-            "trireme_gateway_waiting_requests", "Wait for a replica", labels=["tenant_class"]
-        )
-        for tenant_class in TENANT_CLASSES:
-            waiting.add_metric([tenant_class], self._admission.waiting(tenant_class))
-        running = GaugeMetricFamily(
-            "trireme_gateway_upstream_requests", "Under way there", labels=["upstream"]
-        )
-        available = GaugeMetricFamily(
-            "trireme_gateway_upstream_available", "1 where it gets requests", labels=["upstream"]
-        )
-        for replica in self._fleet:
-            running.add_metric([replica.name], replica.in_flight)
-            available.add_metric([replica.name], float(replica.available))
-        return [waiting, running, available]
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for value, reading in self._read().items():
+            family.add_metric([value], float(reading))
+        return [family]

@@ -17,11 +17,10 @@ import httpx
 from jwt import PyJWK, PyJWKSet
 from jwt.exceptions import PyJWKSetError
 
+from gateway.tenants.cache import Remembered
 from gateway.tenants.tenant_settings import IdentityProviderSettings
 
 _MAX_DOCUMENT_BYTES = 1 << 20
-_PATIENCE_S = 0.25
-"""How long to wait for fresh keys where those known still serve."""
 
 
 class ProviderUnavailable(Exception):  # noqa: N818 - says what happened
@@ -46,12 +45,14 @@ class KeySet:
         """
         self._settings = settings
         self._client = client
-        self._clock = clock
-        self._keys: list[PyJWK] = []
-        self._fetched_at = float("-inf")
-        self._tried_at = float("-inf")
-        self._failure = "it was not asked yet"
-        self._fetching: asyncio.Task[None] | None = None
+        self._keys = Remembered(
+            self._take,
+            ttl_s=settings.keys_ttl_s,
+            stale_s=settings.keys_stale_s,
+            failures=ProviderUnavailable,
+            retry_s=settings.refresh_interval_s,
+            clock=clock,
+        )
 
     async def find(self, key_id: str | None) -> PyJWK | None:
         """Return the key of a token; None where the provider has no such key.
@@ -62,41 +63,18 @@ class KeySet:
         Raises:
             ProviderUnavailable: No keys are known, or only too old ones, and none can be had.
         """
-        settings = self._settings
-        if self._age() >= settings.keys_ttl_s:
-            stale = self._age() >= settings.keys_ttl_s + settings.keys_stale_s
-            await self._refresh(patience_s=None if stale else _PATIENCE_S)
-        if self._age() >= settings.keys_ttl_s + settings.keys_stale_s:
-            raise ProviderUnavailable(self._failure)
-        found = self._known(key_id)
+        found = _only(await self._keys.get(), key_id)
         if found is None:
-            await self._refresh()
-            found = self._known(key_id)
+            await self._keys.renew()
+            found = _only(await self._keys.get(), key_id)
         return found
 
-    def _age(self) -> float:
-        return self._clock() - self._fetched_at
-
-    def _known(self, key_id: str | None) -> PyJWK | None:
-        keys = [key for key in self._keys if key_id is None or key.key_id == key_id]
-        return keys[0] if len(keys) == 1 else None
-
-    async def _refresh(self, patience_s: float | None = None) -> None:
-        """Fetch the keys, unless somebody just did or tried; wait for them, or only for a while."""
-        if self._fetching is None or self._fetching.done():
-            if self._clock() - self._tried_at < self._settings.refresh_interval_s:
-                return
-            self._tried_at = self._clock()
-            self._fetching = asyncio.create_task(self._take())
-        await asyncio.wait([self._fetching], timeout=patience_s)
-
-    async def _take(self) -> None:
-        asked_at = self._clock()
+    async def _take(self) -> list[PyJWK]:
         try:
-            self._keys = await asyncio.wait_for(self._fetch(), self._settings.timeout_s)
-            self._fetched_at = asked_at
+            return await asyncio.wait_for(self._fetch(), self._settings.timeout_s)
         except (httpx.HTTPError, asyncio.TimeoutError, ValueError, PyJWKSetError) as error:
-            self._failure = f"{self._settings.name}: {error or type(error).__name__}"
+            reason = error or type(error).__name__
+            raise ProviderUnavailable(f"{self._settings.name}: {reason}") from error
 
     async def _fetch(self) -> list[PyJWK]:
         issuer = self._settings.issuer
@@ -123,3 +101,8 @@ class KeySet:
         if not isinstance(document, dict):
             raise ValueError(f"{address} is not a JSON object")
         return document
+
+
+def _only(keys: list[PyJWK], key_id: str | None) -> PyJWK | None:
+    found = [key for key in keys if key_id is None or key.key_id == key_id]
+    return found[0] if len(found) == 1 else None

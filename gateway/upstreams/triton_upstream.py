@@ -24,6 +24,7 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.options import GenerationOptions
 from clients.request import Request
 from clients.results import Outputs
+from contract.error_text import CONTENT_FILTER
 from gateway.configuration import TritonSettings
 from gateway.generation import Delta, Job, TokenLogprob
 from gateway.interfaces import TenantClass
@@ -49,8 +50,6 @@ _PARAMS = {
 }
 """What a client of the gateway calls the ensemble's inputs, where that is something else."""
 
-_BLOCKED = "content_filter:"
-"""How the refusal of a prompt that a safety policy blocks begins."""
 _BYTES = "bytes:"
 """How the text of a token begins that is no whole character."""
 
@@ -245,8 +244,8 @@ async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerato
 
 def _refusal(error: InvalidRequestError, job: Job) -> Exception:
     message = str(error)
-    if message.startswith(_BLOCKED):
-        return UpstreamRefused(message.removeprefix(_BLOCKED).strip(), code="content_filter")
+    if message.startswith(CONTENT_FILTER):
+        return UpstreamRefused(message.removeprefix(CONTENT_FILTER), code="content_filter")
     name = error.input_name
     if name == "text_input":
         name = "prompt" if job.messages is None else "messages"

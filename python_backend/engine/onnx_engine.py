@@ -1,11 +1,7 @@
-"""The engine: schedule, run, sample.
-
-Single-threaded and without a clock of its own: whoever owns it calls ``step`` while there is work.
-"""
+"""The ONNX engine: schedule, run, sample."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +13,11 @@ from python_backend.engine.attention import Layout, can_attend_int8
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
 from python_backend.engine.cuda_runner import CudaRunner
 from python_backend.engine.engine_config import KV_DTYPES, EngineConfig, KVDtype
+from python_backend.engine.engine_core import EngineCore, EngineStats
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
+from python_backend.engine.processor import available_cores
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
 from python_backend.engine.scheduler import Scheduler
@@ -27,8 +25,8 @@ from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 
 
-class Engine:
-    """Continues many sequences at once.
+class OnnxEngine(EngineCore):
+    """An engine that ``build/`` made, on a CPU or through ONNX Runtime on a GPU.
 
     Attributes:
         config: What the engine folder says about itself.
@@ -106,6 +104,16 @@ class Engine:
     def runner(self) -> Runner:
         """What computes."""
         return self._runner
+
+    @property
+    def name(self) -> str:
+        """What computes, for the one who reads the log."""
+        return self._runner.name
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a sequence where its request names no other."""
+        return self.config.end_token_ids
 
     @property
     def kv_cache_resident_bytes(self) -> int:
@@ -209,6 +217,21 @@ class Engine:
             self.drop(sequence)
         return dropped
 
+    def stats(self) -> EngineStats:
+        """How its queues and its KV cache stand. Any thread may call this."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_preempted=scheduler.num_preempted,
+            num_used_blocks=pool.num_used,
+            num_cached_blocks=pool.num_cached,
+            num_blocks=pool.num_blocks,
+            block_bytes=self.layout.block_bytes,
+            num_looked_up_blocks=scheduler.num_looked_up_blocks,
+            num_reused_blocks=scheduler.num_reused_blocks,
+        )
+
     def generate(self, prompts: list[NDArray[np.int32]], params: SamplingParams) -> list[list[int]]:
         """Continue prompts to their end; the offline way in, for tests and measurements."""
         sequences = [Sequence(prompt, params) for prompt in prompts]
@@ -253,8 +276,3 @@ def _layout(
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

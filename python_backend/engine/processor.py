@@ -1,9 +1,8 @@
-"""The processor that this runs on: its name, what it can do, and what ONNX Runtime has to be told
-about it.
-"""
+"""The processor: its name and cores, what it can do, and what ONNX Runtime has to be told of it."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -45,6 +44,11 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
     lines = _lines(cpuinfo)
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def _lines(cpuinfo: Path) -> list[str]:

@@ -12,7 +12,7 @@ from itertools import accumulate
 import triton_python_backend_utils as pb_utils
 
 from contract.names import ENGINE_FINISH_REASONS
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.sequence import Sequence
 
 LATENCIES_S = (
@@ -25,7 +25,7 @@ BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 class EngineMetrics:
     """Gauges, counters and histograms of one engine, labelled with the model's name and version."""
 
-    def __init__(self, model: str, version: str, engine: Engine) -> None:
+    def __init__(self, model: str, version: str, engine: EngineCore) -> None:
         self._engine = engine
         labels = {"model": model, "version": version}
 
@@ -91,18 +91,17 @@ class EngineMetrics:
 
     def publish(self) -> None:
         """Bring tritonserver's figures up to date."""
-        scheduler = self._engine.scheduler
-        pool, block_bytes = scheduler.pool, self._engine.layout.block_bytes
-        self._running.set(len(scheduler.running))
-        self._waiting.set(len(scheduler.waiting))
-        self._used_blocks.set(pool.num_used)
-        self._cached_blocks.set(pool.num_cached)
-        self._budget_blocks.set(pool.num_blocks)
-        self._used_bytes.set(pool.num_used * block_bytes)
-        self._budget_bytes.set(pool.num_blocks * block_bytes)
-        self._preempted.value = scheduler.num_preempted
-        self._looked_up.value = scheduler.num_looked_up_blocks
-        self._reused.value = scheduler.num_reused_blocks
+        stats = self._engine.stats()
+        self._running.set(stats.num_running)
+        self._waiting.set(stats.num_waiting)
+        self._used_blocks.set(stats.num_used_blocks)
+        self._cached_blocks.set(stats.num_cached_blocks)
+        self._budget_blocks.set(stats.num_blocks)
+        self._used_bytes.set(stats.num_used_blocks * stats.block_bytes)
+        self._budget_bytes.set(stats.num_blocks * stats.block_bytes)
+        self._preempted.value = stats.num_preempted
+        self._looked_up.value = stats.num_looked_up_blocks
+        self._reused.value = stats.num_reused_blocks
         for counter in (
             *(self._preempted, self._looked_up, self._reused),
             *(self._prompt_tokens, self._output_tokens),

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
-from contract.models import UNSUPPORTED_INPUTS
+from contract.models import UNSUPPORTED_INPUTS, EngineInputs
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
 
 if TYPE_CHECKING:
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 Words = tuple[tuple[int, ...], ...]
 
 _SAMPLING = {
-    "temperature": "temperature",
-    "runtime_top_k": "top_k",
-    "runtime_top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "min_tokens": "min_tokens",
-    "num_top_log_probs": "num_top_log_probs",
+    tensor: tensor.name.removeprefix("runtime_")
+    for tensor in (
+        EngineInputs.TEMPERATURE,
+        EngineInputs.RUNTIME_TOP_K,
+        EngineInputs.RUNTIME_TOP_P,
+        EngineInputs.MIN_P,
+        EngineInputs.REPETITION_PENALTY,
+        EngineInputs.PRESENCE_PENALTY,
+        EngineInputs.FREQUENCY_PENALTY,
+        EngineInputs.MIN_TOKENS,
+        EngineInputs.NUM_TOP_LOG_PROBS,
+    )
 }
-"""Inputs that are sampling parameters, one value a row."""
+"""Inputs that are sampling parameters, one value a row, and what `SamplingParams` calls them."""
 
 _MAX_SEQUENCES_PER_PROMPT = 64
 
@@ -99,27 +103,27 @@ def read_request(
     Raises:
         InvalidRequestError: An input is missing, contradicts another or is not supported.
     """
-    ids = inputs.array("input_ids")
-    if ids is None:
-        raise InvalidRequestError("input_ids is missing")
+    ids = inputs.required(EngineInputs.INPUT_IDS)
     batch = ids.shape[0]
 
-    def scalars(name: str, default: Any) -> list[Any]:
-        values = inputs.scalars(name, batch)
+    def scalars(tensor: Tensor, default: Any) -> list[Any]:
+        values = inputs.scalars(tensor, batch)
         return [default] * batch if values is None else values
 
-    def flag(name: str, default: bool = False) -> bool:
-        values = set(scalars(name, default))
+    def flag(tensor: Tensor, default: bool = False) -> bool:
+        values = set(scalars(tensor, default))
         if len(values) > 1:
-            raise InvalidRequestError(f"{name} must be the same for all {batch} rows of a batch")
+            raise InvalidRequestError(
+                f"{tensor.name} must be the same for all {batch} rows of a batch"
+            )
         return bool(values.pop())
 
     _refuse_unsupported(inputs)
-    if any(width > 1 for width in scalars("beam_width", 1)):
+    if any(width > 1 for width in scalars(EngineInputs.BEAM_WIDTH, 1)):
         raise InvalidRequestError(
             "beam_width is above 1; beam search is not supported, num_return_sequences may serve"
         )
-    copies = set(scalars("num_return_sequences", 1))
+    copies = set(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
     num_return_sequences = max(copies)
     if len(copies) > 1 or not 1 <= num_return_sequences <= _MAX_SEQUENCES_PER_PROMPT:
         raise InvalidRequestError(
@@ -127,22 +131,22 @@ def read_request(
             f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows"
         )
 
-    lengths = scalars("input_lengths", ids.shape[1])
-    max_tokens = scalars("request_output_len", 0)
-    end_ids = scalars("end_id", default_end_ids[0])
-    seeds = scalars("seed", None)
+    lengths = scalars(EngineInputs.INPUT_LENGTHS, ids.shape[1])
+    max_tokens = scalars(EngineInputs.REQUEST_OUTPUT_LEN, 0)
+    end_ids = scalars(EngineInputs.END_ID, default_end_ids[0])
+    seeds = scalars(EngineInputs.SEED, None)
     sampling = {
         parameter: values
-        for name, parameter in _SAMPLING.items()
-        if (values := inputs.scalars(name, batch)) is not None
+        for tensor, parameter in _SAMPLING.items()
+        if (values := inputs.scalars(tensor, batch)) is not None
     }
-    stop_words = _word_lists(inputs, "stop_words_list", batch)
-    bad_words = _word_lists(inputs, "bad_words_list", batch)
-    bias = inputs.array("embedding_bias")
-    log_probs = flag("return_log_probs")
+    stop_words = _word_lists(inputs, EngineInputs.STOP_WORDS_LIST, batch)
+    bad_words = _word_lists(inputs, EngineInputs.BAD_WORDS_LIST, batch)
+    bias = inputs.array(EngineInputs.EMBEDDING_BIAS)
+    log_probs = flag(EngineInputs.RETURN_LOG_PROBS)
     # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
-    default_priority = inputs.parameters().get("priority", 0)
-    priorities = [_priority(value) for value in scalars("priority", default_priority)]
+    default_priority = inputs.parameters().get(EngineInputs.PRIORITY.name, 0)
+    priorities = [_priority(value) for value in scalars(EngineInputs.PRIORITY, default_priority)]
 
     rows = []
     for index in range(batch):
@@ -166,20 +170,20 @@ def read_request(
             prompt = ids[index, : lengths[index]].copy()
             rows.append(Row(prompt, params, priorities[index], index, copy))
 
-    streaming = flag("streaming")
+    streaming = flag(EngineInputs.STREAMING)
     reporting = Reporting(
         streaming=streaming,
-        echo=not streaming and not flag("exclude_input_in_output", exclude_input),
-        perf_metrics=flag("return_perf_metrics"),
-        num_input_tokens=flag("return_num_input_tokens"),
-        num_output_tokens=flag("return_num_output_tokens"),
+        echo=not streaming and not flag(EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, exclude_input),
+        perf_metrics=flag(EngineInputs.RETURN_PERF_METRICS),
+        num_input_tokens=flag(EngineInputs.RETURN_NUM_INPUT_TOKENS),
+        num_output_tokens=flag(EngineInputs.RETURN_NUM_OUTPUT_TOKENS),
     )
     return GenerationRequest(
         rows,
         reporting,
         batch,
         num_return_sequences,
-        liveness_probes=flag("liveness_probes"),
+        liveness_probes=flag(EngineInputs.LIVENESS_PROBES),
         timeout_us=inputs.timeout_us(),
     )
 
@@ -195,22 +199,22 @@ def _priority(value: Any) -> int:
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:
-    for name, feature in UNSUPPORTED_INPUTS.items():
-        array = inputs.array(name)
+    for tensor, feature in UNSUPPORTED_INPUTS.items():
+        array = inputs.array(tensor)
         if array is not None and (array.dtype != bool or array.any()):
-            raise InvalidRequestError(f"{name}: {feature} is not supported by this engine")
+            raise InvalidRequestError(f"{tensor.name}: {feature} is not supported by this engine")
 
 
-def _word_lists(inputs: Inputs, name: str, batch: int) -> list[Words]:
+def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
     """Words of each row from TensorRT-LLM's format; see ``TextTokenizer.word_list``."""
-    array = inputs.array(name)
+    array = inputs.array(tensor)
     if array is None:
         return [()] * batch
     if array.shape[:2] != (batch, 2):
         raise InvalidRequestError(
-            f"{name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
+            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
         )
-    return [_words(tokens, offsets, name) for tokens, offsets in array]
+    return [_words(tokens, offsets, tensor.name) for tokens, offsets in array]
 
 
 def _words(tokens: NDArray[np.int32], offsets: NDArray[np.int32], name: str) -> Words:

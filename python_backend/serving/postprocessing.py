@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -22,21 +22,32 @@ from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
 from contract.model_settings import PostprocessingParameters, from_model_config
-from contract.models import STATISTICS
+from contract.models import PostprocessingInputs as _In
+from contract.models import PostprocessingOutputs as _Out
+from contract.models import Statistics
+from contract.tensors import Tensor
 from python_backend.serving.answer import Answer, Piece, StreamContext, Token
 from python_backend.serving.quality import AnswerSignals, TextMetrics
-from python_backend.serving.triton_api import Inputs, model_config, open_policies, resolve
+from python_backend.serving.stop_request import stop_request
+from python_backend.serving.triton_api import (
+    Inputs,
+    model_config,
+    open_policies,
+    refusal,
+    resolve,
+    triton_tensor,
+)
 from python_backend.text.tokenizer import TextTokenizer
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _CHECK_CLIENT_EVERY_S = 0.2
-_STATISTICS = frozenset(STATISTICS)
-_WHOLE_STATISTICS = _STATISTICS - {
-    "num_output_tokens",
-    "output_log_probs",
-    "top_log_prob_ids",
-    "top_log_probs",
-}
+_OF_TOKENS = (
+    Statistics.NUM_OUTPUT_TOKENS,
+    Statistics.OUTPUT_LOG_PROBS,
+    Statistics.TOP_LOG_PROB_IDS,
+    Statistics.TOP_LOG_PROBS,
+)
+_WHOLE_STATISTICS = tuple(tensor for tensor in Statistics.all() if tensor not in _OF_TOKENS)
 """What the engine's response says goes on as it is, but for what belongs to single tokens."""
 
 
@@ -83,9 +94,7 @@ class TritonPythonModel:
             try:
                 response = self._answer(request)
             except Exception as error:  # a piece that fails ends its own stream and no other
-                response = pb_utils.InferenceResponse(
-                    error=pb_utils.TritonError(f"postprocessing failed: {error}")
-                )
+                response = refusal(error)
             # One message where one will do: each costs about as much as all the work above.
             if response is None:
                 sender.send(flags=_FINAL)
@@ -100,11 +109,11 @@ class TritonPythonModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
-        key = int(inputs.required("sequence_id").item())
-        ended = inputs.array("finish_reason")
+        key = int(inputs.required(_In.SEQUENCE_ID).item())
+        ended = inputs.array(_In.FINISH_REASON)
         reason = "" if ended is None else ended.item().decode()
-        lengths = inputs.required("SEQUENCE_LENGTH").reshape(-1)
-        rows = inputs.required("TOKENS_BATCH").reshape(lengths.size, -1)
+        lengths = inputs.required(_In.SEQUENCE_LENGTH).reshape(-1)
+        rows = inputs.required(_In.TOKENS_BATCH).reshape(lengths.size, -1)
         if lengths.size != 1:
             return self._answer_beams(inputs, rows, lengths, reason)
         tokens: list[int] = rows[0, : lengths[0]].tolist()
@@ -146,13 +155,13 @@ class TritonPythonModel:
             stream = self._open(inputs)
             pieces.append(self._add(inputs, stream, row[:length].tolist(), reason or "stop"))
         encoded = np.array([piece.text.encode() for piece in pieces], dtype=object)
-        outputs = [pb_utils.Tensor("OUTPUT", encoded), *_statistics(inputs, _STATISTICS)]
+        outputs = [triton_tensor(_Out.OUTPUT, encoded), *_statistics(inputs, Statistics.all())]
         outputs += _extras([verdict for piece in pieces for verdict in piece.verdicts], reason)
         return pb_utils.InferenceResponse(outputs)
 
     def _open(self, inputs: Inputs) -> _Stream:
         """A sequence's first piece."""
-        context = inputs.array("stream_context")
+        context = inputs.array(_In.STREAM_CONTEXT)
         policies = self._policies.current
         lost = context is None
         try:
@@ -169,7 +178,7 @@ class TritonPythonModel:
         try:
             if stream.lost:
                 raise RuntimeError("its beginning or its policy is not known")
-            log_probs = inputs.array("output_log_probs")
+            log_probs = inputs.array(_In.OUTPUT_LOG_PROBS)
             if log_probs is None:
                 piece = answer.add(tokens, reason)
             else:
@@ -211,18 +220,7 @@ class TritonPythonModel:
 
     def _stop(self, request: pb_utils.InferenceRequest, sequence_id: int) -> None:
         """Ask the engine to end a sequence, without waiting for its answer."""
-        stop = pb_utils.InferenceRequest(
-            model_name=self._engine,
-            request_id=request.request_id(),
-            requested_output_names=[],
-            inputs=[
-                pb_utils.Tensor("input_ids", np.zeros((1, 1), dtype=np.int32)),
-                pb_utils.Tensor("input_lengths", np.ones((1, 1), dtype=np.int32)),
-                pb_utils.Tensor("request_output_len", np.ones((1, 1), dtype=np.int32)),
-                pb_utils.Tensor("stop", np.ones((1, 1), dtype=bool)),
-                pb_utils.Tensor("sequence_id", np.full((1, 1), sequence_id, dtype=np.uint64)),
-            ],
-        )
+        stop = stop_request(self._engine, request.request_id(), sequence_id)
         Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
 
 
@@ -232,28 +230,31 @@ def _response(
     """The response that carries some pieces of one sequence."""
     # One text a sequence without a batch dimension: so are TensorRT-LLM's own.
     text = "".join(piece.text for piece in pieces)
-    outputs = [pb_utils.Tensor("OUTPUT", np.array([text.encode()], dtype=object))]
+    outputs = [triton_tensor(_Out.OUTPUT, np.array([text.encode()], dtype=object))]
     outputs += _statistics(inputs, _WHOLE_STATISTICS)
-    if inputs.array("num_output_tokens") is not None:
+    if inputs.array(_In.NUM_OUTPUT_TOKENS) is not None:
         count = np.array([[num_output_tokens]], dtype=np.int32)
-        outputs.append(pb_utils.Tensor("num_output_tokens", count))
-    if inputs.array("output_log_probs") is not None:
-        top = inputs.array("top_log_probs")
+        outputs.append(triton_tensor(_Out.NUM_OUTPUT_TOKENS, count))
+    if inputs.array(_In.OUTPUT_LOG_PROBS) is not None:
+        top = inputs.array(_In.TOP_LOG_PROBS)
         width = 0 if top is None else top.shape[-1]
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
 
 
-def _statistics(inputs: Inputs, names: Collection[str]) -> list[pb_utils.Tensor]:
-    return [pb_utils.Tensor(name, array) for name, array in inputs.given(names)]
+def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tensor]:
+    return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
 def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor]:
-    texts = {"finish_reason": reason, "safety_verdicts": json.dumps(verdicts) if verdicts else ""}
+    texts = {
+        _Out.FINISH_REASON: reason,
+        _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",
+    }
     return [
-        pb_utils.Tensor(name, np.array([[text.encode()]], dtype=object))
-        for name, text in texts.items()
+        triton_tensor(tensor, np.array([[text.encode()]], dtype=object))
+        for tensor, text in texts.items()
         if text
     ]
 
@@ -263,21 +264,21 @@ def _tokens(tokens: list[Token], num_top: int) -> list[pb_utils.Tensor]:
     their places, ``[1, 1, tokens, num_top]``.
     """
     arrays = {
-        "output_log_probs": np.array([token.log_prob for token in tokens], dtype=np.float32),
-        "output_tokens": _strings([token.text for token in tokens]),
+        _Out.OUTPUT_LOG_PROBS: np.array([token.log_prob for token in tokens], dtype=np.float32),
+        _Out.OUTPUT_TOKENS: _strings([token.text for token in tokens]),
     }
     shape: tuple[int, ...] = (1, 1, len(tokens))
-    tensors = [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
+    tensors = [triton_tensor(tensor, array.reshape(shape)) for tensor, array in arrays.items()]
     if not num_top:
         return tensors
     likeliest = [each for token in tokens for each in token.top]
     arrays = {
-        "top_log_prob_ids": np.array([each.id for each in likeliest], dtype=np.int32),
-        "top_log_probs": np.array([each.log_prob for each in likeliest], dtype=np.float32),
-        "top_tokens": _strings([each.text for each in likeliest]),
+        _Out.TOP_LOG_PROB_IDS: np.array([each.id for each in likeliest], dtype=np.int32),
+        _Out.TOP_LOG_PROBS: np.array([each.log_prob for each in likeliest], dtype=np.float32),
+        _Out.TOP_TOKENS: _strings([each.text for each in likeliest]),
     }
     shape = (*shape, num_top)
-    tensors += [pb_utils.Tensor(name, array.reshape(shape)) for name, array in arrays.items()]
+    tensors += [triton_tensor(tensor, array.reshape(shape)) for tensor, array in arrays.items()]
     return tensors
 
 
@@ -287,7 +288,7 @@ def _strings(texts: list[str]) -> NDArray[Any]:
 
 def _top(inputs: Inputs) -> list[list[tuple[int, float]]] | None:
     """The likeliest tokens in the place of each, with their log probabilities."""
-    ids, values = inputs.array("top_log_prob_ids"), inputs.array("top_log_probs")
+    ids, values = inputs.array(_In.TOP_LOG_PROB_IDS), inputs.array(_In.TOP_LOG_PROBS)
     if ids is None or values is None:
         return None
     width = ids.shape[-1]

@@ -10,24 +10,28 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from contract.ensemble import ensemble_steps
+from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
+from contract.models import PreprocessingInputs as _In
+from contract.models import PreprocessingOutputs as _Out
+from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
-    invalid_argument,
     model_config,
     open_policies,
+    refusal,
     resolve,
+    triton_tensor,
 )
 from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
 _CLIENT_NAMES = ensemble_steps()[0].input_map
-"""What a client of the ensemble calls each input."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class TritonPythonModel:
         for request in requests:
             try:
                 responses.append(self._tokenize(Inputs(request)))
-            except InvalidRequestError as error:
-                responses.append(invalid_argument(error))
+            except Exception as error:  # one request's trouble is not another's
+                responses.append(refusal(error))
         return responses
 
     def finalize(self) -> None:
@@ -66,11 +70,12 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
-        for name in ("DECODER_QUERY", "PROMPT_TABLE_EXTRA_ID"):
-            if inputs.array(name) is not None:
-                raise InvalidRequestError(f"{_CLIENT_NAMES[name]} is not supported")
-        texts = _texts(inputs, "QUERY")
-        assert texts is not None, "Triton refuses a request without QUERY"
+        for tensor in (_In.DECODER_QUERY, _In.PROMPT_TABLE_EXTRA_ID):
+            if inputs.array(tensor) is not None:
+                raise InvalidRequestError(f"{_client_name(tensor)} is not supported")
+        max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
+        inputs.required(_In.QUERY)
+        texts = _texts(inputs, _In.QUERY) or []
         policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
@@ -79,21 +84,25 @@ class TritonPythonModel:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: prompt.ids.size] = prompt.ids
         contexts = self._contexts(inputs, prompts, policy)
-        streaming = _flag(inputs, "STREAM", batch, False) or any(each.whole for each in contexts)
+        streaming = _flag(inputs, _In.STREAM, batch, False) or any(each.whole for each in contexts)
         said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor("INPUT_ID", ids),
-                pb_utils.Tensor("REQUEST_INPUT_LEN", lengths),
-                pb_utils.Tensor("REQUEST_OUTPUT_LEN", inputs.array("REQUEST_OUTPUT_LEN")),
-                pb_utils.Tensor("BAD_WORDS_IDS", self._words(inputs, "BAD_WORDS_DICT", batch)),
-                pb_utils.Tensor("STOP_WORDS_IDS", self._words(inputs, "STOP_WORDS_DICT", batch)),
-                pb_utils.Tensor("EMBEDDING_BIAS", self._bias(inputs, batch)),
-                pb_utils.Tensor("OUT_END_ID", _or(inputs, "END_ID", self._tokenizer.end_id, batch)),
-                pb_utils.Tensor("OUT_PAD_ID", _or(inputs, "PAD_ID", self._tokenizer.pad_id, batch)),
-                pb_utils.Tensor("LIVENESS_PROBES", np.ones((batch, 1), dtype=bool)),
-                pb_utils.Tensor("STREAMING", np.full((batch, 1), streaming)),
-                pb_utils.Tensor("STREAM_CONTEXT", np.array(said, dtype=object)),
+                triton_tensor(_Out.INPUT_ID, ids),
+                triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
+                triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
+                triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
+                triton_tensor(_Out.STOP_WORDS_IDS, self._words(inputs, _In.STOP_WORDS_DICT, batch)),
+                triton_tensor(_Out.EMBEDDING_BIAS, self._bias(inputs, batch)),
+                triton_tensor(
+                    _Out.OUT_END_ID, _or(inputs, _In.END_ID, self._tokenizer.end_id, batch)
+                ),
+                triton_tensor(
+                    _Out.OUT_PAD_ID, _or(inputs, _In.PAD_ID, self._tokenizer.pad_id, batch)
+                ),
+                triton_tensor(_Out.LIVENESS_PROBES, np.ones((batch, 1), dtype=bool)),
+                triton_tensor(_Out.STREAMING, np.full((batch, 1), streaming)),
+                triton_tensor(_Out.STREAM_CONTEXT, np.array(said, dtype=object)),
             ]
         )
 
@@ -106,11 +115,11 @@ class TritonPythonModel:
         client that wants one response, so that it can be stopped.
         """
         batch = len(prompts)
-        stops = _texts(inputs, "STOP_WORDS_DICT") or [[]] * batch
-        include_stop = _flag(inputs, "INCLUDE_STOP_STR_IN_OUTPUT", batch, True)
+        stops = _texts(inputs, _In.STOP_WORDS_DICT) or [[]] * batch
+        include_stop = _flag(inputs, _In.INCLUDE_STOP_STR_IN_OUTPUT, batch, True)
         exclude = self._settings.exclude_input_in_output
-        streams = _flag(inputs, "STREAM", batch, False)
-        echo = not streams and not _flag(inputs, "EXCLUDE_INPUT_IN_OUTPUT", batch, exclude)
+        streams = _flag(inputs, _In.STREAM, batch, False)
+        echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -126,7 +135,7 @@ class TritonPythonModel:
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:
         """Tokens of each row, from its chat or from its text."""
         chats, tools, variables = (
-            _texts(inputs, name) for name in ("MESSAGES", "TOOLS", "CHAT_TEMPLATE_KWARGS")
+            _texts(inputs, tensor) for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
         if chats is None:
             if tools or variables:
@@ -197,19 +206,19 @@ class TritonPythonModel:
         if scanned.blocked:
             rule = scanned.verdicts[-1].rule
             raise InvalidRequestError(
-                f"content_filter: the policy {policy.name} blocks the prompt by its rule {rule}"
+                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
             )
         return scanned.text, scanned.verdicts
 
-    def _words(self, inputs: Inputs, name: str, batch: int) -> NDArray[np.int32]:
-        words = _texts(inputs, name) or [[]] * batch
+    def _words(self, inputs: Inputs, tensor: Tensor, batch: int) -> NDArray[np.int32]:
+        words = _texts(inputs, tensor) or [[]] * batch
         return self._tokenizer.word_list(words)
 
     def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
-        words = _texts(inputs, "EMBEDDING_BIAS_WORDS")
-        weights = inputs.array("EMBEDDING_BIAS_WEIGHTS")
-        ids = inputs.array("EMBEDDING_BIAS_IDS")
+        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS)
+        weights = inputs.array(_In.EMBEDDING_BIAS_WEIGHTS)
+        ids = inputs.array(_In.EMBEDDING_BIAS_IDS)
         if ids is not None:
             return self._bias_of_ids(ids, weights, words)
         if words is None and weights is None:
@@ -245,20 +254,25 @@ class TritonPythonModel:
         return bias
 
 
-def _texts(inputs: Inputs, name: str) -> list[list[str]] | None:
-    return inputs.texts(name, shown_as=_CLIENT_NAMES[name])
+def _client_name(tensor: Tensor) -> str:
+    """What a client of the ensemble calls an input."""
+    return _CLIENT_NAMES[tensor.name]
 
 
-def _flag(inputs: Inputs, name: str, batch: int, default: bool) -> bool:
+def _texts(inputs: Inputs, tensor: Tensor) -> list[list[str]] | None:
+    return inputs.texts(tensor, shown_as=_client_name(tensor))
+
+
+def _flag(inputs: Inputs, tensor: Tensor, batch: int, default: bool) -> bool:
     """A flag that holds for all rows of a request."""
-    values = set(inputs.scalars(name, batch) or [default])
+    values = set(inputs.scalars(tensor, batch) or [default])
     if len(values) > 1:
         raise InvalidRequestError(
-            f"{_CLIENT_NAMES[name]} must be the same for all {batch} rows of a batch"
+            f"{_client_name(tensor)} must be the same for all {batch} rows of a batch"
         )
     return bool(values.pop())
 
 
-def _or(inputs: Inputs, name: str, default: int, batch: int) -> NDArray[np.int32]:
-    given = inputs.array(name)
+def _or(inputs: Inputs, tensor: Tensor, default: int, batch: int) -> NDArray[np.int32]:
+    given = inputs.array(tensor)
     return np.full((batch, 1), default, dtype=np.int32) if given is None else given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,16 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 import python_backend
-from contract.errors import EngineError, InvalidRequestError
+from contract import error_text
+from contract.error_text import Status
+from contract.errors import (
+    EngineError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+)
 from contract.model_settings import SafetySettings
+from contract.tensors import Tensor
 from python_backend.engine.engine_config import served_version
 from python_backend.safety.policy import PolicyError
 from python_backend.safety.policy_store import PolicyStore
@@ -56,18 +64,43 @@ def open_policies(settings: SafetySettings) -> PolicyStore:
     return PolicyStore(path, settings.policy_check_period_ms / 1000, on_reload)
 
 
-def invalid_argument(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that refuses a request."""
+def refusal(error: Exception) -> pb_utils.InferenceResponse:
+    """The response that tells a client why it gets no answer, or no more of it.
+
+    What nobody foresaw is logged as well: it is for the one who runs the server to look at.
+    """
+    codes = pb_utils.TritonError
+    if isinstance(error, InvalidRequestError):
+        return _failed(Status.INVALID_ARGUMENT, codes.INVALID_ARG, str(error))
+    if isinstance(error, ServerBusyError):
+        return _failed(Status.UNAVAILABLE, codes.UNAVAILABLE, str(error))
+    if isinstance(error, RequestTimeoutError):  # Triton has no code for it
+        return _failed(Status.DEADLINE_EXCEEDED, codes.UNAVAILABLE, str(error))
+    pb_utils.Logger.log_error(f"a request failed: {error!r}")
+    return _failed(Status.INTERNAL, codes.INTERNAL, str(error) or repr(error))
+
+
+def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
+    """The response that hands on another model's error."""
+    code = error.code()
+    status = Status.INTERNAL
+    if code == pb_utils.TritonError.INVALID_ARG:
+        status = Status.INVALID_ARGUMENT
+    elif code == pb_utils.TritonError.UNAVAILABLE:
+        status = Status.UNAVAILABLE
+    return _failed(status, code, error.message())
+
+
+def _failed(status: Status, code: Any, message: str) -> pb_utils.InferenceResponse:
+    """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
     return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        error=pb_utils.TritonError(error_text.write(status, message), code)
     )
 
 
-def unavailable(error: Exception) -> pb_utils.InferenceResponse:
-    """The response that asks a client to come again later."""
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    )
+def triton_tensor(tensor: Tensor, array: NDArray[Any]) -> pb_utils.Tensor:
+    """A tensor of the contract with its values."""
+    return pb_utils.Tensor(tensor.name, array)
 
 
 class Inputs:
@@ -101,55 +134,58 @@ class Inputs:
             )
         return timeout_us
 
-    def array(self, name: str) -> NDArray[Any] | None:
+    def array(self, tensor: Tensor) -> NDArray[Any] | None:
         """An input as ``[batch, …]``, or None where the request leaves it out."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else tensor.as_numpy()
+        given = self._tensors.get(tensor.name)
+        return None if given is None else given.as_numpy()
 
-    def given(self, names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    def given(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, NDArray[Any]]]:
         """Those of some inputs that the request has."""
         return (
-            (name, tensor.as_numpy()) for name, tensor in self._tensors.items() if name in names
+            (tensor, given.as_numpy())
+            for tensor in tensors
+            if (given := self._tensors.get(tensor.name)) is not None
         )
 
-    def required(self, name: str) -> NDArray[Any]:
+    def required(self, tensor: Tensor) -> NDArray[Any]:
         """An input that the contract has in every request.
 
         Raises:
             InvalidRequestError: It is missing.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
-            raise InvalidRequestError(f"{name} is missing")
+            raise InvalidRequestError(f"{tensor.name} is missing")
         return array
 
-    def scalars(self, name: str, batch: int) -> list[Any] | None:
+    def scalars(self, tensor: Tensor, batch: int) -> list[Any] | None:
         """One value for each row, or None where the request leaves the input out.
 
         Raises:
             InvalidRequestError: The input has another number of rows than the request.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
             return None
         if array.size != batch:
             raise InvalidRequestError(
-                f"{name} has {array.size} values; it must have one for each of the {batch} rows"
+                f"{tensor.name} has {array.size} values; "
+                f"it must have one for each of the {batch} rows"
             )
         values: list[Any] = array.reshape(-1).tolist()
         return values
 
-    def texts(self, name: str, shown_as: str) -> list[list[str]] | None:
+    def texts(self, tensor: Tensor, shown_as: str) -> list[list[str]] | None:
         """Strings of each row, or None where the request leaves the input out.
 
         Args:
-            name: The tensor.
+            tensor: The input.
             shown_as: What the client calls it, for the error.
 
         Raises:
             InvalidRequestError: A string is not UTF-8.
         """
-        array = self.array(name)
+        array = self.array(tensor)
         if array is None:
             return None
         return [[_decode(value, shown_as) for value in row.reshape(-1)] for row in array]

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from contract.errors import InvalidRequestError
+from contract.models import EnsembleInputs
+from contract.tensors import Tensor
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -70,7 +72,7 @@ def read_messages(text: str) -> list[Message]:
     Raises:
         InvalidRequestError: It is not JSON, or not of that shape. The message names the place.
     """
-    messages: list[Message] = _read("messages", text, _MESSAGES)
+    messages: list[Message] = _read(EnsembleInputs.MESSAGES, text, _MESSAGES)
     for message in messages:
         if isinstance(message.get("content"), list):
             message["content"] = "\n".join(part["text"] for part in message["content"])
@@ -87,7 +89,7 @@ def read_tools(text: str) -> list[Tool] | None:
     Raises:
         InvalidRequestError: It is not a JSON list of ``{"type": "function", "function": …}``.
     """
-    tools: list[Tool] = _read("tools", text, _TOOLS)
+    tools: list[Tool] = _read(EnsembleInputs.TOOLS, text, _TOOLS)
     return tools or None
 
 
@@ -97,11 +99,12 @@ def read_variables(text: str) -> dict[str, Any]:
     Raises:
         InvalidRequestError: It is not a JSON object.
     """
-    variables: dict[str, Any] = _read("chat_template_kwargs", text, _VARIABLES)
+    variables: dict[str, Any] = _read(EnsembleInputs.CHAT_TEMPLATE_KWARGS, text, _VARIABLES)
     return variables
 
 
-def _read(name: str, text: str, shape: TypeAdapter[Any]) -> Any:
+def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
+    name = tensor.name
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

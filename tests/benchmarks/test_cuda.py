@@ -15,7 +15,7 @@ from benchmarks.cuda import Result, Traffic, measure_bandwidth, measure_step, ta
 from build.engine_folder import build_engine
 from python_backend.engine.cuda_device import CudaLayout
 from python_backend.engine.engine_config import GRAPH_FILE, EngineConfig, Precision
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from tests.build.checkpoints import make_checkpoint
 from tests.build.reference_device import ReferenceDevice
 
@@ -59,7 +59,7 @@ def test_the_bound_is_bytes_over_bandwidth() -> None:
 
 
 def test_every_step_yields_a_token_of_every_sequence(tmp_path: Path) -> None:
-    engine = Engine(build(tmp_path, "fp16"), kv_cache_bytes=1 << 20, device=ReferenceDevice())
+    engine = OnnxEngine(build(tmp_path, "fp16"), kv_cache_bytes=1 << 20, device=ReferenceDevice())
     assert measure_step(engine, 3, 20, 4, np.random.default_rng(0)) > 0
     assert not engine.has_work
     assert engine.scheduler.pool.num_used == 0

@@ -11,7 +11,7 @@ from build.calibration import smoothing
 from build.engine_folder import build_engine
 from contract.errors import EngineError
 from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig, KVDtype
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
 
 DEMO = Path("build/demo/checkpoint")
@@ -54,21 +54,21 @@ def test_the_cache_is_what_the_engine_was_built_for(tmp_path):
     for version, built, other in cases:
         folder = tmp_path / version
         assert EngineConfig.load(folder).kv_cache_dtype == built
-        assert Engine(folder).layout.kv_dtype == built
-        assert Engine(folder, kv_cache_dtype=other).layout.kv_dtype == other
+        assert OnnxEngine(folder).layout.kv_dtype == built
+        assert OnnxEngine(folder, kv_cache_dtype=other).layout.kv_dtype == other
     assert not (tmp_path / "1" / SMOOTHING_FILE).exists()
 
 
 def test_without_kernels_auto_is_float32_and_int8_is_refused(tmp_path, monkeypatch):
     build_engine(DEMO, tmp_path / "1", "int8")
     monkeypatch.setenv("TRIREME_KERNELS", "none")
-    assert Engine(tmp_path / "1").layout.kv_dtype == "float32"
+    assert OnnxEngine(tmp_path / "1").layout.kv_dtype == "float32"
     with pytest.raises(EngineError, match="kv_cache_dtype int8 needs a processor"):
-        Engine(tmp_path / "1", kv_cache_dtype="int8")
+        OnnxEngine(tmp_path / "1", kv_cache_dtype="int8")
 
 
 def test_factors_of_another_engine_are_refused(tmp_path):
     build_engine(DEMO, tmp_path / "1", "int8")
     np.save(tmp_path / "1" / SMOOTHING_FILE, np.zeros((2, 2), np.float32))
     with pytest.raises(EngineError, match=r"kv_smoothing\.npy is not this engine's"):
-        Engine(tmp_path / "1")
+        OnnxEngine(tmp_path / "1")

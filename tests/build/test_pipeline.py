@@ -22,7 +22,7 @@ from build.build_errors import QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
 from python_backend.engine.engine_config import EngineConfig
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.builds import build_version, make_model, make_plan_of, make_workshop
 
@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(checkpoint, tmp_path,
 
 def test_the_recipes_limits_are_what_is_served(checkpoint, tmp_path):
     limits = {"max_num_sequences": 3, "max_num_tokens": 40, "context_length": 64}
-    engine = Engine(build_version(tmp_path, checkpoint, limits=limits).folder)
+    engine = OnnxEngine(build_version(tmp_path, checkpoint, limits=limits).folder)
     for token in range(10, 15):
         prompt = np.full(30, token, np.int32)
         engine.add(Sequence(prompt, SamplingParams(max_tokens=20)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from build.engine_folder import build_engine
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint
@@ -20,7 +20,7 @@ GREEDY = SamplingParams(max_tokens=20)
 
 def served(folder: Path) -> list[list[int]]:
     """Continue the prompts together, in chunks of a few tokens."""
-    engine = Engine(
+    engine = OnnxEngine(
         folder,
         max_num_tokens=16,
         kv_cache_bytes=1 << 22,

@@ -128,7 +128,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams
 
 def resident():
@@ -136,7 +136,7 @@ def resident():
     return int(status[status.index("Rss:") + 1]) * 1024
 
 def fill(folder, sequences, tokens, kv_cache_bytes):
-    engine = Engine(Path(folder), max_sequences=sequences, kv_cache_bytes=kv_cache_bytes)
+    engine = OnnxEngine(Path(folder), max_sequences=sequences, kv_cache_bytes=kv_cache_bytes)
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, engine.config.vocab_size, tokens - 8, dtype=np.int32)
                for _ in range(sequences)]

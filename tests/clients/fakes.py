@@ -41,14 +41,24 @@ def int32(value: int) -> Array:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error in place of a response: gRPC's status, and the message as Triton words it."""
+    """An error in place of a response: what kind a model of ours calls it, and the message.
 
-    status: str
+    Without a kind it is one of Triton's own. Either way it has a text alone, as in a real Triton.
+    """
+
+    kind: str | None
     message: str
+
+    @property
+    def text(self) -> str:
+        return f"[{self.kind}] {self.message}" if self.kind else self.message
 
 
 Step = Outputs | Failure | float
 """A response, an error, or a pause in seconds."""
+
+HANG = float("inf")
+"""A pause until the client goes away, or the fake does."""
 
 
 @dataclass
@@ -57,6 +67,7 @@ class Received:
 
     request_id: str
     inputs: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,19 +78,28 @@ class FakeTriton:
         script: What happens, in order.
         received: Requests so far; inputs as arrays over gRPC, as JSON values over HTTP.
         cancelled: Set when a client goes away before its answer ends.
+        left: Set when a client or the fake goes away.
         ready: Whether the model is.
     """
 
     script: Sequence[Step] = field(default_factory=lambda: [text("yes", "stop")])
     received: list[Received] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
     ready: bool = True
     urls: dict[str, str] = field(default_factory=dict)
+
+    def cancel(self) -> None:
+        """Take note of a client that goes away."""
+        self.cancelled.set()
+        self.left.set()
 
     def steps(self) -> Iterator[tuple[Outputs | Failure, bool]]:
         """Each response, and whether it is the final one."""
         for index, step in enumerate(self.script):
-            if isinstance(step, float):
+            if step == HANG:
+                self.left.wait()
+            elif isinstance(step, float):
                 time.sleep(step)
             else:
                 yield step, index == len(self.script) - 1
@@ -94,7 +114,7 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
 
     def _ended(self, answered: threading.Event) -> None:
         if not answered.is_set():
-            self.fake.cancelled.set()
+            self.fake.cancel()
 
     def ModelStreamInfer(self, request_iterator, context):  # noqa: N802
         for request in request_iterator:
@@ -102,14 +122,15 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
                 tensor.name: _array(tensor, raw)
                 for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
             }
-            self.fake.received.append(Received(request.id, inputs))
+            headers = dict(context.invocation_metadata())
+            self.fake.received.append(Received(request.id, inputs, headers))
             answered = threading.Event()
             context.add_callback(lambda answered=answered: self._ended(answered))
             for step, final in self.fake.steps():
                 if isinstance(step, Failure):
                     answered.set()
-                    context.abort(grpc.StatusCode[step.status], step.message)
-                    return  # abort has raised already
+                    yield service_pb2.ModelStreamInferResponse(error_message=step.text)
+                    return
                 response = service_pb2.ModelInferResponse(id=request.id)
                 response.parameters["triton_final_response"].bool_param = final
                 for name, array in step.items():
@@ -175,7 +196,7 @@ class _Http(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.close_connection = True
-            self.fake.cancelled.set()
+            self.fake.cancel()
 
     def log_message(self, *args):
         pass
@@ -191,7 +212,7 @@ class _HttpServer(ThreadingHTTPServer):
 def _fields(step: Outputs | Failure) -> dict[str, Any]:
     """A response as the generate endpoints word it: single values alone, others as flat lists."""
     if isinstance(step, Failure):
-        return {"error": step.message}
+        return {"error": step.text}
     fields: dict[str, Any] = {"model_name": "ensemble", "model_version": "1"}
     for name, array in step.items():
         values = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1).tolist()]
@@ -212,6 +233,7 @@ def start(fake: FakeTriton) -> Iterator[FakeTriton]:
     try:
         yield fake
     finally:
+        fake.left.set()
         rpc.stop(grace=0)
         http.shutdown()
         thread.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from dataclasses import replace
 from threading import Thread
 from typing import Any
@@ -28,9 +27,10 @@ from clients import (
     Verdict,
 )
 from tests.clients.conftest import Asker
-from tests.clients.fakes import Failure, FakeTriton, int32, text
+from tests.clients.fakes import HANG, Failure, FakeTriton, int32, text
 
-LONG = [step for index in range(1000) for step in (text(f"{index} "), 0.01)]
+LONG = [step for index in range(6000) for step in (text(f"{index} "), 0.01)]
+"""A minute: whoever is to leave it early has left by then."""
 
 
 def test_generate_returns_the_answer(asker: Asker) -> None:
@@ -149,13 +149,13 @@ REFUSAL = "temperature is -1; it must be 0 or more"
     [
         (Failure("INVALID_ARGUMENT", REFUSAL), InvalidRequestError, REFUSAL),
         (
-            Failure("INVALID_ARGUMENT", f"in ensemble 'ensemble', {REFUSAL}"),
+            Failure(None, f"in ensemble 'ensemble', [INVALID_ARGUMENT] {REFUSAL}"),
             InvalidRequestError,
             REFUSAL,
         ),
         (Failure("INTERNAL", "the engine failed"), GenerationError, "the engine failed"),
         (
-            Failure("NOT_FOUND", "Request for unknown model: 'ensemble' is not found"),
+            Failure(None, "Request for unknown model: 'ensemble' is not found"),
             ServerUnavailableError,
             "does not have the model",
         ),
@@ -168,6 +168,15 @@ def test_errors_of_the_server(
     for call in (asker.generate, asker.pieces):
         with pytest.raises(kind, match=message):
             call("?")
+
+
+def test_triton_is_not_asked_for_the_errors_that_it_dies_of(
+    asker: Asker, triton: FakeTriton
+) -> None:
+    triton.script = [Failure("INVALID_ARGUMENT", REFUSAL)]
+    with pytest.raises(InvalidRequestError):
+        asker.generate("?")
+    assert "triton_grpc_error" not in triton.received[0].headers
 
 
 def test_the_input_to_blame_is_named(asker: Asker, triton: FakeTriton) -> None:
@@ -191,15 +200,16 @@ def test_response_without_text(asker: Asker, triton: FakeTriton) -> None:
 
 def test_deadline(asker: Asker, triton: FakeTriton) -> None:
     triton.script = LONG
-    started = time.monotonic()
-    with pytest.raises(DeadlineExceededError):
-        asker.pieces("?", timeout_s=0.2)
-    assert time.monotonic() - started < 5
-    assert triton.cancelled.wait(5)
+    for timeout_s in (0.2, 2, 20):  # a slow machine may not have asked when the first is over
+        with pytest.raises(DeadlineExceededError):
+            asker.pieces("?", timeout_s=timeout_s)
+        if triton.received:
+            break
+    assert triton.cancelled.wait(30)
 
 
 def test_deadline_of_a_silent_server(asker: Asker, triton: FakeTriton) -> None:
-    triton.script = [1.0, text("late", "stop")]
+    triton.script = [HANG, text("late", "stop")]
     with pytest.raises(TimeoutError):
         asker.generate("?", timeout_s=0.2)
 
@@ -207,7 +217,7 @@ def test_deadline_of_a_silent_server(asker: Asker, triton: FakeTriton) -> None:
 def test_leaving_a_stream_cancels_the_request(asker: Asker, triton: FakeTriton) -> None:
     triton.script = LONG
     assert len(asker.pieces("?", stop_after=2)) == 2
-    assert triton.cancelled.wait(5)
+    assert triton.cancelled.wait(30)
 
 
 def test_a_complete_stream_cancels_nothing(asker: Asker, triton: FakeTriton) -> None:
@@ -221,16 +231,20 @@ def test_cancelled_task_cancels_the_request(triton: FakeTriton, protocol) -> Non
 
     async def give_up() -> None:
         async with AsyncClient(triton.urls[protocol], protocol=protocol) as client:
+            begun = asyncio.Event()
 
             async def read() -> None:
                 async for _ in client.stream("?"):
-                    pass
+                    begun.set()
 
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(read(), 0.2)
+            reader = asyncio.create_task(read())
+            await begun.wait()
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
 
     asyncio.run(give_up())
-    assert triton.cancelled.wait(5)
+    assert triton.cancelled.wait(30)
 
 
 @pytest.fixture
@@ -255,7 +269,7 @@ def test_another_kind_of_server(asker: Asker, triton: FakeTriton) -> None:
 
 def test_readiness(asker: Asker, triton: FakeTriton, nowhere: str) -> None:
     assert asker.is_ready()
-    asker.wait_until_ready(1)
+    asker.wait_until_ready(30)
     triton.ready = False
     assert not asker.is_ready()
     assert not replace(asker, url=nowhere).is_ready()

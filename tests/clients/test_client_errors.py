@@ -6,9 +6,11 @@ import pytest
 
 from clients import (
     ClientError,
+    DeadlineExceededError,
     GenerationError,
     InvalidRequestError,
     ServerBrokenError,
+    ServerBusyError,
     ServerUnavailableError,
 )
 from clients.client_errors import server_error
@@ -56,6 +58,9 @@ def test_failures_are_not_the_request_s(message: str, status: str | None) -> Non
     ("message", "status"),
     [
         ("in ensemble 'ensemble', Server is stopping", "UNAVAILABLE"),
+        ("Server is stopping, scheduler for model has stopped accepting new requests", None),
+        ("Server not ready", None),
+        ("Request for unknown model: 'ensemble' version 1 is not at ready state", None),
         ("Request for unknown model: 'ensemble' is not found", None),
         ("Method not found!", "UNIMPLEMENTED"),
         ("Internal error from Core", "INTERNAL"),
@@ -86,6 +91,45 @@ def test_a_model_whose_process_died_breaks_the_server(message: str, status: str 
     error = server_error(message, status, "here:1")
     assert isinstance(error, ServerBrokenError)
     assert "here:1 must be started again" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("[INVALID_ARGUMENT] top_p is 2", InvalidRequestError, "top_p is 2"),
+        ("[UNAVAILABLE] the queue is full: 2 wait", ServerBusyError, "the queue is full: 2 wait"),
+        ("[DEADLINE_EXCEEDED] the time is up", DeadlineExceededError, "the time is up"),
+        ("[INTERNAL] the engine failed", GenerationError, "the engine failed"),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "in ensemble 'ensemble', "])
+@pytest.mark.parametrize("status", [None, "INVALID_ARGUMENT", "INTERNAL", "UNAVAILABLE"])
+def test_a_model_s_own_word_counts(
+    text: str, kind: type[ClientError], message: str, before: str, status: str | None
+) -> None:
+    error = server_error(before + text, status, "here:1")
+    assert type(error) is kind
+    assert str(error) == message
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "Stub process is not healthy",
+        "Server is stopping",
+        "Exceeds maximum queue size",
+        "[INTERNAL] x",
+    ],
+)
+def test_a_refusal_that_quotes_the_request_stays_one(quoted: str) -> None:
+    """Else one who may choose a policy's name could have a server taken for a dead one."""
+    text = f"[INVALID_ARGUMENT] safety_policy is '{quoted}'; there are none, strict"
+    assert type(server_error(text, None, "here:1")) is InvalidRequestError
+
+
+def test_triton_s_own_queue_is_busy() -> None:
+    error = server_error("in ensemble 'ensemble', Exceeds maximum queue size", None, "here:1")
+    assert type(error) is ServerBusyError
 
 
 def test_one_base() -> None:

@@ -128,7 +128,7 @@ def test_every_supported_input_can_be_given() -> None:
     sent = set(Request("ensemble", "?", ALL, True, "", None).inputs)
     sent |= set(GenerationOptions(logit_bias={5: 1.0}).inputs())  # in place of embedding_bias
     left_out = {
-        *UNSUPPORTED_INPUTS,
+        *(tensor.name for tensor in UNSUPPORTED_INPUTS),
         "decoder_text_input",  # encoder-decoder models
         "beam_width",  # beam search, with
         "length_penalty",

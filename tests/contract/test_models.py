@@ -223,4 +223,4 @@ def test_a_model_names_each_tensor_once(model: Model) -> None:
 
 def test_what_the_engine_refuses_is_declared_and_optional() -> None:
     inputs = by_name(TENSORRT_LLM_MODEL.inputs)
-    assert all(inputs[name].optional for name in UNSUPPORTED_INPUTS)
+    assert all(inputs[tensor.name].optional for tensor in UNSUPPORTED_INPUTS)

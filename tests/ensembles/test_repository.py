@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ensembles import __main__ as command
-from ensembles.model_configs import model_configs, render
-from ensembles.repository import SOURCE, assemble, missing_engine
+from ensembles.model_configs import render
+from ensembles.repository import SOURCE, assemble, missing_engine, model_configs
 from ensembles.repository_settings import RepositorySettings
 
 ROOT = Path(__file__).parents[2]

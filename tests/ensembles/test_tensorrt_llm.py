@@ -15,8 +15,8 @@ from contract.nvidia import CPP_BACKEND_MODEL, LLM_API_MODEL
 from contract.settings_base import SettingsError
 from ensembles.cpp_backend import CppBackendSettings
 from ensembles.llm_api import KVCacheSettings, LLMAPISettings, TritonSettings
-from ensembles.model_configs import model_configs, render
-from ensembles.repository import assemble, missing_engine
+from ensembles.model_configs import render
+from ensembles.repository import assemble, missing_engine, model_configs
 from ensembles.repository_settings import RepositorySettings
 from tests.contract import upstream as tensors
 from tests.ensembles import upstream

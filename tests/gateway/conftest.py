@@ -15,6 +15,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fresh is waited for on a slow machine, too, but where a test is about waiting."""
+    monkeypatch.setattr("gateway.tenants.cache._PATIENCE_S", 30)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     with postgres_server() as server:

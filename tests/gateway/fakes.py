@@ -29,8 +29,8 @@ from gateway.interfaces import AuditRecord, Principal
 from gateway.open_access import LOCAL
 from gateway.server import config, listen
 
-Step = Delta | Exception | float
-"""A piece, an error, or a pause in seconds."""
+Step = Delta | Exception | float | threading.Event
+"""A piece, an error, a pause in seconds, or one until a test sets the event."""
 
 HANG = 3600.0
 
@@ -73,6 +73,9 @@ class FakeUpstream:
             for step in self.script(job) if callable(self.script) else self.script:
                 if isinstance(step, float):
                     await asyncio.sleep(step)
+                elif isinstance(step, threading.Event):
+                    while not step.is_set():
+                        await asyncio.sleep(0.005)
                 elif isinstance(step, Exception):
                     raise step
                 else:
@@ -105,7 +108,7 @@ def configuration(
     version = VersionSettings(name="demo-1", upstreams=names)
     values: dict[str, Any] = {
         "listen": ListenSettings(port=0, shutdown_grace_s=0),
-        "health": HealthSettings(interval_s=0.05, timeout_s=0.5, open_s=0.05, max_open_s=0.1),
+        "health": HealthSettings(interval_s=0.05, timeout_s=20, open_s=0.05, max_open_s=0.1),
         **more,
     }
     return Configuration(

@@ -46,16 +46,25 @@ class Clients:
         self.queue = queue
         self.replicas = replicas
         self.order: list[str] = []
+        self.served_by: dict[str, str] = {}
         self._leave: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def come(self, name: str, tenant_class: TenantClass = "standard") -> None:
+    async def come(
+        self,
+        name: str,
+        tenant_class: TenantClass = "standard",
+        replicas: tuple[Replica, ...] | None = None,
+        prefix: bytes | None = None,
+    ) -> None:
         self._leave[name] = asyncio.Event()
 
         async def stay() -> None:
             deadline_s = time.monotonic() + 60
-            async with self.queue.place(self.replicas, tenant_class, None, deadline_s):
+            wanted = self.replicas if replicas is None else replicas
+            async with self.queue.place(wanted, tenant_class, prefix, deadline_s) as replica:
                 self.order.append(name)
+                self.served_by[name] = replica.name
                 await self._leave[name].wait()
 
         self._tasks.append(asyncio.create_task(stay()))
@@ -139,12 +148,12 @@ async def test_who_would_wait_too_long_is_refused_at_once():
     only = replica(capacity=1)
     clients = Clients(admission(), only)
     await clients.come("measured")
-    await asyncio.sleep(0.2)
-    await clients.go("measured")  # from now on a request is known to take 0.2 s
+    await asyncio.sleep(1)
+    await clients.go("measured")  # from now on a request is known to take 1 s
     await clients.come("running")
     await clients.come("waiting")
     with pytest.raises(Overloaded) as refused:
-        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 0.1):
+        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 0.9):
             pass
     assert refused.value.code == "deadline_unreachable"
     await clients.end()
@@ -178,7 +187,7 @@ async def test_who_waits_gets_the_replica_that_recovers():
     assert clients.order == ["running"]
     ill.circuit.succeed(time.monotonic())
     clients.queue.wake()
-    await asyncio.sleep(0.01)
+    await clients.go()
     assert clients.order == ["running", "waiting"]
     await clients.end()
 
@@ -196,6 +205,113 @@ async def test_a_cancelled_waiter_leaves_no_trace():
     assert clients.order == ["running", "stays"]
     await clients.end()
     assert only.in_flight == 0
+
+
+async def test_who_waits_for_a_full_replica_holds_nobody_up_who_wants_another():
+    full, other, ill = replica("a", 1), replica("b", 3), replica("c", 1, well=False)
+    clients = Clients(admission(), full, other)
+    await clients.come("running", replicas=(full,))
+    await clients.come("waits", replicas=(full,))
+    await clients.come("waits too", replicas=(full,))
+    await clients.come("served", replicas=(other,))
+    assert clients.order == ["running", "served"]
+    # One wake-up serves all whom it can: who is told that nobody is there ends no round.
+    other.drained = True
+    await clients.come("told", replicas=(other, ill))
+    with pytest.raises(Unavailable, match="no replica of the model is available"):
+        await clients._tasks.pop()
+    other.drained = False
+    full.drained = ill.drained = True
+    waiting = [clients._tasks.pop(2), clients._tasks.pop(1)]
+    clients.queue.wake()
+    for each in waiting:
+        with pytest.raises(Unavailable):
+            await each
+    await clients.end()
+
+
+async def test_cancelled_waiters_end_no_round():
+    only = replica(capacity=2)
+    clients = Clients(admission(standard=ClassSettings(ceiling=1)), only)
+    for name in ("first", "second", "leaves", "stays"):
+        await clients.come(name)
+    waiter = clients.queue._waiting["standard"][0]
+    waiter.place.cancel()
+    clients._leave["first"].set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert clients.order == ["first", "second", "stays"]
+    clients._tasks.pop(2).cancel()
+    await clients.end()
+
+
+async def test_a_place_that_comes_as_its_waiter_leaves_goes_to_the_next():
+    only = replica(capacity=1)
+    clients = Clients(admission(), only)
+    await clients.come("running")
+    await clients.come("leaves")
+    await clients.come("stays")
+    leaves = clients._tasks.pop(1)
+    clients._leave["running"].set()
+    while only.in_flight == 1 and clients.queue.waiting("standard") == 2:
+        await asyncio.sleep(0)
+    # Its place is there, and it has not taken it up yet.
+    leaves.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert clients.order == ["running", "stays"]
+    await clients.end()
+    assert (only.in_flight, sum(only.by_class.values())) == (0, 0)
+
+
+async def test_a_prompt_goes_where_its_beginning_is_known_unless_that_is_too_busy():
+    replicas = tuple(replica(name, 16) for name in "abcd")
+    clients = Clients(Admission(AdmissionSettings(), AffinitySettings(load_factor=2)), *replicas)
+    for index in range(16):
+        await clients.come(f"same {index}", prefix=b"beginning")
+    served = [*clients.served_by.values()]
+    # The first is sent there, and no more than twice the average of the four.
+    assert served.count(served[0]) == 8
+    await clients.end()
+
+
+async def test_one_place_is_there_for_each_class_however_small_a_replica_is():
+    only = replica(capacity=1)
+    settings = ClassSettings(ceiling=0.1, guarantee=0)
+    clients = Clients(admission(standard=settings, batch=settings), only)
+    await clients.come("standard")
+    assert clients.order == ["standard"]
+    await clients.go("standard")
+    await clients.come("batch", "batch")
+    assert clients.order == ["standard", "batch"]
+    await clients.end()
+    # No more than one, by guarantee or by ceiling.
+    only = replica(capacity=4)
+    clients = Clients(admission(batch=ClassSettings(ceiling=0.3, guarantee=0.25)), only)
+    for index in range(3):
+        await clients.come(f"batch {index}", "batch")
+    assert only.in_flight == 1
+    await clients.end()
+
+
+@pytest.mark.parametrize(
+    ("tenant_class", "expected_s"),
+    [("interactive", 2 * 10 / 8), ("standard", 5 * 10 / 4), ("batch", 9 * 10 / 2)],
+)
+async def test_the_wait_is_what_those_before_take_at_the_places_there_are(tenant_class, expected_s):
+    replicas = (replica("a", 4), replica("b", 4), replica("c", 100, well=False))
+    halves = {"standard": ClassSettings(ceiling=0.5), "batch": ClassSettings(ceiling=0.25)}
+    queue = admission(**halves)
+    assert queue._expected_wait_s(replicas, tenant_class) == 0
+    queue._hold_s = 10
+    for count, each in zip((2, 3, 4), TENANT_CLASSES, strict=True):
+        queue._waiting[each].extend([None] * count)  # type: ignore[list-item]
+    assert queue._expected_wait_s(replicas, tenant_class) == expected_s
+    # A fraction of a place is taken for a whole one.
+    few = (replica("d", 1),)
+    assert queue._expected_wait_s(few, "batch") == 9 * 10
 
 
 @given(st.lists(st.tuples(st.sampled_from(TENANT_CLASSES), st.booleans()), max_size=60))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import socket
 import ssl
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,20 @@ from tests.gateway.fakes import CHAT, Running, configuration, serving
 
 @pytest.fixture(scope="module")
 def gateway():
-    listen = ListenSettings(port=0, max_body_bytes=2048, body_timeout_s=0.3, shutdown_grace_s=0)
+    listen = ListenSettings(port=0, max_body_bytes=2048, shutdown_grace_s=0)
     with serving(None, configuration(listen=listen)) as running:
         yield running
 
 
-def exchange(gateway: Running, data: bytes, timeout_s: float = 20) -> bytes:
-    """Send bytes as they are; return what comes until the connection ends or is silent."""
+def exchange(gateway: Running, data: bytes) -> bytes:
+    """Send bytes as they are; return what comes until the connection ends, which it has to."""
     received = b""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=timeout_s) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
         connection.sendall(data)
         try:
             while chunk := connection.recv(1 << 16):
                 received += chunk
-        except (TimeoutError, ConnectionResetError):
+        except ConnectionResetError:
             pass
     return received
 
@@ -55,19 +54,21 @@ def request(headers: str = "", body: bytes = b"") -> bytes:
     ids=["announced", "chunked"],
 )
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(gateway, data):
-    answer = exchange(gateway, data, 5)
+    answer = exchange(gateway, data)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"code":"request_too_large"' in answer
     assert b"connection: close" in answer
 
 
-def test_a_body_that_does_not_arrive_is_not_waited_for(gateway):
-    answer = exchange(gateway, request("content-length: 100\r\n", b"{"), 5)
+def test_a_body_that_does_not_arrive_is_not_waited_for():
+    listen = ListenSettings(port=0, body_timeout_s=0.3, shutdown_grace_s=0)
+    with serving(None, configuration(listen=listen)) as gateway:
+        answer = exchange(gateway, request("content-length: 100\r\n", b"{"))
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_headers_that_are_too_long(gateway):
-    answer = exchange(gateway, request(f"x: {'y' * 20_000}\r\ncontent-length: 0\r\n"), 2)
+    answer = exchange(gateway, request(f"x: {'y' * 20_000}\r\ncontent-length: 0\r\n"))
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
@@ -77,13 +78,11 @@ def test_a_head_that_never_ends_is_cut_off(gateway):
 
 def test_a_head_that_comes_too_slowly_is_cut_off(gateway, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.2)
-    started_s = time.monotonic()
-    assert exchange(gateway, b"GET / HT", 20) == b""
-    assert time.monotonic() - started_s < 15
+    assert exchange(gateway, b"GET / HT") == b""
 
 
 def test_what_is_no_http_harms_nobody(gateway):
-    assert b"400" in exchange(gateway, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 5)
+    assert b"400" in exchange(gateway, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
     assert gateway.post("/v1/chat/completions", CHAT).status_code == 200
 
 

@@ -21,7 +21,7 @@ from gateway.upstreams.base import (
     UpstreamUnavailable,
 )
 from gateway.upstreams.triton_upstream import Triton
-from tests.clients.fakes import Failure, FakeTriton, start, text
+from tests.clients.fakes import HANG, Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
 
 
@@ -52,8 +52,10 @@ def test_pieces_come_as_the_server_sends_them(server):
     [
         (Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"), UpstreamRefused),
         (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), UpstreamBusy),
-        (Failure("UNAVAILABLE", "Server is stopping"), UpstreamUnavailable),
-        (Failure("INTERNAL", "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
+        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), UpstreamTimeout),
+        (Failure(None, "Exceeds maximum queue size"), UpstreamBusy),
+        (Failure(None, "Server is stopping"), UpstreamUnavailable),
+        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
         (Failure("INTERNAL", "the engine failed"), UpstreamFailed),
     ],
 )
@@ -72,19 +74,26 @@ def test_failures_are_told_apart_however_soon_they_come(
 
 
 def test_a_deadline_is_the_request_s_own(server):
-    server.script = [0.5, text("late", "stop")]
+    server.script = [HANG, text("late", "stop")]
     with pytest.raises(UpstreamTimeout):
         asyncio.run(collect(upstream(server), job(timeout_s=0.1)))
 
 
 def test_a_server_that_is_silent_can_be_left_at_any_time(server):
     """Before the first response gRPC waits in a task of its own, which hides who cancelled."""
-    server.script = [1.0, text("late", "stop")]
+    server.script = [HANG, text("late", "stop")]
 
     async def leave() -> bool:
-        with anyio.move_on_after(0.2) as scope:
-            await collect(upstream(server), job())
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel_when_asked, scope)
+                await collect(upstream(server), job())
         return scope.cancelled_caught
 
+    async def cancel_when_asked(scope: anyio.CancelScope) -> None:
+        while not server.received:
+            await anyio.sleep(0.005)
+        scope.cancel()
+
     assert asyncio.run(leave())
-    assert server.cancelled.wait(5)
+    assert server.cancelled.wait(30)

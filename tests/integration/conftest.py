@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,32 @@ from ops.triton_process import Ports, TritonServer
 from tests.integration.speaker import Speaker
 
 CHECKPOINT = Path(__file__).parents[2] / "build" / "demo" / "checkpoint"
+BRAKED_STEP_S = 0.25
+"""So 600 tokens, at 150 s, outlast every wait of a test."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server under test listens."""
+    """Where the server under test listens, and the brake of its engine."""
 
     ports: Ports
+    repository: Path
+
+    @classmethod
+    def of(cls, triton: TritonServer) -> Server:
+        return cls(triton.ports, triton.repository)
+
+    @contextmanager
+    def braked(self, step_s: float = BRAKED_STEP_S) -> Iterator[None]:
+        """Until it is left, each step of the engine takes so long: what runs, runs on."""
+        brake = self.repository / "brake"
+        new = brake.with_name("brake.new")
+        new.write_text(str(step_s))
+        new.replace(brake)
+        try:
+            yield
+        finally:
+            brake.unlink()
 
     @property
     def http_port(self) -> int:
@@ -53,7 +73,15 @@ def make_repository(folder: Path, *assignments: str) -> Path:
     """A model repository with the demo engine, beside this checkout rather than in it."""
     assemble(folder, RepositorySettings.from_assignments([UNSIGNED, *assignments]))
     build_engine(CHECKPOINT, folder / "tensorrt_llm" / "1", precision="fp32")
+    add_brake(folder)
     return folder
+
+
+def add_brake(repository: Path) -> None:
+    """Put the engine with a brake in the engine's place."""
+    model = repository / "tensorrt_llm" / "1" / "model.py"
+    model.unlink()
+    model.symlink_to(Path(__file__).with_name("braked_engine.py"))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +89,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("triton")
     repository = make_repository(folder / "repository")
     with TritonServer(repository, log=folder / "triton.log") as server:
-        yield Server(server.ports)
+        yield Server.of(server)
 
 
 @pytest.fixture

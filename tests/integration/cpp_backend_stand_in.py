@@ -3,7 +3,8 @@
 It "generates" its prompt's own tokens, from the second on, and sends what the C++ backend sends and
 no more: the tokens without the end token, their number, and the indices where a request has several
 sequences. Its last response does not look like the last. A request ends by its id, with a second
-one that has ``stop``. It logs how many tokens it made, and the ids it was given.
+one that has ``stop``. It logs whether that came, and the ids it was given. While the file ``hold``
+lies beside its log, nothing else ends.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         self.log = Path(parameters["log"]["string_value"])
+        self.hold = self.log.with_name("hold")
         self.stopped = set()
 
     def execute(self, requests):
@@ -65,8 +67,11 @@ class TritonPythonModel:
                 step = random.randint(1, 3) if streaming else len(tokens)
                 piece = tokens[sent[row, copy] : sent[row, copy] + step]
                 sent[row, copy] += len(piece)
-                if sent[row, copy] >= len(tokens) or request_id in self.stopped:
+                whole = sent[row, copy] >= len(tokens)
+                if request_id in self.stopped or (whole and not self.hold.exists()):
                     open_.discard((row, copy))
+                elif not piece:
+                    continue
                 outputs = {
                     "output_ids": np.array([[piece]], dtype=np.int32).reshape(1, 1, -1),
                     "sequence_length": np.array([[len(piece)]], dtype=np.int32),
@@ -78,4 +83,5 @@ class TritonPythonModel:
                 tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
                 sender.send(pb_utils.InferenceResponse(tensors), 0 if open_ else FINAL)
         with self.log.open("a") as log:
-            log.write(json.dumps({"id": request_id, "tokens": sum(sent.values())}) + "\n")
+            run = {"id": request_id, "stopped": request_id in self.stopped}
+            log.write(json.dumps(run) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,19 @@ pytestmark = pytest.mark.integration
 LONG: dict[str, Any] = {"text": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1}
 
 
-def metric(triton: Server, name: str, **labels: str) -> int:
+def find_metric(triton: Server, name: str, **labels: str) -> int | None:
+    """A figure, None where it was not yet published."""
     for line in httpx.get(triton.metrics_url).text.splitlines():
         match = re.fullmatch(rf"{name}\{{(.*)\}} (\d+)", line)
         if match and all(f'{key}="{value}"' in match[1] for key, value in labels.items()):
             return int(match[2])
-    raise AssertionError(f"no metric {name}")
+    return None
+
+
+def metric(triton: Server, name: str, **labels: str) -> int:
+    found = find_metric(triton, name, **labels)
+    assert found is not None, f"no metric {name}"
+    return found
 
 
 def cancelled(triton: Server) -> int:
@@ -44,31 +52,50 @@ def await_cancelled(triton: Server, count: int, timeout_s: float = 30) -> None:
 
 def await_metric(triton: Server, name: str, count: int, **labels: str) -> None:
     deadline = time.monotonic() + 30
-    while metric(triton, name, **labels) < count:
+    while (find_metric(triton, name, **labels) or 0) < count:
         assert time.monotonic() < deadline, f"{name} stays under {count}"
         time.sleep(0.02)
 
 
-def await_running(triton: Server) -> None:
-    await_metric(triton, "trireme_running_sequences", 1)
+def await_running(triton: Server, count: int = 1) -> None:
+    """Wait for so many; certain only while the engine is braked, or they may be done already."""
+    await_metric(triton, "trireme_running_sequences", count)
+
+
+def await_idle(triton: Server) -> None:
+    deadline = time.monotonic() + 30
+    while metric(triton, "trireme_running_sequences"):
+        assert time.monotonic() < deadline, "the engine goes on"
+        time.sleep(0.02)
+
+
+def until_begun(ask: Callable[[float], bool]) -> None:
+    """Ask with a time limit that a slow machine, too, has time to begin an answer in.
+
+    Args:
+        ask: Asks with a limit in seconds, and says whether the answer began before it passed.
+    """
+    assert any(ask(limit_s) for limit_s in (0.5, 2, 8, 32)), "no answer begins"
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_cancelled_grpc_stream(triton: Server, speaker: Speaker, stream: bool) -> None:
     before = cancelled(triton)
-    under_way = speaker.start(**LONG, stream=stream)
-    await_running(triton)
-    under_way.cancel()
-    await_cancelled(triton, before + 1)
+    with triton.braked():
+        under_way = speaker.start(**LONG, stream=stream)
+        await_running(triton)
+        under_way.cancel()
+        await_cancelled(triton, before + 1)
 
 
 def test_a_cut_http_stream(triton: Server) -> None:
     before = cancelled(triton)
     body = {"text_input": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1, "stream": True}
     url = f"{triton.http_url}/v2/models/ensemble/generate_stream"
-    with httpx.stream("POST", url, json=body, timeout=60) as response:
-        next(response.iter_lines())
-    await_cancelled(triton, before + 1)
+    with triton.braked():
+        with httpx.stream("POST", url, json=body, timeout=60) as response:
+            next(response.iter_lines())
+        await_cancelled(triton, before + 1)
 
 
 def test_a_cancelled_request_to_the_engine_alone(triton: Server) -> None:
@@ -80,10 +107,11 @@ def test_a_cancelled_request_to_the_engine_alone(triton: Server) -> None:
         tensor("end_id", [[-1]]),
         tensor("streaming", True),
     ]
-    stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm")
-    stream.next()
-    stream.cancel()
-    await_cancelled(triton, before + 1)
+    with triton.braked():
+        stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm")
+        stream.next()
+        stream.cancel()
+        await_cancelled(triton, before + 1)
 
 
 def test_stop_by_request_id(triton: Server) -> None:
@@ -93,11 +121,12 @@ def test_stop_by_request_id(triton: Server) -> None:
         tensor("request_output_len", [[2000]]),
         tensor("end_id", [[-1]]),
     ]
-    stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm", request_id="to-stop")
-    await_running(triton)
-    stop = [*inputs, tensor("stop", True)]
-    assert Stream(triton.grpc_url, stop, model="tensorrt_llm", request_id="to-stop").answer()
-    answer = stream.answer()
+    with triton.braked():
+        stream = Stream(triton.grpc_url, inputs, model="tensorrt_llm", request_id="to-stop")
+        await_running(triton)
+        stop = [*inputs, tensor("stop", True)]
+        assert Stream(triton.grpc_url, stop, model="tensorrt_llm", request_id="to-stop").answer()
+        answer = stream.answer()
     assert answer.finish_reason == "cancelled"
     assert 0 < answer.array("sequence_length")[0][0] < 2000
 
@@ -115,27 +144,31 @@ def test_stop_without_a_name_is_refused(triton: Server) -> None:
 
 def test_others_go_on(triton: Server, speaker: Speaker) -> None:
     prompt = "Count from 5 to 90."
-    alone = speaker.ask(prompt, 200, end_id=-1).text
+    alone = speaker.ask(prompt, 600, end_id=-1).text
     before = cancelled(triton)
-    leaving = [speaker.start(**LONG, stream=True) for _ in range(3)]
-    staying = speaker.start(prompt, 200, end_id=-1, stream=True)
-    for stream in leaving:
-        stream.next()
-        stream.cancel()
-    assert staying.answer().text == alone
-    await_cancelled(triton, before + 3)
+    with triton.braked():
+        leaving = [speaker.start(**LONG, stream=True) for _ in range(3)]
+        staying = speaker.start(prompt, 600, end_id=-1, stream=True)
+        first, _ = staying.next()
+        for stream in leaving:
+            stream.next()
+            stream.cancel()
+        await_cancelled(triton, before + 3)
+    rest = staying.answer().text
+    assert first.as_numpy("text_output")[0] + rest == alone
 
 
 def test_triton_stops_at_once_after_cancellations(tmp_path: Path) -> None:
     """A request that hangs in the ensemble would hold the server for its exit timeout, 30 s."""
     repository = make_repository(tmp_path / "repository")
     with TritonServer(repository, log=tmp_path / "log") as server:
-        own = Server(server.ports)
+        own = Server.of(server)
         speaker = Speaker(own.grpc_url)
-        for count, stream in enumerate((True, False, True), start=1):
-            under_way = speaker.start(**LONG, stream=stream)
-            await_running(own)
-            under_way.cancel()
-            await_cancelled(own, count)
+        with own.braked():
+            for count, stream in enumerate((True, False, True), start=1):
+                under_way = speaker.start(**LONG, stream=stream)
+                await_running(own)
+                under_way.cancel()
+                await_cancelled(own, count)
         server.stop(grace_s=20)
     assert "Exit timeout expired" not in server.log.read_text(errors="replace")

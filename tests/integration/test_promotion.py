@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ensembles.repository_settings import RepositorySettings
 from ops.reload import reload
 from ops.triton_process import TritonError, TritonServer
 from tests.build.builds import DEMO, build_version, make_workshop
+from tests.integration.conftest import Server, add_brake
 
 TOKEN = secrets.token_hex(8)
 pytestmark = pytest.mark.integration
@@ -44,6 +46,9 @@ class Site:
         self.repository.promote(self.store.get(version))
         return reload(self.server.http_address, TOKEN)
 
+    def braked(self) -> AbstractContextManager[None]:
+        return Server.of(self.server).braked(0.5)
+
     def ask(self) -> str:
         with Client(self.server.grpc_address) as client:
             return client.generate("What is 17 + 25?", max_tokens=32).text
@@ -58,6 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     repository.trust(make_workshop(folder).key.public_key())
     repository.promote(Store(folder / "artifacts").get(1))
     assemble(folder / "repository", RepositorySettings())
+    add_brake(folder / "repository")
     server = TritonServer(folder / "repository", log=folder / "triton.log", control_token=TOKEN)
     with server:
         yield Site(folder, server)
@@ -71,16 +77,17 @@ def _version_1(site: Site) -> None:
 
 def test_a_stream_outlives_a_promotion_and_a_rollback(site: Site) -> None:
     reasons: list[str | None] = []
-    half_way, may_end = threading.Event(), threading.Event()
+    begun, may_end = threading.Semaphore(0), threading.Event()
     failures: list[BaseException] = []
 
     def stream() -> None:
         reason = None
         with Client(site.server.grpc_address) as client:
             # No end token: it goes on to its last token, whatever it says.
-            for piece in client.stream("Count from 1 to 190.", max_tokens=1900, end_id=-1):
+            for piece in client.stream("Count from 1 to 190.", max_tokens=300, end_id=-1):
+                if reason is None:
+                    begun.release()
                 reason = piece.finish_reason
-                half_way.set()
         reasons.append(reason)
 
     def ask_again_and_again() -> None:
@@ -92,14 +99,17 @@ def test_a_stream_outlives_a_promotion_and_a_rollback(site: Site) -> None:
                 return
 
     threads = [threading.Thread(target=each) for each in (stream, stream, ask_again_and_again)]
-    for thread in threads:
-        thread.start()
-    assert half_way.wait(60)
-    assert site.promote(2) == ["2"]
-    assert not reasons, "the streams were to be open during the promotion"
-    site.repository.roll_back(site.store)
-    assert reload(site.server.http_address, TOKEN) == ["1"]
-    may_end.set()
+    with site.braked():
+        for thread in threads:
+            thread.start()
+        try:
+            assert all(begun.acquire(timeout=60) for _ in range(2))
+            assert site.promote(2) == ["2"]
+            site.repository.roll_back(site.store)
+            assert reload(site.server.http_address, TOKEN) == ["1"]
+            assert not reasons, "the streams were to be open meanwhile"
+        finally:
+            may_end.set()
     for thread in threads:
         thread.join(100)
     assert failures == []

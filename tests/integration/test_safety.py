@@ -9,11 +9,10 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Server
-from tests.integration.test_cancellation import await_metric, metric
+from tests.integration.test_cancellation import await_idle, await_metric
 
 pytestmark = pytest.mark.integration
 
-ENDED = "trireme_ended_sequences_total"
 CONTACT = "How do I contact Rosa Torres?"
 
 
@@ -82,20 +81,19 @@ def test_a_stop_text_across_tokens_ends_text_and_engine(triton: Server, stream: 
     options: dict[str, Any] = {"max_tokens": 1500, "end_id": -1, "safety_policy": "none"}
     whole = text_of(ask(triton, "Count from 3 to 30.", max_tokens=60, safety_policy="none"))
     stop = whole[5:9]
-    before = {name: metric(triton, ENDED, reason=name) for name in ("length", "cancelled")}
-    pieces = ask(
-        triton,
-        "Count from 3 to 30.",
-        stream,
-        stop_words=[stop],
-        include_stop_str_in_output=False,
-        **options,
-    )
+    with triton.braked():
+        pieces = ask(
+            triton,
+            "Count from 3 to 30.",
+            stream,
+            stop_words=[stop],
+            include_stop_str_in_output=False,
+            **options,
+        )
+        # The engine may have matched the stop text's tokens itself; it never goes on to the end.
+        await_idle(triton)
     assert text_of(pieces) == whole[: whole.index(stop)]
     assert pieces[-1]["finish_reason"] == "stop"
-    # The engine may have matched the stop text's tokens itself; it never goes on to the end.
-    ended = {name: metric(triton, ENDED, reason=name) for name in before}
-    assert ended["length"] == before["length"]
 
 
 def test_a_chat_reaches_the_model_as_its_template_says(triton: Server) -> None:

@@ -11,7 +11,7 @@ import pytest
 from clients import Client
 from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, make_repository
-from tests.integration.test_cancellation import await_metric, metric
+from tests.integration.test_cancellation import await_metric, metric, until_begun
 
 pytestmark = pytest.mark.integration
 
@@ -22,19 +22,20 @@ OPEN = "trireme_open_answers"
 def test_answers_that_time_out_are_forgotten(tmp_path: Path) -> None:
     setting = f"postprocessing.forget_after_s={FORGET_AFTER_S}"
     repository = make_repository(tmp_path / "repository", setting)
-    body = {
-        "text_input": "Count from 1 to 900.",
-        "max_tokens": 2000,
-        "end_id": -1,
-        "stream": True,
-        "timeout": 400_000,
-    }
+    body = {"text_input": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1, "stream": True}
     with TritonServer(repository, log=tmp_path / "triton.log") as process:
-        server = Server(process.ports)
+        server = Server.of(process)
         url = f"{server.http_url}/v2/models/ensemble/generate_stream"
-        for _ in range(2):
-            assert "timeout of 0.4 s expired" in httpx.post(url, json=body, timeout=60).text
-        await_metric(server, OPEN, 2)
+
+        def ask(limit_s: float) -> bool:
+            body["timeout"] = int(limit_s * 1e6)
+            text = httpx.post(url, json=body, timeout=60).text
+            assert f"timeout of {limit_s:g} s expired" in text
+            return '"text_output"' in text
+
+        with server.braked():
+            until_begun(ask)
+        await_metric(server, OPEN, 1)
         time.sleep(FORGET_AFTER_S)
         deadline = time.monotonic() + 30
         with Client(server.grpc_url) as client:

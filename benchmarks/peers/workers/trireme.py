@@ -11,14 +11,14 @@ from benchmarks.engine_throughput import load_engine
 from benchmarks.peers.worker import Options, main
 from build.engine_folder import build_engine
 from python_backend.engine.attention import BLOCK_TOKENS
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams
 
 
 class Trireme:
     """The engine, called step by step."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: OnnxEngine) -> None:
         self._engine = engine
         self.settings: dict[str, Any] = {
             "precision": engine.config.precision,

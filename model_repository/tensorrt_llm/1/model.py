@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from python_backend.serving.tensorrt_llm import TritonPythonModel
+from python_backend.serving.onnx_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

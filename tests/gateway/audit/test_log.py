@@ -82,7 +82,7 @@ async def test_many_at_once_share_a_sync(settings, verified, monkeypatch):
     log = FileAuditLog.open(settings)
     monkeypatch.setattr(os, "fdatasync", count)
     await asyncio.gather(*(serve(log, f"r{number}") for number in range(200)))
-    assert len(syncs) < 20
+    assert len(syncs) < 100  # of 400 lines
     await log.close()
     [report] = verified()
     assert report.problems == []
@@ -179,6 +179,7 @@ async def main():
             await log.append(record(request_id))
             print("answered", request_id, flush=True)
             number += 1
+    await log.begin(f"{sys.argv[2]}-runs", 1.0, principal(), "demo")  # and never ends
     await asyncio.gather(*(client(f"{sys.argv[2]}-{name}") for name in range(16)))
 
 asyncio.run(main())
@@ -213,7 +214,7 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     assert answered <= set(written["end"])
     # Each that began has one end or another, and exactly one.
     assert sorted(written["begin"]) == sorted(written["end"] + written["interrupted"])
-    assert 0 < len(written["interrupted"]) <= 48
+    assert 3 <= len(written["interrupted"]) <= 3 * (1 + 16)
     assert len(answered) > 300
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -129,7 +130,11 @@ async def test_processes_together_spend_a_quota_to_the_token(redis):
     await client.aclose()
 
 
-HOLD = """
+LEASE_S = 5
+
+HOLD = f"""
+LEASE_S = {LEASE_S}"""
+HOLD += """
 import asyncio, sys
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.limit import Limits
@@ -137,7 +142,7 @@ from gateway.limits.redis import RedisStore, connect
 from tests.gateway.limits.conftest import PRINCIPAL, limits_are
 
 async def main():
-    store = RedisStore(connect(sys.argv[1], 30), prefix=sys.argv[2], lease_s=1)
+    store = RedisStore(connect(sys.argv[1], 30), prefix=sys.argv[2], lease_s=LEASE_S)
     limiter = TenantLimiter(store, limits_are(Limits(concurrent_requests=3), Limits()))
     for _ in range(3):
         await limiter.reserve(PRINCIPAL, "m", 1, 1)
@@ -164,15 +169,25 @@ async def test_a_killed_processes_requests_stop_running_and_a_living_ones_do_not
     command = [sys.executable, "-c", HOLD, url(redis), "leases"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    store = RedisStore(connect(url(redis), 10), prefix="leases", lease_s=1)
+    client = connect(url(redis), 10)
+    store = RedisStore(client, prefix="leases", lease_s=LEASE_S)
     limiter = TenantLimiter(store, limits_are(Limits(concurrent_requests=3), Limits()))
     try:
         assert process.stdout.readline() == "held\n"
-        end = time.monotonic() + 2.5  # leases last 1 s
-        while time.monotonic() < end:
-            with pytest.raises(LimitExceeded):
-                await limiter.reserve(PRINCIPAL, "m", 1, 1)
-            await asyncio.sleep(0.1)
+        leases = "leases:{acme}:tenant:running"
+
+        async def ends_ms() -> list[float]:
+            found: Any = await client.zrange(leases, 0, -1, withscores=True)
+            return [end_ms for _, end_ms in found]
+
+        first_ms = max(await ends_ms())
+
+        async def renewed() -> None:
+            assert min(await ends_ms()) > first_ms
+
+        await until(renewed, AssertionError)
+        with pytest.raises(LimitExceeded):
+            await limiter.reserve(PRINCIPAL, "m", 1, 1)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -196,7 +211,7 @@ async def test_without_redis_requests_are_refused_or_pass_as_set_and_go_on_after
         return [(990, 990), (0, 0)]
 
     with redis_server() as server:
-        store = RedisStore(connect(url(server), 1), spent=spent)
+        store = RedisStore(connect(url(server), 10), spent=spent)
         source = limits_are(Limits(tokens_per_day=1000), Limits())
         strict = TenantLimiter(store, source)
         lenient = TenantLimiter(store, source, allow_when_unavailable=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hmac
 import signal
 import sqlite3
@@ -309,13 +310,18 @@ class TestTokens:
         clock.now += 10
         await authenticator.authenticate(f"Bearer {idp.token()}")
 
-    async def test_a_provider_that_hangs_holds_back_nobody(self, with_tokens, idp, clock):
+    async def test_a_provider_that_hangs_holds_back_nobody(
+        self, with_tokens, idp, clock, monkeypatch
+    ):
+        monkeypatch.setattr("gateway.tenants.cache._PATIENCE_S", 0.05)
         authenticator = with_tokens(timeout_s=60)
         await authenticator.authenticate(f"Bearer {idp.token()}")
         idp.go.clear()
         clock.now += 300
-        for _ in range(3):
-            await authenticator.authenticate(f"Bearer {idp.token()}")
+        await authenticator.authenticate(f"Bearer {idp.token()}")
+        while len(idp.requests) < 3:  # the one that hangs is on its way
+            await asyncio.sleep(0.01)
+        await authenticator.authenticate(f"Bearer {idp.token()}")
         assert len(idp.requests) == 3
 
     @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gateway.tenants.cache import Cache
+from gateway.tenants.cache import Cache, Remembered
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +85,8 @@ async def test_an_outage_is_bridged_for_a_while(cache, source, clock):
     assert await cache.get("a") == 1
 
 
-async def test_what_takes_long_is_not_waited_for(cache, source, clock):
+async def test_what_takes_long_is_not_waited_for(cache, source, clock, monkeypatch):
+    monkeypatch.setattr("gateway.tenants.cache._PATIENCE_S", 0.05)
     assert await cache.get("a") == 1
     source.values["a"] = 2
     clock.now += 5
@@ -106,3 +107,27 @@ async def test_the_least_recently_used_makes_room(cache, source):
     assert source.loads == []
     await cache.get("b")
     assert source.loads == ["b"]
+
+
+async def test_a_value_is_not_asked_for_again_so_soon(clock):
+    asked = []
+
+    async def load() -> int:
+        asked.append(clock.now)
+        if len(asked) == 2:
+            raise ConnectionError
+        return len(asked)
+
+    value = Remembered(
+        load, ttl_s=60, stale_s=60, failures=ConnectionError, retry_s=10, clock=clock
+    )
+    assert await value.get() == 1
+    await value.renew()
+    assert len(asked) == 1
+    clock.now += 10
+    await value.renew()
+    await value.renew()
+    assert (await value.get(), len(asked)) == (1, 2)
+    clock.now += 10
+    await value.renew()
+    assert (await value.get(), len(asked)) == (3, 3)

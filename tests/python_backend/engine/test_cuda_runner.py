@@ -25,7 +25,7 @@ from python_backend.engine.engine_config import (
     EngineConfig,
     ExecutionProvider,
 )
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.text.tokenizer import TextTokenizer
 from tests.build.builds import DEMO
@@ -61,16 +61,16 @@ def device() -> ReferenceDevice:
 
 
 @pytest.fixture
-def load(folders: dict[str, Path], device: ReferenceDevice) -> Callable[..., Engine]:
-    def load(precision: str = "fp16", blocks: int = 24, **settings: Any) -> Engine:
+def load(folders: dict[str, Path], device: ReferenceDevice) -> Callable[..., OnnxEngine]:
+    def load(precision: str = "fp16", blocks: int = 24, **settings: Any) -> OnnxEngine:
         block_bytes = 2 * 2 * BLOCK * 2 * 16 * 2  # layers, keys and values, heads, width, bytes
         size_bytes = blocks * block_bytes + block_bytes - 1
-        return Engine(folders[precision], kv_cache_bytes=size_bytes, device=device, **settings)
+        return OnnxEngine(folders[precision], kv_cache_bytes=size_bytes, device=device, **settings)
 
     return load
 
 
-def run(engine: Engine, *params: SamplingParams) -> list[Sequence]:
+def run(engine: OnnxEngine, *params: SamplingParams) -> list[Sequence]:
     """All prompts together."""
     sequences = [
         Sequence(prompt, params[index % len(params)]) for index, prompt in enumerate(PROMPTS)
@@ -82,16 +82,16 @@ def run(engine: Engine, *params: SamplingParams) -> list[Sequence]:
     return sequences
 
 
-def alone(engine: Engine, params: SamplingParams) -> list[list[int]]:
+def alone(engine: OnnxEngine, params: SamplingParams) -> list[list[int]]:
     return [engine.generate([prompt], params)[0] for prompt in PROMPTS]
 
 
 def test_tokens_are_those_of_the_cpu(
-    folders: dict[str, Path], load: Callable[..., Engine], device: ReferenceDevice
+    folders: dict[str, Path], load: Callable[..., OnnxEngine], device: ReferenceDevice
 ) -> None:
     engine = load()
     assert engine.runner.name == device.name
-    expected = alone(Engine(folders["fp32"]), GREEDY)
+    expected = alone(OnnxEngine(folders["fp32"]), GREEDY)
     assert [each.output for each in run(engine, GREEDY)] == expected
 
 
@@ -108,8 +108,8 @@ def test_the_demo_model_answers_as_on_the_cpu(tmp_path: Path, device: ReferenceD
     ]
     end_ids = EngineConfig.load(tmp_path / "fp32").end_token_ids
     params = SamplingParams(max_tokens=24, end_ids=frozenset(end_ids))
-    cpu = Engine(tmp_path / "fp32").generate(prompts, params)
-    gpu = Engine(tmp_path / "fp16", kv_cache_bytes=1 << 26, device=device)
+    cpu = OnnxEngine(tmp_path / "fp32").generate(prompts, params)
+    gpu = OnnxEngine(tmp_path / "fp16", kv_cache_bytes=1 << 26, device=device)
     assert gpu.generate(prompts, params) == cpu
 
 
@@ -118,14 +118,14 @@ def test_the_demo_model_answers_as_on_the_cpu(tmp_path: Path, device: ReferenceD
     [("fp16", SAMPLED, 512), ("fp16", SAMPLED, 11), ("fp16", GREEDY, 29), ("int4", GREEDY, 512)],
 )
 def test_company_and_chunks_change_no_token(
-    load: Callable[..., Engine], precision: str, params: SamplingParams, max_num_tokens: int
+    load: Callable[..., OnnxEngine], precision: str, params: SamplingParams, max_num_tokens: int
 ) -> None:
     together = run(load(precision, max_num_tokens=max_num_tokens), params)
     assert [each.output for each in together] == alone(load(precision), params)
 
 
 def test_logits_stay_on_the_device_where_all_take_the_likeliest(
-    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., OnnxEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load()
     chosen = []
@@ -152,7 +152,7 @@ def test_logits_stay_on_the_device_where_all_take_the_likeliest(
 
 
 def test_a_known_prefix_is_computed_once(
-    load: Callable[..., Engine], device: ReferenceDevice
+    load: Callable[..., OnnxEngine], device: ReferenceDevice
 ) -> None:
     prefix, first, second = make_prompts(2 * BLOCK + 10, 5, 30)
     prompts = [np.concatenate([prefix, rest]) for rest in (first, second)]
@@ -165,7 +165,7 @@ def test_a_known_prefix_is_computed_once(
 
 
 def test_sequences_that_wait_again_go_on_with_the_same_tokens(
-    load: Callable[..., Engine],
+    load: Callable[..., OnnxEngine],
 ) -> None:
     prompts, params = make_prompts(230, 240, 250), replace(GREEDY, max_tokens=40)
     tight = load(blocks=4)
@@ -176,7 +176,7 @@ def test_sequences_that_wait_again_go_on_with_the_same_tokens(
 
 
 def test_a_chunk_that_yields_no_token_asks_for_a_row_all_the_same(
-    load: Callable[..., Engine], device: ReferenceDevice
+    load: Callable[..., OnnxEngine], device: ReferenceDevice
 ) -> None:
     """No operator is launched over nothing."""
     load(max_num_tokens=50).generate([PROMPTS[2]], GREEDY)
@@ -193,7 +193,7 @@ def test_blocks_are_as_large_as_flash_attention_wants(head_dim: int, tokens: int
 
 
 def test_the_budget_is_what_is_allocated(
-    load: Callable[..., Engine], device: ReferenceDevice
+    load: Callable[..., OnnxEngine], device: ReferenceDevice
 ) -> None:
     engine = load(blocks=5, max_sequences=4)
     assert engine.scheduler.pool.num_blocks == 5
@@ -205,7 +205,7 @@ def test_the_budget_is_what_is_allocated(
 
 
 def test_a_device_without_room_says_what_to_lower(
-    load: Callable[..., Engine], device: ReferenceDevice, monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., OnnxEngine], device: ReferenceDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def allocate(shape: Any, dtype: Any) -> Any:
         raise EngineError("out of memory")
@@ -216,7 +216,7 @@ def test_a_device_without_room_says_what_to_lower(
 
 
 def test_a_failing_step_says_so(
-    load: Callable[..., Engine], device: ReferenceDevice, monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., OnnxEngine], device: ReferenceDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load()
 
@@ -268,7 +268,7 @@ def test_the_calls_are_onnx_runtimes_own(folders: dict[str, Path], tmp_path: Pat
     shutil.copyfile(folders["fp16"] / ENGINE_FILE, tmp_path / ENGINE_FILE)
     write_bigrams(tmp_path / GRAPH_FILE, table, folders["fp16"] / GRAPH_FILE)
     device = HostDevice()
-    engine = Engine(tmp_path, max_num_tokens=64, kv_cache_bytes=1 << 21, device=device)
+    engine = OnnxEngine(tmp_path, max_num_tokens=64, kv_cache_bytes=1 << 21, device=device)
     sequences = run(engine, GREEDY, replace(GREEDY, max_tokens=5, log_probs=True))
     for sequence in sequences:
         token = int(sequence.prompt[-1])
@@ -282,7 +282,7 @@ def test_the_calls_are_onnx_runtimes_own(folders: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
-def test_keys_and_values_are_float16(load: Callable[..., Engine], dtype: str) -> None:
+def test_keys_and_values_are_float16(load: Callable[..., OnnxEngine], dtype: str) -> None:
     with pytest.raises(EngineError, match=f"kv_cache_dtype is {dtype}; the engine was built for"):
         load(kv_cache_dtype=dtype)
 
@@ -298,7 +298,7 @@ def test_another_graph_is_refused(
     description = json.loads((folders["fp16"] / ENGINE_FILE).read_text())
     (tmp_path / ENGINE_FILE).write_text(json.dumps({**description, **changes}))
     with pytest.raises(EngineError, match=r"is not the graph that the engine\.json beside it"):
-        Engine(tmp_path, kv_cache_bytes=1 << 20, device=device)
+        OnnxEngine(tmp_path, kv_cache_bytes=1 << 20, device=device)
 
 
 @pytest.mark.parametrize(
@@ -315,14 +315,14 @@ def test_a_description_that_contradicts_itself_is_refused(
     description = json.loads((folders["fp16"] / ENGINE_FILE).read_text())
     (tmp_path / ENGINE_FILE).write_text(json.dumps({**description, **changes}))
     with pytest.raises(EngineError, match=message):
-        Engine(tmp_path)
+        OnnxEngine(tmp_path)
 
 
 def test_the_onnxruntime_for_cpus_says_what_to_install(folders: dict[str, Path]) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this is the onnxruntime for GPUs")
     with pytest.raises(EngineError, match=r"on the CPU only: install requirements/cuda.txt"):
-        Engine(folders["fp16"])
+        OnnxEngine(folders["fp16"])
 
 
 def test_a_gpu_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from build.engine_folder import build_engine
 from contract.errors import EngineError
 from python_backend.engine.description import DecoderDescription
 from python_backend.engine.engine_config import Precision
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
 from tests.python_backend.engine import instruction_sets
@@ -44,8 +44,8 @@ def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path
     return folder / precision
 
 
-def load(folder: Path, native: bool = True, **settings: Any) -> Engine:
-    engine = Engine(folder, native=native, **{"num_threads": 2, **settings})
+def load(folder: Path, native: bool = True, **settings: Any) -> OnnxEngine:
+    engine = OnnxEngine(folder, native=native, **{"num_threads": 2, **settings})
     assert engine.runner.name.startswith("native" if native else "ONNX")
     return engine
 
@@ -55,7 +55,9 @@ def prompts(*lengths: int) -> list[NDArray[np.int32]]:
     return [rng.integers(3, VOCAB, length, dtype=np.int32) for length in lengths]
 
 
-def logits_of(engine: Engine, *inputs: NDArray[np.int32]) -> dict[bytes, list[NDArray[np.float32]]]:
+def logits_of(
+    engine: OnnxEngine, *inputs: NDArray[np.int32]
+) -> dict[bytes, list[NDArray[np.float32]]]:
     """What each prompt and its continuation lead to, step by step."""
     found: dict[bytes, list[NDArray[np.float32]]] = {each.tobytes(): [] for each in inputs}
     compute = engine._runner.run
@@ -123,7 +125,7 @@ def test_its_name_says_the_instructions(tmp_path: Path, instructions: str) -> No
     else:
         assert engine.layout.kv_dtype == "float32"
         with pytest.raises(EngineError, match=r"kv_cache_dtype int8 needs .* AVX-512 VNNI"):
-            Engine(tmp_path / "int8", kv_cache_dtype="int8")
+            OnnxEngine(tmp_path / "int8", kv_cache_dtype="int8")
 
 
 @pytest.mark.parametrize(("kernels", "attention"), [("sse4", "C"), ("none", "numpy (no kernels)")])
@@ -132,7 +134,7 @@ def test_without_a_native_decoder_the_graphs_are_run(
 ) -> None:
     folder = build(tmp_path, "llama", "int8")
     monkeypatch.setenv("TRIREME_KERNELS", kernels)
-    assert Engine(folder).runner.name == f"ONNX Runtime, attention in {attention}"
+    assert OnnxEngine(folder).runner.name == f"ONNX Runtime, attention in {attention}"
 
 
 def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:
@@ -144,10 +146,10 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     whole = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EngineError, match=r"weights\.bin ends before .* does: build the engine"):
-        Engine(folder)
+        OnnxEngine(folder)
     (folder / "weights.bin").unlink()
     with pytest.raises(EngineError, match=r"weights\.bin can't be read"):
-        Engine(folder)
+        OnnxEngine(folder)
 
 
 def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
@@ -156,10 +158,10 @@ def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
     text = json.loads(path.read_text())
     path.write_text(json.dumps({**text, "intermediate_size": 97}))
     with pytest.raises(EngineError, match=r"has no .*gate_proj.* \[64, 97\]: build the engine"):
-        Engine(folder)
+        OnnxEngine(folder)
     path.write_text(json.dumps({**text, "norm_eps": -1, "more": 2}))
     with pytest.raises(EngineError, match=r"decoder\.json does not describe a decoder: norm_eps"):
-        Engine(folder)
+        OnnxEngine(folder)
 
 
 def test_the_description_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import EngineError, InvalidRequestError
-from python_backend.engine.onnx_engine import Engine
+from python_backend.engine.engine_core import EngineStats
+from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
 
@@ -32,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def load(folder: Path) -> Callable[..., Engine]:
-    def load(**settings: Any) -> Engine:
-        return Engine(folder, num_threads=1, **settings)
+def load(folder: Path) -> Callable[..., OnnxEngine]:
+    def load(**settings: Any) -> OnnxEngine:
+        return OnnxEngine(folder, num_threads=1, **settings)
 
     return load
 
@@ -53,24 +54,24 @@ def make_prompts(*lengths: int) -> list[NDArray[np.int32]]:
 PROMPTS = make_prompts(1, 9, 30, 4, 17)
 
 
-def add(engine: Engine, *prompts: NDArray[np.int32], params: SamplingParams) -> list[Sequence]:
+def add(engine: OnnxEngine, *prompts: NDArray[np.int32], params: SamplingParams) -> list[Sequence]:
     sequences = [Sequence(prompt, params) for prompt in prompts]
     for sequence in sequences:
         engine.add(sequence)
     return sequences
 
 
-def finish(engine: Engine) -> None:
+def finish(engine: OnnxEngine) -> None:
     while engine.has_work:
         engine.step()
 
 
-def alone(engine: Engine, params: SamplingParams = GREEDY) -> list[list[int]]:
+def alone(engine: OnnxEngine, params: SamplingParams = GREEDY) -> list[list[int]]:
     """What each prompt becomes by itself."""
     return [engine.generate([prompt], params)[0] for prompt in PROMPTS]
 
 
-def test_the_model_is_lively_enough_for_these_tests(load: Callable[..., Engine]) -> None:
+def test_the_model_is_lively_enough_for_these_tests(load: Callable[..., OnnxEngine]) -> None:
     outputs = alone(load())
     assert len({tuple(output) for output in outputs}) == len(PROMPTS)
     assert all(len(set(output)) > 3 for output in outputs)
@@ -78,27 +79,27 @@ def test_the_model_is_lively_enough_for_these_tests(load: Callable[..., Engine])
 
 @pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_prompts_together_become_what_each_becomes_alone(
-    load: Callable[..., Engine], params: SamplingParams
+    load: Callable[..., OnnxEngine], params: SamplingParams
 ) -> None:
     assert load().generate(PROMPTS, params) == alone(load(), params)
 
 
 @pytest.mark.parametrize("max_num_tokens", [1, 7, 16])
 def test_cutting_prompts_into_chunks_changes_nothing(
-    load: Callable[..., Engine], max_num_tokens: int
+    load: Callable[..., OnnxEngine], max_num_tokens: int
 ) -> None:
     assert load(max_num_tokens=max_num_tokens).generate(PROMPTS, SEEDED) == alone(load(), SEEDED)
 
 
 @pytest.mark.parametrize("max_sequences", [1, 2])
 def test_more_prompts_than_rows_wait_their_turn(
-    load: Callable[..., Engine], max_sequences: int
+    load: Callable[..., OnnxEngine], max_sequences: int
 ) -> None:
     engine = load(max_sequences=max_sequences)
     assert engine.generate(PROMPTS, GREEDY) == alone(load())
 
 
-def test_sequences_of_many_lengths_share_few_rows(load: Callable[..., Engine]) -> None:
+def test_sequences_of_many_lengths_share_few_rows(load: Callable[..., OnnxEngine]) -> None:
     engine, single = load(max_sequences=3, max_num_tokens=8), load()
     wanted = [SamplingParams(max_tokens=n, top_p=0.9, seed=n) for n in (3, 11, 1, 7, 5)]
     sequences = [
@@ -114,7 +115,7 @@ def test_sequences_of_many_lengths_share_few_rows(load: Callable[..., Engine]) -
 @pytest.mark.parametrize("steps", [0, 1, 3, 6])
 @pytest.mark.parametrize("index", [0, 2, 4])
 def test_cancelling_one_changes_nothing_for_the_others(
-    load: Callable[..., Engine], steps: int, index: int
+    load: Callable[..., OnnxEngine], steps: int, index: int
 ) -> None:
     engine = load(max_sequences=4, max_num_tokens=12)
     sequences = add(engine, *PROMPTS, params=GREEDY)
@@ -129,7 +130,7 @@ def test_cancelling_one_changes_nothing_for_the_others(
     assert [sequence.output for sequence in sequences] == outputs
 
 
-def test_cancelling_frees_the_row(load: Callable[..., Engine]) -> None:
+def test_cancelling_frees_the_row(load: Callable[..., OnnxEngine]) -> None:
     engine = load(max_sequences=1)
     first, second = add(engine, *PROMPTS[:2], params=GREEDY)
     engine.step()
@@ -139,7 +140,7 @@ def test_cancelling_frees_the_row(load: Callable[..., Engine]) -> None:
     assert engine.step() == [second]
 
 
-def test_cancelling_what_has_ended_changes_nothing(load: Callable[..., Engine]) -> None:
+def test_cancelling_what_has_ended_changes_nothing(load: Callable[..., OnnxEngine]) -> None:
     engine = load()
     (sequence,) = add(engine, PROMPTS[0], params=GREEDY)
     finish(engine)
@@ -147,14 +148,36 @@ def test_cancelling_what_has_ended_changes_nothing(load: Callable[..., Engine]) 
     assert sequence.finish_reason == "length"
 
 
-def test_a_step_gives_every_running_sequence_a_token(load: Callable[..., Engine]) -> None:
+def test_a_step_gives_every_running_sequence_a_token(load: Callable[..., OnnxEngine]) -> None:
     engine = load(max_num_tokens=10)
     first, second, third = add(engine, *PROMPTS[:3], params=GREEDY)
     assert engine.step() == [first, second]
     assert [len(sequence.output) for sequence in (first, second, third)] == [1, 1, 0]
 
 
-def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., Engine]) -> None:
+def test_its_figures_are_those_of_its_scheduler_and_its_cache(
+    load: Callable[..., OnnxEngine],
+) -> None:
+    engine = load(max_sequences=2, max_num_tokens=128)
+    engine.generate(make_prompts(40), SamplingParams(max_tokens=1))
+    add(engine, *make_prompts(40, 33), *make_prompts(33), params=GREEDY)
+    engine.step()
+    engine.scheduler.num_preempted = 4
+    pool = engine.scheduler.pool
+    assert engine.stats() == EngineStats(
+        num_running=2,
+        num_waiting=1,
+        num_preempted=4,
+        num_used_blocks=6,
+        num_cached_blocks=pool.num_cached,
+        num_blocks=pool.num_blocks,
+        block_bytes=engine.layout.block_bytes,
+        num_looked_up_blocks=6,
+        num_reused_blocks=2,
+    )
+
+
+def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., OnnxEngine]) -> None:
     engine = load()
     output = alone(engine)[1]
     first = output.index(output[5])
@@ -169,7 +192,7 @@ def test_end_tokens_stop_words_and_log_probabilities(load: Callable[..., Engine]
     assert all(told.chosen <= 0 for told in sequence.log_probs)
 
 
-def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., Engine]) -> None:
+def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., OnnxEngine]) -> None:
     engine = load()
     (prompt,) = make_prompts(CONTEXT - 5)
     (output,) = engine.generate([prompt], SamplingParams(max_tokens=5))
@@ -179,7 +202,7 @@ def test_a_full_context_can_be_used_to_its_last_token(load: Callable[..., Engine
 
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_failing_step_drops_what_runs_and_no_more(
-    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, steps: int
+    load: Callable[..., OnnxEngine], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     engine = load(max_sequences=2)
     sequences = add(engine, *PROMPTS, params=GREEDY)
@@ -203,12 +226,12 @@ def test_a_failing_step_drops_what_runs_and_no_more(
     assert not any(sequence.finished for sequence in sequences[:2])
 
 
-def check(engine: Engine, prompt: NDArray[np.int32] | list[int], **settings: Any) -> None:
+def check(engine: OnnxEngine, prompt: NDArray[np.int32] | list[int], **settings: Any) -> None:
     params = SamplingParams(**{"max_tokens": 1} | settings)
     engine.check(np.asarray(prompt, dtype=np.int32), params)
 
 
-def test_what_just_fits_is_accepted(load: Callable[..., Engine]) -> None:
+def test_what_just_fits_is_accepted(load: Callable[..., OnnxEngine]) -> None:
     engine = load()
     check(engine, [0] * (CONTEXT - 1), max_tokens=1)
     check(engine, [0, VOCAB - 1], max_tokens=CONTEXT - 2, bad_words=((0,), (VOCAB - 1, 0)))
@@ -251,7 +274,7 @@ def test_what_just_fits_is_accepted(load: Callable[..., Engine]) -> None:
     ],
 )
 def test_what_can_never_run_is_refused_with_its_bound(
-    load: Callable[..., Engine], prompt: list[int], settings: dict[str, Any], message: str
+    load: Callable[..., OnnxEngine], prompt: list[int], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as error:
         check(load(), prompt, **settings)
@@ -260,14 +283,14 @@ def test_what_can_never_run_is_refused_with_its_bound(
 
 def test_a_folder_without_an_engine_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=rf"{tmp_path}/engine\.json is missing: build an engine"):
-        Engine(tmp_path)
+        OnnxEngine(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"build_config": {}}', "[1]", "\xff"])
 def test_a_foreign_engine_json_is_named_in_a_line(damaged: Path, text: str) -> None:
     (damaged / "engine.json").write_text(text, encoding="latin-1")
     with pytest.raises(EngineError) as error:
-        Engine(damaged)
+        OnnxEngine(damaged)
     assert str(error.value).startswith(f"{damaged}/engine.json does not describe an engine: ")
     assert "\n" not in str(error.value)
 
@@ -276,10 +299,10 @@ def test_a_foreign_engine_json_is_named_in_a_line(damaged: Path, text: str) -> N
 def test_a_missing_or_damaged_graph_is_named(damaged: Path, file: str) -> None:
     (damaged / file).write_bytes((damaged / file).read_bytes()[:100])
     with pytest.raises(EngineError, match=rf"{damaged}/segment_0[01]\.onnx can't be loaded: "):
-        Engine(damaged)
+        OnnxEngine(damaged)
     (damaged / file).unlink()
     with pytest.raises(EngineError, match=rf"{damaged}/segment_0[01]\.onnx can't be loaded: "):
-        Engine(damaged)
+        OnnxEngine(damaged)
 
 
 @pytest.mark.parametrize(
@@ -293,10 +316,10 @@ def test_a_graph_other_than_described_is_named(damaged: Path, name: str, value: 
         EngineError,
         match=r"segment_0\d\.onnx is not the graph that the engine\.json|can't be loaded|rotary",
     ):
-        Engine(damaged)
+        OnnxEngine(damaged)
 
 
-def test_preempted_sequences_go_on_where_they_were(load: Callable[..., Engine]) -> None:
+def test_preempted_sequences_go_on_where_they_were(load: Callable[..., OnnxEngine]) -> None:
     """Room for about two sequences: the others are put off again and again."""
     params = SamplingParams(max_tokens=40, top_p=0.95, temperature=1.5, seed=5)
     engine = load(kv_cache_bytes=6 * load().layout.block_bytes)
@@ -307,7 +330,7 @@ def test_preempted_sequences_go_on_where_they_were(load: Callable[..., Engine]) 
 
 
 def test_what_the_cache_can_never_hold_is_refused_with_the_figure(
-    load: Callable[..., Engine],
+    load: Callable[..., OnnxEngine],
 ) -> None:
     engine = load(kv_cache_bytes=3 * load().layout.block_bytes)
     check(engine, [5] * 40, max_tokens=8)
@@ -319,7 +342,9 @@ def test_what_the_cache_can_never_hold_is_refused_with_the_figure(
 
 
 @pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-def test_a_warm_prefix_changes_nothing(load: Callable[..., Engine], params: SamplingParams) -> None:
+def test_a_warm_prefix_changes_nothing(
+    load: Callable[..., OnnxEngine], params: SamplingParams
+) -> None:
     (prefix,) = make_prompts(50)
     prompts = [np.concatenate([prefix, tail]) for tail in make_prompts(3, 20, 1)]
     cold = [load().generate([prompt], params)[0] for prompt in prompts]
@@ -332,7 +357,7 @@ def test_a_warm_prefix_changes_nothing(load: Callable[..., Engine], params: Samp
 
 
 def test_without_kernels_the_engine_says_the_same(
-    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., OnnxEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = load()
     assert compiled.runner.name == "ONNX Runtime, attention in C"

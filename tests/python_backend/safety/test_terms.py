@@ -79,9 +79,12 @@ def test_characters_are_folded(character: str, folded: str) -> None:
 
 def test_a_long_text_takes_linear_time() -> None:
     def seconds(length: int) -> float:
-        start = time.perf_counter()
-        FINDER.scan("a b c d e f " * length, 0, final=True)
-        return time.perf_counter() - start
+        """The least of some tries, on the processor's clock: what else runs doesn't count."""
+        taken = []
+        for _ in range(3):
+            start = time.thread_time()
+            FINDER.scan("a b c d e f " * length, 0, final=True)
+            taken.append(time.thread_time() - start)
+        return min(taken)
 
-    seconds(10)
-    assert seconds(20_000) < 40 * seconds(2_000) + 1
+    assert seconds(4_000) < 40 * seconds(400)

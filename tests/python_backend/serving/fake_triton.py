@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from contract.tensors import Model
 
 _NUMPY = {
     "BOOL": np.bool_,
+    "FP16": np.float16,
     "FP32": np.float32,
     "INT32": np.int32,
     "INT64": np.int64,
@@ -97,9 +98,13 @@ class Logger:
     def log_info(cls, message: str) -> None:
         cls.logged.append(("info", message))
 
+    @classmethod
+    def log_warn(cls, message: str) -> None:
+        cls.logged.append(("warning", message))
+
 
 class TritonError:
-    INVALID_ARG = 3
+    INTERNAL, INVALID_ARG, UNAVAILABLE = 1, 3, 4
 
     def __init__(self, message: str, code: int | None = None) -> None:
         self.message = message
@@ -120,6 +125,7 @@ class Request:
     cancelled: bool = False
     timeout_us: int = 0
     parameters_json: str = "{}"
+    id: str = "r"
     responses: list[InferenceResponse] = field(default_factory=list)
     ended: bool = False
 
@@ -127,7 +133,7 @@ class Request:
         return list(self.tensors.values())
 
     def request_id(self) -> str:
-        return "r"
+        return self.id
 
     def timeout(self) -> int:
         return self.timeout_us
@@ -148,20 +154,66 @@ class Request:
 
 
 class InferenceRequest:
-    """A request that a model makes."""
+    """A request that a model makes.
+
+    Attributes:
+        made: All that were sent.
+        answer: What another model answers.
+    """
 
     made: list[InferenceRequest]
+    answer: Callable[[InferenceRequest], Iterable[OtherResponse]]
 
-    def __init__(self, model_name: str, inputs: list[Tensor], **_: Any) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        inputs: list[Tensor],
+        request_id: str = "",
+        requested_output_names: Sequence[str] = (),
+    ) -> None:
         self.model_name = model_name
         self.inputs = {tensor.name(): tensor.as_numpy() for tensor in inputs}
+        self.request_id = request_id
+        self.requested_output_names = requested_output_names
 
-    def exec(self, decoupled: bool) -> list[InferenceResponse]:
+    def exec(self, decoupled: bool) -> Iterable[OtherResponse]:
         InferenceRequest.made.append(self)
-        return []
+        return InferenceRequest.answer(self)
 
 
 InferenceRequest.made = []
+InferenceRequest.answer = lambda request: []
+
+
+class OtherError:
+    """Another model's error, as it shows to the one that called it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self._message, self._code = message, code
+
+    def message(self) -> str:
+        return self._message
+
+    def code(self) -> int:
+        return self._code
+
+
+class OtherResponse:
+    """Another model's response, as it shows to the one that called it."""
+
+    def __init__(self, error: OtherError | None = None, **outputs: NDArray[Any]) -> None:
+        self.outputs = outputs
+        self._error = error
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> OtherError | None:
+        return self._error
+
+
+def get_output_tensor_by_name(response: OtherResponse, name: str) -> Tensor | None:
+    return Tensor(name, response.outputs[name]) if name in response.outputs else None
 
 
 def make_request(model: Model, cancelled: bool = False, **inputs: Any) -> Request:
@@ -190,5 +242,6 @@ _module.MetricFamily = MetricFamily
 _module.TritonError = TritonError
 _module.InferenceRequest = InferenceRequest
 _module.InferenceResponse = InferenceResponse
+_module.get_output_tensor_by_name = get_output_tensor_by_name
 _module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 sys.modules["triton_python_backend_utils"] = _module

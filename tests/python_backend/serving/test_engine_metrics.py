@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from python_backend.engine.kv_cache import BlockPool
-from python_backend.engine.onnx_engine import Engine
-from python_backend.engine.scheduler import Scheduler
+from python_backend.engine.engine_core import EngineStats
 from python_backend.engine.sequence import SamplingParams, Sequence
+from tests.python_backend.sample_engine import SampleEngine
 from tests.python_backend.serving.fake_triton import Metric, MetricFamily
 
 from python_backend.serving.engine_metrics import LATENCIES_S, EngineMetrics  # isort: skip
 
 
-class FakeEngine:
-    """As much of an engine as its metrics look at."""
+class FakeEngine(SampleEngine):
+    """An engine that says what the test has it say."""
 
-    def __init__(self) -> None:
-        self.scheduler = Scheduler(BlockPool(8), max_sequences=2, max_num_tokens=64)
-        self.layout = SimpleNamespace(block_bytes=1000)
-        self.batch_size = 0
+    said = EngineStats()
+
+    def stats(self) -> EngineStats:
+        return self.said
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def metrics(engine: FakeEngine) -> EngineMetrics:
-    return EngineMetrics("m", "1", cast(Engine, engine))
+    return EngineMetrics("m", "1", engine)
 
 
 def series(name: str, **labels: str) -> Metric:
@@ -100,17 +98,23 @@ def test_later_tokens_tell_of_the_gaps_between_them(
     assert value("prompt_tokens_total") == 0
 
 
-def test_memory_and_queues_are_the_schedulers(engine: FakeEngine, metrics: EngineMetrics) -> None:
-    scheduler = engine.scheduler
-    for kind in range(3):
-        scheduler.add(Sequence(np.full(40, kind, dtype=np.int32), SamplingParams(max_tokens=2)))
-    for work in scheduler.schedule():
-        scheduler.computed(work)
-    scheduler.num_preempted = 4
+def test_memory_and_queues_are_the_engines(engine: FakeEngine, metrics: EngineMetrics) -> None:
+    engine.said = EngineStats(
+        num_running=2,
+        num_waiting=1,
+        num_preempted=4,
+        num_used_blocks=5,
+        num_cached_blocks=3,
+        num_blocks=8,
+        block_bytes=1000,
+        num_looked_up_blocks=7,
+        num_reused_blocks=6,
+    )
     metrics.publish()
     assert (value("running_sequences"), value("waiting_sequences")) == (2, 1)
     assert (value("kv_cache_used_blocks"), value("kv_cache_used_bytes")) == (5, 5000)
     assert (value("kv_cache_budget_blocks"), value("kv_cache_budget_bytes")) == (8, 8000)
+    assert value("kv_cache_cached_blocks") == 3
     assert value("preempted_sequences_total") == 4
-    assert value("prefix_looked_up_blocks_total") == 4
-    assert value("prefix_reused_blocks_total") == 0
+    assert value("prefix_looked_up_blocks_total") == 7
+    assert value("prefix_reused_blocks_total") == 6

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
 from contract.models import TENSORRT_LLM_MODEL, UNSUPPORTED_INPUTS
+from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
 from python_backend.serving.generation_request import GenerationRequest, Reporting, read_request
 
@@ -38,11 +39,17 @@ class FakeInputs:
             name: np.array(value, DTYPES[DATA_TYPES[name]]) for name, value in inputs.items()
         }
 
-    def array(self, name: str) -> NDArray[Any] | None:
-        return self._arrays.get(name)
+    def array(self, tensor: Tensor) -> NDArray[Any] | None:
+        return self._arrays.get(tensor.name)
 
-    def scalars(self, name: str, batch: int) -> list[Any] | None:
-        array = self.array(name)
+    def required(self, tensor: Tensor) -> NDArray[Any]:
+        array = self.array(tensor)
+        if array is None:
+            raise InvalidRequestError(f"{tensor.name} is missing")
+        return array
+
+    def scalars(self, tensor: Tensor, batch: int) -> list[Any] | None:
+        array = self.array(tensor)
         return None if array is None else cast("list[Any]", array.reshape(batch).tolist())
 
     def timeout_us(self) -> int:
@@ -277,12 +284,12 @@ def test_log_probabilities_and_liveness_probes_where_asked_for() -> None:
     assert request.liveness_probes
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED_INPUTS)
-def test_what_the_engine_cannot_do_is_refused_by_name(name: str) -> None:
+@pytest.mark.parametrize("tensor", UNSUPPORTED_INPUTS, ids=lambda tensor: tensor.name)
+def test_what_the_engine_cannot_do_is_refused_by_name(tensor: Tensor) -> None:
     # Zero of a number is a value as any other, such as the LoRA task 0.
-    value = {"STRING": "json", "BOOL": True}.get(DATA_TYPES[name], 0)
-    assert refusal(**{name: [[value]]}) == (
-        f"{name}: {UNSUPPORTED_INPUTS[name]} is not supported by this engine"
+    value = {"STRING": "json", "BOOL": True}.get(tensor.data_type, 0)
+    assert refusal(**{tensor.name: [[value]]}) == (
+        f"{tensor.name}: {UNSUPPORTED_INPUTS[tensor]} is not supported by this engine"
     )
 
 

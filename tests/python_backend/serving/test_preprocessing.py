@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.error_text import Status, read
 from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceResponse,
@@ -77,7 +78,9 @@ def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str
     error = answer(model, *texts, **inputs).error
     assert error is not None
     assert error.code == TritonError.INVALID_ARG
-    return error.message
+    status, message = read(error.message)
+    assert status is Status.INVALID_ARGUMENT
+    return message
 
 
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
@@ -360,3 +363,37 @@ def test_a_request_can_have_its_text_taken_as_it_is(
     (response,) = model.execute([request])
     assert response.error is not None
     assert "chat_template is 3; it must be 'auto' or 'off'" in response.error.message
+
+
+def test_what_nobody_foresaw_fails_alone(
+    load: Callable[..., TritonPythonModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load()
+    encode = model._tokenizer.encode
+
+    def broken(text: str, *args: Any, **kwargs: Any) -> Any:
+        if text == "cat":
+            raise RuntimeError("the tokenizer broke")
+        return encode(text, *args, **kwargs)
+
+    monkeypatch.setattr(model._tokenizer, "encode", broken)
+    requests = [
+        make_request(PREPROCESSING_MODEL, QUERY=[[text]], REQUEST_OUTPUT_LEN=[[9]])
+        for text in ("dog", "cat", "dog")
+    ]
+    responses = model.execute(requests)
+    assert [response.error is None for response in responses] == [True, False, True]
+    assert read(responses[1].error.message) == (Status.INTERNAL, "the tokenizer broke")
+    assert responses[1].error.code == TritonError.INTERNAL
+
+
+@pytest.mark.parametrize("missing", ["QUERY", "REQUEST_OUTPUT_LEN"])
+def test_an_input_that_is_missing_is_named(
+    load: Callable[..., TritonPythonModel], missing: str
+) -> None:
+    """Who asks this model itself may leave out what the ensemble insists on."""
+    inputs: dict[str, Any] = {"QUERY": [["a"]], "REQUEST_OUTPUT_LEN": [[9]]}
+    del inputs[missing]
+    (response,) = load().execute([make_request(PREPROCESSING_MODEL, **inputs)])
+    assert read(response.error.message).status is Status.INVALID_ARGUMENT
+    assert missing in response.error.message

@@ -1,0 +1,113 @@
+"""The ``tensorrt_llm`` model on an engine in this process; which engine is for a subclass to say.
+
+Three threads: Triton's, which checks requests and hands them over; the engine's (``engine_loop``),
+which owns the engine and runs it step by step; and the sender's, since sending a response takes
+longer than the engine can wait.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from threading import Thread
+
+import triton_python_backend_utils as pb_utils
+
+from contract.errors import ServerBusyError
+from contract.model_settings import EngineModelSettings
+from contract.models import EngineInputs
+from python_backend.engine.engine_core import EngineCore
+from python_backend.engine.processor import available_cores
+from python_backend.serving.engine_loop import EngineLoop
+from python_backend.serving.engine_metrics import EngineMetrics
+from python_backend.serving.engine_stream import EngineStream
+from python_backend.serving.generation_request import read_request
+from python_backend.serving.intake import answer_all
+from python_backend.serving.pacing import Outbox, Pacer
+from python_backend.serving.probing import Prober
+from python_backend.serving.sessions import Session
+from python_backend.serving.triton_api import Inputs
+
+_RESPONSES_PER_CORE_S = 32
+"""Each costs two to three milliseconds of a core beside a large engine: together up to a tenth."""
+
+
+class EngineModel(ABC):
+    """Generates tokens for many requests at once."""
+
+    @abstractmethod
+    def load(self, args: dict[str, str]) -> tuple[EngineCore, EngineModelSettings]:
+        """Load the engine that Triton's configuration of the model names.
+
+        Args:
+            args: What Triton initializes the model with.
+
+        Returns:
+            The engine, and how requests to it are served.
+        """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine and start the threads."""
+        self._engine, self._settings = self.load(args)
+        pb_utils.Logger.log_info(f"the engine runs on: {self._engine.name}")
+        metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
+        per_s = self._settings.stream_responses_per_s or _RESPONSES_PER_CORE_S * available_cores()
+        period_s = self._settings.cancellation_check_period_ms / 1000
+        self._outbox = Outbox(Pacer(per_s, burst=max(per_s // 10, 1)))
+        # Probes may take a quarter of the responses that streams may have.
+        prober = Prober(period_s, most=max(int(per_s * period_s / 4), 1))
+        self._loop = EngineLoop(self._engine, metrics, self._outbox, prober, period_s)
+        self._threads = [
+            Thread(target=self._loop.run, name="engine"),
+            Thread(target=self._run_sender, name="sender"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Check requests and hand them to the engine."""
+        answer_all(requests, self._take, self._loop.stop)
+
+    def finalize(self) -> None:
+        """End the threads; what is still running ends as cancelled."""
+        self._loop.end()
+        for thread in self._threads:
+            thread.join()
+
+    def _take(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
+        generation = read_request(
+            inputs,
+            default_end_ids=self._engine.end_token_ids,
+            exclude_input=self._settings.exclude_input_in_output,
+        )
+        for row in generation.rows:
+            self._engine.check(row.prompt, row.params)
+        waiting = self._loop.num_waiting
+        if waiting + len(generation.rows) > self._settings.max_queue_size:
+            raise ServerBusyError(
+                f"the queue is full: {waiting} sequences wait and this request has "
+                f"{len(generation.rows)}; max_queue_size is {self._settings.max_queue_size}"
+            )
+        said = inputs.scalars(EngineInputs.STREAM_CONTEXT, generation.batch_size)
+        contexts = said or [b""] * generation.batch_size
+        streams = [
+            EngineStream(row, generation.reporting, contexts[row.batch_index])
+            for row in generation.rows
+        ]
+        self._loop.start(
+            Session(
+                request,
+                streams,
+                batch_size=generation.batch_size,
+                num_return_sequences=generation.num_return_sequences,
+                probes=generation.liveness_probes,
+                timeout_s=generation.timeout_us / 1e6 or math.inf,
+            )
+        )
+
+    def _run_sender(self) -> None:
+        for job in self._outbox:
+            try:
+                job()
+            except Exception as error:  # one client's trouble is not another's
+                pb_utils.Logger.log_warn(f"a response could not be sent: {error!r}")

@@ -1,0 +1,99 @@
+"""A stream whose tokens an engine in this process makes, and what it tells of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.models import EngineOutputs
+from contract.tensors import Tensor
+from python_backend.engine.sequence import LogProbs, Sequence
+from python_backend.serving.encoding import Piece, number
+from python_backend.serving.generation_request import Reporting, Row
+from python_backend.serving.sessions import Stream
+
+
+class EngineStream(Stream):
+    """A sequence of the engine on its way to a client.
+
+    Attributes:
+        sequence: The engine's.
+        reporting: What its responses carry.
+        num_sent: Its tokens that were sent.
+    """
+
+    def __init__(self, row: Row, reporting: Reporting, context: bytes) -> None:
+        self.sequence = Sequence(row.prompt, row.params, row.priority)
+        super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
+        self.reporting = reporting
+        self.num_sent = 0
+        self._cum_log_prob = 0.0
+
+    def send_news(self) -> None:
+        """Send what there is since the last time, if there is anything."""
+        self.queued = False
+        if not self.ended:
+            piece = self._take()
+            if piece is not None:
+                self.session.send(self, piece)
+
+    def _take(self) -> Piece | None:
+        """All that was not sent yet. The engine may go on meanwhile, so the reason comes first."""
+        sequence = self.sequence
+        reason = sequence.finish_reason
+        tokens = sequence.output[self.num_sent :]
+        if not (tokens or reason):
+            return None
+        before, self.num_sent = self.num_sent, self.num_sent + len(tokens)
+        log_probs = sequence.log_probs[before : self.num_sent]
+        self._cum_log_prob += sum(each.chosen for each in log_probs)
+        ids = np.asarray(tokens, dtype=np.int32)
+        if self.reporting.echo and reason:
+            ids = np.concatenate([sequence.prompt, ids])
+        return Piece((ids,), reason, self._statistics(len(tokens), log_probs))
+
+    def _statistics(self, num_tokens: int, log_probs: list[LogProbs]) -> dict[Tensor, NDArray[Any]]:
+        """What the request asks for, of the tokens that leave now and of the whole."""
+        params, reporting = self.sequence.params, self.reporting
+        outputs: dict[Tensor, NDArray[Any]] = {}
+        if params.reports_log_probs:
+            chosen = [each.chosen for each in log_probs]
+            cumulated = np.array([[self._cum_log_prob]], dtype=np.float32)
+            outputs[EngineOutputs.CUM_LOG_PROBS] = cumulated
+            outputs[EngineOutputs.OUTPUT_LOG_PROBS] = np.array([[chosen]], dtype=np.float32)
+        if width := params.num_top_log_probs:
+            ids = np.array([each.top_ids for each in log_probs], dtype=np.int32)
+            values = np.array([each.top for each in log_probs], dtype=np.float32)
+            shape = (1, 1, len(log_probs), -1 if log_probs else width)
+            outputs[EngineOutputs.TOP_LOG_PROB_IDS] = ids.reshape(shape)
+            outputs[EngineOutputs.TOP_LOG_PROBS] = values.reshape(shape)
+        if reporting.num_input_tokens:
+            outputs[EngineOutputs.NUM_INPUT_TOKENS] = number(self.sequence.prompt.size)
+        if reporting.num_output_tokens:
+            outputs[EngineOutputs.NUM_OUTPUT_TOKENS] = number(num_tokens)
+        if reporting.perf_metrics:
+            outputs.update(_perf_metrics(self.sequence))
+        return outputs
+
+
+def _perf_metrics(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:
+    """Times, and what of the KV cache was new; no drafts are made."""
+    new, reused = sequence.num_new_blocks, sequence.num_reused_blocks
+    return {
+        EngineOutputs.KV_CACHE_ALLOC_NEW_BLOCKS: number(new),
+        EngineOutputs.KV_CACHE_REUSED_BLOCKS: number(reused),
+        EngineOutputs.KV_CACHE_ALLOC_TOTAL_BLOCKS: number(new + reused),
+        EngineOutputs.ARRIVAL_TIME_NS: _time(sequence.arrival_ns),
+        EngineOutputs.FIRST_SCHEDULED_TIME_NS: _time(sequence.first_scheduled_ns),
+        EngineOutputs.FIRST_TOKEN_TIME_NS: _time(sequence.first_token_ns),
+        EngineOutputs.LAST_TOKEN_TIME_NS: _time(sequence.last_token_ns),
+        EngineOutputs.ACCEPTANCE_RATE: np.zeros((1, 1), dtype=np.float32),
+        EngineOutputs.TOTAL_ACCEPTED_DRAFT_TOKENS: number(0),
+        EngineOutputs.TOTAL_DRAFT_TOKENS: number(0),
+    }
+
+
+def _time(time_ns: int) -> NDArray[np.int64]:
+    return np.array([[time_ns]], dtype=np.int64)
