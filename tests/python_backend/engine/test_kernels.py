@@ -131,7 +131,7 @@ def test_no_compiler_is_needed_and_nothing_is_written(
     monkeypatch.setenv("PATH", "")
     kernels = load_kernels(1)
     assert kernels is not None
-    assert kernels.trireme_num_threads() >= 1
+    assert load_kernels(1) is kernels
     assert not cache.exists()
 
 
