@@ -131,8 +131,8 @@ classifier: venv ## Train the safety policies' small classifier anew (seconds)
 	@$(run) -m build.train_classifier policies/classifiers/prompt_injection
 
 .PHONY: kernels
-kernels: $(KERNELS_VENV)/.installed ## Build the C kernels for all processors (ARGS=--check compares)
-	@"$(KERNELS_VENV)/bin/python" -m python_backend.engine.kernels.kernel_release $(ARGS)
+kernels: venv $(KERNELS_VENV)/.installed ## Build the C kernels for all processors (ARGS=--check compares)
+	@$(run) -m python_backend.engine.kernels.kernel_release "$(KERNELS_VENV)/bin/python" $(ARGS)
 
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture

@@ -59,12 +59,13 @@ class ProductInputs:
         self._index = 0
         self._residuals: list[NDArray[np.float32]] = []
         self._qkv: list[NDArray[np.float32]] = []
-        layout = Layout(len(spec.layers), spec.num_heads, spec.num_kv_heads, spec.head_dim)
+        heads = spec.decoder.heads
+        layout = Layout(len(heads), heads[0].num_heads, heads[0].num_kv_heads, heads[0].head_dim)
         blocks = -(-max(map(len, samples)) // BLOCK_TOKENS)
         # Each sample writes over what the one before it left: nothing reads it again.
         pool = np.zeros((blocks, *layout.block_shape), np.float32)
         self._table = np.arange(blocks, dtype=np.int32)[None]
-        self._attention = NumpyAttention(layout, pool, spec.rotary_table(), spec.attention)
+        self._attention = NumpyAttention(layout, pool, spec.rotary_table(), heads)
 
     def next_segment(self) -> Moments:
         """Compute the next segment; returns ``x.T @ x`` by the name of a product's first weight.
@@ -121,18 +122,18 @@ class ProductInputs:
     def _feed(self, sample: int) -> dict[str, NDArray[Any]]:
         if self._index == 0:
             return {"input_ids": self._ids[sample]}
-        spec, qkv = self._spec, self._qkv[sample]
+        heads, qkv = self._spec.decoder.heads, self._qkv[sample]
         batch = PackedBatch(
             starts=np.array([0, len(qkv)], np.int32),
             lengths=np.zeros(1, np.int32),
             tables=self._table,
         )
-        attended = np.zeros((len(qkv), spec.q_size), np.float32)
+        attended = np.zeros((len(qkv), heads[self._index - 1].q_size), np.float32)
         self._attention(self._index - 1, batch, qkv, attended)
         feed: dict[str, NDArray[Any]] = {
             "attention": attended,
             "residual": self._residuals[sample],
         }
-        if self._index == len(spec.layers):
+        if self._index == len(heads):
             feed["rows"] = np.arange(len(qkv), dtype=np.int64)
         return feed

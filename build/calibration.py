@@ -67,7 +67,7 @@ class _Watch:
         """Queries and keys as attention sees them, ``[tokens, heads, head_dim]``."""
         config = self._config
         heads = qkv.reshape(len(qkv), -1, config.head_dim)[:, : -config.num_kv_heads]
-        if layer in config.attention.unrotated_layers:
+        if not config.decoder.heads[layer].rotary_dim:
             return heads
         counts = np.diff(batch.starts)
         positions = np.concatenate(

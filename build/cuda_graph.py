@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 
 from build.build_errors import CheckpointError
-from build.decoder import DecoderSpec, LayerTensors
+from build.decoder import DecoderSpec
 from build.decoder_graph import DecoderGraph
 from build.onnx_writer import CONTRIB, OnnxGraph, WeightsFile, tensor_type
 from build.storage import StorageFactory
 from build.weight_tensors import Tensors
 from python_backend.engine.engine_config import GRAPH_FILE
+from python_backend.engine.layers import GroupedAttention
 
 _OUTGROW_FLOAT16 = ("Gemma2ForCausalLM",)
 """Architectures whose residual stream goes beyond float16; vLLM refuses them in it, too."""
@@ -103,51 +104,59 @@ class CudaGraph(DecoderGraph):
         ]
         bounds = graph.input("attention_metadata", np.int32, [3])
         rotary = self._rotary()
-        cache_shape: list[int | str] = ["blocks", block_tokens, spec.num_kv_heads, spec.head_dim]
         residual, delta = self._embedding(ids, "embedded"), ""
         for index, layer in enumerate(spec.layers):
             name = f"layers.{index}"
+            attention, heads = layer.attention, layer.attention.heads
+            shape: list[int | str] = ["blocks", block_tokens, heads.num_kv_heads, heads.head_dim]
             caches = [f"{part}_cache.{index}" for part in ("key", "value")]
             for cache in caches:
-                graph.input(cache, np.float16, cache_shape)
-                graph.output(f"{cache}.out", np.float16, cache_shape)
+                graph.input(cache, np.float16, shape)
+                graph.output(f"{cache}.out", np.float16, shape)
             hidden, residual = self._add_and_norm(
-                f"{name}/attention_norm", layer.attention_norm, residual, delta, f"{name}/input"
+                f"{name}/attention_norm", attention.norm, residual, delta, f"{name}/input"
             )
-            bias = self._vector(layer.qkv_bias) if layer.qkv_bias else ""
-            qkv = self._storage.linear(hidden, layer.qkv, f"{name}/qkv", bias)
-            attended = self._attention(index, layer, [qkv, "", "", *caches, *batch], rotary, bounds)
+            qkv = self._product(hidden, attention.qkv, f"{name}/qkv")
+            inputs = [qkv, "", "", *caches, *batch]
+            attended = self._attention(index, attention, inputs, rotary, bounds)
             if index == len(spec.layers) - 1:
                 attended = graph.node("Gather", [attended, rows], "attended/rows")
                 residual = graph.node("Gather", [residual, rows], "residual/rows")
             residual, delta = self._after_attention(name, layer, attended, residual)
             progress(index + 1)
-        hidden, _ = self._add_and_norm("final_norm", spec.final_norm, residual, delta, "output")
+        hidden, _ = self._add_and_norm(
+            "final_norm", spec.decoder.final_norm, residual, delta, "output"
+        )
         logits = self._logits(hidden, "logits/half")
         graph.node("Cast", [logits], "logits", to=tensor_type(np.dtype(np.float32)))
         graph.node("ArgMax", ["logits"], "tokens", axis=-1, keepdims=0)
-        graph.output("logits", np.float32, ["sequences_of_use", spec.vocab_size])
+        graph.output("logits", np.float32, ["sequences_of_use", spec.decoder.vocab_size])
         graph.output("tokens", np.int64, ["sequences_of_use"])
 
     def _attention(
-        self, index: int, layer: LayerTensors, inputs: list[str], rotary: list[str], bounds: str
+        self,
+        index: int,
+        attention: GroupedAttention,
+        inputs: list[str],
+        rotary: list[str],
+        bounds: str,
     ) -> str:
-        spec, graph = self._spec, self._graph
-        attention = spec.attention
-        turns = index not in attention.unrotated_layers
-        norms = [self._norm_weight(name) for name in layer.qk_norm or ()] or ["", ""]
-        window = attention.windows[index] if attention.windows else 0
+        graph, heads = self._graph, attention.heads
+        norms = [
+            "" if norm is None else self._norm_weight(norm)
+            for norm in (attention.q_norm, attention.k_norm)
+        ]
         attributes: dict[str, Any] = {
-            "num_heads": spec.num_heads,
-            "kv_num_heads": spec.num_kv_heads,
-            "scale": attention.scale or spec.head_dim**-0.5,
-            "softcap": attention.logit_softcap or 0.0,
-            "local_window_size": window or -1,
-            "do_rotary": int(turns),
-            "qk_norm_epsilon": spec.norm_eps,
+            "num_heads": heads.num_heads,
+            "kv_num_heads": heads.num_kv_heads,
+            "scale": heads.scale,
+            "softcap": heads.logit_softcap or 0.0,
+            "local_window_size": heads.window or -1,
+            "do_rotary": int(heads.rotary_dim > 0),
+            "qk_norm_epsilon": (attention.q_norm or attention.norm).eps,
         }
         # Not used: the slots to write to, which follow from the block table; attention sinks.
-        between = [*(rotary if turns else ["", ""]), "", ""]
+        between = [*(rotary if heads.rotary_dim else ["", ""]), "", ""]
         outputs = [f"layers.{index}/attention", *(f"{cache}.out" for cache in inputs[3:5])]
         return graph.multi_node(
             "PagedAttention",

@@ -1,15 +1,16 @@
 """What a decoder is made of, whatever its checkpoint calls it.
 
-A checkpoint's ``config.json`` becomes a :class:`DecoderSpec`: sizes, rotary embedding, and for
-each layer the tensors that hold its weights. The graphs are written from that alone, so supporting
-another architecture means describing it here.
+A checkpoint's ``config.json`` becomes a :class:`DecoderSpec`: the decoder as an engine describes it
+(``python_backend/engine/layers.py``), each part with the tensors that hold its weights, and what
+only a build has to know. The graphs are written from that alone, so supporting another architecture
+means describing it here.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,21 @@ from build.checkpoint import Checkpoint
 from build.model_config import ModelConfig
 from build.rotary import RotaryEmbedding, describe_rotary
 from build.weight_tensors import UnpackedTensors
-from python_backend.engine.engine_config import AttentionConfig
-
-Activation: TypeAlias = Literal["silu", "gelu_tanh"]
+from python_backend.engine.layers import (
+    Activation,
+    Attention,
+    Decoder,
+    FeedForward,
+    GatedFeedForward,
+    GroupedAttention,
+    Heads,
+    Layer,
+    Norm,
+    Pair,
+    Product,
+    RmsNorm,
+    products,
+)
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -74,110 +87,29 @@ _LM_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class LayerTensors:
-    """The names of one layer's tensors. A tuple is a product whose rows are put together."""
-
-    attention_norm: str
-    qkv: tuple[str, ...]
-    qkv_bias: tuple[str, ...]
-    qk_norm: tuple[str, str] | None
-    attention_output: str
-    post_attention_norm: str | None
-    mlp_norm: str
-    gate: str
-    up: str
-    down: str
-    post_mlp_norm: str | None
-
-
-@dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder-only transformer with RMS norms, rotary embedding and a gated MLP.
+    """A decoder, and what a build has to know of its checkpoint beside it.
 
     Attributes:
         architecture: The checkpoint's own name for it.
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the MLP.
-        num_heads: Query heads a layer.
-        num_kv_heads: Key and value heads a layer.
-        head_dim: Width of one head.
-        vocab_size: Rows of the embedding, width of the logits.
-        activation: What the MLP's gate goes through.
-        norm_eps: Epsilon of every RMS norm.
+        decoder: What it is made of; its tensors are the checkpoint's.
         norm_offset: Added to every norm's weight.
-        embedding_scale: Factor on the embedding's rows.
-        logit_softcap: Logits become ``cap * tanh(logit / cap)``; None leaves them.
-        attention: What attention does beyond the plain causal kind.
         rotary: The rotary embedding.
         context_length: Most tokens a sequence can have.
-        embedding: The token embedding's tensor.
-        layers: The tensors of each layer.
         packed: Matrices that the checkpoint stores in one, with their parts' names and rows.
-        final_norm: The last norm's tensor.
-        lm_head: The output projection's tensor; ``embedding`` where the two are tied.
     """
 
     architecture: str
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    activation: Activation
-    norm_eps: float
+    decoder: Decoder
     norm_offset: float
-    embedding_scale: float
-    logit_softcap: float | None
-    attention: AttentionConfig
     rotary: RotaryEmbedding
     context_length: int
-    embedding: str
-    layers: tuple[LayerTensors, ...]
     packed: dict[str, tuple[tuple[str, int], ...]]
-    final_norm: str
-    lm_head: str
 
     @property
-    def q_size(self) -> int:
-        """Width of the queries, all heads together."""
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Width of the keys (and of the values), all heads together."""
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def tied_embeddings(self) -> bool:
-        """Whether the output projection is the embedding itself."""
-        return self.lm_head == self.embedding
-
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that the decoder reads, with the shape it must have."""
-        hidden, head_dim = (self.hidden_size,), (self.head_dim,)
-        table = (self.vocab_size, self.hidden_size)
-        shapes = {self.embedding: table, self.final_norm: hidden, self.lm_head: table}
-        qkv_rows = (self.q_size, self.kv_size, self.kv_size)
-        for layer in self.layers:
-            shapes[layer.attention_norm] = shapes[layer.mlp_norm] = hidden
-            shapes.update(
-                (name, hidden)
-                for name in (layer.post_attention_norm, layer.post_mlp_norm)
-                if name is not None
-            )
-            shapes.update(
-                (name, (rows, self.hidden_size))
-                for name, rows in zip(layer.qkv, qkv_rows, strict=True)
-            )
-            shapes.update(
-                (name, (rows,)) for name, rows in zip(layer.qkv_bias, qkv_rows, strict=False)
-            )
-            shapes.update((name, head_dim) for name in layer.qk_norm or ())
-            shapes[layer.attention_output] = (self.hidden_size, self.q_size)
-            shapes[layer.gate] = shapes[layer.up] = (self.intermediate_size, self.hidden_size)
-            shapes[layer.down] = (self.hidden_size, self.intermediate_size)
-        return shapes
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder's layers."""
+        return self.decoder.layers
 
     def tensors(self, checkpoint: Checkpoint) -> UnpackedTensors:
         """The checkpoint's tensors under the names that this description uses.
@@ -224,40 +156,42 @@ def describe_decoder(checkpoint: Checkpoint, context_length: int | None = None) 
     context_length = context_length or longest
     num_layers = config.integer("num_hidden_layers")
     rotary = describe_rotary(config, head_dim, context_length)
-    intermediate_size = config.integer("intermediate_size")
-    q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
-    layers = tuple(_layer_tensors(index, family) for index in range(num_layers))
-
-    spec = DecoderSpec(
-        architecture=architecture,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
+    windows = _windows(config, architecture, num_layers, context_length)
+    unrotated = _unrotated_layers(config, num_layers)
+    heads = Heads(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        vocab_size=config.integer("vocab_size"),
-        activation=_activation(config),
-        norm_eps=config.number("rms_norm_eps"),
-        norm_offset=family.norm_offset,
-        embedding_scale=math.sqrt(hidden_size) if family.scales_embedding else 1.0,
-        logit_softcap=config.optional_number("final_logit_softcapping"),
-        attention=AttentionConfig(
-            scale=_attention_scale(config, head_dim),
-            logit_softcap=config.optional_number("attn_logit_softcapping"),
-            windows=_windows(config, architecture, num_layers, context_length),
-            rotary_dim=None if rotary.dim == head_dim else rotary.dim,
-            unrotated_layers=_unrotated_layers(config, num_layers),
+        scale=config.number("query_pre_attn_scalar", default=head_dim) ** -0.5,
+        logit_softcap=config.optional_number("attn_logit_softcapping"),
+        rotary_dim=rotary.dim,
+    )
+    parts = _Parts(config, family)
+    layers = []
+    for index in range(num_layers):
+        changes = {"window": windows[index] if windows else 0}
+        if index in unrotated:
+            changes["rotary_dim"] = 0
+        attention = parts.attention(index, heads.model_copy(update=changes))
+        layers.append(Layer(attention=attention, feed_forward=parts.feed_forward(index)))
+    lm_head = _EMBEDDING if config.flag("tie_word_embeddings") else _LM_HEAD
+    spec = DecoderSpec(
+        architecture=architecture,
+        decoder=Decoder(
+            embedding=_EMBEDDING,
+            embedding_scale=math.sqrt(hidden_size) if family.scales_embedding else 1.0,
+            layers=tuple(layers),
+            final_norm=parts.norm(_FINAL_NORM),
+            lm_head=parts.product(lm_head, config.integer("vocab_size")),
+            logit_softcap=config.optional_number("final_logit_softcapping"),
         ),
+        norm_offset=family.norm_offset,
         rotary=rotary,
         context_length=context_length,
-        embedding=_EMBEDDING,
-        layers=layers,
-        packed=_packed(layers, q_size, kv_size, intermediate_size) if family.packed else {},
-        final_norm=_FINAL_NORM,
-        lm_head=_EMBEDDING if config.flag("tie_word_embeddings") else _LM_HEAD,
+        packed=parts.packed,
     )
     tensors = spec.tensors(checkpoint)
-    for name, shape in spec.tensor_shapes().items():
+    for name, shape in spec.decoder.tensor_shapes().items():
         if tensors.shape(name) != shape:
             raise CheckpointError(
                 f"{name} has shape {list(tensors.shape(name))}, "
@@ -293,11 +227,6 @@ def _activation(config: ModelConfig) -> Activation:
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"the activation {name!r} is not supported")
     return _ACTIVATIONS[name]
-
-
-def _attention_scale(config: ModelConfig, head_dim: int) -> float | None:
-    scalar = config.optional_number("query_pre_attn_scalar")
-    return None if scalar is None or scalar == head_dim else scalar**-0.5
 
 
 def _windows(
@@ -346,41 +275,83 @@ def _unrotated_layers(config: ModelConfig, num_layers: int) -> tuple[int, ...]:
     return tuple(range(interval - 1, num_layers, interval))
 
 
-def _layer_tensors(index: int, family: _Family) -> LayerTensors:
-    layer = f"model.layers.{index}"
-    attention = f"{layer}.self_attn"
-    # Norms before and after: Gemma names the one before the MLP for what it is, and the name that
-    # it has elsewhere is the one after attention.
-    post_attention = f"{layer}.post_attention_layernorm.weight"
-    return LayerTensors(
-        attention_norm=f"{layer}.input_layernorm.weight",
-        qkv=tuple(f"{attention}.{part}_proj.weight" for part in "qkv"),
-        qkv_bias=tuple(f"{attention}.{part}_proj.bias" for part in "qkv" if family.qkv_bias),
-        qk_norm=(f"{attention}.q_norm.weight", f"{attention}.k_norm.weight")
-        if family.qk_norm
-        else None,
-        attention_output=f"{attention}.o_proj.weight",
-        post_attention_norm=post_attention if family.post_norms else None,
-        mlp_norm=f"{layer}.pre_feedforward_layernorm.weight"
-        if family.post_norms
-        else post_attention,
-        gate=f"{layer}.mlp.gate_proj.weight",
-        up=f"{layer}.mlp.up_proj.weight",
-        down=f"{layer}.mlp.down_proj.weight",
-        post_mlp_norm=f"{layer}.post_feedforward_layernorm.weight" if family.post_norms else None,
-    )
+class _Parts:
+    """The parts of layers as an architecture has them, and the names of their tensors.
 
+    Attributes:
+        packed: Matrices that the checkpoint stores in one, with their parts' names and rows.
+    """
 
-def _packed(
-    layers: tuple[LayerTensors, ...], q_size: int, kv_size: int, intermediate_size: int
-) -> dict[str, tuple[tuple[str, int], ...]]:
-    """Phi-3's packed matrices: queries, keys and values in one, gate and up in another."""
-    packed: dict[str, tuple[tuple[str, int], ...]] = {}
-    for layer in layers:
-        qkv = zip(layer.qkv, (q_size, kv_size, kv_size), strict=True)
-        packed[layer.qkv[0].replace("q_proj", "qkv_proj")] = tuple(qkv)
-        packed[layer.gate.replace("gate_proj", "gate_up_proj")] = (
-            (layer.gate, intermediate_size),
-            (layer.up, intermediate_size),
+    def __init__(self, config: ModelConfig, family: _Family) -> None:
+        self._family = family
+        self._hidden_size = config.integer("hidden_size")
+        self._intermediate_size = config.integer("intermediate_size")
+        self._activation = _activation(config)
+        self._eps = config.number("rms_norm_eps")
+        self.packed: dict[str, tuple[tuple[str, int], ...]] = {}
+
+    def norm(self, weight: str, width: int | None = None) -> Norm:
+        """A norm, by default as wide as the residual stream."""
+        return RmsNorm(weight=weight, width=width or self._hidden_size, eps=self._eps)
+
+    def product(self, weight: str, rows: int, columns: int | None = None) -> Product:
+        """A product with one matrix, by default of what is as wide as the residual stream."""
+        return Product(weights=(weight,), rows=(rows,), columns=columns or self._hidden_size)
+
+    def attention(self, index: int, heads: Heads) -> Attention:
+        """A layer's attention."""
+        name, family = f"model.layers.{index}.self_attn", self._family
+        q_norm, k_norm = (
+            self.norm(f"{name}.{part}_norm.weight", heads.head_dim) if family.qk_norm else None
+            for part in "qk"
         )
-    return packed
+        qkv = Product(
+            weights=tuple(f"{name}.{part}_proj.weight" for part in "qkv"),
+            rows=(heads.q_size, heads.kv_size, heads.kv_size),
+            columns=self._hidden_size,
+            bias=tuple(f"{name}.{part}_proj.bias" for part in "qkv" if family.qkv_bias),
+        )
+        self._pack(f"{name}.qkv_proj.weight", qkv)
+        return GroupedAttention(
+            norm=self.norm(f"model.layers.{index}.input_layernorm.weight"),
+            output_norm=self.norm(_after_attention(index)) if family.post_norms else None,
+            heads=heads,
+            qkv=qkv,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            output=self.product(f"{name}.o_proj.weight", self._hidden_size, heads.q_size),
+        )
+
+    def feed_forward(self, index: int) -> FeedForward:
+        """A layer's feed-forward."""
+        layer, inner = f"model.layers.{index}", self._intermediate_size
+        norm, output_norm = _after_attention(index), None
+        if self._family.post_norms:
+            norm = f"{layer}.pre_feedforward_layernorm.weight"
+            output_norm = self.norm(f"{layer}.post_feedforward_layernorm.weight")
+        gate_up = Pair(
+            first=self.product(f"{layer}.mlp.gate_proj.weight", inner),
+            second=self.product(f"{layer}.mlp.up_proj.weight", inner),
+        )
+        self._pack(f"{layer}.mlp.gate_up_proj.weight", gate_up)
+        return GatedFeedForward(
+            norm=self.norm(norm),
+            output_norm=output_norm,
+            activation=self._activation,
+            gate_up=gate_up,
+            down=self.product(f"{layer}.mlp.down_proj.weight", self._hidden_size, inner),
+        )
+
+    def _pack(self, name: str, part: Product | Pair) -> None:
+        """Where the architecture does so, as Phi-3 does: the checkpoint has these in one matrix."""
+        if self._family.packed:
+            self.packed[name] = tuple(
+                pair
+                for each in products(part)
+                for pair in zip(each.weights, each.rows, strict=True)
+            )
+
+
+def _after_attention(index: int) -> str:
+    """A norm's name, which is two: before the MLP, and where Gemma has others, after attention."""
+    return f"model.layers.{index}.post_attention_layernorm.weight"

@@ -37,7 +37,6 @@ from build.storage import (
 )
 from build.weight_tensors import Tensors
 from python_backend.engine.cuda_device import CudaLayout
-from python_backend.engine.description import DECODER_FILE, DecoderDescription, Layer, Tensor
 from python_backend.engine.engine_config import (
     ENGINE_FILE,
     GRAPH_FILE,
@@ -53,6 +52,7 @@ from python_backend.engine.engine_config import (
     ServingLimits,
     default_provider,
 )
+from python_backend.engine.tensor_places import TENSORS_FILE, save_places
 
 _COPIED_FILES = (
     TOKENIZER_FILE,
@@ -60,17 +60,18 @@ _COPIED_FILES = (
     "chat_template.jinja",
     GENERATION_CONFIG_FILE,
 )
-_FORMAT_1_FILES = ("model.onnx", "model.onnx.data")
+_FORMER_FILES = ("model.onnx", "model.onnx.data", "decoder.json")
+"""Of formats before this one."""
 _OWN_FILES = (
     "segment_*.onnx",
     GRAPH_FILE,
     WEIGHTS_FILE,
     ROTARY_FILE,
-    DECODER_FILE,
+    TENSORS_FILE,
     SMOOTHING_FILE,
     ENGINE_FILE,
     *_COPIED_FILES,
-    *_FORMAT_1_FILES,
+    *_FORMER_FILES,
 )
 
 
@@ -155,7 +156,7 @@ def build_engine(
                 else:
                     write_segments(*parts, written)
             if execution_provider == "cpu":
-                _describe(spec, weights.tensors()).save(folder)
+                save_places(folder, weights.tensors())
                 np.save(folder / ROTARY_FILE, spec.rotary_table())
             for name in _COPIED_FILES:
                 if (checkpoint_folder / name).exists():
@@ -167,7 +168,7 @@ def build_engine(
     return BuildReport(
         spec=spec,
         precision=precision,
-        parameters=sum(math.prod(shape) for shape in spec.tensor_shapes().values()),
+        parameters=sum(math.prod(shape) for shape in spec.decoder.tensor_shapes().values()),
         size_bytes=size_bytes,
         duration_s=time.perf_counter() - start,
     )
@@ -216,7 +217,7 @@ def _storage(
         raise BuildError("int4_method is gptq, which is for cpu: take rtn or k_quant")
     if text is None:
         raise BuildError("int4_method is gptq, which needs a calibration_text")
-    tokens = calibration_tokens(checkpoint.folder, text, spec.vocab_size)
+    tokens = calibration_tokens(checkpoint.folder, text, spec.decoder.vocab_size)
     size = min(PROMPT_TOKENS, spec.context_length)
     samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
     if not samples:
@@ -249,60 +250,24 @@ def _engine_config(
     if not end_token_ids:
         raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
     for token in end_token_ids:
-        if not 0 <= token < spec.vocab_size:
+        if not 0 <= token < spec.decoder.vocab_size:
             raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
     # Some checkpoints say -1 where they have no padding token.
     padding = [
-        token for token in _token_ids(checkpoint, "pad_token_id") if 0 <= token < spec.vocab_size
+        token
+        for token in _token_ids(checkpoint, "pad_token_id")
+        if 0 <= token < spec.decoder.vocab_size
     ]
     return EngineConfig(
         architecture=spec.architecture,
         execution_provider=provider,
         precision=precision,
-        vocab_size=spec.vocab_size,
-        num_layers=len(spec.layers),
-        hidden_size=spec.hidden_size,
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        attention=spec.attention,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
         limits=limits,
         end_token_ids=end_token_ids,
         pad_token_id=(padding or end_token_ids)[0],
-    )
-
-
-def _describe(spec: DecoderSpec, tensors: dict[str, Tensor]) -> DecoderDescription:
-    """What the native decoder reads, in place of the graphs."""
-    return DecoderDescription(
-        intermediate_size=spec.intermediate_size,
-        activation=spec.activation,
-        norm_eps=spec.norm_eps,
-        embedding_scale=spec.embedding_scale,
-        logit_softcap=spec.logit_softcap,
-        embedding=spec.embedding,
-        layers=tuple(
-            Layer(
-                attention_norm=layer.attention_norm,
-                qkv="+".join(layer.qkv),
-                qkv_bias="+".join(layer.qkv_bias) or None,
-                q_norm=layer.qk_norm[0] if layer.qk_norm else None,
-                k_norm=layer.qk_norm[1] if layer.qk_norm else None,
-                attention_output=layer.attention_output,
-                post_attention_norm=layer.post_attention_norm,
-                mlp_norm=layer.mlp_norm,
-                gate=layer.gate,
-                up=layer.up,
-                down=layer.down,
-                post_mlp_norm=layer.post_mlp_norm,
-            )
-            for layer in spec.layers
-        ),
-        final_norm=spec.final_norm,
-        lm_head=spec.lm_head,
-        tensors=tensors,
+        decoder=spec.decoder,
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from build.build_errors import CheckpointError
-from python_backend.engine.description import Tensor, TensorType
+from python_backend.engine.tensor_places import Tensor, TensorType
 
 # The IR version and operator sets that the graphs need, not the newest that `onnx` could write.
 _IR_VERSION = 10

@@ -109,7 +109,7 @@ def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent)
     with Checkpoint(folder) as checkpoint:
         _refuse_remote_code(checkpoint.config, recipe)
         spec = describe_decoder(checkpoint, recipe.limits.context_length)
-        stored_bytes = checkpoint.dtype(spec.embedding).itemsize
+        stored_bytes = checkpoint.dtype(spec.decoder.embedding).itemsize
         shape = replace(ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes)
         if isinstance(recipe, TensorRTLLMRecipe) and "trtllm" in recipe.target.forms:
             check_architecture(checkpoint.config)

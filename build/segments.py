@@ -24,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from build.decoder import DecoderSpec, LayerTensors
+from build.decoder import DecoderSpec
 from build.decoder_graph import DecoderGraph
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.storage import StorageFactory
 from build.weight_tensors import Tensors
 from python_backend.engine.engine_config import segment_file
+from python_backend.engine.layers import GroupedAttention, Norm
 
 
 def write_segments(
@@ -73,53 +74,54 @@ class Segment(DecoderGraph):
                 index - 1, only_rows_of_use=index == len(spec.layers)
             )
         if index < len(spec.layers):
-            self._before_attention(f"layers.{index}", spec.layers[index], residual, delta)
+            attention = spec.layers[index].attention
+            self._before_attention(f"layers.{index}", attention, residual, delta)
         else:
             hidden, _ = self._add_and_norm(
-                "final_norm", spec.final_norm, residual, delta, "final_residual"
+                "final_norm", spec.decoder.final_norm, residual, delta, "final_residual"
             )
             self._logits(hidden, "logits")
-            self._graph.output("logits", np.float32, ["sequences", spec.vocab_size])
+            self._graph.output("logits", np.float32, ["sequences", spec.decoder.vocab_size])
 
     def _rest_of_layer(self, layer: int, only_rows_of_use: bool) -> tuple[str, str]:
         """What comes after the attention of a layer, from the segment's inputs."""
         graph, spec = self._graph, self._spec
-        attention = graph.input("attention", np.float32, ["tokens", spec.q_size])
-        residual = graph.input("residual", np.float32, ["tokens", spec.hidden_size])
+        q_size = spec.layers[layer].attention.heads.q_size
+        attention = graph.input("attention", np.float32, ["tokens", q_size])
+        residual = graph.input("residual", np.float32, ["tokens", spec.decoder.hidden_size])
         if only_rows_of_use:
             rows = graph.input("rows", np.int64, ["sequences"])
             attention = graph.node("Gather", [attention, rows], "attention/rows")
             residual = graph.node("Gather", [residual, rows], "residual/rows")
         return self._after_attention(f"layers.{layer}", spec.layers[layer], attention, residual)
 
-    def _before_attention(self, name: str, layer: LayerTensors, residual: str, delta: str) -> None:
+    def _before_attention(
+        self, name: str, attention: GroupedAttention, residual: str, delta: str
+    ) -> None:
         """A layer's norm, queries, keys and values, which are the segment's outputs."""
-        graph, spec = self._graph, self._spec
+        graph, heads = self._graph, attention.heads
         hidden, _ = self._add_and_norm(
-            f"{name}/attention_norm", layer.attention_norm, residual, delta, "next_residual"
+            f"{name}/attention_norm", attention.norm, residual, delta, "next_residual"
         )
-        bias = self._vector(layer.qkv_bias) if layer.qkv_bias else ""
-        if layer.qk_norm is None:
-            self._storage.linear(hidden, layer.qkv, "qkv", bias)
+        if attention.q_norm is None or attention.k_norm is None:
+            self._product(hidden, attention.qkv, "qkv")
         else:
-            packed = self._storage.linear(hidden, layer.qkv, f"{name}/qkv", bias)
+            packed = self._product(hidden, attention.qkv, f"{name}/qkv")
             parts = [f"{name}/{part}" for part in ("query", "key", "value")]
-            sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], np.int64)
+            sizes = np.array(attention.qkv.rows, np.int64)
             query, key, value = graph.multi_node(
                 "Split", [packed, graph.constant("sizes/qkv", sizes)], parts, axis=1
             )
-            query = self._head_norm(query, layer.qk_norm[0], spec.q_size)
-            key = self._head_norm(key, layer.qk_norm[1], spec.kv_size)
+            query = self._head_norm(query, attention.q_norm, heads.q_size)
+            key = self._head_norm(key, attention.k_norm, heads.kv_size)
             graph.node("Concat", [query, key, value], "qkv", axis=1)
-        graph.output("next_residual", np.float32, ["tokens", spec.hidden_size])
-        graph.output("qkv", np.float32, ["tokens", spec.q_size + 2 * spec.kv_size])
+        graph.output("next_residual", np.float32, ["tokens", self._spec.decoder.hidden_size])
+        graph.output("qkv", np.float32, ["tokens", heads.qkv_size])
 
-    def _head_norm(self, x: str, weight: str, width: int) -> str:
-        """RMS norm of each head of ``[tokens, width]``."""
+    def _head_norm(self, x: str, norm: Norm, width: int) -> str:
+        """The norm of each head of ``[tokens, width]``."""
         graph = self._graph
-        by_head = graph.constant("shape/heads", np.array([-1, self._spec.head_dim], np.int64))
+        by_head = graph.constant("shape/heads", np.array([-1, norm.width], np.int64))
         by_token = graph.constant(f"shape/{width}", np.array([-1, width], np.int64))
         heads = graph.node("Reshape", [x, by_head], f"{x}/heads")
-        return graph.node(
-            "Reshape", [self._norm(heads, weight, f"{x}/norm"), by_token], f"{x}/rows"
-        )
+        return graph.node("Reshape", [self._norm(heads, norm, f"{x}/norm"), by_token], f"{x}/rows")

@@ -29,6 +29,9 @@ RECORD_FILE = "build.json"
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "safetensors", "ml_dtypes", "tokenizers")
 _BUILDER = Path(__file__).resolve().parents[1]
+_ENGINE = _BUILDER.parent / "python_backend" / "engine"
+_DESCRIPTION = ("layers.py", "engine_config.py", "tensor_places.py")
+"""The sources in ``_ENGINE`` that an engine's own description follows from."""
 
 
 class _Document(BaseModel):
@@ -145,14 +148,18 @@ def tools() -> dict[str, str]:
 
 
 def _source_digest() -> str:
-    """The builder's own source; the demo's training and the recipes have no say."""
+    """The builder's own source, and what an engine's description follows from; the demo's training
+    and the recipes have no say.
+    """
     files = [
         path
         for path in sorted(_BUILDER.rglob("*"))
         if path.suffix in (".py", ".txt")
         and path.relative_to(_BUILDER).parts[0] not in ("demo", "artifacts")
     ]
-    return root_digest({str(path.relative_to(_BUILDER)): file_digest(path) for path in files})
+    digests = {str(path.relative_to(_BUILDER)): file_digest(path) for path in files}
+    digests |= {f"engine/{name}": file_digest(_ENGINE / name) for name in _DESCRIPTION}
+    return root_digest(digests)
 
 
 class DigestCache:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.engine_config import AttentionConfig, KVDtype
+from python_backend.engine.engine_config import KVDtype
 from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kernels.structures import LANES, Batch, structure_of
+from python_backend.engine.layers import Heads
 
-PLAIN = AttentionConfig()
-"""Causal attention and nothing else."""
-
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = LANES
 """Tokens of a block: the lanes of the kernel's vectors."""
 
 
@@ -104,7 +104,7 @@ def load_attention(
     pool: NDArray[Any],
     rotary: NDArray[np.float32],
     num_threads: int,
-    config: AttentionConfig = PLAIN,
+    heads: Sequence[Heads],
     smoothing: NDArray[np.float32] | None = None,
 ) -> Attention:
     """The fastest attention that this machine can run.
@@ -114,48 +114,19 @@ def load_attention(
         pool: ``[blocks, *layout.block_shape]``.
         rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
         num_threads: Threads to compute with.
-        config: What it does beyond the plain causal kind.
+        heads: How each layer attends.
         smoothing: For int8: see :class:`KernelAttention`.
     """
     kernels = load_kernels(num_threads)
     if kernels is None:
-        return NumpyAttention(layout, pool, rotary, config)
-    return KernelAttention(kernels, layout, pool, rotary, config, smoothing)
+        return NumpyAttention(layout, pool, rotary, heads)
+    return KernelAttention(kernels, layout, pool, rotary, heads, smoothing)
 
 
 def can_attend_int8(num_threads: int) -> bool:
     """Whether this machine has the kernels for keys and values in int8."""
     kernels = load_kernels(num_threads)
     return kernels is not None and bool(kernels.trireme_attends_int8())
-
-
-class _Batch(ctypes.Structure):
-    """Mirrors ``Batch`` in attention.h."""
-
-    _fields_ = (
-        ("blocks", ctypes.c_void_p),
-        ("block_stride", ctypes.c_int64),
-        ("layer_stride", ctypes.c_int64),
-        ("kv_bits", ctypes.c_int32),
-        ("smoothing", ctypes.c_void_p),
-        ("num_heads", ctypes.c_int32),
-        ("num_kv_heads", ctypes.c_int32),
-        ("head_dim", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        ("qkv", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("cosines", ctypes.c_void_p),
-        ("sines", ctypes.c_void_p),
-        ("rotary_half", ctypes.c_int32),
-        ("softcap", ctypes.c_float),
-        ("windows", ctypes.c_void_p),
-        ("turned", ctypes.c_void_p),
-        ("num_sequences", ctypes.c_int32),
-        ("starts", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
-        ("table_width", ctypes.c_int64),
-    )
 
 
 class KernelAttention:
@@ -167,7 +138,7 @@ class KernelAttention:
         layout: Layout,
         pool: NDArray[Any],
         rotary: NDArray[np.float32],
-        config: AttentionConfig = PLAIN,
+        heads: Sequence[Heads],
         smoothing: NDArray[np.float32] | None = None,
     ) -> None:
         """Describe a pool to the kernel.
@@ -177,35 +148,26 @@ class KernelAttention:
             layout: The pool's layout.
             pool: ``[blocks, *layout.block_shape]``.
             rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
-            config: What attention does beyond the plain causal kind.
+            heads: How each layer attends.
             smoothing: For int8, ``[layers, num_kv_heads, head_dim]``: what keys are divided and
                 queries multiplied by before they are rounded.
         """
+        kind = structure_of(Heads)
         self._run = kernels.trireme_attention
         self._run.restype = None
-        self._run.argtypes = (ctypes.POINTER(_Batch), ctypes.c_int)
-        windows = np.array(config.windows or [0] * layout.num_layers, dtype=np.int32)
-        turned = np.ones(layout.num_layers, dtype=np.int32)
-        turned[list(config.unrotated_layers)] = 0
+        self._run.argtypes = (ctypes.POINTER(Batch), ctypes.POINTER(kind), ctypes.c_int)
+        self._heads = [kind(**each.model_dump(exclude_none=True)) for each in heads]
         # Kept alive: the kernel knows their addresses only.
-        self._arrays = (pool, rotary, windows, turned, smoothing)
-        layer_bytes = layout.block_bytes // layout.num_layers
-        self._batch = _Batch(
+        self._arrays = (pool, rotary, smoothing)
+        self._batch = Batch(
             blocks=pool.ctypes.data,
             block_stride=layout.block_bytes,
-            layer_stride=layer_bytes,
+            layer_stride=layout.block_bytes // layout.num_layers,
             kv_bits=8 * layout.dtype.itemsize,
             smoothing=None if smoothing is None else smoothing.ctypes.data,
-            num_heads=layout.num_heads,
-            num_kv_heads=layout.num_kv_heads,
-            head_dim=layout.head_dim,
-            scale=config.scale or layout.head_dim**-0.5,
             cosines=rotary[0].ctypes.data,
             sines=rotary[1].ctypes.data,
             rotary_half=rotary.shape[2],
-            softcap=config.logit_softcap or 0.0,
-            windows=windows.ctypes.data,
-            turned=turned.ctypes.data,
         )
 
     def __call__(
@@ -218,7 +180,7 @@ class KernelAttention:
         described = self.describe(batch)
         described.qkv = qkv.ctypes.data
         described.output = output.ctypes.data
-        self._run(ctypes.byref(described), layer)
+        self._run(ctypes.byref(described), ctypes.byref(self._heads[layer]), layer)
 
     def describe(self, batch: PackedBatch) -> ctypes.Structure:
         """What the kernel is told of a batch; valid until the next call.
@@ -241,10 +203,10 @@ class NumpyAttention:
         layout: Layout,
         pool: NDArray[np.float32],
         rotary: NDArray[np.float32],
-        config: AttentionConfig = PLAIN,
+        heads: Sequence[Heads],
     ) -> None:
         self._layout = layout
-        self._config = config
+        self._heads = heads
         self._pool = pool
         self._rotary = rotary
 
@@ -262,12 +224,12 @@ class NumpyAttention:
     def _attend(
         self, layer: int, table: NDArray[np.int32], length: int, qkv: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        layout, count = self._layout, len(qkv)
+        layout, count, described = self._layout, len(qkv), self._heads[layer]
         heads = qkv.reshape(count, -1, layout.head_dim)
         query = heads[:, : layout.num_heads]
         key = heads[:, layout.num_heads : -layout.num_kv_heads]
         positions = np.arange(length, length + count)
-        if layer not in self._config.unrotated_layers:
+        if described.rotary_dim:
             query, key = (rotate_heads(part, positions, *self._rotary) for part in (query, key))
         total = length + count
         blocks = table[: -(-total // BLOCK_TOKENS)]
@@ -282,13 +244,11 @@ class NumpyAttention:
         self._write(layer, blocks, keys, values)
         group = layout.num_heads // layout.num_kv_heads
         keys, values = (np.repeat(part[:total], group, axis=1) for part in (keys, values))
-        scale, cap = self._config.scale, self._config.logit_softcap
-        scores = np.einsum("qhd,khd->hqk", query, keys) * (scale or layout.head_dim**-0.5)
-        if cap is not None:
+        scores = np.einsum("qhd,khd->hqk", query, keys) * described.scale
+        if (cap := described.logit_softcap) is not None:
             scores = cap * np.tanh(scores / cap)
         distances = positions[:, None] - np.arange(total)
-        window = self._config.windows[layer] if self._config.windows else 0
-        scores[:, (distances < 0) | (distances >= (window or total))] = -np.inf
+        scores[:, (distances < 0) | (distances >= (described.window or total))] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended: NDArray[np.float32] = np.einsum("hqk,khd->qhd", weights, values)

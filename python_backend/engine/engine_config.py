@@ -7,11 +7,12 @@ not tell (context length, special tokens) and what a reader wants to know before
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.errors import EngineError
+from python_backend.engine.layers import Decoder
 
 ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
@@ -19,6 +20,8 @@ ROTARY_FILE = "rotary.npy"
 SMOOTHING_FILE = "kv_smoothing.npy"
 GRAPH_FILE = "decoder.onnx"
 """The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
+
+_FORMAT: Final = 3
 
 ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
 Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int4"]
@@ -53,28 +56,6 @@ def faults(error: ValidationError, most: int = 3) -> str:
     return f"{'; '.join(found[:most] + more)}: build the engine anew"
 
 
-class AttentionConfig(BaseModel):
-    """What attention does beyond the plain causal kind; the defaults are the plain kind.
-
-    Attributes:
-        scale: Factor on the product of query and key; None is ``head_dim ** -0.5``.
-        logit_softcap: Scores, scaled, become ``cap * tanh(score / cap)``; None leaves them.
-        windows: For each layer how many keys a query sees, its own and those before it; 0 is all.
-            Empty where every layer sees all.
-        rotary_dim: Only so many elements of each query and key head turn, the first ones; None
-            is all of them.
-        unrotated_layers: Layers whose queries and keys don't turn at all.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    scale: float | None = Field(default=None, gt=0)
-    logit_softcap: float | None = Field(default=None, gt=0)
-    windows: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    rotary_dim: int | None = Field(default=None, gt=0, multiple_of=2)
-    unrotated_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
-
-
 def served_version(model: Path, holding: str = ENGINE_FILE) -> Path | None:
     """The version folder that Triton serves of a model: the highest number that holds a file."""
     versions = [path for path in model.glob("[0-9]*") if (path / holding).is_file()]
@@ -105,38 +86,65 @@ class EngineConfig(BaseModel):
         architecture: The checkpoint's architecture, such as ``LlamaForCausalLM``.
         execution_provider: What the engine was built for.
         precision: Precision of the weights.
-        vocab_size: Width of the logits; sampling can add up no more.
-        num_layers: Decoder layers, each with one key and one value cache.
-        hidden_size: Width of the residual stream.
-        num_heads: Query heads a layer.
-        num_kv_heads: Key and value heads a layer.
-        head_dim: Width of one head.
-        attention: What its attention does beyond the plain causal kind.
         kv_cache_dtype: How keys and values are stored, where the machine has the kernels for it.
         context_length: Most tokens a sequence can have, prompt and output together.
         limits: What it was built to serve.
         end_token_ids: Tokens that end a sequence.
         pad_token_id: The padding token.
+        decoder: What it is made of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = _FORMAT
     architecture: str
     execution_provider: ExecutionProvider = "cpu"
     precision: Precision
-    vocab_size: int = Field(gt=0, le=1 << 20)
-    num_layers: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    num_kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    attention: AttentionConfig = AttentionConfig()
     kv_cache_dtype: KVDtype = "float32"
     context_length: int = Field(gt=0)
     limits: ServingLimits = ServingLimits()
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     pad_token_id: int = Field(ge=0)
+    decoder: Decoder
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return self.decoder.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.decoder.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, each with one key and one value cache."""
+        return len(self.decoder.layers)
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads a layer."""
+        return self.decoder.heads[0].num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Key and value heads a layer."""
+        return self.decoder.heads[0].num_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.decoder.heads[0].head_dim
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_this_format(cls, values: Any) -> Any:
+        """Say so alone of another format: everything else in it would be wrong, too."""
+        found = values.get("format_version", _FORMAT) if isinstance(values, dict) else _FORMAT
+        if found != _FORMAT:
+            raise ValueError(f"it is of format {found}, and this version reads format {_FORMAT}")
+        return values
 
     @model_validator(mode="after")
     def _provider_computes_it(self) -> EngineConfig:
@@ -145,20 +153,6 @@ class EngineConfig(BaseModel):
             raise ValueError(f"{self.precision} weights are not for {provider}")
         if self.kv_cache_dtype not in KV_DTYPES[provider]:
             raise ValueError(f"a kv_cache_dtype of {self.kv_cache_dtype} is not for {provider}")
-        return self
-
-    @model_validator(mode="after")
-    def _layers_exist(self) -> EngineConfig:
-        """Refuse what would have the attention kernel read past an array's end."""
-        attention, layers = self.attention, self.num_layers
-        if attention.windows and len(attention.windows) != layers:
-            raise ValueError(
-                f"attention.windows has to have one number for each of {layers} layers"
-            )
-        if any(layer >= layers for layer in attention.unrotated_layers):
-            raise ValueError(f"attention.unrotated_layers names a layer beyond the {layers}")
-        if (attention.rotary_dim or 0) > self.head_dim:
-            raise ValueError(f"attention.rotary_dim is more than the head_dim of {self.head_dim}")
         return self
 
     @classmethod

@@ -57,13 +57,11 @@ class OnnxRunner:
             _load_segment(folder, config, index, limits.num_threads)
             for index in range(config.num_layers + 1)
         ]
-        width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        heads = config.decoder.heads[0]
         self._packer = Packer(limits)
         self._max_sequences = limits.max_sequences
-        self._qkv = np.zeros((limits.max_tokens, width), dtype=np.float32)
-        self._attended = np.zeros(
-            (limits.max_tokens, config.num_heads * config.head_dim), dtype=np.float32
-        )
+        self._qkv = np.zeros((limits.max_tokens, heads.qkv_size), dtype=np.float32)
+        self._attended = np.zeros((limits.max_tokens, heads.q_size), dtype=np.float32)
         self._residual = np.zeros((limits.max_tokens, config.hidden_size), dtype=np.float32)
         # Arrays lie at the beginning of the buffers, so their sizes say which they are.
         self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
@@ -74,7 +72,7 @@ class OnnxRunner:
             memory.blocks,
             self.rotary,
             limits.num_threads,
-            config.attention,
+            config.decoder.heads,
             load_smoothing(folder, config),
         )
         kernel = "C" if isinstance(self.attention, KernelAttention) else "numpy (no kernels)"
@@ -132,14 +130,11 @@ def _bind(
 def _widths(config: EngineConfig, index: int) -> dict[str, int | None]:
     """Each tensor of a segment and its last dimension; None where that varies."""
     first, last = index == 0, index == config.num_layers
-    attended = config.num_heads * config.head_dim
-    inputs = (
-        {"input_ids": None} if first else {"attention": attended, "residual": config.hidden_size}
-    )
+    heads, hidden = config.decoder.heads[0], config.hidden_size
+    inputs = {"input_ids": None} if first else {"attention": heads.q_size, "residual": hidden}
     if last:
         return {**inputs, "rows": None, "logits": config.vocab_size}
-    qkv = attended + 2 * config.num_kv_heads * config.head_dim
-    return {**inputs, "next_residual": config.hidden_size, "qkv": qkv}
+    return {**inputs, "next_residual": hidden, "qkv": heads.qkv_size}
 
 
 def _load_segment(

@@ -107,8 +107,9 @@ def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
         rotary: NDArray[np.float32] = np.load(path)
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} can't be read: {error}") from error
-    rotary_dim = config.attention.rotary_dim or config.head_dim
-    if rotary.shape[::2] != (2, rotary_dim // 2) or rotary.dtype != np.float32:
+    turned = max(each.rotary_dim for each in config.decoder.heads)
+    angles = turned // 2 if turned else rotary.shape[-1]  # of any width where no layer turns
+    if rotary.shape[::2] != (2, angles) or rotary.dtype != np.float32:
         raise EngineError(f"{path} is not this engine's")
     return rotary
 

@@ -13,19 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kernels import load_kernels, structures
 
-DRAW = np.dtype(
-    [
-        ("top_p", np.float64),
-        ("random", np.float64),
-        ("inverse_temperature", np.float32),
-        ("top_k", np.int32),
-        ("least_weight", np.int32),
-        ("padding", np.int32),
-    ]
-)
-"""How a row's token is drawn; mirrored by ``Draw`` in kernels/sampling.c.
+DRAW = structures.DRAW
+"""How a row's token is drawn.
 
 Kept are the ``top_k`` heaviest tokens (0: all; 1: the highest logit) whose weight is at least
 ``least_weight`` (at least 1; the heaviest weighs 2^30), and of those the heaviest that together

@@ -66,10 +66,11 @@ class PackedEngine:
     def _attend(self, layer: int, sequence: int, qkv: Array) -> Array:
         """Append keys and values of one sequence, and attend to all that it has."""
         config, count = self.config, len(qkv)
+        described = config.decoder.heads[layer]
         start = self._lengths.get(sequence, 0)
         heads = qkv.reshape(count, -1, config.head_dim).swapaxes(0, 1)
         turned, value = np.split(heads, [config.num_heads + config.num_kv_heads])
-        if layer not in config.attention.unrotated_layers:
+        if described.rotary_dim:
             cos, sin = self._rotary[:, start : start + count]
             half = cos.shape[-1]
             low, high, rest = np.split(turned, [half, 2 * half], axis=-1)
@@ -82,14 +83,12 @@ class PackedEngine:
         self._caches[layer, sequence] = key, value
         outputs = []
         seen = np.tri(count, start + count, start, dtype=bool)
-        if config.attention.windows and config.attention.windows[layer]:
-            seen &= ~np.tri(
-                count, start + count, start - config.attention.windows[layer], dtype=bool
-            )
-        scale, cap = config.attention.scale, config.attention.logit_softcap
+        if described.window:
+            seen &= ~np.tri(count, start + count, start - described.window, dtype=bool)
+        scale, cap = described.scale, described.logit_softcap
         for head in range(config.num_heads):
             kv_head = head * config.num_kv_heads // config.num_heads
-            scores = query[head] @ key[kv_head].T * (scale or config.head_dim**-0.5)
+            scores = query[head] @ key[kv_head].T * scale
             if cap:
                 scores = cap * np.tanh(scores / cap)
             scores = np.where(seen, scores, -np.inf)

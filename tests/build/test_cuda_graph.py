@@ -301,6 +301,6 @@ def test_a_rebuild_for_another_provider_leaves_nothing_behind(tmp_path: Path) ->
     build_engine(checkpoint, tmp_path / "1", "int4")
     first = files()
     build_engine(checkpoint, tmp_path / "1", "fp16")
-    assert files() & {"rotary.npy", "decoder.json", "segment_00.onnx"} == set()
+    assert files() & {"rotary.npy", "tensors.json", "segment_00.onnx"} == set()
     build_engine(checkpoint, tmp_path / "1", "int4")
     assert files() == first

@@ -12,7 +12,9 @@ from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
 from build.decoder import DecoderSpec, describe_decoder
 from build.rotary import Llama3Scaling, LongropeScaling, RotaryEmbedding
+from python_backend.engine.layers import RmsNorm
 from tests.build.checkpoints import make_checkpoint, make_config, make_tensors, write_checkpoint
+from tests.python_backend.engine.descriptions import heads
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -32,12 +34,16 @@ def describe(
 
 def test_a_spec_holds_what_the_config_says(tmp_path):
     spec = describe(tmp_path, "qwen3")
-    assert (spec.architecture, spec.num_heads, spec.num_kv_heads) == ("Qwen3ForCausalLM", 4, 2)
-    assert (spec.head_dim, spec.q_size, spec.kv_size) == (32, 128, 64)
-    assert spec.tied_embeddings
-    assert spec.layers[1].qk_norm == (
-        "model.layers.1.self_attn.q_norm.weight",
-        "model.layers.1.self_attn.k_norm.weight",
+    attention = spec.layers[1].attention
+    assert (spec.architecture, len(spec.layers)) == ("Qwen3ForCausalLM", 2)
+    assert attention.heads == heads(4, 2, 32)
+    assert (attention.heads.q_size, attention.heads.kv_size) == (128, 64)
+    assert spec.decoder.lm_head.weights == (spec.decoder.embedding,)
+    assert attention.q_norm == RmsNorm(
+        weight="model.layers.1.self_attn.q_norm.weight", width=32, eps=1e-5
+    )
+    assert attention.k_norm == RmsNorm(
+        weight="model.layers.1.self_attn.k_norm.weight", width=32, eps=1e-5
     )
 
 
@@ -49,7 +55,7 @@ def test_settings_that_old_configs_leave_out(tmp_path):
     write_checkpoint(tmp_path, config, make_tensors(make_config(num_key_value_heads=4)))
     with Checkpoint(folder) as checkpoint:
         spec = describe_decoder(checkpoint)
-    assert spec.num_kv_heads == 4
+    assert {each.num_kv_heads for each in spec.decoder.heads} == {4}
     assert spec.rotary == RotaryEmbedding(dim=16, theta=10_000.0, scaling=None)
 
 
@@ -81,9 +87,9 @@ def test_the_context_can_be_limited_but_not_stretched(tmp_path):
     ("kind", "changes", "windows"),
     [
         ("mistral", {"sliding_window": 32}, (32, 32)),
-        ("mistral", {"sliding_window": 128}, ()),
-        ("mistral", {"sliding_window": None}, ()),
-        ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, ()),
+        ("mistral", {"sliding_window": 128}, (0, 0)),
+        ("mistral", {"sliding_window": None}, (0, 0)),
+        ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, (0, 0)),
         ("qwen2", {"sliding_window": 32, "use_sliding_window": True}, (32, 32)),
         (
             "qwen2",
@@ -92,14 +98,15 @@ def test_the_context_can_be_limited_but_not_stretched(tmp_path):
         ),
         ("gemma2", {"sliding_window": 32}, (32, 0)),
         ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, (0, 4)),
-        ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, ()),
+        ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, (0, 0)),
         ("phi3", {}, (7, 7)),
         ("smollm3", {"sliding_window": 9, "use_sliding_window": True}, (0, 9)),
-        ("smollm3", {"sliding_window": 9}, ()),
+        ("smollm3", {"sliding_window": 9}, (0, 0)),
     ],
 )
 def test_which_layers_have_a_sliding_window(tmp_path, kind, changes, windows):
-    assert describe(tmp_path, kind, **changes).attention.windows == windows
+    found = describe(tmp_path, kind, **changes).decoder.heads
+    assert tuple(each.window for each in found) == windows
 
 
 def test_longrope_takes_the_factors_of_the_context_it_is_built_for(tmp_path):
@@ -108,7 +115,7 @@ def test_longrope_takes_the_factors_of_the_context_it_is_built_for(tmp_path):
     magnitude = float(np.sqrt(1 + np.log(2) / np.log(64)))
     assert long.rotary.scaling == LongropeScaling((1.5, 2.0, 4.0, 8.0), magnitude)
     assert short.rotary.scaling == LongropeScaling((1.0, 1.1, 1.2, 1.3), magnitude)
-    assert (long.rotary.dim, long.attention.rotary_dim) == (8, 8)
+    assert (long.rotary.dim, {each.rotary_dim for each in long.decoder.heads}) == (8, {8})
     assert long.rotary_table().shape == (2, 128, 4)
     np.testing.assert_allclose(long.rotary_table()[:, 0, 0], [magnitude, 0], rtol=1e-6)
 
@@ -121,7 +128,9 @@ def test_settings_that_gemma_leaves_out(tmp_path):
     write_checkpoint(tmp_path, config, make_tensors(make_config("gemma2", head_dim=256)))
     with Checkpoint(folder) as checkpoint:
         spec = describe_decoder(checkpoint)
-    assert (spec.head_dim, spec.tied_embeddings, spec.attention.logit_softcap) == (256, True, 50)
+    found = spec.decoder.heads[0]
+    assert (found.head_dim, found.logit_softcap) == (256, 50)
+    assert spec.decoder.lm_head.weights == (spec.decoder.embedding,)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,9 @@ def test_settings_that_gemma_leaves_out(tmp_path):
     ],
 )
 def test_layers_without_a_rotary_embedding(tmp_path, changes, unrotated):
-    assert describe(tmp_path, "smollm3", **changes).attention.unrotated_layers == unrotated
+    found = describe(tmp_path, "smollm3", **changes).decoder.heads
+    assert tuple(index for index, each in enumerate(found) if not each.rotary_dim) == unrotated
+    assert {each.rotary_dim for each in found} <= {0, 16}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from build.segments import Segment
 from python_backend.engine.engine_config import EngineConfig, Precision
 from tests.build.checkpoints import make_checkpoint
 from tests.build.packed import PackedEngine
+from tests.python_backend.engine.descriptions import heads
 
 ROOT = Path(__file__).parents[2]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
@@ -50,26 +51,24 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
         "segment_02.onnx",
         "weights.bin",
         "rotary.npy",
-        "decoder.json",
+        "tensors.json",
         "engine.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
         "generation_config.json",
     }
+    decoder = EngineConfig.load(tmp_path / "1").decoder
     assert EngineConfig.load(tmp_path / "1") == EngineConfig(
         architecture="LlamaForCausalLM",
         precision="fp32",
-        vocab_size=101,
-        num_layers=2,
-        hidden_size=64,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
         context_length=128,
         end_token_ids=(7, 2),
         pad_token_id=7,
+        decoder=decoder,
     )
+    assert (decoder.vocab_size, decoder.hidden_size, decoder.heads) == (101, 64, (heads(),) * 2)
+    assert {each.feed_forward.down.columns for each in decoder.layers} == {96}
     assert report.parameters == 101 * 64 + 2 * (64 * (128 + 64) + 3 * 64 * 96 + 2 * 64) + 64
     assert report.size_bytes == sum(len(file) for file in contents(tmp_path / "1").values())
 
@@ -188,28 +187,31 @@ def test_another_engine_takes_the_place_but_model_py_stays(tmp_path, checkpoint)
 
 
 def test_files_of_other_engines_disappear(tmp_path):
-    """A build has as many segments as layers; format 1 had one graph and its data."""
+    """A build has as many segments as layers; former formats had other files."""
     deep = make_checkpoint(tmp_path / "deep", num_hidden_layers=4)
     build_engine(deep, tmp_path / "1", "fp32")
-    for name in ("model.onnx", "model.onnx.data"):
-        (tmp_path / "1" / name).write_text("format 1")
+    for name in ("model.onnx", "model.onnx.data", "decoder.json"):
+        (tmp_path / "1" / name).write_text("format 1 or 2")
     shallow = make_checkpoint(tmp_path / "shallow", num_hidden_layers=1)
     build_engine(shallow, tmp_path / "1", "fp32")
     graphs = [file.name for file in (tmp_path / "1").glob("*.onnx*")]
     assert sorted(graphs) == ["segment_00.onnx", "segment_01.onnx"]
+    assert not (tmp_path / "1" / "decoder.json").exists()
 
 
 def test_an_error_in_the_middle_leaves_the_former_engine(tmp_path, checkpoint, monkeypatch):
     build_engine(checkpoint, tmp_path / "1", "fp32")
     before = contents(tmp_path / "1")
-    monkeypatch.setattr(Segment, "_mlp", lambda *_: 1 / 0)
+    monkeypatch.setattr(Segment, "_feed_forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_engine(checkpoint, tmp_path / "1", "int4")
     assert contents(tmp_path / "1") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "checkpoint"]
 
 
-@pytest.mark.parametrize("moment", ["segments.Segment._mlp", "engine.EngineConfig.save"])
+@pytest.mark.parametrize(
+    "moment", ["segments.Segment._feed_forward", "engine_folder.EngineConfig.save"]
+)
 def test_a_killed_build_leaves_the_former_engine(tmp_path, checkpoint, moment):
     output = tmp_path / "1"
     build_engine(checkpoint, output, "fp32")

@@ -15,6 +15,7 @@ from build.decoder import describe_decoder
 from build.engine_folder import build_engine
 from build.gptq import Gptq
 from build.quantize import Int4Method, quantize_int4, search_int4
+from python_backend.engine.layers import GatedFeedForward
 from tests.build import reference
 from tests.build.checkpoints import KINDS, make_checkpoint, make_config, make_tensors
 from tests.build.packed import PackedEngine
@@ -66,14 +67,19 @@ def test_the_moments_are_those_of_the_inputs(tmp_path, kind):
     x = table[np.concatenate(SAMPLES)]
     x = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + config["rms_norm_eps"])
     x = x * tensors["model.layers.0.input_layernorm.weight"]
-    np.testing.assert_allclose(segments[0][spec.layers[0].qkv[0]], x.T @ x, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        segments[0][spec.layers[0].attention.qkv.weights[0]], x.T @ x, rtol=1e-3, atol=1e-3
+    )
     head = tensors.get("lm_head.weight", table).astype(np.float64)
     logits = np.concatenate([reference.logits(config, tensors, sample) for sample in SAMPLES])
-    moments = segments[-1][spec.lm_head]
+    moments = segments[-1][spec.decoder.lm_head.name]
     np.testing.assert_allclose(head @ moments @ head.T, logits.T @ logits, rtol=1e-3, atol=1e-1)
     layer = spec.layers[0]
-    assert {layer.attention_output, layer.gate, layer.up, layer.down} <= segments[1].keys()
-    assert segments[1][layer.gate] is segments[1][layer.up]
+    assert isinstance(layer.feed_forward, GatedFeedForward)
+    pair = layer.feed_forward.gate_up
+    wanted = (layer.attention.output, pair.first, pair.second, layer.feed_forward.down)
+    assert {each.name for each in wanted} <= segments[1].keys()
+    assert segments[1][pair.first.name] is segments[1][pair.second.name]
 
 
 def with_tokenizer(folder: Path) -> Path:

@@ -8,6 +8,7 @@ Without a compiler numpy and ONNX Runtime take their place: right, and slower.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 
 from contract.errors import EngineError
@@ -18,6 +19,7 @@ from python_backend.engine.kernels.kernel_libraries import (
     load_library,
     named_library,
 )
+from python_backend.engine.kernels.structures import check_structures
 
 KERNELS = "TRIREME_KERNELS"
 """The variable that names a library in place of the best one, for tests and comparisons; or
@@ -32,16 +34,23 @@ def load_kernels(num_threads: int) -> ctypes.CDLL | None:
     """The kernels, with so many threads or more to compute with; None where this machine has none.
 
     Raises:
-        EngineError: A library is not the one that was built, or not for this processor; there is
-            a compiler, and it fails; or the threads can't start.
+        EngineError: A library is not the one that was built, has other structures than this
+            version, or is not for this processor; there is a compiler, and it fails; or the
+            threads can't start.
     """
     kernels = _find()
     if kernels is None:
         return None
+    _check(kernels)
     error = kernels.trireme_threads(ctypes.c_int(num_threads))
     if error:
         raise EngineError(f"the engine's threads can't start: {os.strerror(error)}")
     return kernels
+
+
+@functools.cache
+def _check(kernels: ctypes.CDLL) -> None:
+    check_structures(kernels)
 
 
 def _find() -> ctypes.CDLL | None:

@@ -21,6 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+EXPORT_CONSTANT(LANES);
+EXPORT_STRUCTURE(Heads, HEADS_FIELDS);
+EXPORT_STRUCTURE(Batch, BATCH_FIELDS);
+
 enum {
     MAX_ROWS = 14, /* rows whose sums stay in registers */
 };
@@ -92,18 +96,19 @@ static void add(int rows, const float *weights, int64_t stride, const float *val
 void write_tile_float(const void *context, int tile) {
     const Job *job = context;
     const Batch *batch = job->batch;
-    int sequence, first, count, dim = batch->head_dim;
+    const Heads *heads = job->heads;
+    int sequence, first, count, dim = heads->head_dim;
     float turned[dim];
     find_tile(job, tile, &sequence, &first, &count);
     for (int token = first; token < first + count; token++) {
         int position = batch->lengths[sequence] + token - batch->starts[sequence];
         int slot = position % LANES;
         float *block = (float *)block_of(job, sequence, position / LANES);
-        const float *key = batch->qkv + token * row_width(batch) + batch->num_heads * dim;
-        const float *value = key + batch->num_kv_heads * dim;
-        for (int head = 0; head < batch->num_kv_heads; head++, key += dim, value += dim) {
+        const float *key = batch->qkv + token * row_width(heads) + heads->num_heads * dim;
+        const float *value = key + heads->num_kv_heads * dim;
+        for (int head = 0; head < heads->num_kv_heads; head++, key += dim, value += dim) {
             float *keys = block + (int64_t)head * LANES * dim;
-            float *values = block + (int64_t)(batch->num_kv_heads + head) * LANES * dim;
+            float *values = block + (int64_t)(heads->num_kv_heads + head) * LANES * dim;
             rotate(job, position, key, turned);
             for (int i = 0; i < dim; i++) keys[i * LANES + slot] = turned[i];
             memcpy(values + slot * dim, value, dim * sizeof(float));
@@ -141,10 +146,11 @@ static float soften(float *scores, int64_t from, int64_t count, int64_t stride, 
 void attend_tile_float(const void *context, int unit) {
     const Job *job = context;
     const Batch *batch = job->batch;
-    int head = unit % batch->num_kv_heads, dim = batch->head_dim;
-    int group = batch->num_heads / batch->num_kv_heads;
+    const Heads *heads = job->heads;
+    int head = unit % heads->num_kv_heads, dim = heads->head_dim;
+    int group = heads->num_heads / heads->num_kv_heads;
     int sequence, first, count;
-    find_tile(job, unit / batch->num_kv_heads, &sequence, &first, &count);
+    find_tile(job, unit / heads->num_kv_heads, &sequence, &first, &count);
     int position = batch->lengths[sequence] + first - batch->starts[sequence];
     int rows = group * count, total = position + count;
     int blocks = (total + LANES - 1) / LANES;
@@ -156,9 +162,9 @@ void attend_tile_float(const void *context, int unit) {
     for (int row = 0; row < rows; row++) {
         int token = first + row / group;
         const float *query =
-            batch->qkv + token * row_width(batch) + (head * group + row % group) * dim;
+            batch->qkv + token * row_width(heads) + (head * group + row % group) * dim;
         rotate(job, position + row / group, query, queries + row * dim);
-        for (int i = 0; i < dim; i++) queries[row * dim + i] *= batch->scale;
+        for (int i = 0; i < dim; i++) queries[row * dim + i] *= heads->scale;
     }
     for (int block = first_block; block < blocks; block++) {
         const float *keys =
@@ -171,12 +177,12 @@ void attend_tile_float(const void *context, int unit) {
     for (int row = 0; row < rows; row++) {
         int own = position + row / group;
         inverse[row] = soften(scores + row * stride, first_seen(job, own) - behind,
-                              own + 1 - behind, stride, batch->softcap);
+                              own + 1 - behind, stride, heads->logit_softcap);
     }
     memset(outputs, 0, rows * dim * sizeof(float));
     for (int block = first_block; block < blocks; block++) {
         const float *values = (const float *)block_of(job, sequence, block) +
-                              (int64_t)(batch->num_kv_heads + head) * LANES * dim;
+                              (int64_t)(heads->num_kv_heads + head) * LANES * dim;
         int tokens = total - block * LANES < LANES ? total - block * LANES : LANES;
         for (int row = 0; row < rows; row += MAX_ROWS)
             add(rows - row, scores + row * stride + block * LANES - behind, stride, values, dim, tokens,
@@ -184,7 +190,7 @@ void attend_tile_float(const void *context, int unit) {
     }
     for (int row = 0; row < rows; row++) {
         float *output = batch->output +
-                        ((int64_t)(first + row / group) * batch->num_heads + head * group +
+                        ((int64_t)(first + row / group) * heads->num_heads + head * group +
                          row % group) * dim;
         for (int d = 0; d < dim; d++) output[d] = outputs[row * dim + d] * inverse[row];
     }
@@ -204,16 +210,16 @@ void *attention_scratch(int64_t bytes) {
     return memory;
 }
 
-void trireme_attention(const Batch *batch, int layer) {
+void trireme_attention(const Batch *batch, const Heads *heads, int layer) {
     int tiles = 0, is_int8 = batch->kv_bits == 8;
     int64_t scores = 0;
-    const Job job = {batch, layer};
+    const Job job = {batch, heads, layer};
     for (int s = 0; s < batch->num_sequences; s++) {
         int tokens = batch->starts[s + 1] - batch->starts[s];
         tiles += tiles_of(&job, s);
-        scores += (int64_t)tokens * (batch->lengths[s] + tokens) * batch->num_heads;
+        scores += (int64_t)tokens * (batch->lengths[s] + tokens) * heads->num_heads;
     }
     trireme_share(is_int8 ? write_tile_int8 : write_tile_float, &job, tiles, tiles < 16);
     trireme_share(is_int8 ? attend_tile_int8 : attend_tile_float, &job,
-                  tiles * batch->num_kv_heads, scores < 8192);
+                  tiles * heads->num_kv_heads, scores < 8192);
 }

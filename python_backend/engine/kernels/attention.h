@@ -3,43 +3,53 @@
 #ifndef TRIREME_ATTENTION_H
 #define TRIREME_ATTENTION_H
 
+#include "structures.h"
+
 #include <stdint.h>
 
-/* Mirrored by python_backend/engine/attention.py. */
-typedef struct {
-    char *blocks;           /* keys and values; attention.c and attention_int8.c say how */
-    int64_t block_stride;   /* bytes of a block */
-    int64_t layer_stride;   /* bytes of a layer in a block */
-    int32_t kv_bits;        /* 32 or 8 */
-    const float *smoothing; /* 8 bits: [layers][kv_heads][head_dim], what keys are divided and
-                               queries multiplied by before they are rounded; or NULL */
-    int32_t num_heads, num_kv_heads, head_dim;
-    float scale;
-    const float *qkv;       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */
-    float *output;          /* [tokens][num_heads * head_dim] */
-    const float *cosines;   /* [context][rotary_half] */
-    const float *sines;
-    int32_t rotary_half;    /* pairs of elements that turn, the first 2 * rotary_half of a head */
-    float softcap;          /* scores become cap * tanh(score / cap); 0: they stay */
-    const int32_t *windows; /* [layers]: keys that a query sees, its own the last; 0: all */
-    const int32_t *turned;  /* [layers]: whether queries and keys turn at all */
-    int32_t num_sequences;
-    const int32_t *starts;  /* [sequences + 1]: first packed token of each */
-    const int32_t *lengths; /* [sequences]: tokens already in the cache */
-    const int32_t *tables;  /* [sequences][table_width]: their blocks */
-    int64_t table_width;
-} Batch;
+/* How a layer attends; described in python_backend/engine/layers.py. */
+#define HEADS_FIELDS(FIELD, S)                                                                     \
+    FIELD(S, int32_t, num_heads)                                                                   \
+    FIELD(S, int32_t, num_kv_heads)                                                                \
+    FIELD(S, int32_t, head_dim)                                                                    \
+    FIELD(S, float, scale)                                                                         \
+    FIELD(S, float, logit_softcap) /* scores become cap * tanh(score / cap); 0: they stay */       \
+    FIELD(S, int32_t, window)      /* keys that a query sees, its own the last; 0: all */          \
+    FIELD(S, int32_t, rotary_dim)  /* elements of a head that turn, the first; 0: none */
+STRUCTURE(Heads, HEADS_FIELDS);
+
+#define BATCH_FIELDS(FIELD, S)                                                                     \
+    FIELD(S, char *, blocks)           /* keys and values; attention.c and attention_int8.c say    \
+                                          how */                                                   \
+    FIELD(S, int64_t, block_stride)    /* bytes of a block */                                      \
+    FIELD(S, int64_t, layer_stride)    /* bytes of a layer in a block */                           \
+    FIELD(S, int32_t, kv_bits)         /* 32 or 8 */                                               \
+    FIELD(S, const float *, smoothing) /* 8 bits: [layers][kv_heads][head_dim], what keys are      \
+                                          divided and queries multiplied by before they are        \
+                                          rounded; or NULL */                                      \
+    FIELD(S, const float *, qkv)       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */   \
+    FIELD(S, float *, output)          /* [tokens][num_heads * head_dim] */                        \
+    FIELD(S, const float *, cosines)   /* [context][rotary_half] */                                \
+    FIELD(S, const float *, sines)                                                                 \
+    FIELD(S, int32_t, rotary_half)     /* angles of a position */                                  \
+    FIELD(S, int32_t, num_sequences)                                                               \
+    FIELD(S, const int32_t *, starts)  /* [sequences + 1]: first packed token of each */           \
+    FIELD(S, const int32_t *, lengths) /* [sequences]: tokens already in the cache */              \
+    FIELD(S, const int32_t *, tables)  /* [sequences][table_width]: their blocks */                \
+    FIELD(S, int64_t, table_width)
+STRUCTURE(Batch, BATCH_FIELDS);
 
 enum { TILE_TOKENS = 4 }; /* queries of a sequence that share the reading of keys and values */
 
 /* What a unit of work is told. */
 typedef struct {
     const Batch *batch;
+    const Heads *heads;
     int layer;
 } Job;
 
 /* One layer's attention: write the new tokens' keys and values into their blocks, and attend. */
-void trireme_attention(const Batch *batch, int layer);
+void trireme_attention(const Batch *batch, const Heads *heads, int layer);
 
 /* The units of work, by the bits of the cache: tiles are written, and for each a key and value head
  * is attended to. */
@@ -72,14 +82,14 @@ static inline char *block_of(const Job *job, int sequence, int index) {
     return batch->blocks + block * batch->block_stride + job->layer * batch->layer_stride;
 }
 
-static inline int64_t row_width(const Batch *batch) {
-    return (int64_t)(batch->num_heads + 2 * batch->num_kv_heads) * batch->head_dim;
+static inline int64_t row_width(const Heads *heads) {
+    return (int64_t)(heads->num_heads + 2 * heads->num_kv_heads) * heads->head_dim;
 }
 
 /* Turn a head's vector by its position's angles; a layer without rotation passes it on. */
 static inline void rotate(const Job *job, int64_t position, const float *from, float *to) {
     const Batch *batch = job->batch;
-    int half = batch->turned[job->layer] ? batch->rotary_half : 0, dim = batch->head_dim;
+    int half = job->heads->rotary_dim / 2, dim = job->heads->head_dim;
     const float *cosine = batch->cosines + position * batch->rotary_half;
     const float *sine = batch->sines + position * batch->rotary_half;
     for (int i = 0; i < half; i++) {
@@ -91,13 +101,14 @@ static inline void rotate(const Job *job, int64_t position, const float *from, f
 }
 
 static inline const float *smoothing_of(const Job *job, int head) {
-    const Batch *batch = job->batch;
-    return batch->smoothing + ((int64_t)job->layer * batch->num_kv_heads + head) * batch->head_dim;
+    const Heads *heads = job->heads;
+    return job->batch->smoothing +
+           ((int64_t)job->layer * heads->num_kv_heads + head) * heads->head_dim;
 }
 
 /* The first position that a query at `position` sees. */
 static inline int first_seen(const Job *job, int position) {
-    int window = job->batch->windows[job->layer];
+    int window = job->heads->window;
     return window && position >= window ? position - window + 1 : 0;
 }
 

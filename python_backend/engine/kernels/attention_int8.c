@@ -28,14 +28,15 @@ enum {
 
 static const float LOG2_E = 1.44269504088896f;
 
-static int64_t head_bytes(const Batch *batch) {
-    return (int64_t)2 * LANES * batch->head_dim + 2 * LANES * sizeof(float);
+static int64_t head_bytes(const Heads *heads) {
+    return (int64_t)2 * LANES * heads->head_dim + 2 * LANES * sizeof(float);
 }
 
 void write_tile_int8(const void *context, int tile) {
     const Job *job = context;
     const Batch *batch = job->batch;
-    int sequence, first, count, dim = batch->head_dim;
+    const Heads *heads = job->heads;
+    int sequence, first, count, dim = heads->head_dim;
     float turned[dim];
     int8_t levels[dim];
     int32_t unused;
@@ -44,10 +45,10 @@ void write_tile_int8(const void *context, int tile) {
         int position = batch->lengths[sequence] + token - batch->starts[sequence];
         int slot = position % LANES;
         char *block = block_of(job, sequence, position / LANES);
-        const float *key = batch->qkv + token * row_width(batch) + batch->num_heads * dim;
-        const float *value = key + batch->num_kv_heads * dim;
-        for (int head = 0; head < batch->num_kv_heads; head++, key += dim, value += dim) {
-            uint8_t *keys = (uint8_t *)block + head * head_bytes(batch);
+        const float *key = batch->qkv + token * row_width(heads) + heads->num_heads * dim;
+        const float *value = key + heads->num_kv_heads * dim;
+        for (int head = 0; head < heads->num_kv_heads; head++, key += dim, value += dim) {
+            uint8_t *keys = (uint8_t *)block + head * head_bytes(heads);
             int8_t *values = (int8_t *)keys + LANES * dim;
             float *scales = (float *)(values + LANES * dim);
             rotate(job, position, key, turned);
@@ -234,10 +235,11 @@ static int64_t lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 void attend_tile_int8(const void *context, int unit) {
     const Job *job = context;
     const Batch *batch = job->batch;
-    int head = unit % batch->num_kv_heads, dim = batch->head_dim;
-    int group = batch->num_heads / batch->num_kv_heads;
+    const Heads *heads = job->heads;
+    int head = unit % heads->num_kv_heads, dim = heads->head_dim;
+    int group = heads->num_heads / heads->num_kv_heads;
     int sequence, first, count;
-    find_tile(job, unit / batch->num_kv_heads, &sequence, &first, &count);
+    find_tile(job, unit / heads->num_kv_heads, &sequence, &first, &count);
     int position = batch->lengths[sequence] + first - batch->starts[sequence];
     int rows = group * count, total = position + count;
     int first_pair = first_seen(job, position) / PAIR, behind = first_pair * PAIR;
@@ -263,7 +265,7 @@ void attend_tile_int8(const void *context, int unit) {
     for (int i = 0; i < 2 * pairs; i++) {
         int index = 2 * first_pair + i;
         blocks[i] = (const uint8_t *)block_of(job, sequence, index < last ? index : last) +
-                    head * head_bytes(batch);
+                    head * head_bytes(heads);
         const float *block_scales = (const float *)(blocks[i] + 2 * LANES * dim);
         memcpy(key_scales + i * LANES, block_scales, LANES * sizeof(float));
         memcpy(value_scales + i * LANES, block_scales + LANES, LANES * sizeof(float));
@@ -272,7 +274,7 @@ void attend_tile_int8(const void *context, int unit) {
         float turned[dim];
         int token = first + row / group;
         const float *query =
-            batch->qkv + token * row_width(batch) + (head * group + row % group) * dim;
+            batch->qkv + token * row_width(heads) + (head * group + row % group) * dim;
         rotate(job, position + row / group, query, turned);
         if (batch->smoothing) {
             const float *factors = smoothing_of(job, head);
@@ -280,7 +282,7 @@ void attend_tile_int8(const void *context, int unit) {
         }
         int8_t levels[dim];
         query_scales[row] = round_to_levels(turned, dim, dim, levels, offsets + row);
-        query_scales[row] *= batch->scale * LOG2_E;
+        query_scales[row] *= heads->scale * LOG2_E;
         offsets[row] *= -128;
         int8_t *to = queries + row / SCORE_ROWS * SCORE_ROWS * dim + row % SCORE_ROWS * 4;
         for (int i = 0; i < dim; i += 4, to += 4 * SCORE_ROWS) memcpy(to, levels + i, 4);
@@ -295,7 +297,7 @@ void attend_tile_int8(const void *context, int unit) {
     for (int row = 0; row < rows; row++) {
         int own = position + row / group;
         inverse[row] = weigh(scores + row * stride, first_seen(job, own) - behind, own + 1 - behind,
-                             stride, batch->softcap, value_scales, weights + row * stride,
+                             stride, heads->logit_softcap, value_scales, weights + row * stride,
                              scales + row * pairs);
     }
     memset(outputs, 0, rows * dim * sizeof(float));
@@ -309,7 +311,7 @@ void attend_tile_int8(const void *context, int unit) {
         }
     for (int row = 0; row < rows; row++) {
         float *output = batch->output +
-                        ((int64_t)(first + row / group) * batch->num_heads + head * group +
+                        ((int64_t)(first + row / group) * heads->num_heads + head * group +
                          row % group) * dim;
         for (int d = 0; d < dim; d++) output[d] = outputs[row * dim + d] * inverse[row];
     }

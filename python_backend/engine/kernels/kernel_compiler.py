@@ -46,7 +46,7 @@ def load_compiled(march: str = "-march=native", more_flags: str = "") -> ctypes.
             return None
         content = _compile(compiler, flags)
         _keep(path, content)
-    return ctypes.CDLL(str(path)) if more_flags else load_bytes("compiled", content)
+    return ctypes.CDLL(str(path)) if more_flags else load_bytes(path, content)
 
 
 def _compile(compiler: str, flags: tuple[str, ...]) -> bytes:

@@ -112,7 +112,7 @@ def load_library(library: Library) -> ctypes.CDLL:
             f"{library.path} is not the library that {DIGESTS.name} lists: restore both, or run "
             "`make kernels`"
         )
-    return load_bytes(library.name, content)
+    return load_bytes(library.path, content)
 
 
 def are_current() -> bool:

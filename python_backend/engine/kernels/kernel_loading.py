@@ -16,11 +16,11 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _loaded: dict[str, ctypes.CDLL] = {}
 
 
-def load_bytes(name: str, content: bytes) -> ctypes.CDLL:
+def load_bytes(path: Path, content: bytes) -> ctypes.CDLL:
     """Load a library, once in a process.
 
     Args:
-        name: What the process's memory map shows.
+        path: Where it was read, for whoever reads an error or the process's memory map.
         content: The library.
 
     Raises:
@@ -29,9 +29,11 @@ def load_bytes(name: str, content: bytes) -> ctypes.CDLL:
     key = hashlib.sha256(content).hexdigest()
     if key not in _loaded:
         try:
-            _loaded[key] = _load_sealed(name, content)
+            library = _load_sealed(path.stem, content)
         except OSError:  # some systems run no code from such memory
-            _loaded[key] = _load_from_folder(name, content)
+            library = _load_from_folder(path, content)
+        library._name = str(path)
+        _loaded[key] = library
     return _loaded[key]
 
 
@@ -52,12 +54,12 @@ def _load_sealed(name: str, content: bytes) -> ctypes.CDLL:
         raise
 
 
-def _load_from_folder(name: str, content: bytes) -> ctypes.CDLL:
+def _load_from_folder(path: Path, content: bytes) -> ctypes.CDLL:
     """Load from a new folder that only this user can write to, and remove it."""
     with tempfile.TemporaryDirectory(prefix="trireme-") as folder:
-        path = Path(folder, f"{name}.so")
-        path.write_bytes(content)
+        copy = Path(folder, path.name)
+        copy.write_bytes(content)
         try:
-            return ctypes.CDLL(str(path))
+            return ctypes.CDLL(str(copy))
         except OSError as error:
-            raise EngineError(f"the kernels {name} can't be loaded: {error}") from error
+            raise EngineError(f"{path} can't be loaded: {error}") from error

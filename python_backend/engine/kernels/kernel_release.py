@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from python_backend.engine.kernels.kernel_libraries import (
@@ -29,18 +28,19 @@ from python_backend.engine.kernels.kernel_libraries import (
 )
 
 
-def build(library: Library, folder: str) -> bytes:
+def build(library: Library, zig: list[str], folder: str) -> bytes:
     """Compile a library.
 
     Args:
         library: Which one.
+        zig: The command.
         folder: For what the compiler writes, its caches among it.
 
     Raises:
         subprocess.CalledProcessError: The compiler fails.
     """
     output = Path(folder, library.path.name)
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", TARGET, f"-mcpu={library.cpu}"]
+    command = [*zig, "cc", "-target", TARGET, f"-mcpu={library.cpu}"]
     # Names without folders: only the sources decide.
     sources = sorted(source.name for source in SOURCES.glob("*.c"))
     caches = {f"ZIG_{each}_CACHE_DIR": folder for each in ("GLOBAL", "LOCAL")}
@@ -56,14 +56,18 @@ def build(library: Library, folder: str) -> bytes:
 def main() -> int:
     """Build all libraries; write them, or compare them with those that are there."""
     parser = argparse.ArgumentParser(prog="make kernels", description=__doc__)
+    parser.add_argument("python", type=Path, help="of the environment that has ziglang")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     arguments = parser.parse_args()
-    digests = {"sources": digest_of_sources(), "compiler": f"ziglang {version('ziglang')}"}
+    # Not resolved: the link is what tells Python its environment.
+    zig = [str(arguments.python.absolute()), "-m", "ziglang"]
+    version = subprocess.check_output([*zig, "version"], text=True).strip()
+    digests = {"sources": digest_of_sources(), "compiler": f"ziglang {version}"}
     built = {}
     with tempfile.TemporaryDirectory() as folder:
         for library in LIBRARIES:
             print(f"Building {library.path.name} for {library.cpu}", file=sys.stderr)
-            built[library.path] = build(library, folder)
+            built[library.path] = build(library, zig, folder)
             digests[library.path.name] = hashlib.sha256(built[library.path]).hexdigest()
     text = json.dumps(digests, indent=2) + "\n"
     if arguments.check:

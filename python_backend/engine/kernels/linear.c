@@ -11,6 +11,9 @@
 
 #include "linear.h"
 
+EXPORT_CONSTANT(PANEL);
+EXPORT_CONSTANT(INT4_GROUP);
+
 #if HAS_LINEAR
 
 #include "integers.h"
@@ -108,16 +111,22 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
 
 /* Where the outputs of a matrix go: vector i of 16 outputs to vector `every` * i + `offset`, so
  * that gates and ups alternate. */
-typedef struct {
-    const void *levels;
-    const float *scales;
-    const uint8_t *zeros;
-    int32_t bits, outputs, columns, padded; /* columns that exist, and with padding */
-    int32_t every, offset;
-    uint8_t *to_levels;
-    void *to_scales;
-    uint8_t *to_zeros;
-} Packing;
+#define PACKING_FIELDS(FIELD, S)                                                                   \
+    FIELD(S, const void *, levels)                                                                 \
+    FIELD(S, const float *, scales)                                                                \
+    FIELD(S, const uint8_t *, zeros)                                                               \
+    FIELD(S, int32_t, bits)                                                                        \
+    FIELD(S, int32_t, outputs)                                                                     \
+    FIELD(S, int32_t, columns) /* that exist, */                                                   \
+    FIELD(S, int32_t, padded)  /* and with padding */                                              \
+    FIELD(S, int32_t, every)                                                                       \
+    FIELD(S, int32_t, offset)                                                                      \
+    FIELD(S, uint8_t *, to_levels)                                                                 \
+    FIELD(S, void *, to_scales)                                                                    \
+    FIELD(S, uint8_t *, to_zeros)
+STRUCTURE(Packing, PACKING_FIELDS);
+EXPORT_STRUCTURE(Packing, PACKING_FIELDS);
+EXPORT_STRUCTURE(Linear, LINEAR_FIELDS);
 
 /* 8 bits: levels int8 [columns][outputs], scales [outputs]. */
 static void pack_int8(const Packing *pack, int source) {

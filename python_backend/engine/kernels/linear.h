@@ -3,6 +3,8 @@
 #ifndef TRIREME_LINEAR_H
 #define TRIREME_LINEAR_H
 
+#include "structures.h"
+
 #include <stdint.h>
 
 #define HAS_AVX512 (__AVX512F__ && __AVX512BW__ && __AVX512DQ__ && __AVX512VL__)
@@ -16,17 +18,19 @@ enum {
     INT4_GROUP = 32, /* weights of a row that share a scale, and so do their activations */
 };
 
-/* A matrix of weights, packed by trireme_pack. Mirrored by native_runner.py. */
-typedef struct {
-    int32_t bits;          /* 8 or 4 */
-    int32_t columns;       /* inputs, a multiple of 32 (padded) */
-    int32_t panels;
-    const uint8_t *levels; /* by panel; see linear.c */
-    const void *scales;    /* 8 bits: float [panels][PANEL];
-                              4 bits: half [panels][groups][PANEL] */
-    const uint8_t *zeros;  /* 4 bits: [panels][groups][PANEL / 2] */
-    const float *bias;     /* float [panels][PANEL], or NULL */
-} Linear;
+/* A matrix of weights, packed by trireme_pack. */
+#define LINEAR_FIELDS(FIELD, S)                                                                    \
+    FIELD(S, int32_t, bits)           /* 8 or 4 */                                                 \
+    FIELD(S, int32_t, inputs)                                                                      \
+    FIELD(S, int32_t, columns)        /* inputs, padded to a multiple of 32 */                     \
+    FIELD(S, int32_t, outputs)        /* of a row; gates and ups make one together */              \
+    FIELD(S, int32_t, panels)                                                                      \
+    FIELD(S, const uint8_t *, levels) /* by panel; see linear.c */                                 \
+    FIELD(S, const void *, scales)    /* 8 bits: float [panels][PANEL];                            \
+                                         4 bits: half [panels][groups][PANEL] */                   \
+    FIELD(S, const uint8_t *, zeros)  /* 4 bits: [panels][groups][PANEL / 2] */                    \
+    FIELD(S, const float *, bias)     /* float [panels][PANEL], or NULL */
+STRUCTURE(Linear, LINEAR_FIELDS);
 
 /* Rows of activations, rounded. In 8 bits a row is one group, in 4 bits a group is INT4_GROUP. */
 typedef struct {

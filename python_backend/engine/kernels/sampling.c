@@ -13,6 +13,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
+#include "structures.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -81,15 +82,15 @@ static void each_row(TriremeUnit run, const void *context, int rows, int64_t siz
 
 /* ---- which tokens may be drawn --------------------------------------------------------------- */
 
-/* Mirrored by python_backend/engine/selection.py. */
-typedef struct {
-    double top_p;        /* share of the weights that is kept; 1 is all */
-    double random;       /* in [0, 1) */
-    float inverse_temperature;
-    int32_t top_k;       /* tokens that are kept, 0 is all; 1 is the highest logit's */
-    int32_t least;       /* weight under which a token is not kept, at least 1 */
-    int32_t padding;
-} Draw;
+#define DRAW_FIELDS(FIELD, S)                                                                      \
+    FIELD(S, double, top_p)         /* share of the weights that is kept; 1 is all */              \
+    FIELD(S, double, random)        /* in [0, 1) */                                                \
+    FIELD(S, float, inverse_temperature)                                                           \
+    FIELD(S, int32_t, top_k)        /* tokens that are kept, 0 is all; 1 is the highest logit's */ \
+    FIELD(S, int32_t, least_weight) /* under which a token is not kept, at least 1 */              \
+    FIELD(S, int32_t, padding)
+STRUCTURE(Draw, DRAW_FIELDS);
+EXPORT_STRUCTURE(Draw, DRAW_FIELDS);
 
 /* Tokens in the order of their weights, and of their ids where weights are equal: kept are those
  * up to this one. */
@@ -279,11 +280,11 @@ static Last cut(Last kept, int64_t size, Total limit, uint64_t *sum) {
 
 /* The last token that is kept; `sum`, all weights before, is what they weigh after. */
 static Last keep(const Draw *draw, int64_t size, uint64_t *sum) {
-    Last last = {draw->least, INT32_MAX};
+    Last last = {draw->least_weight, INT32_MAX};
     Total kept = {*sum, size};
-    if (draw->least > 1 || draw->top_k > 0) {
+    if (draw->least_weight > 1 || draw->top_k > 0) {
         Survey survey;
-        look(&survey, size, 1, draw->least, draw->least);
+        look(&survey, size, 1, draw->least_weight, draw->least_weight);
         kept = survey.above;
     }
     if (draw->top_k > 0 && draw->top_k < kept.count)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from build.artifacts import manifest
 from build.artifacts.__main__ import main, prune
 from build.artifacts.artifact_store import Store
 from build.artifacts.manifest import MANIFEST_FILE, RECORD_FILE, DigestCache
@@ -102,7 +104,7 @@ def test_two_builds_in_one_store_do_not_mix(tmp_path, checkpoint):
 @pytest.mark.parametrize(
     "moment",
     [
-        "build.segments.Segment._mlp",
+        "build.segments.Segment._feed_forward",
         "build.engine_folder.EngineConfig.save",
         "build.pipeline.sign",
         "build.artifacts.artifact_store._flush",
@@ -195,3 +197,16 @@ def test_a_damaged_version_is_named_and_not_promoted(tmp_path, checkpoint, capsy
 def test_a_plan_of_nothing_changes_nothing(tmp_path, checkpoint):
     make_plan_of(checkpoint, tmp_path / "cache")
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("name", ["layers.py", "engine_config.py", "tensor_places.py"])
+def test_another_description_of_engines_is_another_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else a version of a former format would be taken for the one that is asked for."""
+    before = manifest.tools()["trireme"]
+    shutil.copytree(manifest._ENGINE, tmp_path / "engine")
+    monkeypatch.setattr(manifest, "_ENGINE", tmp_path / "engine")
+    assert manifest.tools()["trireme"] == before
+    (tmp_path / "engine" / name).write_text("FORMAT = 4\n")
+    assert manifest.tools()["trireme"] != before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import EngineError
-from python_backend.engine.attention import (
-    PLAIN,
-    KernelAttention,
-    Layout,
-    NumpyAttention,
-    PackedBatch,
-)
-from python_backend.engine.engine_config import ENGINE_FILE, AttentionConfig, EngineConfig, KVDtype
+from python_backend.engine.attention import KernelAttention, Layout, NumpyAttention, PackedBatch
+from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig, KVDtype
 from python_backend.engine.kernels import load_kernels
+from python_backend.engine.layers import Heads
+from tests.python_backend.engine.descriptions import decoder, heads
 
 CONTEXT, BLOCKS, TABLE = 200, 64, 12
 
@@ -32,10 +30,18 @@ LAYOUTS = [
 ]
 
 
-CONFIGS = [
-    AttentionConfig(scale=0.2, logit_softcap=1.5, windows=(40, 0)),
-    AttentionConfig(windows=(1, 16), rotary_dim=10),
-    AttentionConfig(unrotated_layers=(1,), windows=(0, 33)),
+def plain(layout: Layout, **more: Any) -> Heads:
+    return heads(layout.num_heads, layout.num_kv_heads, layout.head_dim, **more)
+
+
+# How the two layers of the second layout attend.
+CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"scale": 0.2, "logit_softcap": 1.5, "window": 40},
+        {"scale": 0.2, "logit_softcap": 1.5},
+    ),
+    ({"window": 1, "rotary_dim": 10}, {"window": 16, "rotary_dim": 10}),
+    ({}, {"rotary_dim": 0, "window": 33}),
 ]
 
 
@@ -48,13 +54,14 @@ def kernel(
     layout: Layout,
     pool: NDArray[Any],
     threads: int = 2,
-    config: AttentionConfig = PLAIN,
+    layers: Sequence[Heads] | None = None,
     smoothing: NDArray[np.float32] | None = None,
 ) -> KernelAttention:
     kernels = load_kernels(threads)
     assert kernels is not None, "these tests need kernels"
-    turned = rotary(config.rotary_dim or layout.head_dim)
-    return KernelAttention(kernels, layout, pool, turned, config, smoothing)
+    layers = layers or [plain(layout)] * layout.num_layers
+    turned = rotary(max(each.rotary_dim for each in layers))
+    return KernelAttention(kernels, layout, pool, turned, layers, smoothing)
 
 
 def random_qkv(layout: Layout, tokens: int, seed: int) -> NDArray[np.float32]:
@@ -67,23 +74,27 @@ def output_of(layout: Layout, tokens: int) -> NDArray[np.float32]:
     return np.full((tokens, layout.num_heads * layout.head_dim), np.nan, dtype=np.float32)
 
 
-CASES = [*((layout, PLAIN) for layout in LAYOUTS), *((LAYOUTS[1], each) for each in CONFIGS)]
+CASES = [
+    *((layout, ({},) * layout.num_layers) for layout in LAYOUTS),
+    *((LAYOUTS[1], each) for each in CONFIGS),
+]
 
 
 @pytest.mark.parametrize(("kv_dtype", "error"), [("float32", 1e-5), ("int8", 0.1)])
 @pytest.mark.parametrize(("layout", "config"), CASES, ids=str)
 def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
-    layout: Layout, config: AttentionConfig, kv_dtype: KVDtype, error: float
+    layout: Layout, config: tuple[dict[str, Any], ...], kv_dtype: KVDtype, error: float
 ) -> None:
     """Over prompts, chunks of prompts and single tokens of four sequences, in scattered blocks."""
+    layers = [plain(layout, **each) for each in config]
     reference_pool = np.zeros((BLOCKS, *layout.block_shape), dtype=np.float32)
     layout = replace(layout, kv_dtype=kv_dtype)
     pool = np.zeros((BLOCKS, *layout.block_shape), dtype=layout.dtype)
     pool.view(np.uint8)[:] = 0xFF  # not a number: what was never written must not be read
     together, reference = (
-        kernel(layout, pool, config=config),
+        kernel(layout, pool, layers=layers),
         NumpyAttention(
-            layout, reference_pool, rotary(config.rotary_dim or layout.head_dim), config
+            layout, reference_pool, rotary(max(each.rotary_dim for each in layers)), layers
         ),
     )
     tables = np.random.default_rng(0).permutation(BLOCKS)[: 4 * TABLE].astype(np.int32)
@@ -99,7 +110,7 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
             reference(layer, batch, qkv, expected)
             np.testing.assert_allclose(output, expected, atol=error)
             assert np.abs(output - expected).mean() < error / 10
-            alone = kernel(layout, pool.copy(), threads=1, config=config)
+            alone = kernel(layout, pool.copy(), threads=1, layers=layers)
             for sequence, count in enumerate(counts):
                 for token in range(count):
                     single = PackedBatch(
@@ -130,7 +141,7 @@ def test_smoothing_keeps_outlying_channels_from_drowning_the_others() -> None:
     )
     expected = output_of(layout, 60)
     floats = np.zeros((4, *LAYOUTS[0].block_shape), np.float32)
-    NumpyAttention(LAYOUTS[0], floats, rotary(64))(0, batch, qkv, expected)
+    NumpyAttention(LAYOUTS[0], floats, rotary(64), [plain(layout)])(0, batch, qkv, expected)
     errors = []
     for smoothing in (None, outliers):
         output = output_of(layout, 60)
@@ -152,34 +163,39 @@ def test_large_scores_do_not_overflow() -> None:
     )
     output, expected = output_of(layout, 50), output_of(layout, 50)
     kernel(layout, pool)(0, batch, qkv, output)
-    NumpyAttention(layout, np.zeros_like(pool), rotary(32))(0, batch, qkv, expected)
+    NumpyAttention(layout, np.zeros_like(pool), rotary(32), [plain(layout)])(
+        0, batch, qkv, expected
+    )
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("attention", "message"),
+    ("layer", "changes", "message"),
     [
-        ({"windows": (4,)}, "windows has to have one number for each of 2 layers"),
-        ({"unrotated_layers": (2,)}, "unrotated_layers names a layer beyond the 2"),
-        ({"rotary_dim": 34}, "rotary_dim is more than the head_dim of 32"),
-        ({"rotary_dim": 3}, "rotary_dim"),
-        ({"logit_softcap": 0}, "logit_softcap"),
+        (1, {"window": -1}, "window"),
+        (1, {"rotary_dim": 34}, "rotary_dim is more than the head_dim of 32"),
+        (1, {"rotary_dim": 3}, "rotary_dim"),
+        (0, {"rotary_dim": 10}, "different rotary_dim, but one table turns them"),
+        (0, {"logit_softcap": 0}, "logit_softcap"),
+        (0, {"num_kv_heads": 3}, "4 heads don't share 3 evenly"),
+        (0, {"num_kv_heads": 1}, r"qkv or layers\.0\.output don't fit the heads"),
+        (1, {"head_dim": 64}, r"qkv or layers\.1\.output don't fit the heads"),
+        (1, {"num_heads": 8}, r"qkv or layers\.1\.output don't fit the heads"),
     ],
 )
-def test_an_engine_whose_attention_does_not_fit_it_is_refused(tmp_path, attention, message):
-    engine = {
-        "architecture": "LlamaForCausalLM",
-        "precision": "fp32",
-        "vocab_size": 10,
-        "num_layers": 2,
-        "hidden_size": 64,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 32,
-        "context_length": 16,
-        "end_token_ids": (1,),
-        "pad_token_id": 0,
-    }
-    (tmp_path / ENGINE_FILE).write_text(json.dumps({**engine, "attention": attention}))
+def test_an_engine_whose_attention_does_not_fit_it_is_refused(
+    tmp_path: Path, layer: int, changes: dict[str, Any], message: str
+) -> None:
+    engine = EngineConfig(
+        architecture="LlamaForCausalLM",
+        precision="fp32",
+        context_length=16,
+        end_token_ids=(1,),
+        pad_token_id=0,
+        decoder=decoder(*[heads(4, 2, 32)] * 2),
+    ).model_dump()
+    EngineConfig.model_validate(engine)
+    engine["decoder"]["layers"][layer]["attention"]["heads"].update(changes)
+    (tmp_path / ENGINE_FILE).write_text(json.dumps(engine))
     with pytest.raises(EngineError, match=message):
         EngineConfig.load(tmp_path)

@@ -31,6 +31,7 @@ from python_backend.text.tokenizer import TextTokenizer
 from tests.build.builds import DEMO
 from tests.build.checkpoints import make_checkpoint
 from tests.build.reference_device import ReferenceDevice
+from tests.python_backend.engine.descriptions import edited
 
 CONTEXT, VOCAB, BLOCK = 1024, 101, 256
 GREEDY = SamplingParams(max_tokens=8)
@@ -288,15 +289,15 @@ def test_keys_and_values_are_float16(load: Callable[..., OnnxEngine], dtype: str
 
 
 @pytest.mark.parametrize(
-    "changes", [{"vocab_size": 100}, {"num_layers": 1}, {"num_layers": 3}, {"head_dim": 32}]
+    ("name", "value"),
+    [("vocab_size", 100), ("num_layers", 1), ("num_layers", 3), ("head_dim", 32)],
 )
 def test_another_graph_is_refused(
-    folders: dict[str, Path], tmp_path: Path, device: ReferenceDevice, changes: dict[str, int]
+    folders: dict[str, Path], tmp_path: Path, device: ReferenceDevice, name: str, value: int
 ) -> None:
-    for name in (GRAPH_FILE, "weights.bin"):
-        shutil.copyfile(folders["fp16"] / name, tmp_path / name)
-    description = json.loads((folders["fp16"] / ENGINE_FILE).read_text())
-    (tmp_path / ENGINE_FILE).write_text(json.dumps({**description, **changes}))
+    for file in (GRAPH_FILE, "weights.bin"):
+        shutil.copyfile(folders["fp16"] / file, tmp_path / file)
+    edited(EngineConfig.load(folders["fp16"]), name, value).save(tmp_path)
     with pytest.raises(EngineError, match=r"is not the graph that the engine\.json beside it"):
         OnnxEngine(tmp_path, kv_cache_bytes=1 << 20, device=device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ PYTHON = ROOT / ".venv-kernels" / "bin" / "python"
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not PYTHON.is_file(), reason="needs `make .venv-kernels/.installed`")
 def test_building_them_again_yields_the_same_bytes() -> None:
-    command = [str(PYTHON), "-m", "python_backend.engine.kernels.kernel_release", "--check"]
+    command = [sys.executable, "-m", "python_backend.engine.kernels.kernel_release"]
+    command += [str(PYTHON), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -26,6 +26,7 @@ from python_backend.engine.kernels.kernel_libraries import (
     best_library,
 )
 from tests.python_backend.engine import instruction_sets
+from tests.python_backend.engine.descriptions import heads
 
 COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="libraries for x86-64")
@@ -217,8 +218,8 @@ def test_without_such_memory_a_library_is_loaded_from_a_folder_of_its_own(
 
 
 def test_what_is_no_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngineError, match="the kernels avx9 can't be loaded"):
-        kernel_loading.load_bytes("avx9", b"nothing")
+    with pytest.raises(EngineError, match=r"avx9\.so can't be loaded"):
+        kernel_loading.load_bytes(Path("avx9.so"), b"nothing")
 
 
 # ---- what is compiled ---------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_where_there_are_none_numpy_takes_their_place(
     layout = Layout(num_layers=1, num_heads=4, num_kv_heads=4, head_dim=16)
     pool = np.zeros((1, *layout.block_shape), dtype=np.float32)
     rotary = np.zeros((2, 8, 8), dtype=np.float32)
-    assert isinstance(load_attention(layout, pool, rotary, 1), NumpyAttention)
+    assert isinstance(load_attention(layout, pool, rotary, 1, [heads()]), NumpyAttention)
 
 
 def test_a_compiler_that_fails_says_why(

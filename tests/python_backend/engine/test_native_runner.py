@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import EngineError
-from python_backend.engine.description import DecoderDescription
-from python_backend.engine.engine_config import Precision
+from python_backend.engine.engine_config import EngineConfig, Precision
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
@@ -152,21 +152,72 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
         OnnxEngine(folder)
 
 
+def change(path: Path, edit: Callable[[Any], None]) -> None:
+    """Edit a JSON file."""
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+
+
+def widen(config: Any) -> None:
+    part = config["decoder"]["layers"][1]["feed_forward"]
+    part["gate_up"]["first"]["rows"] = part["gate_up"]["second"]["rows"] = [97]
+    part["down"]["columns"] = 97
+
+
 def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
     folder = build(tmp_path, "llama", "int8")
-    path = folder / "decoder.json"
-    text = json.loads(path.read_text())
-    path.write_text(json.dumps({**text, "intermediate_size": 97}))
+    change(folder / "engine.json", widen)
     with pytest.raises(EngineError, match=r"has no .*gate_proj.* \[64, 97\]: build the engine"):
         OnnxEngine(folder)
-    path.write_text(json.dumps({**text, "norm_eps": -1, "more": 2}))
-    with pytest.raises(EngineError, match=r"decoder\.json does not describe a decoder: norm_eps"):
+
+
+def test_damaged_places_are_named(tmp_path: Path) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    path = folder / "tensors.json"
+    change(path, lambda places: places["model.norm.weight"].update(offset=-1))
+    with pytest.raises(EngineError, match=r"tensors\.json does not list tensors: .*offset: Input"):
+        OnnxEngine(folder)
+    change(path, lambda places: places["model.norm.weight"].update(offset=0, dtype="int8"))
+    with pytest.raises(EngineError, match=r"has no model\.norm\.weight of float32 \[64\]: build"):
+        OnnxEngine(folder)
+    path.unlink()
+    with pytest.raises(EngineError, match=r"tensors\.json is missing: build the engine anew"):
+        OnnxEngine(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda layer: layer["feed_forward"].update(activation="relu"),
+            r"engine: decoder: layers: 0: feed_forward: activation: Input should be 'silu'",
+        ),
+        (
+            lambda layer: layer["feed_forward"].update(kind="experts"),
+            r"engine: decoder: layers: 0: feed_forward: kind: Input should be 'gated'",
+        ),
+        (
+            lambda layer: layer["feed_forward"]["norm"].update(eps=-1),
+            r"engine: decoder: layers: 0: feed_forward: norm: eps: Input",
+        ),
+        (
+            lambda layer: layer["attention"].update(kind="latent"),
+            r"engine: decoder: layers: 0: attention: kind: Input should be 'grouped'",
+        ),
+    ],
+)
+def test_a_part_that_is_not_known_is_named(
+    tmp_path: Path, edit: Callable[[Any], None], message: str
+) -> None:
+    folder = build(tmp_path, "llama", "int8")
+    change(folder / "engine.json", lambda config: edit(config["decoder"]["layers"][0]))
+    with pytest.raises(EngineError, match=message):
         OnnxEngine(folder)
 
 
 def test_the_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    folder = build(tmp_path, "qwen3", "int4")
-    description = DecoderDescription.load(folder)
-    assert description is not None
-    description.save(tmp_path)
-    assert DecoderDescription.load(tmp_path) == description
+    for kind in KINDS:
+        config = EngineConfig.load(build(tmp_path / kind, kind, "int4"))
+        config.save(tmp_path)
+        assert EngineConfig.load(tmp_path) == config

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from contract.errors import EngineError, InvalidRequestError
+from python_backend.engine.engine_config import EngineConfig
 from python_backend.engine.engine_core import EngineStats
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import make_checkpoint
+from tests.python_backend.engine.descriptions import edited
 
 CONTEXT, VOCAB = 128, 101
 
@@ -295,6 +297,21 @@ def test_a_foreign_engine_json_is_named_in_a_line(damaged: Path, text: str) -> N
     assert "\n" not in str(error.value)
 
 
+def test_an_engine_of_another_format_is_to_be_built_anew(damaged: Path) -> None:
+    """As the engines are that an earlier version built and promoted."""
+    format_2 = {
+        **{"format_version": 2, "architecture": "LlamaForCausalLM", "precision": "int8"},
+        **{"vocab_size": 101, "num_layers": 2, "hidden_size": 64, "num_heads": 4, "head_dim": 16},
+    }
+    (damaged / "engine.json").write_text(json.dumps(format_2))
+    with pytest.raises(EngineError) as error:
+        OnnxEngine(damaged)
+    assert str(error.value) == (
+        f"{damaged}/engine.json does not describe an engine: Value error, it is of format 2, and "
+        "this version reads format 3: build the engine anew"
+    )
+
+
 @pytest.mark.parametrize("file", ["segment_01.onnx", "weights.bin"])
 def test_a_missing_or_damaged_graph_is_named(damaged: Path, file: str) -> None:
     (damaged / file).write_bytes((damaged / file).read_bytes()[:100])
@@ -310,8 +327,7 @@ def test_a_missing_or_damaged_graph_is_named(damaged: Path, file: str) -> None:
     [("num_layers", 1), ("num_layers", 3), ("num_kv_heads", 4), ("head_dim", 8), ("vocab_size", 7)],
 )
 def test_a_graph_other_than_described_is_named(damaged: Path, name: str, value: int) -> None:
-    config = json.loads((damaged / "engine.json").read_bytes())
-    (damaged / "engine.json").write_text(json.dumps({**config, name: value}))
+    edited(EngineConfig.load(damaged), name, value).save(damaged)
     with pytest.raises(
         EngineError,
         match=r"segment_0\d\.onnx is not the graph that the engine\.json|can't be loaded|rotary",

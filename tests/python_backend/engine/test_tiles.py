@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from python_backend.engine.kernels import load_kernels
-from python_backend.engine.native_runner import _Linear
+from python_backend.engine.kernels.structures import Linear
 from tests.python_backend.engine import instruction_sets
 
 PANEL = 64
@@ -119,7 +119,7 @@ def aligned(size: int, dtype: Any) -> NDArray[Any]:
     return raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
 
 
-def weights(bits: int, rng: np.random.Generator) -> tuple[_Linear, list[NDArray[Any]]]:
+def weights(bits: int, rng: np.random.Generator) -> tuple[Linear, list[NDArray[Any]]]:
     groups = COLUMNS // 32
     levels = aligned(PANELS * COLUMNS * PANEL * bits // 8, np.uint8)
     # In 8 bits all but zero, which stands for a level of -128.
@@ -128,9 +128,11 @@ def weights(bits: int, rng: np.random.Generator) -> tuple[_Linear, list[NDArray[
     zeros = rng.integers(0, 256, PANELS * groups * PANEL // 2).astype(np.uint8)
     if bits == 4:
         scales = rng.uniform(0.001, 0.1, PANELS * groups * PANEL).astype(np.float16)
-    linear = _Linear(
+    linear = Linear(
         bits=bits,
+        inputs=COLUMNS,
         columns=COLUMNS,
+        outputs=PANELS * PANEL,
         panels=PANELS,
         levels=levels.ctypes.data,
         scales=scales.ctypes.data,
@@ -140,7 +142,7 @@ def weights(bits: int, rng: np.random.Generator) -> tuple[_Linear, list[NDArray[
 
 
 def products(
-    library: ctypes.CDLL, linear: _Linear, values: NDArray[np.float32]
+    library: ctypes.CDLL, linear: Linear, values: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     rows, groups = len(values), 1 if linear.bits == 8 else COLUMNS // 32
     levels = np.zeros((rows, COLUMNS), np.int8)
@@ -166,7 +168,7 @@ def products(
 
 
 @pytest.fixture(params=[8, 4], ids=["int8", "int4"])
-def case(request: pytest.FixtureRequest) -> tuple[_Linear, NDArray[np.float32], Any]:
+def case(request: pytest.FixtureRequest) -> tuple[Linear, NDArray[np.float32], Any]:
     rng = np.random.default_rng(3)
     linear, alive = weights(request.param, rng)
     values = rng.standard_normal((MOST_ROWS, COLUMNS)).astype(np.float32)
@@ -176,7 +178,7 @@ def case(request: pytest.FixtureRequest) -> tuple[_Linear, NDArray[np.float32], 
     return linear, values, alive
 
 
-Case = tuple[_Linear, NDArray[np.float32], Any]
+Case = tuple[Linear, NDArray[np.float32], Any]
 EMULATED = "-mavx512vnni -mavx512vl"
 """The tiles for AVX-VNNI, by instructions of AVX-512 that do the same."""
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig
 from python_backend.text.tokenizer import TextTokenizer
+from tests.python_backend.engine.descriptions import decoder, heads
 from tests.python_backend.text.samples import byte_level
 
 BYTE_LEVEL = byte_level()
@@ -52,15 +53,10 @@ def test_a_tokenizer_without_an_end_token_takes_the_engines(tmp_path: Path) -> N
     EngineConfig(
         architecture="LlamaForCausalLM",
         precision="fp32",
-        vocab_size=400,
-        num_layers=1,
-        hidden_size=16,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
         context_length=8,
         end_token_ids=(7, 5),
         pad_token_id=0,
+        decoder=decoder(heads(), vocab_size=400),
     ).save(tmp_path)
     assert TextTokenizer.load(tmp_path).end_id == 7
 
