@@ -181,6 +181,10 @@ bench-budget: venv ## Measure what the token budget of a step does to streams an
 bench-cuda: venv ## Measure an NVIDIA GPU's tokens per second against its memory bandwidth
 	@$(run) -m benchmarks.cuda $(ARGS)
 
+.PHONY: bench-scoring
+bench-scoring: venv ## Measure a long prompt's log probabilities, by rows of logits a step
+	@$(run) -m benchmarks.scoring $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling

@@ -64,7 +64,7 @@ def logits_of(
 
     def run(work):
         logits = compute(work)
-        chosen = [each.sequence for each in work if each.samples]
+        chosen = [each.sequence for each in work if each.num_chosen]
         for sequence, row in zip(chosen, logits, strict=True):
             found[sequence.prompt.tobytes()].append(row.copy())
         return logits
