@@ -10,7 +10,8 @@
 - ``codes``: words that programs compare: finish reasons, and what kind of error it is;
 - ``errors``: what can go wrong while a request is served;
 - ``error_text``: an error's status, code and the input to blame, written into its text;
-- ``settings_base``: typed settings and the errors that explain them.
+- ``settings_base``: typed settings and the errors that explain them;
+- ``version``: Trireme's own.
 
 It imports no other room, and no package but pydantic, yaml and numpy.
 """

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from contract.version import VERSION
 from gateway.admin.api import admin
 from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
@@ -100,7 +101,7 @@ def create_app(
 
     app = FastAPI(
         title="Trireme gateway",
-        version="1",
+        version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,

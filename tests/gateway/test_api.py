@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from contract.errors import GenerationError, InvalidRequestError, ServerUnavailableError
+from contract.version import VERSION
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Delta, TokenLogprob
@@ -473,6 +474,7 @@ def test_cors_is_closed_unless_told_otherwise(gateway):
 def test_the_openapi_document_describes_it(gateway):
     with gateway.client() as client:
         document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == VERSION
     assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/v1/models"}
     schema = document["components"]["schemas"]["ChatRequest"]
     assert schema["additionalProperties"] is False
