@@ -254,6 +254,7 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
             if number == 600:
                 process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     await FileAuditLog.open(settings).close()
     [report] = verified()
     assert report.problems == []
