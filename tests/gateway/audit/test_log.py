@@ -157,6 +157,22 @@ async def test_segments_follow_each_other(settings, verified):
     assert all([each["request_id"] for each in line["open"]] == ["long"] for line in headers[1:])
 
 
+async def test_segments_follow_each_other_across_processes(settings, verified):
+    small = settings.model_copy(update={"segment_bytes": 4096})
+    for life in range(3):
+        log = FileAuditLog.open(small)
+        for number in range(12):
+            await serve(log, f"r{life}-{number}")
+        await log.close()
+    [folder] = writers(settings.directory)
+    numbers = [segment.number for segment in segments(folder)]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 4
+    [report] = verified()
+    assert report.problems == []
+    assert (report.events["start"], report.events["end"]) == (3, 36)
+
+
 async def test_a_day_has_segments_of_its_own(settings, verified, monkeypatch):
     log = FileAuditLog.open(settings)
     await serve(log, "r1")
@@ -241,20 +257,18 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     begun: set[str] = set()
     answered: set[str] = set()
     for life in range(3):
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WRITE, str(settings.directory), str(life)],
             stdout=subprocess.PIPE,
             text=True,
-        )
-        assert process.stdout is not None
-        for number, line in enumerate(process.stdout):
-            what, _, request_id = line.strip().partition(" ")
-            if line.endswith("\n"):
-                {"begun": begun, "answered": answered}[what].add(request_id)
-            if number == 600:
-                process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        ) as process:
+            assert process.stdout is not None
+            for number, line in enumerate(process.stdout):
+                what, _, request_id = line.strip().partition(" ")
+                if line.endswith("\n"):
+                    {"begun": begun, "answered": answered}[what].add(request_id)
+                if number == 600:
+                    process.send_signal(signal.SIGKILL)
     await FileAuditLog.open(settings).close()
     [report] = verified()
     assert report.problems == []
@@ -266,15 +280,13 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     assert answered <= set(written["end"])
     # Each that began has one end or another, and exactly one.
     assert sorted(written["begin"]) == sorted(written["end"] + written["interrupted"])
-    by_number = {line["n"]: line for line in lines(settings.directory)}
-    for line in by_number.values():
-        if line["event"] == "interrupted":  # it says all that its beginning said
-            begin = by_number[line["begun"]]
-            assert line == {
-                **begin,
-                **{name: line[name] for name in ("n", "event", "begun", "mac")},
-            }
-            assert (begin["event"], begin["request_id"]) == ("begin", line["request_id"])
+    said = {fields["n"]: fields for fields in lines(settings.directory)}
+    for fields in said.values():
+        if fields["event"] == "interrupted":  # it says all that its beginning said
+            begin = said[fields["begun"]]
+            changed = {name: fields[name] for name in ("n", "event", "begun", "mac")}
+            assert fields == {**begin, **changed}
+            assert begin["event"] == "begin"
     assert 3 <= len(written["interrupted"]) <= 3 * (1 + 16)
     assert len(answered) > 300
 

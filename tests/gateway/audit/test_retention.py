@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import threading
 import time
 from datetime import date
+from typing import Any
 
 import orjson
 import pytest
@@ -103,6 +108,51 @@ async def test_a_removal_leaves_a_note_of_what_went(settings, log, keys):
     await log.close()
 
 
+async def test_a_note_that_finds_no_room_removes_nothing_and_harms_none(
+    settings, log, keys, monkeypatch
+):
+    prune(settings.directory, keys, date(2027, 1, 17))
+    before = numbers(settings)
+
+    def some(write: Any) -> Any:
+        def written(descriptor: int, data: bytes, *position: int) -> int:
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken: int = write(descriptor, data[: left.pop()], *position)
+            return taken
+
+        return written
+
+    left = [40]
+    with monkeypatch.context() as patch:
+        for name in ("write", "pwrite"):
+            patch.setattr(os, name, some(getattr(os, name)))
+        with pytest.raises(AuditError, match=r"stays: .* No space"):
+            prune(settings.directory, keys, date(2027, 1, 18))
+    assert numbers(settings) == before
+    assert [len(report.problems) for report in verify(settings.directory, keys)] == [0]
+    assert prune(settings.directory, keys, date(2027, 1, 18))
+    await log.close()
+    assert [len(report.problems) for report in verify(settings.directory, keys)] == [0]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_a_note_cut_short_by_a_power_cut_is_none(settings, log, keys, kept):
+    """The segment goes only after its note is on disk, so it is there still."""
+    [folder] = writers(settings.directory)
+    contents = {segment.path: segment.path.read_bytes() for segment in segments(folder)}
+    for day in (17, 18)[: kept + 1]:
+        [removed] = prune(settings.directory, keys, date(2027, 1, day))
+    removed.write_bytes(contents[removed])
+    note = folder / PRUNED
+    note.write_bytes(note.read_bytes()[:-30])
+    assert verify(settings.directory, keys)[0].problems == []
+    assert prune(settings.directory, keys, date(2027, 1, day)) == [removed]
+    assert note.read_bytes().count(b"\n") == kept + 1
+    await log.close()
+    assert verify(settings.directory, keys)[0].problems == []
+
+
 async def test_every_chain_is_pruned_by_itself(settings, log, keys):
     other = FileAuditLog.open(settings)
     await other.close()
@@ -133,6 +183,26 @@ async def test_the_segment_that_is_written_stays(settings, log, keys):
     await log.close()
     assert verify(settings.directory, keys)[0].problems == []
     await FileAuditLog.open(settings).close()
+    assert verify(settings.directory, keys)[0].problems == []
+
+
+async def test_removals_take_turns(settings, log, keys):
+    [folder] = writers(settings.directory)
+    before = numbers(settings)
+    with (folder / "prune.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        removals = [
+            threading.Thread(target=prune, args=(settings.directory, keys, date(2999, 1, 1)))
+            for _ in range(2)
+        ]
+        for removal in removals:
+            removal.start()
+        time.sleep(0.2)
+        assert numbers(settings) == before
+    for removal in removals:
+        removal.join()
+    assert numbers(settings) == before[-1:]
+    await log.close()
     assert verify(settings.directory, keys)[0].problems == []
 
 

@@ -282,7 +282,7 @@ async def test_a_store_that_knows_nothing_learns_what_was_spent(build):
     [
         (0, "0ms"),
         (0.0121, "13ms"),
-        (0.5, "500ms"),
+        (0.5001, "501ms"),
         (1, "1s"),
         (59.2, "1m0s"),
         (61, "1m1s"),
