@@ -131,5 +131,5 @@ def test_from_end_to_end_of_the_random_numbers_what_has_a_weight_is_drawn(
         assert selection.choose(logits, [0], draws) == [expected]
 
 
-def test_there_is_a_compiler_where_this_is_tested() -> None:
+def test_there_are_kernels_where_this_is_tested() -> None:
     assert isinstance(KERNEL, KernelSelection)
