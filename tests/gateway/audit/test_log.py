@@ -228,6 +228,21 @@ async def test_a_change_by_an_administrator_is_written_down(settings):
     assert other["details"] == {}
 
 
+async def test_a_change_is_on_disk_when_it_is_told(settings, monkeypatch):
+    log = FileAuditLog.open(settings)
+    synced = []
+    fdatasync = os.fdatasync
+
+    def sync(descriptor):
+        fdatasync(descriptor)
+        synced.append(events(settings.directory)[-1])
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    await log.change("ada", "keys.revoke", "k1")
+    assert synced == ["change"]
+    await log.close()
+
+
 WRITE = """
 import asyncio, sys
 from gateway.audit.log import FileAuditLog

@@ -79,6 +79,23 @@ def test_so_it_does_where_a_sample_of_the_weights_says_where_to_look(kind: str) 
     assert KERNEL.choose(logits, rows, draws) == NUMPY.choose(logits, rows, draws)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(1000, 1), (2400, 1), (9000, 1), (0, 0.3), (1000, 0.9)]
+)
+def test_so_it_does_where_all_that_is_heavy_is_where_the_sample_does_not_look(
+    top_k: int, top_p: float
+) -> None:
+    rng = np.random.default_rng(6)
+    logits = make_rows(rng, 6, 152_000, "flat")
+    unseen = np.flatnonzero(np.arange(152_000) % 512 >= 16)
+    logits[:, unseen[:2500]] += 5
+    draws = make_draws(rng, 6, 152_000)
+    draws["top_k"], draws["top_p"], draws["least_weight"] = top_k, top_p, 1
+    draws["inverse_temperature"] = 1
+    rows = list(range(6))
+    assert KERNEL.choose(logits, rows, draws) == NUMPY.choose(logits, rows, draws)
+
+
 @settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
