@@ -19,7 +19,7 @@ from tests.python_backend.engine.descriptions import decoder, heads
 from tests.python_backend.text.samples import byte_level
 
 BYTE_LEVEL = byte_level()
-END = BYTE_LEVEL.token_to_id("<|end|>")
+END = BYTE_LEVEL.get_vocab()["<|end|>"]
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
