@@ -160,6 +160,7 @@ def write(folder: Path, case: Case) -> Any:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(case.config()))
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     config = transformers.AutoConfig.from_pretrained(folder)
     # Eager: transformers' fused attention leaves Gemma's soft caps out.
     with torch.device("cpu"):

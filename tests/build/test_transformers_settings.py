@@ -6,10 +6,14 @@ adds every setting of every family in both styles.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from build.build_errors import CheckpointError
 from build.families import FAMILIES
 from tests.build.faithful import (
     ABSENT,
@@ -22,7 +26,12 @@ from tests.build.faithful import (
     SHORT,
     WINDOW,
     Case,
+    actual,
     compare,
+    engine_of,
+    expected,
+    tokens,
+    write,
 )
 
 torch = pytest.importorskip("torch")
@@ -43,6 +52,7 @@ LONGROPE = {
     "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
     "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 17.0, 18.0],
 }
+SU = {**LONGROPE, "rope_type": "su"}
 PARTIAL = {
     **LONGROPE,
     "partial_rotary_factor": 0.75,
@@ -103,11 +113,12 @@ def usual() -> list[Case]:
         Case("llama", 4, {"original_max_position_embeddings": ORIGINAL}, {**YARN, "factor": 2.0}),
         Case("llama", 4, {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}}, LLAMA3),
         Case("mistral", 5, {"sliding_window": None}, {"rope_type": "linear", "factor": 4.0}),
+        Case("mistral", 4, {"head_dim": 32, "layer_types": FOREIGN["layer_types"]}, {}),
         Case("qwen2", 4, {"use_sliding_window": True}, {"rope_type": "dynamic", "factor": 4.0}),
         Case("qwen2", 4, {"use_sliding_window": True, "max_window_layers": ABSENT}, {}),
         Case("qwen2", 4, {"use_sliding_window": True, "max_window_layers": 0}, {}),
         Case("qwen3", 5, {"use_sliding_window": True, "head_dim": ABSENT}, {}),
-        Case("phi3", 4, {"sliding_window": WINDOW}, {**LONGROPE, "rope_type": "su"}),
+        Case("phi3", 4, {"sliding_window": WINDOW}, {**SU, "original_max_position_embeddings": 9}),
         Case("phi3", 5, {}, {**PARTIAL, "original_max_position_embeddings": 7}),
         Case("phi3", 4, {"original_max_position_embeddings": ABSENT}, LONGROPE),
         Case("gemma2", 4, {"query_pre_attn_scalar": ABSENT, "hidden_activation": ABSENT}, {}),
@@ -213,3 +224,90 @@ def test_what_is_computed_is_what_transformers_computes(tmp_path, case):
 @pytest.mark.parametrize("case", every(), ids=str)
 def test_every_setting_absent_and_varied(tmp_path, case):
     compare(tmp_path / "checkpoint", case, lengths(case))
+
+
+def config_class(family: str) -> Any:
+    """The class that transformers has for a family's config."""
+    return type(transformers.AutoConfig.for_model(family))
+
+
+@pytest.mark.parametrize("family", OF_FAMILY)
+def test_every_setting_of_transformers_has_a_place_and_its_default(family):
+    table, known = FAMILIES[ARCHITECTURES[family]], config_class(family)
+    defaults = {each.name: each.default for each in dataclasses.fields(known)}
+    assert [name for name in defaults if table.role(name) == "foreign"] == []
+    defaults["rope_theta"] = known.default_theta
+    for name, field in table.table.items():
+        if name in defaults:
+            assert field.default == defaults[name], name
+        else:
+            # Without a place in the class; what it does with them is tried in cases.
+            assert field.default is None, name
+            assert name in BESIDE_THE_CLASS, name
+
+
+BESIDE_THE_CLASS = (
+    "head_dim",
+    "layer_types",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_scaling",
+)
+
+
+@pytest.mark.parametrize("style", [4, 5])
+@pytest.mark.parametrize("stored", ["equal", "other", "alone"])
+def test_tied_tables_that_are_both_stored(tmp_path, style, stored):
+    folder = tmp_path / "checkpoint"
+    write(folder, Case("llama", style, {}, {}))
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"]
+    other = table if stored == "equal" else np.ascontiguousarray(table[::-1])
+    tensors["lm_head.weight"] = other.copy()
+    if stored == "alone":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = tokens(SHORT + DECODED)
+    ours = actual(engine_of(folder), ids, 0)
+    np.testing.assert_allclose(ours, expected(model.eval(), ids), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["phi3", "llama"])
+def test_longrope_of_an_engine_for_the_original_context(tmp_path, family):
+    rope = {**LONGROPE, "original_max_position_embeddings": ORIGINAL}
+    case = Case(family, 4, {}, rope, context_length=ORIGINAL)
+    compare(tmp_path / "checkpoint", case, (SHORT, ORIGINAL - DECODED))
+
+
+@pytest.mark.sweep
+def test_the_window_that_mistral_has_where_it_says_nothing(tmp_path):
+    changes = {"sliding_window": ABSENT, "max_position_embeddings": 8192, "num_hidden_layers": 1}
+    compare(tmp_path / "checkpoint", Case("mistral", 4, changes, {}), (4200,))
+
+
+def nothings() -> list[Case]:
+    """Every setting that is there and says nothing."""
+    return [
+        Case(family, 4, {name: None}, {})
+        for family in OF_FAMILY
+        for name in FAMILIES[ARCHITECTURES[family]].table
+    ]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("case", nothings(), ids=str)
+def test_a_setting_that_says_nothing_is_transformers_nothing_or_refused(tmp_path, case):
+    folder = tmp_path / "checkpoint"
+    try:
+        model = write(folder, case)
+    except Exception:
+        pytest.skip("transformers makes no model of it")
+    try:
+        engine = engine_of(folder)
+    except CheckpointError:
+        return
+    ids = tokens(LONG + DECODED)
+    np.testing.assert_allclose(actual(engine, ids, 0), expected(model, ids), atol=1e-3, rtol=0)
