@@ -190,13 +190,17 @@ bench-priorities: repository ## Measure a person's wait beside batch work that f
 
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
-	@$(run_build) -m pytest -m torch tests/build
+	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 
 .PHONY: test-refusals
 test-refusals: $(VENV)/.dev ## Have EACH requests of every kind refused, by every way: the server must live
 	@REFUSALS="$(EACH)" $(run) -m pytest tests/integration/test_refusals.py --timeout 7200 $(ARGS)
+
+.PHONY: sweep
+sweep: $(BUILD_VENV)/.installed ## Hold every setting of every family against transformers (a thousand builds)
+	@$(run_build) -m pytest -m sweep tests/build $(ARGS)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM

@@ -24,6 +24,7 @@ from tests.build.faithful import (
     OF_FAMILY,
     ORIGINAL,
     SHORT,
+    VOCABULARY,
     WINDOW,
     Case,
     actual,
@@ -183,14 +184,19 @@ def every() -> list[Case]:
         for style in (4, 5):
             for name in table:
                 values = list(VARIED.get(name, ()))
-                if name not in (*LARGE, "max_position_embeddings", "rope_parameters"):
+                kept = (*LARGE, "max_position_embeddings", "rope_parameters")
+                beyond = name == "pad_token_id" and (table[name].default or 0) >= VOCABULARY
+                if name not in kept and not beyond:  # transformers' embedding refuses such padding
                     values.append(ABSENT)
                 for value in values:
-                    more = {}
+                    more: dict[str, Any] = {}
                     if name in ("sliding_window", "max_window_layers", "layer_types"):
                         more = {"use_sliding_window": True} if "use_sliding_window" in table else {}
                     if name == "num_hidden_layers" and family in ("qwen2", "qwen3"):
                         more = {"use_sliding_window": True}
+                    if name == "num_key_value_heads" and value is ABSENT:
+                        heads = table[name].default or 4
+                        more = {"num_attention_heads": heads, "hidden_size": 16 * heads}
                     cases.append(Case(family, style, {**more, name: value}, {}))
             cases += [Case(family, style, {}, rope) for rope in ropes(family)]
             cases += [

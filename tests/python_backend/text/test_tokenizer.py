@@ -61,11 +61,10 @@ def test_special_tokens_of_their_own_file(
 
 
 def test_the_engines_end_tokens_hold_where_the_tokenizers_is_not_one_of_them() -> None:
-    def end_id(*end_ids: int) -> int:
-        return TextTokenizer(byte_level(), {"eos_token": "<|end|>"}, None, end_ids).end_id
-
-    assert end_id() == end_id(3, END) == END
-    assert end_id(3, 5) == 3
+    assert END is not None
+    for end_ids, expected in (((), END), ((3, END), END), ((3, 5), 3)):
+        tokenizer = TextTokenizer(byte_level(), {"eos_token": "<|end|>"}, None, end_ids)
+        assert tokenizer.end_id == expected
 
 
 def test_the_end_token_pads_where_no_other_does(tokenizer: TextTokenizer) -> None:
