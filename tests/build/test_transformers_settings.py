@@ -192,6 +192,8 @@ def every() -> list[Case]:
                     more: dict[str, Any] = {}
                     if name in ("sliding_window", "max_window_layers", "layer_types"):
                         more = {"use_sliding_window": True} if "use_sliding_window" in table else {}
+                    if name == "layer_types" and family == "mistral":
+                        more = {"head_dim": 32}  # which transformers' Ministral has to be told
                     if name == "num_hidden_layers" and family in ("qwen2", "qwen3"):
                         more = {"use_sliding_window": True}
                     if name == "num_key_value_heads" and value is ABSENT:
