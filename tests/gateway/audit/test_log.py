@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_request_is_written_down_without_its_text(settings, verified):
+    opened = time.time()
     log = FileAuditLog.open(settings)
     await log.check()
     await serve(log, "r1", "acme")
@@ -31,9 +32,36 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
     text = b"".join(path.read_bytes() for path in settings.directory.rglob("*.jsonl")).decode()
     assert not any(word in text for word in (PROMPT, ANSWER, "quick", "lazy"))
     header, start, begin, end, _, other = lines(settings.directory)
-    assert (header["event"], start["event"], begin["event"]) == ("segment", "start", "begin")
     key = AuditKeys.load(key_path(settings)).current
-    del end["mac"]
+    for line in (header, start, begin, end):
+        del line["mac"]
+    assert header == {
+        "n": 0,
+        "event": "segment",
+        "time": pytest.approx(opened, abs=60),
+        "writer": writers(settings.directory)[0].name,
+        "segment": 0,
+        "key": key.fingerprint,
+        "previous": "0" * 64,
+        "open": [],
+    }
+    assert start == {
+        "n": 1,
+        "event": "start",
+        "time": pytest.approx(opened, abs=60),
+        "process": os.getpid(),
+        "dropped_bytes": 0,
+    }
+    assert begin == {
+        "n": 2,
+        "event": "begin",
+        "time": 1_800_000_000.0,
+        "request_id": "r1",
+        "tenant": "acme",
+        "application": "chat",
+        "key_id": "k1",
+        "model": "demo",
+    }
     assert end == {
         "n": 3,
         "event": "end",
@@ -60,6 +88,18 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
     assert other["prompt_digest"] not in (end["prompt_digest"], None)
     [report] = verified()
     assert (report.problems, report.lines) == ([], 6)
+
+
+async def test_a_text_that_is_empty_has_no_digest(settings):
+    log = FileAuditLog.open(settings)
+    for texts in (("", ANSWER), (PROMPT, "")):
+        await log.begin("r", 1.0, principal(), "demo")
+        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]))
+    await log.close()
+    ends = [line for line in lines(settings.directory) if line["event"] == "end"]
+    there = [(bool(each["prompt_digest"]), bool(each["answer_digest"])) for each in ends]
+    assert there == [(False, True), (True, False)]
+    assert ends[0]["prompt_digest"] is ends[1]["answer_digest"] is None
 
 
 async def test_what_is_private_is_for_its_owner(settings):
@@ -156,9 +196,20 @@ async def test_ids_that_come_twice_are_kept_apart(settings):
 async def test_a_change_by_an_administrator_is_written_down(settings):
     log = FileAuditLog.open(settings)
     await log.change("ada", "keys.revoke", "k1", {"tenant": "acme"})
+    await log.change("ada", "keys.revoke", "k2")
     await log.close()
-    change = list(lines(settings.directory))[-1]
-    assert (change["actor"], change["action"], change["subject"]) == ("ada", "keys.revoke", "k1")
+    change, other = list(lines(settings.directory))[-2:]
+    assert {**change, "mac": None} == {
+        "n": 2,
+        "event": "change",
+        "time": pytest.approx(time.time(), abs=60),
+        "actor": "ada",
+        "action": "keys.revoke",
+        "subject": "k1",
+        "details": {"tenant": "acme"},
+        "mac": None,
+    }
+    assert other["details"] == {}
 
 
 WRITE = """
@@ -203,6 +254,7 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
             if number == 600:
                 process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     await FileAuditLog.open(settings).close()
     [report] = verified()
     assert report.problems == []
@@ -214,6 +266,15 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     assert answered <= set(written["end"])
     # Each that began has one end or another, and exactly one.
     assert sorted(written["begin"]) == sorted(written["end"] + written["interrupted"])
+    by_number = {line["n"]: line for line in lines(settings.directory)}
+    for line in by_number.values():
+        if line["event"] == "interrupted":  # it says all that its beginning said
+            begin = by_number[line["begun"]]
+            assert line == {
+                **begin,
+                **{name: line[name] for name in ("n", "event", "begun", "mac")},
+            }
+            assert (begin["event"], begin["request_id"]) == ("begin", line["request_id"])
     assert 3 <= len(written["interrupted"]) <= 3 * (1 + 16)
     assert len(answered) > 300
 

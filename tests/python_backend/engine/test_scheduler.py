@@ -155,6 +155,16 @@ class Comings(RuleBasedStateMachine):
             sequence.drafts = tokens[-count:]
 
     @rule()
+    def clear(self) -> None:
+        """Have the memory of what is of no use cleared: all of it, and nothing else."""
+        for block in self.scheduler.take_emptied():
+            for place in range(BLOCK_TOKENS):
+                self.held.pop((block, place), None)
+        of_use = {block for sequence in self.alive for block in sequence.blocks}
+        of_use |= self.scheduler.pool._digest_of.keys()
+        assert {block for block, _ in self.held} <= of_use
+
+    @rule()
     def step(self) -> None:
         undrafted = copy.deepcopy(self.scheduler)
         for sequence in (*undrafted.running, *undrafted.waiting):
@@ -467,6 +477,25 @@ def test_a_shared_beginning_is_computed_once() -> None:
     assert second.num_reused_blocks == 2
 
 
+def test_memory_that_holds_nothing_of_use_is_told_once() -> None:
+    scheduler = make_scheduler(blocks=4)
+    first, second = make_sequence(20, 1), make_sequence([1] * 20, 30)
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    work = scheduler.schedule()
+    _, last = first.blocks
+    advance(scheduler, work)
+    assert scheduler.take_emptied() == [last]  # the full one before it may serve another
+    assert scheduler.take_emptied() == []
+    given = list(second.blocks)
+    scheduler.remove(second)
+    third = make_sequence([2] * 40, 1)
+    scheduler.add(third)
+    scheduler.schedule()
+    assert given[1] in third.blocks
+    assert scheduler.take_emptied() == []  # it is used again
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_sequences_of_different_salts_share_nothing(together: bool) -> None:
     scheduler = make_scheduler(max_sequences=9, max_num_tokens=400)
@@ -490,10 +519,11 @@ def test_a_salt_does_not_stand_for_tokens() -> None:
     first = make_sequence([7] * 40)
     scheduler.add(first)
     advance(scheduler, scheduler.schedule())
-    second = make_sequence([7] * 24, salt=first.digests[0])
-    scheduler.add(second)
-    scheduler.schedule()
-    assert second.num_reused_blocks == 0
+    for salt in (first.digests[0], first.prompt[:BLOCK_TOKENS].tobytes()):
+        second = make_sequence([7] * 24, salt=salt)
+        scheduler.add(second)
+        scheduler.schedule()
+        assert second.num_reused_blocks == 0
 
 
 def test_at_least_the_last_token_is_computed() -> None:
