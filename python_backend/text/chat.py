@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from contract.errors import EngineError, InvalidRequestError
+from contract.models import EnsembleInputs
 from python_backend.text.messages import Message, Tool
 
 _MAX_STEPS = 1_000_000
@@ -118,7 +119,8 @@ class ChatTemplate:
                     _raise(f"the prompt has more than {_MAX_PROMPT_CHARACTERS} characters")
                 pieces.append(piece)
         except Exception as error:  # a template is code: it can raise anything
-            raise InvalidRequestError(f"the chat template refuses the messages: {error}") from error
+            message = f"the chat template refuses the messages: {error}"
+            raise InvalidRequestError(message, EnsembleInputs.MESSAGES.name) from error
         return "".join(pieces)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.error_text import Status, read
-from contract.models import PREPROCESSING_MODEL
+from contract.error_text import ErrorText, Status, read
+from contract.models import ENSEMBLE_MODEL, PREPROCESSING_MODEL
+from contract.names import REQUEST_PARAMETERS
 from tests.python_backend.serving.fake_triton import (
     InferenceResponse,
     TritonError,
@@ -78,9 +80,12 @@ def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str
     error = answer(model, *texts, **inputs).error
     assert error is not None
     assert error.code == TritonError.INVALID_ARG
-    status, message = read(error.message)
-    assert status is Status.INVALID_ARGUMENT
-    return message
+    said = read(error.message)
+    assert said.status is Status.INVALID_ARGUMENT
+    first = re.split(r"\W", said.message)[0]
+    if first in (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS):
+        assert said.param == first
+    return said.message if said.code is None else f"{said.code}: {said.message}"
 
 
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
@@ -383,7 +388,7 @@ def test_what_nobody_foresaw_fails_alone(
     ]
     responses = model.execute(requests)
     assert [response.error is None for response in responses] == [True, False, True]
-    assert read(responses[1].error.message) == (Status.INTERNAL, "the tokenizer broke")
+    assert read(responses[1].error.message) == ErrorText(Status.INTERNAL, "the tokenizer broke")
     assert responses[1].error.code == TritonError.INTERNAL
 
 
