@@ -82,7 +82,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     message = str(worst["msg"]).removeprefix("Value error, ")
     if worst["type"] == "unsupported_parameter":
         code = "unsupported_parameter"
-        path = [str(context["name"])]
+        path = [*path, str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
         message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"
