@@ -54,6 +54,16 @@ class GenerationParameters:
             openai="max_tokens",
         ),
     ] = 128
+    fit_max_tokens: Annotated[
+        bool | None,
+        Parameter(
+            meaning="Whether max_tokens is cut to the room that the prompt leaves in the context, "
+            "where more would be refused. Not known to TensorRT-LLM's engine.",
+            tensor=optional("fit_max_tokens", "BOOL"),
+            engine=scalar("fit_max_tokens", "BOOL"),
+            default=False,
+        ),
+    ] = None
     temperature: Annotated[
         float | None,
         Parameter(
@@ -146,6 +156,17 @@ class GenerationParameters:
             openai="frequency_penalty",
             asked=Bounds(least=-2, most=2),
             nothing=0,
+        ),
+    ] = None
+    prompt_ignore_length: Annotated[
+        int | None,
+        Parameter(
+            meaning="How many of the prompt's first tokens presence_penalty and frequency_penalty "
+            "don't count; more than it has is all. Not known to TensorRT-LLM's ensemble.",
+            tensor=optional("prompt_ignore_length", "INT32"),
+            engine=scalar("prompt_ignore_length", "INT32"),
+            bounds=Bounds(least=0),
+            default=0,
         ),
     ] = None
     repetition_penalty: Annotated[
@@ -323,6 +344,7 @@ class ParameterKeywords(TypedDict, total=False):
     """The fields of `GenerationParameters` as keyword arguments, for type checkers."""
 
     max_tokens: int
+    fit_max_tokens: bool | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -331,6 +353,7 @@ class ParameterKeywords(TypedDict, total=False):
     seed: int | None
     presence_penalty: float | None
     frequency_penalty: float | None
+    prompt_ignore_length: int | None
     repetition_penalty: float | None
     min_tokens: int | None
     end_id: int | None

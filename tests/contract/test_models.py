@@ -20,6 +20,7 @@ from contract.models import (
     ensemble_model,
 )
 from contract.names import Engine
+from contract.parameters import OUR_ROWS
 from contract.tensors import Model, Tensor
 from tests.contract import upstream
 
@@ -47,7 +48,7 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
-    ours = {"priority", "min_p", "num_top_log_probs"}
+    ours = {"priority", *(row.name for row in OUR_ROWS)}
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
@@ -62,7 +63,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {*STREAM, "liveness_probes", "priority", "min_p", "num_top_log_probs"},
+            {*STREAM, "liveness_probes", "priority", *(row.name for row in OUR_ROWS)},
         ),
         (
             TENSORRT_LLM_MODEL.outputs,

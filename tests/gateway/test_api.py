@@ -231,6 +231,7 @@ def test_what_the_model_refuses_is_a_400():
     ("input_name", "chat", "completion"),
     [
         ("text_input", "messages", "prompt"),
+        ("input_ids", "messages", "prompt"),
         ("num_return_sequences", "n", "n"),
         ("stop_words", "stop", "stop"),
         ("embedding_bias_words", "logit_bias", "logit_bias"),
