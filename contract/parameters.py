@@ -185,7 +185,8 @@ class GenerationParameters:
     min_tokens: Annotated[
         int | None,
         Parameter(
-            meaning="The sequence does not end by itself before so many tokens.",
+            meaning="The sequence does not end by itself before so many tokens; a stop text that "
+            "is complete within them doesn't end it.",
             tensor=EnsembleInputs.MIN_TOKENS,
             engine=EngineInputs.MIN_TOKENS,  # its bound is max_tokens
             default=0,

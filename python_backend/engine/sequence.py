@@ -79,7 +79,7 @@ class SamplingParams:
         presence_penalty: Taken off the logits of tokens that the sequence has.
         frequency_penalty: Taken off the logits once for each time the sequence has the token.
         prompt_ignore_length: How many of the prompt's first tokens these two don't count.
-        min_tokens: No end token before so many tokens.
+        min_tokens: No end token and no stop word before so many tokens.
         seed: Makes sampling reproducible; None draws one.
         end_ids: Tokens that end the sequence and are not part of the output.
         stop_words: Token sequences that end the sequence; they are part of the output.
@@ -319,7 +319,8 @@ class Sequence:
         if log_probs is not None:
             self.log_probs.append(log_probs)
         self.output.append(token)
-        if any(ends_with(self.output, word) for word in self.params.stop_words):
+        early = len(self.output) <= self.params.min_tokens
+        if not early and any(ends_with(self.output, word) for word in self.params.stop_words):
             self.finish_reason = "stop"
         elif len(self.output) >= self.params.max_tokens:
             self.finish_reason = "length"

@@ -25,6 +25,7 @@ class StreamContext:
 
     Attributes:
         stops: Stop texts.
+        min_tokens: How many tokens of the answer no stop text ends.
         include_stop: Whether the stop text is part of the answer.
         whole: The client wants one response, though the engine sends many.
         echo_tokens: How many tokens of the prompt the answer begins with.
@@ -36,6 +37,7 @@ class StreamContext:
     whole: bool = False
     echo_tokens: int = 0
     verdicts: tuple[dict[str, Any], ...] = ()
+    min_tokens: int = 0
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
@@ -125,6 +127,7 @@ class Answer:
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
         self._news = list(context.verdicts)
+        self._num_tokens = 0
         self._characters = 0
         self._textless: list[Token] = []
         self._pending: deque[_Pending] = deque()
@@ -153,11 +156,22 @@ class Answer:
         final = bool(engine_reason)
         echo = self._echo(token_ids)
         token_ids = token_ids[self.context.echo_tokens :] if echo else token_ids
-        if log_probs is None:
-            raw = self._detokenizer.add(token_ids, final)
+
+        def text_of(part: slice, final: bool, early: bool) -> str:
+            if log_probs is None:
+                raw = self._detokenizer.add(token_ids[part], final)
+            else:
+                likeliest = None if top is None else top[part]
+                raw = self._add_with_log_probs(token_ids[part], log_probs[part], likeliest, final)
+            return self._stops.add(raw, final, early)
+
+        early = max(self.context.min_tokens - self._num_tokens, 0)
+        self._num_tokens += len(token_ids)
+        if early and early < len(token_ids):
+            text = text_of(slice(early), False, True) + text_of(slice(early, None), final, False)
         else:
-            raw = self._add_with_log_probs(token_ids, log_probs, top, final)
-        text = echo + self._stops.add(raw, final)
+            text = text_of(slice(None), final, early > 0)
+        text = echo + text
         scanned = self._scanner.add(text, final or self._stops.found)
         reason = engine_reason
         if scanned.blocked:

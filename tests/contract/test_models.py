@@ -85,6 +85,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
             upstream.PREPROCESSING_INPUTS,
             {
                 *(name.upper() for name in PROMPT_EXTRAS),
+                "MIN_TOKENS",
                 "STREAM",
                 "EXCLUDE_INPUT_IN_OUTPUT",
                 "INCLUDE_STOP_STR_IN_OUTPUT",
@@ -138,8 +139,13 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         }
         for step in ensemble_steps(engine)
     )
-    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer.
-    moved = {"STREAM": "stream", "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output"}
+    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer;
+    # and how many tokens no stop text ends.
+    moved = {
+        "MIN_TOKENS": "min_tokens",
+        "STREAM": "stream",
+        "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
+    }
     assert preprocessing == upstream.ENSEMBLE_MAPS["preprocessing"] | moved
     assert generation | {"streaming": "stream"} == upstream.ENSEMBLE_MAPS["tensorrt_llm"]
     assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"
