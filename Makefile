@@ -133,6 +133,10 @@ demo-score: venv ## Examine the demo model on held-out questions, through its en
 classifier: venv ## Train the safety policies' small classifier anew (seconds)
 	@$(run) -m build.train_classifier policies/classifiers/prompt_injection
 
+.PHONY: kernels
+kernels: venv $(KERNELS_VENV)/.installed ## Build the C kernels for all processors (ARGS=--check compares)
+	@$(run) -m python_backend.engine.kernels.kernel_release "$(KERNELS_VENV)/bin/python" $(ARGS)
+
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
 	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \

@@ -23,15 +23,13 @@ KERNEL_CFLAGS = "TRIREME_KERNEL_CFLAGS"
 """The variable by which ``python_backend.engine.kernels`` is told further flags."""
 
 TESTS = (
-    "tests/python_backend/engine/test_kernels.py",
+    "tests/python_backend/engine/test_threads.py",
+    "tests/python_backend/engine/test_tiles.py",
     "tests/python_backend/engine/test_attention.py",
     "tests/python_backend/engine/test_selection.py",
     "tests/python_backend/engine/test_native_runner.py",
-    "--deselect=tests/python_backend/engine/test_kernels.py::test_the_kernels_are_compiled_once",
-    "--deselect=tests/python_backend/engine/test_kernels.py"
-    "::test_the_kernels_compile_without_a_warning",
 )
-"""Those that run all of the kernels, but for two that only compile them."""
+"""Those that run all of the kernels, for each instruction set that this processor has."""
 
 
 class SanitizeError(Exception):

@@ -104,7 +104,7 @@ class OnnxEngine(EngineCore):
         else:
             self._memory = KVMemory(layout, num_blocks)
             inputs = (folder, config, self._memory, layout, limits)
-            # The native decoder runs quantized engines, where this machine can compile and run it.
+            # The native decoder runs quantized engines, where this machine can run it.
             self._runner = (native and load_native_runner(*inputs)) or OnnxRunner(*inputs)
 
     @property
@@ -303,8 +303,7 @@ def _layout(
         kv_cache_dtype = config.kv_cache_dtype if can_attend_int8(num_threads) else "float32"
     elif kv_cache_dtype == "int8" and not can_attend_int8(num_threads):
         raise EngineError(
-            "kv_cache_dtype int8 needs a C compiler and a processor with AVX-512 VNNI: "
-            "take auto or float32"
+            "kv_cache_dtype int8 needs a processor with AVX-512 VNNI: take auto or float32"
         )
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype

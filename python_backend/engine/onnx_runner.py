@@ -78,7 +78,7 @@ class OnnxRunner:
             config.decoder.heads,
             load_smoothing(folder, config),
         )
-        kernel = "C" if isinstance(self._attention, KernelAttention) else "numpy (no C compiler)"
+        kernel = "C" if isinstance(self._attention, KernelAttention) else "numpy (no kernels)"
         self.name = f"ONNX Runtime, attention in {kernel}"
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:

@@ -53,9 +53,11 @@ def test_prometheus_can_read_them():
         try:
             url = f"http://127.0.0.1:{server.server_port}/metrics"
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            text = opener.open(url, timeout=10).read().decode()
+            with opener.open(url, timeout=10) as answer:
+                text = answer.read().decode()
         finally:
             server.shutdown()
+            server.server_close()
             thread.join()
     assert 'trireme_gateway_waiting_requests{tenant_class="batch"} 0.0' in text
 

@@ -7,9 +7,10 @@
  * multiplication and addition.
  */
 
-#pragma GCC optimize("fp-contract=off")
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 #include "structures.h"

@@ -95,6 +95,7 @@ async def test_what_the_reserve_has_no_room_for_is_written_later(disk, settings,
 async def test_as_set_it_serves_unaudited_and_says_how_many(disk, settings, verified):
     log = FileAuditLog.open(settings.model_copy(update={"when_unavailable": "serve"}))
     await serve(log, "before")
+    full = time.time()
     fill(disk)
     for number in range(200):
         await log.check()
@@ -111,6 +112,20 @@ async def test_as_set_it_serves_unaudited_and_says_how_many(disk, settings, veri
     [gap] = [line for line in lines(settings.directory) if line["event"] == "gap"]
     assert gap["lost"] + report.events["end"] == 202
     assert gap["lost"] > 100
+    assert full <= gap["since"] <= gap["time"] <= time.time()
+
+
+async def test_what_was_served_unaudited_is_told_though_the_process_ends(disk, settings, verified):
+    log = FileAuditLog.open(settings.model_copy(update={"when_unavailable": "serve"}))
+    fill(disk)
+    for number in range(200):
+        await serve(log, f"r{number}")
+    (disk / "filler").unlink()
+    await log.close()  # before the log was tried again
+    [report] = verified()
+    assert report.problems == []
+    [gap] = [line for line in lines(settings.directory) if line["event"] == "gap"]
+    assert gap["lost"] + report.events["end"] == 200
 
 
 async def test_a_process_that_ends_gives_its_reserve_back(disk, settings):

@@ -114,5 +114,5 @@ def test_logits_that_are_not_numbers_do_no_harm(selection: KernelSelection) -> N
     assert all(0 <= token < 40 for token in selection.choose(logits, [0, 1, 2], draws))
 
 
-def test_there_is_a_compiler_where_this_is_tested() -> None:
+def test_there_are_kernels_where_this_is_tested() -> None:
     assert isinstance(KERNEL, KernelSelection)
