@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import textwrap
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from contract.ensemble import ensemble_steps
-from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
-from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
+from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
@@ -28,18 +26,10 @@ from python_backend.serving.triton_api import (
     resolve,
     triton_tensor,
 )
-from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
+from python_backend.text.messages import read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
 _CLIENT_NAMES = ensemble_steps()[0].input_map
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """One row of a request: its tokens, and what was found in its text."""
-
-    ids: NDArray[np.int32]
-    verdicts: list[Verdict]
 
 
 class TritonPythonModel:
@@ -51,6 +41,7 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer.load(resolve(args, self._settings.tokenizer_dir))
         self._policies = open_policies(self._settings)
         self._metrics = TextMetrics(args["model_name"], args["model_version"])
+        self._reader = PromptReader(self._tokenizer, self._settings, self._metrics.count_verdicts)
 
     def execute(
         self, requests: list[pb_utils.InferenceRequest]
@@ -107,7 +98,7 @@ class TritonPythonModel:
         )
 
     def _contexts(
-        self, inputs: Inputs, prompts: list[_Prompt], policy: Policy
+        self, inputs: Inputs, prompts: list[Prompt], policy: Policy
     ) -> list[StreamContext]:
         """What postprocessing is told of each row.
 
@@ -127,12 +118,13 @@ class TritonPythonModel:
                 include_stop=include_stop,
                 whole=ends_early and not streams and not echo,
                 echo_tokens=prompt.ids.size if echo else 0,
+                goes_on=prompt.goes_on,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
             )
             for row, prompt in zip(stops, prompts, strict=True)
         ]
 
-    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:
+    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[Prompt]:
         """Tokens of each row, from its chat or from its text."""
         chats, tools, variables = (
             _texts(inputs, tensor) for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
@@ -140,75 +132,29 @@ class TritonPythonModel:
         if chats is None:
             if tools or variables:
                 raise InvalidRequestError("tools and chat_template_kwargs need messages")
-            wrap = self._wraps(inputs)
-            return [self._encode(text, policy, wrap) for text in texts]
+            choice = self._chat_template(inputs)
+            return [self._reader.read_text(text, policy, choice) for text in texts]
+        if any(texts):
+            raise InvalidRequestError("text_input must be empty beside messages")
         return [
-            self._encode_chat(
-                text,
-                read_messages(chat[0]),
-                read_tools(tools[row][0]) if tools else None,
-                read_variables(variables[row][0]) if variables else None,
+            self._reader.read_chat(
+                Chat(
+                    read_messages(row[0]),
+                    read_tools(tools[index][0]) if tools else None,
+                    read_variables(variables[index][0]) if variables else None,
+                ),
                 policy,
             )
-            for row, (text, chat) in enumerate(zip(texts, chats, strict=True))
+            for index, row in enumerate(chats)
         ]
 
-    def _encode_chat(
-        self,
-        text: str,
-        messages: list[Message],
-        tools: list[Tool] | None,
-        variables: dict[str, Any] | None,
-        policy: Policy,
-    ) -> _Prompt:
-        if text:
-            raise InvalidRequestError("text_input must be empty beside messages")
-        template = self._tokenizer.chat_template
-        if template is None:
-            raise InvalidRequestError("messages: the checkpoint has no chat template")
-        verdicts: list[Verdict] = []
-        for index, message in enumerate(messages):
-            if isinstance(message.get("content"), str):
-                message["content"], found = self._check(message["content"], policy)
-                verdicts += [verdict._replace(message=index) for verdict in found]
-        prompt = template.render(messages, tools, variables)
-        if not prompt:
-            raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
-        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
-
-    def _wraps(self, inputs: Inputs) -> bool:
-        """Whether a plain text becomes a user's message: the request's word, else the setting's."""
+    def _chat_template(self, inputs: Inputs) -> str:
+        """Whether a text becomes a user's message: the request's word, else the setting's."""
         choice = inputs.parameters().get("chat_template", self._settings.chat_template)
-        if choice not in ("auto", "off"):
-            raise InvalidRequestError(f"chat_template is {choice!r}; it must be 'auto' or 'off'")
-        return choice == "auto"
-
-    def _encode(self, text: str, policy: Policy, wrap: bool) -> _Prompt:
-        if not text:
-            raise InvalidRequestError("text_input is empty; it needs at least 1 character")
-        text, verdicts = self._check(text, policy)
-        template = self._tokenizer.chat_template
-        if template is None or not wrap or self._tokenizer.has_control_token(text):
-            return _Prompt(
-                self._tokenizer.encode(text, self._settings.add_special_tokens), verdicts
-            )
-        prompt = template.render([{"role": "user", "content": text}])
-        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
-
-    def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
-        """A prompt's text as the policy leaves it, and what was found in it.
-
-        Raises:
-            InvalidRequestError: The policy blocks it.
-        """
-        scanned = scan_text(policy.input, text)
-        self._metrics.count_verdicts(policy, scanned.verdicts)
-        if scanned.blocked:
-            rule = scanned.verdicts[-1].rule
-            raise InvalidRequestError(
-                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
-            )
-        return scanned.text, scanned.verdicts
+        if choice not in CHAT_TEMPLATE_CHOICES:
+            shown = textwrap.shorten(repr(choice), 60)
+            raise InvalidRequestError(f"chat_template is {shown}; it must be 'auto', 'on' or 'off'")
+        return str(choice)
 
     def _words(self, inputs: Inputs, tensor: Tensor, batch: int) -> NDArray[np.int32]:
         words = _texts(inputs, tensor) or [[]] * batch

@@ -78,6 +78,15 @@ class Vocabulary:
         else:
             self._bytes[token_id] = text.replace(_SPACE, " ").encode()
 
+    def are_followed(self, token_ids: Iterable[int]) -> bool:
+        """Whether what follows some tokens keeps a space that it would lose as the first text.
+
+        So it is where they make text themselves, special ones left out.
+        """
+        return self.strips_first_space and any(
+            self._bytes.get(token_id) and token_id not in self.special_ids for token_id in token_ids
+        )
+
     def bytes_of(self, token_id: int) -> bytes | None:
         """The bytes of a token, or None for an id that the vocabulary doesn't have."""
         return self._bytes.get(token_id)
@@ -102,12 +111,24 @@ class Detokenizer:
     cut, or a run of byte tokens in a SentencePiece-style vocabulary.
     """
 
-    def __init__(self, vocabulary: Vocabulary, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        skip_special_tokens: bool = True,
+        goes_on: bool = False,
+    ) -> None:
+        """Begin a text.
+
+        Args:
+            vocabulary: What each token is.
+            skip_special_tokens: Whether special tokens are left out.
+            goes_on: There is text before the first token, so that one keeps its leading space.
+        """
         self._vocabulary = vocabulary
         self._skip = vocabulary.special_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._run = bytearray()
-        self._strip = vocabulary.strips_first_space
+        self._strip = vocabulary.strips_first_space and not goes_on
 
     def add(self, token_ids: Iterable[int], final: bool = False) -> str:
         """Text that is certain after some more tokens.

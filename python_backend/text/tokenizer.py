@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from contract.errors import EngineError
 from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
 from python_backend.text.chat import ChatTemplate
+from python_backend.text.control import ControlTokens
 from python_backend.text.detokenizer import Vocabulary
 
 
@@ -28,6 +29,7 @@ class TextTokenizer:
         vocabulary: What each token is in bytes, for the detokenizer.
         chat_template: The checkpoint's template, or None where it has none.
         end_id: The token that ends a text; -1 where neither tokenizer nor engine names one.
+        vocab_size: Number of token ids, added ones and gaps included.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
     """
 
@@ -38,21 +40,21 @@ class TextTokenizer:
         template: str | None,
         default_end_id: int = -1,
     ) -> None:
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())  # one of our own, to add aliases to
         self._tokenizer = tokenizer
         self.vocabulary = Vocabulary(tokenizer)
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self._control = ControlTokens(tokenizer, template)  # adds ids beyond the vocabulary
         tokens = {
             name: _token_text(config[name])
             for name in ("bos_token", "eos_token", "pad_token", "unk_token")
             if config.get(name) is not None
         }
-        self.chat_template = ChatTemplate(template, tokens) if template is not None else None
+        self.chat_template: ChatTemplate | None = None
+        if template is not None:
+            self.chat_template = ChatTemplate(template, tokens, self._control.own_marks)
         self.end_id = self._id_of(tokens.get("eos_token"), default=default_end_id)
         self.pad_id = self._id_of(tokens.get("pad_token"), default=max(self.end_id, 0))
-        self._control_tokens = tuple(
-            token.content
-            for token in tokenizer.get_added_tokens_decoder().values()
-            if token.special and token.content
-        )
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
@@ -85,26 +87,18 @@ class TextTokenizer:
         token_id = None if token is None else self._tokenizer.token_to_id(token)
         return default if token_id is None else token_id
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids, added ones and gaps included."""
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-
-    def has_control_token(self, text: str) -> bool:
-        """Whether a text already spells one of the tokenizer's special tokens."""
-        return any(token in text for token in self._control_tokens)
-
     def encode(self, text: str, add_special_tokens: bool) -> NDArray[np.int32]:
         """Tokens of a text.
+
+        Args:
+            text: The text. In one that is traced, such as a rendered prompt, control tokens count
+                where they are its own; in another wherever they are.
+            add_special_tokens: Whether to add what the tokenizer begins or ends a text with.
 
         Returns:
             int32 ``[tokens]``.
         """
-        # The fast one leaves out where in the text each token lies, which nobody asks for.
-        (encoding,) = self._tokenizer.encode_batch_fast(
-            [text], add_special_tokens=add_special_tokens
-        )
-        return np.asarray(encoding.ids, dtype=np.int32)
+        return self._control.encode(text, add_special_tokens)
 
     def word_list(self, rows: list[list[str]]) -> NDArray[np.int32]:
         """Word lists in TensorRT-LLM's format.

@@ -126,11 +126,13 @@ class Speaker:
         max_tokens: Any = 64,
         request_id: str = "",
         timeout: int | None = None,
+        parameters: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Stream:
         values = {"text_input": text, "max_tokens": max_tokens, **inputs}
         tensors = [tensor(name, value) for name, value in values.items()]
-        return Stream(self.url, tensors, request_id=request_id, timeout=timeout)
+        options = {"request_id": request_id, "timeout": timeout, "parameters": parameters}
+        return Stream(self.url, tensors, **options)
 
     def ask(self, text: Any, max_tokens: Any = 64, request_id: str = "", **inputs: Any) -> Answer:
         return self.start(text, max_tokens, request_id, **inputs).answer()

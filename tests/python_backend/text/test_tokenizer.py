@@ -117,11 +117,13 @@ def test_special_tokens_are_added_where_asked_for() -> None:
     assert END not in tokenizer.encode("a", add_special_tokens=False)
 
 
-def test_a_text_that_spells_a_special_token_is_told_from_a_plain_one(
-    tokenizer: TextTokenizer,
-) -> None:
-    assert tokenizer.has_control_token("so <|end|>")
-    assert not tokenizer.has_control_token("in new york, é! <|end |>")
+def test_a_tokenizer_is_left_as_it_was() -> None:
+    theirs = byte_level()
+    before = theirs.to_str()
+    ours = TextTokenizer(theirs, {"eos_token": "<|end|>"}, "{{ eos_token }}")
+    assert ours.encode("<|end|>", add_special_tokens=False).tolist() == [END]
+    assert theirs.to_str() == before
+    assert ours.vocab_size == theirs.get_vocab_size()
 
 
 def test_every_token_id_is_below_the_vocabulary_size() -> None:

@@ -1,0 +1,130 @@
+"""Prompts: what a request asks, to tokens that the policy lets through.
+
+A prompt is measured before it is worked on: by its bytes before anything reads it, by its tokens
+before the policy's rules go over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.error_text import CONTENT_FILTER
+from contract.errors import InvalidRequestError
+from contract.model_settings import PreprocessingSettings
+from python_backend.safety.policy import Policy
+from python_backend.safety.scanner import Verdict, scan_text
+from python_backend.text.messages import Message, Tool
+from python_backend.text.origin import given
+from python_backend.text.tokenizer import TextTokenizer
+
+CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a request.
+
+    Attributes:
+        ids: Its tokens, int32 ``[tokens]``.
+        verdicts: What was found in its text.
+        goes_on: The answer goes on with the prompt's own text: its first word keeps its space.
+    """
+
+    ids: NDArray[np.int32]
+    verdicts: list[Verdict]
+    goes_on: bool = False
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation, and what else its template is given."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    variables: dict[str, Any] | None = None
+
+
+class PromptReader:
+    """Makes prompts with one tokenizer.
+
+    Attributes:
+        max_bytes: Most bytes of a prompt; what has more has too many tokens.
+        max_tokens: The engine's context.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        settings: PreprocessingSettings,
+        on_verdicts: Callable[[Policy, list[Verdict]], None],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._on_verdicts = on_verdicts
+
+    def read_chat(self, chat: Chat, policy: Policy) -> Prompt:
+        """A prompt of a conversation.
+
+        Raises:
+            InvalidRequestError: The checkpoint has no template, the template or the policy refuses
+                the conversation, or it is too long.
+        """
+        template = self._tokenizer.chat_template
+        if template is None:
+            raise InvalidRequestError("messages: the checkpoint has no chat template")
+        verdicts: list[Verdict] = []
+        for index, message in enumerate(chat.messages):
+            if isinstance(message.get("content"), str):
+                message["content"], found = self._check(message["content"], policy)
+                verdicts += [verdict._replace(message=index) for verdict in found]
+        prompt = template.render(chat.messages, chat.tools, chat.variables)
+        if not prompt:
+            raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
+        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+
+    def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
+        """A prompt of a plain text.
+
+        Args:
+            text: The text.
+            policy: What it is held to.
+            choice: Whether it becomes a user's message: one of `CHAT_TEMPLATE_CHOICES`.
+
+        Raises:
+            InvalidRequestError: It is empty or too long, the policy refuses it, or there is no
+                template that must be there.
+        """
+        if not text:
+            raise InvalidRequestError("text_input is empty; it needs at least 1 character")
+        template = self._tokenizer.chat_template
+        if choice == "on" and template is None:
+            raise InvalidRequestError("chat_template is 'on'; the checkpoint has no chat template")
+        text, verdicts = self._check(text, policy)
+        if choice != "off" and template is not None:
+            prompt = template.render([{"role": "user", "content": text}])
+            return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+        # Taken as it is, its control tokens count only where the client says that it means them.
+        text = text if choice == "off" else given(text)
+        ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
+        goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
+        return Prompt(ids, verdicts, goes_on)
+
+    def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
+        """A prompt's text as the policy leaves it, and what was found in it.
+
+        Raises:
+            InvalidRequestError: The policy blocks it.
+        """
+        scanned = scan_text(policy.input, text)
+        self._on_verdicts(policy, scanned.verdicts)
+        if scanned.blocked:
+            rule = scanned.verdicts[-1].rule
+            raise InvalidRequestError(
+                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
+            )
+        return scanned.text, scanned.verdicts
