@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.bounds import BAD_WORDS, BIAS_WORDS, MAX_BIAS_IDS, STOP_WORDS, Bound
 from contract.ensemble import ensemble_steps
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
 from contract.tensors import Tensor
+from python_backend.memory import give_back_memory
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
@@ -28,6 +28,10 @@ from python_backend.serving.triton_api import (
 )
 from python_backend.text.messages import read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
+
+_WORDS = {_In.STOP_WORDS_DICT: STOP_WORDS, _In.BAD_WORDS_DICT: BAD_WORDS}
+_LARGE_BYTES = 1 << 20
+"""After a request with so much text, what it took of memory is given back."""
 
 _CLIENT_NAMES = ensemble_steps()[0].input_map
 
@@ -49,10 +53,13 @@ class TritonPythonModel:
         """Answer each request with its tokens, or with what is wrong with it."""
         responses = []
         for request in requests:
+            inputs = Inputs(request)
             try:
-                responses.append(self._tokenize(Inputs(request)))
+                responses.append(self._tokenize(inputs))
             except Exception as error:  # one request's trouble is not another's
                 responses.append(refusal(error))
+            if inputs.text_bytes > _LARGE_BYTES:
+                give_back_memory()
         return responses
 
     def finalize(self) -> None:
@@ -66,7 +73,7 @@ class TritonPythonModel:
                 raise InvalidRequestError(f"{_client_name(tensor)} is not supported")
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
         inputs.required(_In.QUERY)
-        texts = _texts(inputs, _In.QUERY) or []
+        texts = _texts(inputs, _In.QUERY, self._reader.text_bound) or []
         policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
@@ -106,7 +113,7 @@ class TritonPythonModel:
         client that wants one response, so that it can be stopped.
         """
         batch = len(prompts)
-        stops = _texts(inputs, _In.STOP_WORDS_DICT) or [[]] * batch
+        stops = _texts(inputs, _In.STOP_WORDS_DICT, _WORDS[_In.STOP_WORDS_DICT]) or [[]] * batch
         include_stop = _flag(inputs, _In.INCLUDE_STOP_STR_IN_OUTPUT, batch, True)
         exclude = self._settings.exclude_input_in_output
         streams = _flag(inputs, _In.STREAM, batch, False)
@@ -126,8 +133,10 @@ class TritonPythonModel:
 
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[Prompt]:
         """Tokens of each row, from its chat or from its text."""
+        bound = self._reader.json_bound
         chats, tools, variables = (
-            _texts(inputs, tensor) for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
+            _texts(inputs, tensor, bound)
+            for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
         if chats is None:
             if tools or variables:
@@ -152,17 +161,18 @@ class TritonPythonModel:
         """Whether a text becomes a user's message: the request's word, else the setting's."""
         choice = inputs.parameters().get("chat_template", self._settings.chat_template)
         if choice not in CHAT_TEMPLATE_CHOICES:
-            shown = textwrap.shorten(repr(choice), 60)
-            raise InvalidRequestError(f"chat_template is {shown}; it must be 'auto', 'on' or 'off'")
+            raise InvalidRequestError(
+                f"chat_template is {choice!r}; it must be 'auto', 'on' or 'off'"
+            )
         return str(choice)
 
     def _words(self, inputs: Inputs, tensor: Tensor, batch: int) -> NDArray[np.int32]:
-        words = _texts(inputs, tensor) or [[]] * batch
+        words = _texts(inputs, tensor, _WORDS[tensor]) or [[]] * batch
         return self._tokenizer.word_list(words)
 
     def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
-        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS)
+        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS, BIAS_WORDS)
         weights = inputs.array(_In.EMBEDDING_BIAS_WEIGHTS)
         ids = inputs.array(_In.EMBEDDING_BIAS_IDS)
         if ids is not None:
@@ -191,6 +201,10 @@ class TritonPythonModel:
                 "embedding_bias_ids and embedding_bias_weights must come together, "
                 "one weight for each id, and without embedding_bias_words"
             )
+        if ids.shape[1] > MAX_BIAS_IDS:
+            raise InvalidRequestError(
+                f"embedding_bias_ids has {ids.shape[1]} ids; it must have at most {MAX_BIAS_IDS}"
+            )
         size = self._tokenizer.vocab_size
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
             raise InvalidRequestError(f"embedding_bias_ids must be between 0 and {size - 1}")
@@ -205,8 +219,8 @@ def _client_name(tensor: Tensor) -> str:
     return _CLIENT_NAMES[tensor.name]
 
 
-def _texts(inputs: Inputs, tensor: Tensor) -> list[list[str]] | None:
-    return inputs.texts(tensor, shown_as=_client_name(tensor))
+def _texts(inputs: Inputs, tensor: Tensor, bound: Bound) -> list[list[str]] | None:
+    return inputs.texts(tensor, _client_name(tensor), bound)
 
 
 def _flag(inputs: Inputs, tensor: Tensor, batch: int, default: bool) -> bool:

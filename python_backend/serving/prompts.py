@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.bounds import JSON_BYTES_PER_TOKEN, JSON_GROWTH, Bound
 from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingSettings
@@ -53,8 +54,9 @@ class PromptReader:
     """Makes prompts with one tokenizer.
 
     Attributes:
-        max_bytes: Most bytes of a prompt; what has more has too many tokens.
-        max_tokens: The engine's context.
+        text_bound: What a text may be: of more bytes than this it has more tokens than the engine
+            takes.
+        json_bound: The same of a chat, its tools and its variables, each as JSON.
     """
 
     def __init__(
@@ -66,6 +68,10 @@ class PromptReader:
         self._tokenizer = tokenizer
         self._settings = settings
         self._on_verdicts = on_verdicts
+        most = tokenizer.max_prompt_bytes
+        around = JSON_BYTES_PER_TOKEN * (tokenizer.context_length or 0)
+        self.text_bound = Bound(1, most)
+        self.json_bound = Bound(1, JSON_GROWTH * most + around)
 
     def read_chat(self, chat: Chat, policy: Policy) -> Prompt:
         """A prompt of a conversation.
@@ -77,12 +83,18 @@ class PromptReader:
         template = self._tokenizer.chat_template
         if template is None:
             raise InvalidRequestError("messages: the checkpoint has no chat template")
-        verdicts: list[Verdict] = []
-        for index, message in enumerate(chat.messages):
-            if isinstance(message.get("content"), str):
-                message["content"], found = self._check(message["content"], policy)
-                verdicts += [verdict._replace(message=index) for verdict in found]
         prompt = template.render(chat.messages, chat.tools, chat.variables)
+        self._measure("messages", prompt)
+        verdicts: list[Verdict] = []
+        redacted = False
+        for index, message in enumerate(chat.messages):
+            content = message.get("content")
+            if isinstance(content, str):
+                message["content"], found = self._check(content, policy)
+                redacted = redacted or message["content"] != content
+                verdicts += [verdict._replace(message=index) for verdict in found]
+        if redacted:
+            prompt = template.render(chat.messages, chat.tools, chat.variables)
         if not prompt:
             raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
         return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
@@ -104,6 +116,7 @@ class PromptReader:
         template = self._tokenizer.chat_template
         if choice == "on" and template is None:
             raise InvalidRequestError("chat_template is 'on'; the checkpoint has no chat template")
+        self._measure("text_input", text)
         text, verdicts = self._check(text, policy)
         if choice != "off" and template is not None:
             prompt = template.render([{"role": "user", "content": text}])
@@ -113,6 +126,14 @@ class PromptReader:
         ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
         goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
         return Prompt(ids, verdicts, goes_on)
+
+    def _measure(self, name: str, text: str) -> None:
+        """Refuse what the engine can't take, before the policy's rules go over it."""
+        if self._tokenizer.is_too_long(text):
+            raise InvalidRequestError(
+                f"{name} has more tokens than the context of {self._tokenizer.context_length} "
+                "tokens has room for"
+            )
 
     def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
         """A prompt's text as the policy leaves it, and what was found in it.

@@ -41,6 +41,7 @@ class Vocabulary:
         special_ids: Tokens that are left out of text unless asked for.
         strips_first_space: Whether the first token's leading space is not part of the text, as in
             SentencePiece-style tokenizers.
+        longest_token_bytes: The bytes of the longest token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -69,6 +70,8 @@ class Vocabulary:
                 f"the tokenizer's decoder {shown} is not supported: supported are byte-level BPE "
                 "(ByteLevel) and SentencePiece-style (Replace, ByteFallback, Fuse, Strip) decoders"
             )
+
+        self.longest_token_bytes = max(map(len, self._bytes.values()), default=1)
 
     def _add_piece(self, text: str, token_id: int, byte_fallback: bool) -> None:
         byte = _BYTE_TOKEN.fullmatch(text) if byte_fallback else None

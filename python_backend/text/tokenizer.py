@@ -15,11 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from contract.bounds import MAX_PROMPT_BYTES
 from contract.errors import EngineError
 from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.control import ControlTokens
 from python_backend.text.detokenizer import Vocabulary
+
+_CHARACTERS_PER_TOKEN = 8
+"""A text of fewer is tokenized without asking for its length first."""
+
+_BORDER_TOKENS = 16
+
+_SHRINKING = 3
+"""How much shorter in bytes composing characters makes a text at most."""
 
 
 class TextTokenizer:
@@ -29,6 +38,7 @@ class TextTokenizer:
         vocabulary: What each token is in bytes, for the detokenizer.
         chat_template: The checkpoint's template, or None where it has none.
         end_id: The token that ends a text; -1 where neither tokenizer nor engine names one.
+        context_length: Most tokens that the engine beside it takes; None where there is none.
         vocab_size: Number of token ids, added ones and gaps included.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
     """
@@ -39,10 +49,13 @@ class TextTokenizer:
         config: dict[str, Any],
         template: str | None,
         default_end_id: int = -1,
+        context_length: int | None = None,
     ) -> None:
         tokenizer = Tokenizer.from_str(tokenizer.to_str())  # one of our own, to add aliases to
         self._tokenizer = tokenizer
         self.vocabulary = Vocabulary(tokenizer)
+        self.context_length = context_length
+        self._shrinks = _SHRINKING if _may_shrink(tokenizer) else 1
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         self._control = ControlTokens(tokenizer, template)  # adds ids beyond the vocabulary
         tokens = {
@@ -81,11 +94,37 @@ class TextTokenizer:
         if isinstance(template, list):  # several, each with a name
             template = {each["name"]: each["template"] for each in template}.get("default")
         engine = EngineConfig.load(folder) if (folder / ENGINE_FILE).is_file() else None
-        return cls(tokenizer, config, template, engine.end_token_ids[0] if engine else -1)
+        if engine is None:
+            return cls(tokenizer, config, template)
+        return cls(tokenizer, config, template, engine.end_token_ids[0], engine.context_length)
 
     def _id_of(self, token: str | None, default: int) -> int:
         token_id = None if token is None else self._tokenizer.token_to_id(token)
         return default if token_id is None else token_id
+
+    @property
+    def max_prompt_bytes(self) -> int:
+        """Most bytes of a text that the engine's context may hold: as many of the longest token."""
+        if self.context_length is None:
+            return MAX_PROMPT_BYTES
+        return self.context_length * self.vocabulary.longest_token_bytes * self._shrinks
+
+    def is_too_long(self, text: str) -> bool:
+        """Whether a text has more tokens than the engine's context, as far as a beginning tells.
+
+        Only as much of it is tokenized as the context holds, and at most that again.
+        """
+        context = self.context_length
+        if context is None:
+            return False
+        length = context * _CHARACTERS_PER_TOKEN
+        while length < len(text):
+            beginning = str.__getitem__(text, slice(length))
+            # What follows may change the last few tokens of a beginning.
+            if self.encode(beginning, add_special_tokens=False).size > context + _BORDER_TOKENS:
+                return True
+            length *= 2
+        return False
 
     def encode(self, text: str, add_special_tokens: bool) -> NDArray[np.int32]:
         """Tokens of a text.
@@ -124,6 +163,13 @@ class TextTokenizer:
                 plane[0, : tokens.size] = tokens
                 plane[1, : len(row)] = np.cumsum([ids.size for ids in row])
         return lists
+
+
+def _may_shrink(tokenizer: Tokenizer) -> bool:
+    """Whether a normalizer may make a text shorter before it is tokenized."""
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    parts = normalizer.get("normalizers", [normalizer])
+    return any(part.get("type", "Prepend") not in ("Prepend", "Replace") for part in parts)
 
 
 def _token_text(token: str | dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig
@@ -161,3 +161,29 @@ def test_every_word_can_be_read_back(rows: list[list[str]]) -> None:
             BYTE_LEVEL.decode(word.tolist(), skip_special_tokens=False) for word in words
         ] == row
         assert (offsets[len(row) :] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "factor"),
+    [(None, 1), (normalizers.Prepend("▁"), 1), (normalizers.NFC(), 3)],
+)
+def test_a_context_holds_so_many_bytes(
+    normalizer: normalizers.Normalizer | None, factor: int
+) -> None:
+    letters = Tokenizer(models.BPE({"a": 0, "é": 1, "aaaa": 2}, []))
+    letters.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    if normalizer is not None:
+        letters.normalizer = normalizer
+    assert TextTokenizer(letters, {}, None, context_length=10).max_prompt_bytes == 40 * factor
+    assert TextTokenizer(letters, {}, None).max_prompt_bytes == 16_000_000
+
+
+@given(text=st.text("aé猫 \n", max_size=400), context=st.integers(1, 40))
+def test_a_text_that_fits_is_never_too_long(text: str, context: int) -> None:
+    tokenizer = TextTokenizer(BYTE_LEVEL, {}, None, context_length=context)
+    tokens = tokenizer.encode(text, add_special_tokens=False).size
+    if tokens <= context:
+        assert not tokenizer.is_too_long(text)
+        assert len(text.encode()) <= tokenizer.max_prompt_bytes
+    if len(text) >= 8 * context and tokens > 2 * context + 32:
+        assert tokenizer.is_too_long(text + " ")
