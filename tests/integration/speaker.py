@@ -14,6 +14,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import np_to_triton_dtype
 
 DTYPES: dict[str, Any] = {
+    "messages": object,
     "text_input": object,
     "max_tokens": np.int32,
     "stream": bool,
