@@ -36,7 +36,11 @@ EACH ?= 1000#! how many requests of each kind `make test-refusals` sends, by eac
 MINUTES ?= 60#! how long `make bench-soak` loads the server
 AUDIT_VENV ?= .venv-audit#! the environment that looks the lock files up, with pip-audit
 MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LLM
+KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
+LOCKS_VENV ?= .venv-locks#! the environment that makes the lock files, with uv
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
+JOBS ?= auto#! how many processes run the unit tests of check and coverage; auto: one a core
+TEST ?=#! what `make test-one` runs: files, files::tests, -k words
 SLOW_ENGINE ?= 1#! how many times as long the engine takes in integration tests, to see that none races
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
 
@@ -49,8 +53,8 @@ unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# A lock file lists all that is needed, so the resolver has no say.
-install_lock = -m pip install -qq --no-input --no-deps --only-binary :all: --requirement
+# A lock lists all that is needed with its digests, so the resolver has no say, nor has who serves it.
+install_lock = -m pip install -qq --no-input --no-deps --require-hashes --only-binary :all: --requirement
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
@@ -129,6 +133,10 @@ demo-score: venv ## Examine the demo model on held-out questions, through its en
 classifier: venv ## Train the safety policies' small classifier anew (seconds)
 	@$(run) -m build.train_classifier policies/classifiers/prompt_injection
 
+.PHONY: kernels
+kernels: venv $(KERNELS_VENV)/.installed ## Build the C kernels for all processors (ARGS=--check compares)
+	@$(run) -m python_backend.engine.kernels.kernel_release "$(KERNELS_VENV)/bin/python" $(ARGS)
+
 .PHONY: perf
 perf: $(VENV)/.dev ## Load-test with perf_analyzer; write figures, a table and a picture
 	@if ! (: <> "/dev/tcp/$(HOST)/$(GRPC_PORT)") 2>/dev/null; then \
@@ -176,6 +184,10 @@ bench-budget: venv ## Measure what the token budget of a step does to streams an
 bench-cuda: venv ## Measure an NVIDIA GPU's tokens per second against its memory bandwidth
 	@$(run) -m benchmarks.cuda $(ARGS)
 
+.PHONY: bench-scoring
+bench-scoring: venv ## Measure a long prompt's log probabilities, by rows of logits a step
+	@$(run) -m benchmarks.scoring $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling
@@ -188,15 +200,37 @@ bench-gateway: repository ## Measure what the gateway costs beside Triton's own 
 bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
 	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
+# Without torch, other people's clients and a tritonserver.
+unit = not torch and not modelopt and not integration and not clients
+
+.PHONY: check
+check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+
+.PHONY: test-one
+test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py
+	@$(run) -m pytest -q $(TEST) $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages in reports/coverage
+	@mkdir -p .cache/coverage
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) --cov --cov-report=term --cov-report=html \
+	    --timeout 600 $(ARGS)
+
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m torch tests/build
+	@$(run) -m ops.sanitize
 	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 
 .PHONY: test-refusals
 test-refusals: $(VENV)/.dev ## Have EACH requests of every kind refused, by every way: the server must live
 	@REFUSALS="$(EACH)" $(run) -m pytest tests/integration/test_refusals.py --timeout 7200 $(ARGS)
+
+.PHONY: sanitize
+sanitize: $(VENV)/.dev ## Test the C kernels under AddressSanitizer, UBSan and ThreadSanitizer
+	@$(run) -m ops.sanitize $(ARGS)
 
 .PHONY: test-modelopt
 test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT-LLM
@@ -206,6 +240,11 @@ test-modelopt: $(MODELOPT_VENV)/.installed ## Test the quantization for TensorRT
 .PHONY: audit-dependencies
 audit-dependencies: $(AUDIT_VENV)/.installed ## Look the lock files up in the known vulnerabilities
 	@"$(AUDIT_VENV)/bin/python" -m ops.dependencies $(AUDIT_ARGS)
+
+# Versions stay, unless ARGS=--upgrade; ARGS=NAME makes one.
+.PHONY: locks
+locks: $(LOCKS_VENV)/.installed ## Make the lock files of all environments from requirements/*.in
+	@"$(LOCKS_VENV)/bin/python" -m ops.locks $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check format and style
@@ -231,7 +270,8 @@ venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
-	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" \
+	    "$(KERNELS_VENV)" "$(LOCKS_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
 	    -exec rm -rf {} +
@@ -265,18 +305,20 @@ $(VENV)/.dev: $(VENV)/.gateway requirements/dev.txt
 	@$(run) $(install_lock) requirements/dev.txt
 	@touch "$@"
 
-# The locks come last, so that what both environments hold has one version.
-$(BUILD_VENV)/.installed: requirements/build.txt requirements/serving.txt requirements/dev.txt
+$(BUILD_VENV)/.installed: $(addprefix requirements/,torch.txt torch-cpu.txt build.txt serving.txt dev.txt)
 	@echo 'Installing the build environment, with torch, in $(BUILD_VENV) (once)'
 	@[ -x $(run_build) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(BUILD_VENV)"; }
-	@$(run_build) -m pip install -qq --no-input --requirement requirements/build.txt
-	@$(run_build) $(install_lock) requirements/serving.txt --requirement requirements/dev.txt
+	@$(run_build) ops/install_torch.py
+	@$(run_build) $(install_lock) requirements/build.txt
+	@$(run_build) $(install_lock) requirements/serving.txt
+	@$(run_build) $(install_lock) requirements/dev.txt
 	@touch "$@"
 
-$(MODELOPT_VENV)/.installed: requirements/modelopt.txt
+$(MODELOPT_VENV)/.installed: $(addprefix requirements/,torch.txt torch-cpu.txt modelopt.txt)
 	@echo 'Installing the environment of NVIDIA ModelOpt, with torch, in $(MODELOPT_VENV) (once)'
 	@[ -x $(run_modelopt) ] || { $(PYTHON) ops/preflight.py && $(PYTHON) -m venv "$(MODELOPT_VENV)"; }
-	@$(run_modelopt) -m pip install -qq --no-input --requirement requirements/modelopt.txt
+	@$(run_modelopt) ops/install_torch.py
+	@$(run_modelopt) $(install_lock) requirements/modelopt.txt
 	@touch "$@"
 
 $(AUDIT_VENV)/.installed: requirements/audit.txt
@@ -289,4 +331,16 @@ $(CLIENTS_VENV)/.installed: requirements/clients.txt
 	@echo "Installing other people's clients in $(CLIENTS_VENV) (once)"
 	@rm -rf "$(CLIENTS_VENV)" && $(PYTHON) -m venv "$(CLIENTS_VENV)"
 	@"$(CLIENTS_VENV)/bin/python" $(install_lock) requirements/clients.txt
+	@touch "$@"
+
+$(KERNELS_VENV)/.installed: requirements/kernels.txt
+	@echo 'Installing a C compiler in $(KERNELS_VENV) (a 100 MB download, once)'
+	@rm -rf "$(KERNELS_VENV)" && $(PYTHON) -m venv "$(KERNELS_VENV)"
+	@"$(KERNELS_VENV)/bin/python" $(install_lock) requirements/kernels.txt
+	@touch "$@"
+
+$(LOCKS_VENV)/.installed: requirements/locks.txt
+	@echo 'Installing uv in $(LOCKS_VENV) (once)'
+	@rm -rf "$(LOCKS_VENV)" && $(PYTHON) -m venv "$(LOCKS_VENV)"
+	@"$(LOCKS_VENV)/bin/python" $(install_lock) requirements/locks.txt
 	@touch "$@"

@@ -24,6 +24,8 @@ from benchmarks import served
 from clients.grpc_transport import AsyncGrpcTransport
 from clients.options import GenerationOptions
 from clients.request import Request
+from contract.models import EnsembleOutputs
+from contract.names import CHAT_TEMPLATE, ENSEMBLE
 
 MAX_TTFT_MS = 2.0
 MIN_THROUGHPUT = 0.95
@@ -55,7 +57,7 @@ class Round:
     client_us: float
 
 
-_RAW = {"chat_template": "off"}
+_RAW = {CHAT_TEMPLATE: "off"}
 """The prompt is taken as it is, as a completion's is."""
 
 Ask = Callable[[str, int], Awaitable[Answer]]
@@ -75,11 +77,11 @@ def straight(address: str) -> Ask:
         )
         started_s, first_s, tokens = time.perf_counter(), 0.0, 0
         async for outputs in transport.responses(
-            Request("ensemble", prompt, options, True, "", 300.0, parameters=_RAW)
+            Request(ENSEMBLE, prompt, options, True, "", 300.0, parameters=_RAW)
         ):
-            if not first_s and outputs["text_output"][0]:
+            if not first_s and outputs[EnsembleOutputs.TEXT_OUTPUT.name][0]:
                 first_s = time.perf_counter()
-            tokens += outputs["num_output_tokens"][0]
+            tokens += outputs[EnsembleOutputs.NUM_OUTPUT_TOKENS.name][0]
         return Answer(first_s - started_s, tokens)
 
     return ask

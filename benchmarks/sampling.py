@@ -16,6 +16,7 @@ import numpy as np
 
 from python_backend.engine.processor import available_cores
 from python_backend.engine.sampler import sample
+from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.selection import load_selection
 from python_backend.engine.sequence import SamplingParams, Sequence
 
@@ -46,13 +47,16 @@ def main() -> int:
     for deviation in (1, 3):
         logits = deviation * rng.standard_normal((ROWS, VOCAB), dtype=np.float32)
         prompt = rng.integers(0, VOCAB, 300, dtype=np.int32)
-        rows = {way: [Sequence(prompt, each) for _ in range(ROWS)] for way, each in WAYS.items()}
+        rows = {
+            way: [Scheduled(Sequence(prompt, each), 1, num_chosen=1) for _ in range(ROWS)]
+            for way, each in WAYS.items()
+        }
         times_s: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
-            for way, sequences in rows.items():
-                changed = logits.copy() if WAYS[way].shapes_logits else logits
+            for way, work in rows.items():
+                changed = logits.copy() if work[0].sequence.shapers else logits
                 start_s = time.perf_counter()
-                sample(changed, sequences, selection)
+                sample(changed, work, selection)
                 times_s[way].append(time.perf_counter() - start_s)
         for way, each in times_s.items():
             median, best = 1000 * statistics.median(each), 1000 * min(each)

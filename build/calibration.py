@@ -17,49 +17,42 @@ from tokenizers import Tokenizer
 
 from build.checkpoint import TOKENIZER_FILE
 from build.recipe import CALIBRATION_TEXT
-from python_backend.engine.attention import Attention, PackedBatch, rotate_heads
+from python_backend.engine.attention import BLOCK_TOKENS, Layout, PackedBatch, rotate_heads
 from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig
-from python_backend.engine.onnx_engine import OnnxEngine
+from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.onnx_runner import OnnxRunner
-from python_backend.engine.sequence import SamplingParams
+from python_backend.engine.processor import available_cores
+from python_backend.engine.runner import Limits, load_rotary
+from python_backend.engine.scheduled import Scheduled
+from python_backend.engine.sequence import SamplingParams, Sequence
 
 PROMPT_TOKENS = 256
 _MOST_TOKENS = 2048
 """Of a text, for an int8 cache: which channels stand out shows in the first hundreds."""
 
 
-class _Watch:
-    """Attention that notes the largest magnitude of each channel of queries and keys.
+class _Magnitudes:
+    """Notes the largest magnitude of each channel of queries and keys.
 
     Attributes:
         queries: float32 ``[layers, num_kv_heads, head_dim]``, over the heads that share keys.
         keys: float32 of the same shape.
     """
 
-    def __init__(
-        self, attention: Attention, config: EngineConfig, rotary: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, config: EngineConfig, rotary: NDArray[np.float32]) -> None:
         shape = (config.num_layers, config.num_kv_heads, config.head_dim)
         self.queries = np.zeros(shape, np.float32)
         self.keys = np.zeros(shape, np.float32)
-        self._attention = attention
         self._config = config
         self._rotary = rotary
 
-    def __call__(
-        self,
-        layer: int,
-        batch: PackedBatch,
-        qkv: NDArray[np.float32],
-        output: NDArray[np.float32],
-    ) -> None:
+    def __call__(self, layer: int, batch: PackedBatch, qkv: NDArray[np.float32]) -> None:
         config = self._config
         heads = np.abs(self._rotated(layer, batch, qkv)).max(axis=0)
         queries = heads[: config.num_heads].reshape(config.num_kv_heads, -1, config.head_dim)
         keys = heads[config.num_heads :]
         np.maximum(self.queries[layer], queries.max(axis=1), out=self.queries[layer])
         np.maximum(self.keys[layer], keys, out=self.keys[layer])
-        self._attention(layer, batch, qkv, output)
 
     def _rotated(
         self, layer: int, batch: PackedBatch, qkv: NDArray[np.float32]
@@ -86,17 +79,27 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
         folder: The engine folder.
         text: UTF-8; a line or paragraph of a few thousand tokens' text in all is enough.
     """
-    engine = OnnxEngine(folder, kv_cache_dtype="float32", native=False)
-    tokens = calibration_tokens(folder, text, engine.config.vocab_size).astype(np.int32)
-    tokens = tokens[:_MOST_TOKENS]
-    size = min(PROMPT_TOKENS, engine.config.context_length - 1)
-    prompts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-    runner = engine.runner
-    assert isinstance(runner, OnnxRunner)
-    watch = _Watch(runner.attention, engine.config, runner.rotary)
-    runner.attention = watch
-    engine.generate(prompts, SamplingParams(max_tokens=1))
-    np.save(folder / SMOOTHING_FILE, smoothing(watch.queries, watch.keys))
+    config = EngineConfig.load(folder)
+    tokens = calibration_tokens(folder, text, config.vocab_size).astype(np.int32)
+    found = _magnitudes(folder, config, tokens[:_MOST_TOKENS])
+    np.save(folder / SMOOTHING_FILE, smoothing(found.queries, found.keys))
+
+
+def _magnitudes(folder: Path, config: EngineConfig, tokens: NDArray[np.int32]) -> _Magnitudes:
+    """What queries and keys of a text's tokens are, cut into prompts, by the engine's graphs."""
+    observer = _Magnitudes(config, load_rotary(folder, config))
+    layout = Layout(config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim)
+    size = min(PROMPT_TOKENS, config.context_length)
+    # Each prompt writes over what the one before it left: nothing reads it again.
+    blocks = list(range(-(-size // BLOCK_TOKENS)))
+    memory = KVMemory(layout, len(blocks))
+    limits = Limits(size, max_sequences=1, max_rows=0, num_threads=available_cores())
+    runner = OnnxRunner(folder, config, memory, layout, limits, observer)
+    for start in range(0, len(tokens), size):
+        sequence = Sequence(tokens[start : start + size], SamplingParams(max_tokens=1))
+        sequence.blocks = blocks
+        runner.run([Scheduled(sequence, len(sequence.prompt))])
+    return observer
 
 
 def calibration_tokens(folder: Path, text: Path, vocab_size: int) -> NDArray[np.int64]:

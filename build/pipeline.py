@@ -27,6 +27,7 @@ from build.progress import Progress
 from build.quality.figures import QualityReport
 from build.recipe import OnnxRecipe, TensorRTLLMRecipe
 from contract.errors import EngineError
+from contract.version import VERSION
 from python_backend.artifact import artifact_files, file_digest
 from python_backend.engine.cuda_device import CudaDevice
 from python_backend.engine.engine_config import ServingLimits
@@ -180,6 +181,7 @@ def _describe(
         duration_s=round(time.perf_counter() - start_s, 2),
         machine=f"{processor_name()}, {len(os.sched_getaffinity(0))} cores",
         tokens_per_s=tokens_per_s,
+        trireme=VERSION,
     ).write(folder / RECORD_FILE)
 
 

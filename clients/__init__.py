@@ -12,6 +12,9 @@ from clients.client_errors import (
 )
 from clients.options import GenerationOptions
 from clients.results import PerfMetrics, Piece, Result, Verdict
+from contract.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "AsyncClient",
@@ -28,4 +31,5 @@ __all__ = [
     "ServerBusyError",
     "ServerUnavailableError",
     "Verdict",
+    "__version__",
 ]

@@ -20,6 +20,7 @@ from clients.client import DEFAULT_ADDRESSES, DEFAULT_TIMEOUT_S, Client
 from clients.client_errors import ClientError
 from clients.options import GenerationOptions
 from clients.results import Piece
+from contract.version import VERSION
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m clients", description="Ask a running Trireme for text."
     )
     parser.add_argument("prompt", help="the prompt; - reads it from standard input")
+    parser.add_argument("--version", action="version", version=f"Trireme {VERSION}")
     parser.add_argument("--stream", action="store_true", help="print the text as it is made")
     parser.add_argument("--json", action="store_true", help="print the response's fields as JSON")
     parser.add_argument(

@@ -19,7 +19,7 @@ from clients.http_transport import AsyncHttpTransport, HttpTransport
 from clients.options import GenerationOptions, OptionKeywords
 from clients.request import Request
 from clients.results import Outputs, Piece, Result
-from contract.names import ENSEMBLE
+from contract.names import ENSEMBLE, SAFETY_POLICY
 
 WireProtocol = Literal["grpc", "http"]
 
@@ -68,7 +68,7 @@ class _Endpoint:
         self.protocol = protocol
         self.model = model
         self.timeout_s = timeout_s
-        self.parameters = {} if safety_policy is None else {"safety_policy": safety_policy}
+        self.parameters = {} if safety_policy is None else {SAFETY_POLICY: safety_policy}
         self._connect()
 
     def _connect(self) -> None:

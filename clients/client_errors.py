@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 
-from contract import error_text
-from contract.error_text import Status
+from contract import error_text, errors
+from contract.error_text import ErrorText, Status
 from contract.errors import TriremeError
-from contract.models import ENSEMBLE_MODEL
+from contract.models import ENSEMBLE_MODEL, EngineInputs, EnsembleInputs
 from contract.names import REQUEST_PARAMETERS
 
 
@@ -24,7 +24,7 @@ class ClientError(TriremeError):
     """Base of every error that the clients raise on purpose."""
 
 
-class ServerUnavailableError(ClientError):
+class ServerUnavailableError(ClientError, errors.ServerUnavailableError):
     """No server answers at the address, it went away, or it does not have the model.
 
     Attributes:
@@ -36,34 +36,37 @@ class ServerUnavailableError(ClientError):
         self.address = address
 
 
-class ServerBusyError(ServerUnavailableError):
+class ServerBusyError(ServerUnavailableError, errors.ServerBusyError):
     """The server answers, and its queue has no room for the request."""
 
 
-class ServerBrokenError(ServerUnavailableError):
+class ServerBrokenError(ServerUnavailableError, errors.ServerBrokenError):
     """The server answers, and the process of one of its models died.
 
     Triton starts no such process again, and says that it is ready all the same.
     """
 
 
-class InvalidRequestError(ClientError, ValueError):
+class InvalidRequestError(ClientError, errors.InvalidRequestError):
     """The request is wrong; the message, mostly the server's own, says what and which bound.
 
     Attributes:
-        input_name: The ensemble's input that is to blame, None where the message names none.
+        code: What kind of mistake it is, where that has a word: ``content_filter``, say.
     """
 
-    def __init__(self, message: str, input_name: str | None = None) -> None:
-        super().__init__(message)
-        self.input_name = input_name
+    @property
+    def input_name(self) -> str | None:
+        """The ensemble's input, or the request parameter, that is to blame; None where it is none
+        that is known.
+        """
+        return self.param
 
 
-class GenerationError(ClientError):
+class GenerationError(ClientError, errors.GenerationError):
     """The server accepted the request and failed to answer it."""
 
 
-class DeadlineExceededError(ClientError, TimeoutError):
+class DeadlineExceededError(ClientError, errors.RequestTimeoutError, TimeoutError):
     """The answer was not complete after `timeout_s`; the request has been cancelled."""
 
 
@@ -77,20 +80,14 @@ _AWAY = re.compile(
 _BROKEN = re.compile("Stub process .*is not healthy|Failed to obtain the health mutex")
 # How gRPC says that a connection broke in the middle of a call, beside UNAVAILABLE.
 _CUT = re.compile("Stream removed|Received RST_STREAM|Internal error from Core")
-# Names under which the server's models know the ensemble's inputs, where theirs is another.
+# What the engine calls the ensemble's inputs, where nothing else is made of them.
 _ALIASES = {
-    "the prompt": "text_input",
-    "input_ids": "text_input",
-    "embedding_bias": "embedding_bias_words",
+    EngineInputs.INPUT_IDS.name: EnsembleInputs.TEXT_INPUT.name,
+    EngineInputs.EMBEDDING_BIAS.name: EnsembleInputs.EMBEDDING_BIAS_WORDS.name,
 }
-_NAMES = "|".join(
-    re.escape(name)
-    for name in sorted(
-        (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS, *_ALIASES),
-        key=len,
-        reverse=True,
-    )
-)
+_KNOWN = frozenset((*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS))
+# In the words of Triton itself, which have no mark.
+_NAMES = "|".join(re.escape(name) for name in sorted((*_KNOWN, *_ALIASES), key=len, reverse=True))
 _ANYWHERE = re.compile(rf"\b({_NAMES})\b")
 _TO_BLAME = re.compile(rf"^(?:input )?({_NAMES})\b|['\"`]({_NAMES})['\"`]")
 
@@ -108,9 +105,10 @@ def server_error(text: str, status: str | None, address: str) -> ClientError:
         status: gRPC's name of the status, such as ``INVALID_ARGUMENT``; None where it is not known.
         address: The server's.
     """
-    said, message = error_text.read(text)
-    if said is not None:
-        return _model_error(said, message, address)
+    said = error_text.read(text)
+    if said.status is not None:
+        return _model_error(said.status, said, address)
+    message = said.message
     if status == "DEADLINE_EXCEEDED":
         return DeadlineExceededError("the answer was not complete in time")
     if _BUSY.match(message):
@@ -131,15 +129,15 @@ def server_error(text: str, status: str | None, address: str) -> ClientError:
     return GenerationError(message)
 
 
-def _model_error(status: Status, message: str, address: str) -> ClientError:
+def _model_error(status: Status, said: ErrorText, address: str) -> ClientError:
     """The exception for what a model of ours said."""
     if status is Status.INVALID_ARGUMENT:
-        return InvalidRequestError(message, _input_name(_ANYWHERE.search(message)))
+        return InvalidRequestError(said.message, _known(said.param), code=said.code)
     if status is Status.UNAVAILABLE:
-        return ServerBusyError(message, address)
+        return ServerBusyError(said.message, address)
     if status is Status.DEADLINE_EXCEEDED:
-        return DeadlineExceededError(message)
-    return GenerationError(message)
+        return DeadlineExceededError(said.message)
+    return GenerationError(said.message)
 
 
 def unavailable(address: str, reason: str) -> ServerUnavailableError:
@@ -152,7 +150,10 @@ def unavailable(address: str, reason: str) -> ServerUnavailableError:
 
 
 def _input_name(named: re.Match[str] | None) -> str | None:
-    if named is None:
-        return None
-    name = next(group for group in named.groups() if group)
-    return _ALIASES.get(name, name)
+    return None if named is None else _known(next(group for group in named.groups() if group))
+
+
+def _known(param: str | None) -> str | None:
+    """What a client of the ensemble calls an input; None for what it doesn't know."""
+    name = _ALIASES.get(param, param) if param is not None else None
+    return name if name in _KNOWN else None

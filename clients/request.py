@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from clients import tensors
 from clients.client_errors import InvalidRequestError
-from clients.options import GenerationOptions
+from contract.models import EnsembleInputs
+from contract.parameters import GenerationParameters
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,13 @@ class Request:
     Attributes:
         model: The model that is asked, with the ensemble's inputs and outputs.
         prompt: The text to answer.
-        options: How.
+        options: How; `GenerationOptions`, or parameters that were checked otherwise.
         stream: A response for every step, not one at the end.
         request_id: Names the request in the server's log and traces; empty for none.
         timeout_s: How long the whole answer may take; None is without end.
         parameters: Request parameters, which reach every model of the ensemble.
         headers: What goes along with the request, over gRPC: trace context, say.
+        chat: Messages that are JSON already, in place of the options' own; empty for none.
 
     Raises:
         InvalidRequestError: The prompt is not text.
@@ -30,21 +32,26 @@ class Request:
 
     model: str
     prompt: str
-    options: GenerationOptions
+    options: GenerationParameters
     stream: bool
     request_id: str
     timeout_s: float | None
     parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    chat: str = ""
 
     def __post_init__(self) -> None:
-        tensors.check({"text_input": (self.prompt,)})
+        tensors.check({EnsembleInputs.TEXT_INPUT.name: (self.prompt,)})
 
     @property
     def inputs(self) -> tensors.Values:
         """The model's inputs."""
-        inputs: tensors.Values = {"text_input": (self.prompt,), **self.options.inputs()}
-        return {**inputs, "stream": (True,)} if self.stream else inputs
+        inputs = {EnsembleInputs.TEXT_INPUT.name: (self.prompt,), **self.options.inputs()}
+        if self.chat:
+            inputs[EnsembleInputs.MESSAGES.name] = (self.chat,)
+        if self.stream:
+            inputs[EnsembleInputs.STREAM.name] = (True,)
+        return inputs
 
     @property
     def single(self) -> bool:
@@ -56,5 +63,5 @@ class Request:
         if not self.single:
             raise InvalidRequestError(
                 "generate() returns one answer; generate_all() returns num_return_sequences",
-                "num_return_sequences",
+                EnsembleInputs.NUM_RETURN_SEQUENCES.name,
             )

@@ -10,11 +10,16 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from clients.client_errors import GenerationError
+from contract.models import EnsembleOutputs
+from contract.tensors import Tensor
 
 _T = TypeVar("_T")
 
 Outputs = Mapping[str, Sequence[Any]]
 """The ensemble's outputs in one response: flat lists of Python values by the contract's names."""
+
+
+_METRICS = {tensor.name: tensor for tensor in EnsembleOutputs.all()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class PerfMetrics:
     @classmethod
     def from_outputs(cls, outputs: Outputs) -> Self | None:
         """Read a response; None where it has no times."""
-        values = {each.name: _first(outputs, each.name) for each in fields(cls)}
+        values = {each.name: _first(outputs, _METRICS[each.name]) for each in fields(cls)}
         return cls(**values) if values["arrival_time_ns"] is not None else None
 
     @property
@@ -129,19 +134,21 @@ class Piece:
         Raises:
             GenerationError: The response has no text.
         """
-        if not outputs.get("text_output"):
-            raise GenerationError("the server's response has no text_output")
+        text = _first(outputs, EnsembleOutputs.TEXT_OUTPUT)
+        if text is None:
+            name = EnsembleOutputs.TEXT_OUTPUT.name
+            raise GenerationError(f"the server's response has no {name}")
         return cls(
-            text=outputs["text_output"][0],
-            finish_reason=_first(outputs, "finish_reason", ""),
-            sequence_index=_first(outputs, "sequence_index", 0),
-            num_input_tokens=_first(outputs, "num_input_tokens"),
-            num_output_tokens=_first(outputs, "num_output_tokens"),
-            verdicts=_verdicts(_first(outputs, "safety_verdicts", "[]")),
-            cum_log_prob=_first(outputs, "cum_log_probs"),
-            tokens=_tuple(outputs.get("output_tokens")),
-            log_probs=_tuple(outputs.get("output_log_probs")),
-            top_tokens=_by_token(outputs, outputs.get("top_tokens")),
+            text=text,
+            finish_reason=_first(outputs, EnsembleOutputs.FINISH_REASON, ""),
+            sequence_index=_first(outputs, EnsembleOutputs.SEQUENCE_INDEX, 0),
+            num_input_tokens=_first(outputs, EnsembleOutputs.NUM_INPUT_TOKENS),
+            num_output_tokens=_first(outputs, EnsembleOutputs.NUM_OUTPUT_TOKENS),
+            verdicts=_verdicts(_first(outputs, EnsembleOutputs.SAFETY_VERDICTS, "[]")),
+            cum_log_prob=_first(outputs, EnsembleOutputs.CUM_LOG_PROBS),
+            tokens=_tuple(_all(outputs, EnsembleOutputs.OUTPUT_TOKENS)),
+            log_probs=_tuple(_all(outputs, EnsembleOutputs.OUTPUT_LOG_PROBS)),
+            top_tokens=_by_token(outputs, _all(outputs, EnsembleOutputs.TOP_TOKENS)),
             top_log_probs=_by_token(outputs, _top_log_probs(outputs)),
             perf_metrics=PerfMetrics.from_outputs(outputs),
         )
@@ -161,15 +168,17 @@ def _verdicts(shown: str) -> tuple[Verdict, ...]:
 
 
 def _top_log_probs(outputs: Outputs) -> list[tuple[int, float]] | None:
-    values = outputs.get("top_log_probs")
-    return None if values is None else list(zip(outputs["top_log_prob_ids"], values, strict=True))
+    values = _all(outputs, EnsembleOutputs.TOP_LOG_PROBS)
+    if values is None:
+        return None
+    return list(zip(outputs[EnsembleOutputs.TOP_LOG_PROB_IDS.name], values, strict=True))
 
 
 def _by_token(outputs: Outputs, flat: Sequence[_T] | None) -> tuple[tuple[_T, ...], ...] | None:
     """A flat list, so many values for each token."""
     if flat is None:
         return None
-    tokens = len(outputs["output_log_probs"])
+    tokens = len(outputs[EnsembleOutputs.OUTPUT_LOG_PROBS.name])
     count = len(flat) // tokens if tokens else 0
     return tuple(tuple(flat[at * count : (at + 1) * count]) for at in range(tokens))
 
@@ -178,6 +187,10 @@ def _tuple(values: Sequence[_T] | None) -> tuple[_T, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _first(outputs: Outputs, name: str, default: Any = None) -> Any:
-    values = outputs.get(name)
+def _all(outputs: Outputs, tensor: Tensor) -> Sequence[Any] | None:
+    return outputs.get(tensor.name)
+
+
+def _first(outputs: Outputs, tensor: Tensor, default: Any = None) -> Any:
+    values = outputs.get(tensor.name)
     return values[0] if values else default

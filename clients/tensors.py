@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from clients.client_errors import InvalidRequestError
 from contract.models import ENSEMBLE_MODEL
+from contract.tensors import Value
 
-Value = str | int | float | bool
 Values = Mapping[str, Sequence[Value]]
 
 _INPUTS = {tensor.name: tensor for tensor in ENSEMBLE_MODEL.inputs}

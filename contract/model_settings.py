@@ -106,7 +106,7 @@ class OnnxEngineSettings(EngineModelSettings):
         kv_cache_bytes: Most memory that keys and values take. It is reserved and becomes resident
             as it is written, on a GPU all at once; where it is full, requests wait.
         kv_cache_dtype: How keys and values are stored. ``auto`` is what the engine was built for,
-            but float32 where the machine lacks a C compiler or AVX-512 VNNI, which int8 needs.
+            but float32 where the machine lacks AVX-512 VNNI, which int8 needs.
         num_threads: Threads to compute with; 0 is one for each core.
     """
 

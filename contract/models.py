@@ -20,6 +20,7 @@ from contract.names import (
     TENSORRT_LLM_ADAPTER,
     Engine,
 )
+from contract.parameters import OUR_ROWS, OwnInputs
 from contract.tensors import Model, Tensor, TensorSet, optional, scalar
 
 
@@ -76,13 +77,11 @@ class EngineInputs(_StepInputs):
     Attributes:
         PRIORITY: Which requests go first; Triton doesn't show its own request priority to a Python
             model.
-        MIN_P: Another bound on what is sampled.
-        NUM_TOP_LOG_PROBS: How many of the likeliest tokens to report beside each chosen one.
+        SAMPLED: Parameters of sampling that are ours: rows of `contract.parameters`.
     """
 
     PRIORITY = scalar("priority", "INT32")
-    MIN_P = scalar("min_p", "FP32")
-    NUM_TOP_LOG_PROBS = scalar("num_top_log_probs", "INT32")
+    SAMPLED = tuple(row.engine for row in OUR_ROWS)
 
 
 class OurStatistics(TensorSet):
@@ -145,17 +144,10 @@ class PostprocessingOutputs(nvidia.PostprocessingOutputs, Statistics, AnswerExtr
     """Text, and what goes with it."""
 
 
-class EnsembleInputs(nvidia.EnsembleInputs):
-    """What a client may send; ours are explained at the steps that take them."""
+class EnsembleInputs(OwnInputs, nvidia.EnsembleInputs):
+    """What a client may send; what each means is told at `contract.parameters`."""
 
-    MESSAGES = optional("messages", "STRING")
-    TOOLS = optional("tools", "STRING")
-    CHAT_TEMPLATE_KWARGS = optional("chat_template_kwargs", "STRING")
-    EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
-    INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
-    PRIORITY = optional("priority", "INT32")
-    MIN_P = optional("min_p", "FP32")
-    NUM_TOP_LOG_PROBS = optional("num_top_log_probs", "INT32")
+    SAMPLED = tuple(row.tensor for row in OUR_ROWS)
 
 
 class EnsembleOutputs(nvidia.EnsembleOutputs, Statistics, AnswerExtras):

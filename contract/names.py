@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from contract.codes import FinishReason
+
 Engine = Literal["onnx", "tensorrt_llm"]
 """What runs the ``tensorrt_llm`` model of the ensemble: Trireme's ONNX engine in the Python
 backend, or TensorRT-LLM's engine in NVIDIA's C++ backend."""
@@ -14,12 +16,13 @@ TENSORRT_LLM_ADAPTER = "tensorrt_llm_adapter"
 POSTPROCESSING = "postprocessing"
 ENSEMBLE = "ensemble"
 
-ENGINE_FINISH_REASONS = ("stop", "length", "cancelled")
+ENGINE_FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "cancelled")
 """Values of the engine's ``finish_reason``: ended by itself, out of tokens, client went away. The
-ensemble's may also be ``content_filter``, where a policy blocked the answer, or ``error``, where
-the text path failed on it."""
+ensemble's may be any of the contract's: where the text path ended it."""
 
-REQUEST_PARAMETERS = ("safety_policy", "chat_template")
+SAFETY_POLICY = "safety_policy"
+CHAT_TEMPLATE = "chat_template"
+REQUEST_PARAMETERS = (SAFETY_POLICY, CHAT_TEMPLATE)
 """What a request says beside its inputs, in Triton's request parameters."""
 
 PRIORITY_LEVELS = 5

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+Value = str | int | float | bool
+"""One element of a tensor, as Python has it."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +43,27 @@ def scalar(name: str, data_type: str, optional: bool = True) -> Tensor:
 class TensorSet:
     """Tensors as the attributes of a class, so that code names one without spelling it.
 
-    A set that extends another inherits from it: its own come after the other's.
+    An attribute may also be a tuple of tensors, for those that nobody names. A set that extends
+    another inherits from it: its own come after the other's.
     """
 
     @classmethod
     def all(cls) -> tuple[Tensor, ...]:
         """The tensors in the order of their definition."""
-        return tuple(
-            value
-            for kind in reversed(cls.__mro__)
-            for value in vars(kind).values()
-            if isinstance(value, Tensor)
-        )
+        return tuple(tensor for kind in reversed(cls.__mro__) for tensor in _of(kind))
 
     @classmethod
     def own(cls) -> tuple[Tensor, ...]:
         """Those that the set adds to the ones that it inherits."""
-        return tuple(value for value in vars(cls).values() if isinstance(value, Tensor))
+        return tuple(_of(cls))
+
+
+def _of(kind: type) -> Iterator[Tensor]:
+    for value in vars(kind).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple):
+            yield from (each for each in value if isinstance(each, Tensor))
 
 
 @dataclass(frozen=True)

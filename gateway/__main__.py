@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contract.settings_base import SettingsError, load
+from contract.version import VERSION
 from gateway.app import create_app
 from gateway.configuration import Configuration
 from gateway.server import serve
@@ -52,6 +53,7 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"Trireme {VERSION}")
     parser.add_argument("--config", type=Path, help="a YAML file: see docs/gateway.md")
     parser.add_argument(
         "--triton", default="127.0.0.1:8001", help="gRPC address, where there is no file"

@@ -10,11 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from contract.version import VERSION
 from gateway.admin.api import admin
 from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
-from gateway.api.edge import Edge
-from gateway.api.error_objects import error_body, error_headers, invalid
+from gateway.api.edge import Edge, written
+from gateway.api.error_objects import error_headers, invalid
 from gateway.api.routes import api, health
 from gateway.configuration import (
     AnyUpstream,
@@ -100,7 +101,7 @@ def create_app(
 
     app = FastAPI(
         title="Trireme gateway",
-        version="1",
+        version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
@@ -181,8 +182,8 @@ def _probe_model(settings: TritonSettings, configuration: Configuration) -> str 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
-    headers = error_headers(error)
-    return Response(error_body(error), error.status, headers, media_type="application/json")
+    body = written(request.scope, error)
+    return Response(body, error.status, error_headers(error), media_type="application/json")
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -193,6 +194,6 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = GatewayError(f"{request.method} {request.url.path[:256]}: {error.detail}")
-    known.status, known.kind = error.status_code, "invalid_request_error"
+    known.status = error.status_code
     known.headers.update(error.headers or {})
     return await _on_gateway_error(request, known)

@@ -12,11 +12,19 @@ import logging
 import math
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import anyio
 from opentelemetry.context import Context
 
+from contract.codes import FinishReason
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
 from gateway.gateway_errors import (
@@ -28,60 +36,16 @@ from gateway.gateway_errors import (
     Unavailable,
 )
 from gateway.generation import Delta, Job
-from gateway.interfaces import Principal, TenantClass
 from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
-from gateway.routing import Model, Router, Target
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from gateway.order import Order
+from gateway.routing import Router, Target
 from gateway.upstreams.fleet import Replica
 
 _log = logging.getLogger("gateway.dispatch")
 _RESCHEDULE_S = 1.0
 """Moving a time limit costs more than to look at the clock: it is moved this often at most."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be done, and for whom.
-
-    Attributes:
-        model: What was asked.
-        principal: Who asked.
-        tenant_class: The priority that the request has.
-        job: What an upstream gets; its model and its remaining time are filled in for each.
-        prompt: The whole prompt as bytes: for its length and digest.
-        beginning: What of it the next request of the same conversation will begin with.
-        affinity_key: The client's own word for what belongs together; None for none.
-        received_s: When it came, on the clock of `time.monotonic`.
-        deadline_s: When the answer must be there.
-        trace: The span that it belongs to.
-    """
-
-    model: Model
-    principal: Principal
-    tenant_class: TenantClass
-    job: Job
-    prompt: bytes
-    beginning: bytes
-    affinity_key: str | None
-    received_s: float
-    deadline_s: float
-    trace: Context
-
-    def prefix(self, affinity: AffinitySettings) -> bytes | None:
-        """What decides which replica has the prompt's beginning; None where it isn't worth it."""
-        if self.affinity_key is not None:
-            return self.affinity_key.encode()
-        if len(self.prompt) < affinity.min_prompt_bytes:
-            return None
-        return self.beginning[: affinity.prefix_bytes]
 
 
 @dataclass
@@ -107,7 +71,7 @@ class Progress:
     ttft_s: float | None = None
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     output_tokens: int = 0
-    finish_reasons: dict[int, str] = field(default_factory=dict)
+    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
     attempts: int = 0
@@ -160,9 +124,9 @@ class Dispatcher:
         self.metrics = metrics
         self.tracing = tracing
 
-    def start(self, order: Order) -> Run:
-        """Begin to work on an order."""
-        return Run(self, order)
+    def start(self, order: Order, trace: Context) -> Run:
+        """Begin to work on an order; `trace` is the span that it belongs to."""
+        return Run(self, order, trace)
 
 
 class Run:
@@ -173,16 +137,18 @@ class Run:
         progress: What is known of it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, order: Order) -> None:
+    def __init__(self, dispatcher: Dispatcher, order: Order, trace: Context) -> None:
         self.mailbox = Mailbox()
         self.progress = Progress()
         self._order = order
+        self._generation = order.generation
+        self._trace = trace
         self._dispatcher = dispatcher
         self._prefix = order.prefix(dispatcher.affinity)
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_piece_s = 0.0
         self._labels = RequestLabels(order.tenant_class, order.model.name)
-        self._task = asyncio.create_task(self._run(), name=order.job.request_id)
+        self._task = asyncio.create_task(self._run(), name=order.generation.request_id)
 
     async def begun(self) -> None:
         """Return as soon as the first piece is there.
@@ -206,7 +172,7 @@ class Run:
         except GatewayError as known:
             error = known
         except Exception as unknown:
-            _log.error("a run failed", exc_info=unknown, extra={"id": self._order.job.request_id})
+            _log.error("a run failed", exc_info=unknown, extra={"id": self._generation.request_id})
             error = GenerationFailed("the gateway failed on this request")
         finally:
             self.mailbox.close(error)
@@ -218,7 +184,10 @@ class Run:
     async def _find_answer(self) -> None:
         router, order = self._dispatcher.router, self._order
         target = router.target(
-            order.model, order.principal, order.job.request_id, len(order.prompt)
+            order.model,
+            order.principal,
+            self._generation.request_id,
+            len(self._generation.prompt.encoded),
         )
         try:
             await self._ask_any(target)
@@ -265,22 +234,27 @@ class Run:
         if remaining_s <= 0:
             raise DeadlineExceeded("the deadline passed before a model was asked")
         with self._dispatcher.tracing.upstream(
-            order.job, replica.settings, target.model, order.trace
+            self._generation, replica.settings, target.model, self._trace
         ) as span:
-            job = replace(
-                order.job,
+            job = Job(
+                self._generation,
+                request_id=f"{self._generation.request_id}.{progress.attempts}",
                 model=target.model,
-                request_id=f"{order.job.request_id}.{progress.attempts}",
                 timeout_s=remaining_s,
                 headers=span.headers(),
             )
             try:
                 await self._pump(job, target, replica)
-            except UpstreamRefused as error:
-                raise InvalidRequest(str(error), param=error.param, code=error.code) from None
-            except UpstreamTimeout:
+            except InvalidRequestError as error:
+                raise InvalidRequest(
+                    error.message, input_name=error.param, code=error.code
+                ) from None
+            except RequestTimeoutError:
                 raise DeadlineExceeded("the answer was not complete at the deadline") from None
-            except UpstreamUnavailable as error:
+            except ServerBusyError as error:
+                span.failed(error)
+                raise _TryElsewhereError(replica, busy=True) from None
+            except ServerUnavailableError as error:
                 replica.fail(error)
                 span.failed(error)
                 _log.warning("%s went away: %s", replica.name, error)
@@ -290,10 +264,7 @@ class Run:
                         code="upstream_lost",
                     ) from None
                 raise _TryElsewhereError(replica, busy=False) from None
-            except UpstreamBusy as error:
-                span.failed(error)
-                raise _TryElsewhereError(replica, busy=True) from None
-            except UpstreamError as error:
+            except GenerationError as error:
                 span.failed(error)
                 raise GenerationFailed(f"the model failed: {error}") from None
 
@@ -301,19 +272,20 @@ class Run:
         """Move the pieces of an answer to the mailbox.
 
         Raises:
-            UpstreamError: The upstream's, or `UpstreamUnavailable` where it falls silent.
+            GenerationError: The upstream's, or `ServerUnavailableError` where it falls silent.
         """
         settings = replica.settings
+        streams = self._generation.stream
         kept: list[Delta] = []
         end_s = anyio.current_time() + job.timeout_s
         # A request that doesn't stream has no first token to wait for; a probe tells instead.
-        limit_s = settings.first_token_timeout_s if job.stream else math.inf
+        limit_s = settings.first_token_timeout_s if streams else math.inf
         with anyio.move_on_after(min(limit_s, job.timeout_s)) as scope:
             replica.unanswered.add(scope)
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
-                        if not job.stream:
+                        if not streams:
                             kept.append(delta)
                             continue
                         now_s = time.monotonic()
@@ -330,16 +302,16 @@ class Run:
                 replica.answering.discard(scope)
         if scope.cancelled_caught:
             if anyio.current_time() >= end_s:
-                raise UpstreamTimeout("the deadline has passed")
-            raise UpstreamUnavailable("it fell silent")
+                raise RequestTimeoutError("the deadline has passed")
+            raise ServerUnavailableError("it fell silent")
         if kept:
             now_s = time.monotonic()
             self._begin(target, replica, now_s)
             for delta in kept:
                 self._put(delta, now_s)
         reasons = self.progress.finish_reasons
-        if len(reasons) < job.num_answers or "cancelled" in reasons.values():
-            raise UpstreamUnavailable("its answer ended too early")
+        if len(reasons) < self._generation.num_answers or "cancelled" in reasons.values():
+            raise ServerUnavailableError("its answer ended too early")
         if "error" in reasons.values():
             raise GenerationFailed("the model failed in the middle of the answer")
 
@@ -347,13 +319,13 @@ class Run:
         replica.circuit.succeed(now_s)
         self.progress.upstream = replica.name
         self.progress.version = target.version
-        self.progress.ttft_s = now_s - self._order.received_s
+        self.progress.ttft_s = now_s - self._order.arrival.received_s
         self._last_piece_s = now_s
         self._dispatcher.metrics.began(self._labels, self.progress.ttft_s)
         self._begun.set_result(None)
 
     def _put(self, delta: Delta, now_s: float) -> None:
-        self.progress.add(delta, self._order.job.n)
+        self.progress.add(delta, self._generation.n)
         if now_s > self._last_piece_s and delta.output_tokens:
             self._dispatcher.metrics.token(self._labels, now_s - self._last_piece_s)
             self._last_piece_s = now_s

@@ -10,76 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
 from types import TracebackType
 
 import anyio
 from typing_extensions import Self
 
 from gateway.configuration import Configuration
-from gateway.dispatch import Dispatcher, Order, Run
+from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
-from gateway.generation import Job
-from gateway.interfaces import (
-    TENANT_CLASSES,
-    AuditLog,
-    AuditRecord,
-    Authenticator,
-    Limiter,
-    Principal,
-    Reservation,
-    TenantClass,
-)
+from gateway.intake import Intake
+from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation
 from gateway.observability.metrics import Metrics, RequestLabels
-from gateway.observability.tracing import RequestSpan, Tracing, operation
-from gateway.routing import Model
+from gateway.observability.tracing import RequestSpan, Tracing
+from gateway.order import Order
 
 _log = logging.getLogger("gateway.requests")
 _BYTES_PER_TOKEN = 3
 """For the estimate that limits are reserved by; the true count replaces it."""
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that went away."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What is known of a request before its body is.
-
-    Attributes:
-        request_id: Its id.
-        headers: Its headers, names in lower case.
-        time: When it came, seconds since the epoch.
-        received_s: The same on the clock of `time.monotonic`.
-    """
-
-    request_id: str
-    headers: Mapping[str, str]
-    time: float
-    received_s: float
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a request's body asks for.
-
-    Attributes:
-        model: The model, found and permitted.
-        job: What is to be generated.
-        prompt: The whole prompt.
-        beginning: What of it the next request of the same conversation will begin with.
-        tenant_class: The priority asked for; None is the highest that the tenant has.
-        affinity_key: The client's word for what belongs together.
-        deadline_s: Seconds that the whole may take.
-    """
-
-    model: Model
-    job: Job
-    prompt: bytes
-    beginning: bytes
-    tenant_class: TenantClass | None
-    affinity_key: str | None
-    deadline_s: float
 
 
 class Gateway:
@@ -103,64 +53,39 @@ class Gateway:
         self.metrics = metrics
         self.tracing = tracing
         self.router = dispatcher.router
+        self.intake = Intake(dispatcher.router, configuration.admission)
 
-    def tenant_class(self, principal: Principal, wish: Wish) -> TenantClass:
-        """The priority of a request: what it asks for, and never above what the tenant has."""
-        asked = wish.tenant_class or principal.tenant_class
-        return max(asked, principal.tenant_class, key=TENANT_CLASSES.index)
-
-    async def open(self, principal: Principal, arrival: Arrival, wish: Wish) -> Exchange:
+    async def open(self, order: Order) -> Exchange:
         """Take a request in: audited, within the limits, on its way to a replica.
 
         Raises:
             GatewayError: It isn't taken in, and nothing was done for it.
         """
-        tenant_class = self.tenant_class(principal, wish)
-        job = replace(
-            wish.job,
-            request_id=arrival.request_id,
-            tenant_class=tenant_class,
-            policy=principal.policy,
-            timeout_s=wish.deadline_s,
-        )
-        labels = RequestLabels(tenant_class, wish.model.name)
+        arrival, generation, asked = order.arrival, order.generation, order.model.asked
+        labels = RequestLabels(order.tenant_class, order.model.name)
         span = self.tracing.request(
-            operation(job), wish.model.asked, arrival.request_id, arrival.headers
+            generation.prompt.operation, asked, arrival.request_id, arrival.headers
         )
         try:
             await self.audit.check()
             reservation = await self.limiter.reserve(
-                principal,
-                wish.model.asked,
-                len(wish.prompt) // _BYTES_PER_TOKEN + 1,
-                job.sampling.max_tokens * job.num_answers,
+                order.principal,
+                asked,
+                len(generation.prompt.encoded) // _BYTES_PER_TOKEN + 1,
+                generation.parameters.max_tokens * generation.num_answers,
             )
             try:
-                written = self.audit.begin(
-                    arrival.request_id, arrival.time, principal, wish.model.asked
-                )
+                written = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)
             except BaseException:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            _log_refusal(arrival, principal, wish, error)
+            _log_refusal(order, error)
             self.metrics.refused(labels, error.status, error_cause(error))
             span.failed(error, error_cause(error))
             span.end()
             raise
-        order = Order(
-            model=wish.model,
-            principal=principal,
-            tenant_class=tenant_class,
-            job=job,
-            prompt=wish.prompt,
-            beginning=wish.beginning,
-            affinity_key=wish.affinity_key,
-            received_s=arrival.received_s,
-            deadline_s=arrival.received_s + wish.deadline_s,
-            trace=span.context,
-        )
-        return Exchange(self, arrival, order, reservation, written, span)
+        return Exchange(self, order, reservation, written, span)
 
 
 class Exchange:
@@ -174,16 +99,14 @@ class Exchange:
     def __init__(
         self,
         gateway: Gateway,
-        arrival: Arrival,
         order: Order,
         reservation: Reservation,
         written: Awaitable[None],
         span: RequestSpan,
     ) -> None:
         self.order = order
-        self.run: Run = gateway.dispatcher.start(order)
+        self.run: Run = gateway.dispatcher.start(order, span.context)
         self._gateway = gateway
-        self._arrival = arrival
         self._reservation = reservation
         self._written = asyncio.ensure_future(written)
         self._span = span
@@ -219,7 +142,7 @@ class Exchange:
         self._closed = True
         await self.run.aclose()
         order, progress = self.order, self.run.progress
-        latency_s = time.monotonic() - order.received_s
+        latency_s = time.monotonic() - order.arrival.received_s
         cause = None if error is None else error_cause(error)
         try:
             await self._reservation.settle(progress.all_prompt_tokens, progress.output_tokens)
@@ -257,13 +180,13 @@ class Exchange:
         if cause is not None:
             reason = "cancelled" if cause == "disconnected" else "error"
         return AuditRecord(
-            request_id=self._arrival.request_id,
-            time=self._arrival.time,
+            request_id=order.arrival.request_id,
+            time=order.arrival.time,
             principal=order.principal,
             model=order.model.asked,
             model_version=progress.version,
             upstream=progress.upstream,
-            policy=order.job.policy,
+            policy=order.generation.policy,
             prompt_tokens=progress.all_prompt_tokens,
             output_tokens=progress.output_tokens,
             ttft_s=progress.ttft_s,
@@ -271,7 +194,7 @@ class Exchange:
             finish_reason=reason,
             status=status,
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
-            prompt_text=order.prompt.decode(),
+            prompt_text=order.generation.prompt.encoded.decode(),
             answer_text=progress.answer,
         )
 
@@ -288,7 +211,7 @@ class Exchange:
             prompt_tokens=progress.all_prompt_tokens,
             output_tokens=progress.output_tokens,
         )
-        reasons = list(progress.finish_reasons.values())
+        reasons: list[str] = [*progress.finish_reasons.values()]
         self._span.set(
             gen_ai_response_model=progress.version or None,
             gen_ai_response_finish_reasons=reasons or None,
@@ -305,7 +228,7 @@ class Exchange:
         _log.info(
             "request",
             extra={
-                "request_id": self._arrival.request_id,
+                "request_id": order.arrival.request_id,
                 "tenant": order.principal.tenant,
                 "application": order.principal.application,
                 "key_id": order.principal.key_id,
@@ -333,14 +256,14 @@ def error_cause(error: BaseException) -> str:
     return "disconnected" if isinstance(error, asyncio.CancelledError) else "internal"
 
 
-def _log_refusal(arrival: Arrival, principal: Principal, wish: Wish, error: GatewayError) -> None:
+def _log_refusal(order: Order, error: GatewayError) -> None:
     _log.info(
         "refused",
         extra={
-            "request_id": arrival.request_id,
-            "tenant": principal.tenant,
-            "key_id": principal.key_id,
-            "model": wish.model.asked,
+            "request_id": order.arrival.request_id,
+            "tenant": order.principal.tenant,
+            "key_id": order.principal.key_id,
+            "model": order.model.asked,
             "status": error.status,
             "cause": error_cause(error),
         },

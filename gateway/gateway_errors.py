@@ -17,9 +17,9 @@ GatewayError
 ├── AuditUnavailable       what can't be audited isn't served               503
 └── DeadlineExceeded       the answer wasn't there in time                  504
 
-Each carries what OpenAI's error object says (`code`, `param`) and the HTTP status, so that the
-edge turns any of them into an answer in one place. A message is written for the one who asked: it
-names the field and the bound, never the inside of the gateway.
+Each carries a code of the contract and the HTTP status; how an API says it is the API's own
+(`gateway.api.error_objects`). A message is written for the one who asked: it names the field and
+the bound, never the inside of the gateway.
 """
 
 from __future__ import annotations
@@ -27,34 +27,39 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from contract.codes import ErrorCode
+from contract.errors import TriremeError
 
-class GatewayError(Exception):
+
+class GatewayError(TriremeError):
     """Base of every error that ends a request with an answer of its own.
 
     Attributes:
         message: What to tell the one who asked.
         status: The HTTP status.
-        kind: OpenAI's error ``type``.
-        code: OpenAI's error ``code``, a word that programs can compare.
-        param: The request's field that is to blame, None where none is.
+        code: What kind of error it is, a word that programs can compare.
+        param: The request's field that is to blame, in its API's words; None where none is.
+        input_name: The ensemble's input that is to blame, where a model said so; each API has its
+            own word for it.
         headers: HTTP headers that the answer carries.
     """
 
     status = 500
-    kind = "server_error"
-    code: str | None = None
+    code: ErrorCode | None = None
 
     def __init__(
         self,
         message: str,
         *,
         param: str | None = None,
-        code: str | None = None,
+        input_name: str | None = None,
+        code: ErrorCode | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.input_name = input_name
         self.headers = dict(headers or {})
         if code is not None:
             self.code = code
@@ -64,55 +69,52 @@ class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_req
     """A field is missing, wrong, or asks for what isn't supported; the message names it."""
 
     status = 400
-    kind = "invalid_request_error"
 
 
 class ModelNotFound(GatewayError):  # noqa: N818 - says what happened
     """No model has that name, for this tenant."""
 
     status = 404
-    kind = "invalid_request_error"
-    code = "model_not_found"
+    code: ErrorCode | None = "model_not_found"
 
 
 class BodyTimeout(GatewayError):  # noqa: N818 - says what happened
     """The request's body took too long to arrive."""
 
     status = 408
-    kind = "invalid_request_error"
-    code = "request_timeout"
+    code: ErrorCode | None = "request_timeout"
 
 
 class BodyTooLarge(GatewayError):  # noqa: N818 - says what happened
     """The request's body is longer than the gateway reads."""
 
     status = 413
-    kind = "invalid_request_error"
-    code = "request_too_large"
+    code: ErrorCode | None = "request_too_large"
 
 
 class HeadersTooLarge(GatewayError):  # noqa: N818 - says what happened
     """The request's headers are longer than the gateway reads."""
 
     status = 431
-    kind = "invalid_request_error"
-    code = "headers_too_large"
+    code: ErrorCode | None = "headers_too_large"
 
 
 class GenerationFailed(GatewayError):  # noqa: N818 - says what happened
     """A model took the request and failed to answer it, or to finish."""
 
     status = 502
-    code = "generation_failed"
+    code: ErrorCode | None = "generation_failed"
 
 
 class Overloaded(GatewayError):  # noqa: N818 - says what happened
     """There is no room for the request, or none in time; nothing was done for it."""
 
     status = 503
-    code = "overloaded"
+    code: ErrorCode | None = "overloaded"
 
-    def __init__(self, message: str, *, retry_after_s: float, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float, code: ErrorCode | None = None
+    ) -> None:
         retry_after = str(max(1, math.ceil(retry_after_s)))
         super().__init__(message, code=code, headers={"retry-after": retry_after})
 
@@ -121,7 +123,7 @@ class Unavailable(GatewayError):  # noqa: N818 - says what happened
     """No upstream is there that could answer; a probe may find one in a moment."""
 
     status = 503
-    code = "unavailable"
+    code: ErrorCode | None = "unavailable"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"retry-after": "1"})
@@ -131,30 +133,28 @@ class DeadlineExceeded(GatewayError):  # noqa: N818 - says what happened
     """The request's deadline passed before its answer was complete."""
 
     status = 504
-    code = "deadline_exceeded"
+    code: ErrorCode | None = "deadline_exceeded"
 
 
 class AuthenticationError(GatewayError):
     """No credential, or one that nobody has."""
 
     status = 401
-    kind = "authentication_error"
-    code = "invalid_api_key"
+    code: ErrorCode | None = "invalid_api_key"
 
 
 class PermissionDenied(GatewayError):  # noqa: N818 - the field's word, as in gRPC
     """The credential is good and doesn't reach so far."""
 
     status = 403
-    kind = "permission_error"
-    code = "permission_denied"
+    code: ErrorCode | None = "permission_denied"
 
 
 class IdentityUnavailable(GatewayError):  # noqa: N818 - says what happened
     """The database of keys, or the identity provider, doesn't answer."""
 
     status = 503
-    code = "identity_unavailable"
+    code: ErrorCode | None = "identity_unavailable"
 
 
 class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
@@ -166,8 +166,7 @@ class LimitExceeded(GatewayError):  # noqa: N818 - says what happened
     """
 
     status = 429
-    kind = "rate_limit_error"
-    code = "rate_limit_exceeded"
+    code: ErrorCode | None = "rate_limit_exceeded"
 
     def __init__(
         self,
@@ -186,11 +185,11 @@ class LimitsUnavailable(GatewayError):  # noqa: N818 - says what happened
     """What is used up can't be told, so nothing is given out."""
 
     status = 503
-    code = "limits_unavailable"
+    code: ErrorCode | None = "limits_unavailable"
 
 
 class AuditUnavailable(GatewayError):  # noqa: N818 - says what happened
     """The audit log can't take another record, so no request is taken in."""
 
     status = 503
-    code = "audit_unavailable"
+    code: ErrorCode | None = "audit_unavailable"

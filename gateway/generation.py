@@ -1,14 +1,19 @@
-"""What is generated, in no API's words: a job for an upstream, and the pieces that come back.
+"""What is generated, in no API's words: a generation, a try at it, and the pieces that come back.
 
-The API turns requests into jobs, upstreams turn jobs into pieces, and neither knows the other.
+APIs turn requests into generations, upstreams turn them into pieces, and neither knows the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import orjson
+from typing_extensions import Self
+
+from contract.codes import FinishReason
+from contract.parameters import GenerationParameters
 from gateway.interfaces import TenantClass
 
 Message = Mapping[str, Any]
@@ -16,77 +21,119 @@ Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen and when an answer ends. None leaves the choice to the upstream.
+class Prompt:
+    """What is to be gone on with.
 
     Attributes:
-        max_tokens: The most tokens of one answer.
-        temperature: Above 1 flattens the distribution, below 1 sharpens it; 0 is greedy.
-        top_p: Draw among the likeliest tokens whose probabilities add up to this.
-        top_k: Draw among so many of the likeliest tokens.
-        min_p: Draw among tokens at least so likely, relative to the likeliest.
-        seed: The same seed, prompt and parameters draw the same tokens.
-        stop: Texts that end an answer and are not part of it.
-        presence_penalty: Taken from the logits of tokens that were there, once.
-        frequency_penalty: The same, for each time.
-        repetition_penalty: Above 1 makes tokens that were there less likely, as a factor.
-        min_tokens: An answer doesn't end by itself before so many tokens.
-        ignore_eos: An answer doesn't end by itself at all.
-        logit_bias: What to add to the logits of tokens, by their ids.
-        top_logprobs: Report the log probability of each token and of so many of the likeliest
-            others; None reports none.
+        encoded: All of it as bytes: for its length, its digest, and who takes it as it is.
+        beginning: What of it the next request of the same conversation will begin with.
     """
 
-    max_tokens: int
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool = False
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    top_logprobs: int | None = None
+    encoded: bytes
+    beginning: bytes
+
+    @property
+    def operation(self) -> str:
+        """What the GenAI conventions call going on with it."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """How many are to be gone on with."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request as an upstream gets it.
+class Chat(Prompt):
+    """A chat: ``encoded`` is its messages as JSON, ``beginning`` up to its user's first."""
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Self:
+        """Encode messages, each once."""
+        encoded = [orjson.dumps(message) for message in messages]
+        users = (place for place, each in enumerate(messages) if each["role"] == "user")
+        opening = encoded[: next(users, len(messages)) + 1]
+        return cls(b"[%b]" % b",".join(encoded), b"[%b]" % b",".join(opening))
+
+    @property
+    def operation(self) -> str:
+        return "chat"
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Texts(Prompt):
+    """Texts, each to be gone on with.
 
     Attributes:
-        request_id: Names it in the engine's log and traces; no two jobs that run share one.
-        model: What the upstream calls the model.
-        messages: The chat to go on with; None where it is about prompts.
-        prompts: The texts to go on with; empty where it is about a chat.
-        n: How many answers to each prompt.
-        sampling: How.
+        texts: They.
+    """
+
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Encode texts."""
+        encoded = "\n".join(texts).encode()
+        return cls(encoded, encoded, tuple(texts))
+
+    @property
+    def operation(self) -> str:
+        return "text_completion"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one request generates; it stays as it is made, whoever is asked for it.
+
+    Attributes:
+        request_id: Names the request in logs and traces.
+        prompt: What is to be gone on with.
+        parameters: How.
         stream: Whether pieces are wanted as they are made, or each answer in one.
         tenant_class: The priority.
         policy: The safety policy; None is the upstream's own.
-        timeout_s: How long it may take in all.
-        headers: Trace context for the upstream.
     """
 
     request_id: str
-    model: str
-    messages: tuple[Message, ...] | None
-    prompts: tuple[str, ...]
-    n: int
-    sampling: Sampling
+    prompt: Chat | Texts
+    parameters: GenerationParameters
     stream: bool
     tenant_class: TenantClass
     policy: str | None
-    timeout_s: float
-    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """How many answers to each prompt."""
+        return self.parameters.num_return_sequences or 1
 
     @property
     def num_answers(self) -> int:
         """How many answers it makes in all."""
-        return self.n * max(1, len(self.prompts))
+        return self.n * len(self.prompt)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One try at a generation, as an upstream gets it.
+
+    Attributes:
+        generation: What is wanted.
+        request_id: Names the try in the engine's log and traces; no two that run share one.
+        model: What the upstream calls the model.
+        timeout_s: How long it may take in all.
+        headers: Trace context for the upstream.
+    """
+
+    generation: Generation
+    request_id: str
+    model: str
+    timeout_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,8 +160,7 @@ class Delta:
     Attributes:
         index: Which answer, from 0: the prompt's index times `n`, and the answer's own.
         text: What follows.
-        finish_reason: ``stop``, ``length`` or ``content_filter``, or ``cancelled`` or ``error``
-            where it was cut off; empty while it goes on.
+        finish_reason: Why it ended; empty while it goes on.
         output_tokens: Tokens generated for this text.
         prompt_tokens: Length of the prompt; None where this delta doesn't say.
         logprobs: Of each token, where they were asked for.
@@ -123,7 +169,7 @@ class Delta:
 
     index: int = 0
     text: str = ""
-    finish_reason: str = ""
+    finish_reason: FinishReason | Literal[""] = ""
     output_tokens: int = 0
     prompt_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None

@@ -58,9 +58,10 @@ class Workshop:
             "--disable-pip-version-check",
             "--no-input",
         ]
-        _run([*pip, "install", "--requirement", requirements], log, environment.variables)
-        if environment.remove:
-            _run([*pip, "uninstall", "--yes", *environment.remove], log)
+        install = [*pip, "install", "--no-deps", "--require-hashes", "--requirement", requirements]
+        if environment.has_torch:
+            _run([python, ROOT / "ops" / "install_torch.py"], log)
+        _run(install, log, environment.variables)
         stamp.write_text(key)
         return python
 
@@ -92,7 +93,7 @@ class Workshop:
 
 
 def environment_file(environment: Environment) -> Path:
-    """The requirements of an environment, each package with its version."""
+    """The lock of an environment: each package with its version and digests."""
     return Path(__file__).parent / "requirements" / f"{environment.name}.txt"
 
 

@@ -110,6 +110,8 @@ class Worker:
             self._signal(signal.SIGKILL)
             self._process.wait()
         self._signal(signal.SIGKILL)  # what it started and left behind
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -11,21 +11,20 @@ Kind = Literal["engine", "server", "peer"]
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment, installed from the requirements file of the same name.
+    """A virtual environment, installed from the lock of the same name.
 
     Attributes:
         name: Of the file and of the folder.
         variables: For pip, where a package is compiled.
-        remove: Packages that others ask for and that are better not there.
+        has_torch: Whether torch is in it, which has two wheels to choose from.
     """
 
     name: str
     variables: dict[str, str] = field(default_factory=dict)
-    remove: tuple[str, ...] = ()
+    has_torch: bool = True
 
 
-# Nobody here looks at pictures, and a build that does not fit torch exactly fails at import.
-_OPENVINO = Environment("openvino", remove=("torchvision",))
+_OPENVINO = Environment("openvino")
 _LLAMA_CPP = Environment(
     "llama-cpp",
     # The library alone, for the processor that compiles it; a few minutes on two cores.
@@ -33,9 +32,10 @@ _LLAMA_CPP = Environment(
         "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF "
         "-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF",
     },
+    has_torch=False,
 )
 _GENAI = Environment("onnxruntime-genai")
-_VLLM = Environment("vllm", remove=("torchvision", "torchaudio", "torchcodec"))
+_VLLM = Environment("vllm")
 _TRANSFORMERS = Environment("transformers")
 
 

@@ -107,6 +107,7 @@ class BuildRecord(_Document):
         machine: The processor, and the cores that the build had.
         tokens_per_s: Output of the engine with a full batch, measured by the gate; None where the
             gate was off.
+        trireme: The version of Trireme that built it; None in a record from before it had one.
     """
 
     version: int
@@ -114,6 +115,7 @@ class BuildRecord(_Document):
     duration_s: float
     machine: str
     tokens_per_s: float | None
+    trireme: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> BuildRecord:

@@ -1,8 +1,7 @@
 """An engine under examination: the very engine that serves (``python_backend.engine``).
 
-Nothing is computed here in another way than in production. Where a text is given, the engine
-decodes along it, batched and with its KV cache as ever, and is told after each step what the next
-token is.
+Nothing is computed here in another way than in production. Where a text is given, the engine reads
+it as a prompt, batched and with its KV cache as ever, and reports how likely its tokens are.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from build.build_errors import BuildError
 from build.progress import Progress, silent
 from build.quality.suite import Suite
 from python_backend.engine.onnx_engine import OnnxEngine
-from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
+from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.memory import give_back_memory
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer
 
 Tokens = NDArray[np.int32]
 
-_CERTAIN = np.float32(1e9)
 _KV_CACHE_BYTES = 1 << 30
 _MARGIN_TOKENS = 16
 
@@ -95,30 +93,40 @@ class Subject:
     def log_probs(self, suite: Suite) -> list[float]:
         """The log probability of each token of the suite's own answers, given all before it."""
         end = self._engine.config.end_token_ids[:1] if suite.chat else ()
-        sequences = []
-        for prompt, item in zip(self.prompts(suite), suite.items, strict=True):
-            text = [*self._tokenizer.encode(item.answer, False).tolist(), *end]
-            text = text[: self._room(prompt, len(text))]
-            sequences.append(_Replay(prompt, text, self._engine.config.vocab_size))
-        self._run(sequences, "perplexity")
-        return [each.chosen for sequence in sequences for each in sequence.log_probs]
+        answers = [
+            [*self._tokenizer.encode(item.answer, False).tolist(), *end] for item in suite.items
+        ]
+        scored = self._score(suite, answers, "perplexity")
+        return [each.chosen for sequence in scored for each in sequence.prompt_log_probs]
 
     def agreement(self, suite: Suite, answers: list[list[int]]) -> float:
         """The share of tokens that the engine, too, would have chosen at their place."""
-        sequences = [
-            _Replay(prompt, answer)
-            for prompt, answer in zip(self.prompts(suite), answers, strict=True)
-            if answer
-        ]
-        self._run(sequences, "agreement")
         same = [
-            chosen == token
-            for sequence in sequences
-            for chosen, token in zip(sequence.chosen, sequence.output, strict=True)
+            each.top_ids[0] == token
+            for sequence in self._score(suite, answers, "agreement")
+            for each, token in zip(
+                sequence.prompt_log_probs,
+                sequence.prompt[-len(sequence.prompt_log_probs) :].tolist(),
+                strict=True,
+            )
         ]
         if not same:
             raise BuildError("the reference answered nothing, so there is nothing to agree with")
         return sum(same) / len(same)
+
+    def _score(self, suite: Suite, answers: list[list[int]], what: str) -> list[Sequence]:
+        """Read the suite's prompts with answers to them, and tell how likely the answers are."""
+        sequences = []
+        for prompt, answer in zip(self.prompts(suite), answers, strict=True):
+            answer = answer[: self._room(prompt, len(answer))]
+            if answer:
+                text = np.concatenate([prompt, np.array(answer, dtype=np.int32)])
+                params = SamplingParams(
+                    max_tokens=0, num_prompt_log_probs=len(answer), num_top_log_probs=1
+                )
+                sequences.append(Sequence(text, params))
+        self._run(sequences, what)
+        return sequences
 
     def _room(self, prompt: Tokens, wanted: int) -> int:
         """How many tokens fit after a prompt, up to those that are wanted."""
@@ -130,7 +138,7 @@ class Subject:
             )
         return min(wanted, context - len(prompt))
 
-    def _run(self, sequences: list[_Replay] | list[Sequence], what: str) -> None:
+    def _run(self, sequences: list[Sequence], what: str) -> None:
         for sequence in sequences:
             self._engine.check(sequence.prompt, sequence.params)
             self._engine.add(sequence)
@@ -138,36 +146,3 @@ class Subject:
             self._engine.step()
             done = sum(sequence.finished for sequence in sequences)
             self._progress(f"quality: {what}", done, len(sequences))
-
-
-class _Replay(Sequence):
-    """A sequence that goes along a given text, whatever the engine would choose.
-
-    With a vocabulary size it also has each token's log probability: the sampler reports that of the
-    token it chooses, under the model's own logits, so a bias makes it choose the text's.
-
-    Attributes:
-        chosen: What the engine chose at each place.
-    """
-
-    def __init__(self, prompt: Tokens, text: list[int], vocab_size: int | None = None) -> None:
-        self._text = text
-        self._bias = None if vocab_size is None else np.zeros(vocab_size, np.float32)
-        params = SamplingParams(
-            max_tokens=len(text), embedding_bias=self._bias, log_probs=self._bias is not None
-        )
-        super().__init__(prompt, params)
-        self.chosen: list[int] = []
-        self._aim()
-
-    def append(self, token: int, log_probs: LogProbs | None = None) -> None:
-        self.chosen.append(token)
-        super().append(self._text[len(self.output)], log_probs)
-        self._aim()
-
-    def _aim(self) -> None:
-        """Make the text's next token the certain choice."""
-        if self._bias is None or len(self.output) == len(self._text):
-            return
-        self._bias[:] = 0
-        self._bias[self._text[len(self.output)]] = _CERTAIN

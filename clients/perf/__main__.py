@@ -17,6 +17,7 @@ from clients.perf.load_picture import draw
 from clients.perf.load_report import Report
 from clients.perf.profile import Level
 from clients.perf_analyzer import PerfAnalyzerNotFoundError
+from contract.models import EnsembleInputs
 from contract.names import ENSEMBLE
 
 _PROMPTS = Path(__file__).parents[1] / "perf_analyzer.json"
@@ -72,7 +73,7 @@ def _check_server(load: Load, wait_s: float) -> str:
     with Client(load.url, model=load.model, timeout_s=60) as client:
         if wait_s:
             client.wait_until_ready(wait_s)
-        client.generate(load.prompts[0]["text_input"][0], max_tokens=8)
+        client.generate(load.prompts[0][EnsembleInputs.TEXT_INPUT.name][0], max_tokens=8)
     with tritonclient.grpc.InferenceServerClient(load.url) as triton:
         return str(triton.get_server_metadata().version)
 

@@ -12,6 +12,7 @@ from typing import Any
 from clients.perf.profile import Level, ProfileError, measure
 from clients.perf_analyzer import locate
 from contract.models import ENSEMBLE_MODEL
+from contract.models import EnsembleInputs as Inputs
 
 _WINDOWS = 3  # as many as perf_analyzer compares before it calls a measurement stable
 _ATTEMPTS = 3
@@ -118,18 +119,20 @@ def read_prompts(path: Path, max_tokens: int | None = None) -> tuple[dict[str, A
         raise LoadError(f"{path} is no input data of perf_analyzer: {error!r}") from None
     if not rows:
         raise LoadError(f"{path} has no rows")
-    exact = {} if max_tokens is None else {"max_tokens": [max_tokens], "min_tokens": [max_tokens]}
+    exact = {}
+    if max_tokens is not None:
+        exact = {each.name: [max_tokens] for each in (Inputs.MAX_TOKENS, Inputs.MIN_TOKENS)}
+    text = Inputs.TEXT_INPUT.name
     known = ENSEMBLE_MODEL.input_names()
     for number, row in enumerate(rows, start=1):
         unknown = [name for name in row if name not in known]
-        if unknown or "text_input" not in row:
+        if unknown or text not in row:
             raise LoadError(
                 f"{path}, row {number}: "
-                + (f"the ensemble has no input {unknown[0]}" if unknown else "no text_input")
+                + (f"the ensemble has no input {unknown[0]}" if unknown else f"no {text}")
             )
-    return tuple(
-        {**row, **exact, "stream": [True], "return_num_output_tokens": [True]} for row in rows
-    )
+    asked = {each.name: [True] for each in (Inputs.STREAM, Inputs.RETURN_NUM_OUTPUT_TOKENS)}
+    return tuple({**row, **exact, **asked} for row in rows)
 
 
 def _reason(output: str) -> str:

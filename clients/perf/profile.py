@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from contract.models import EnsembleOutputs as Outputs
+
 
 class ProfileError(Exception):
     """The profile export cannot be read, or has nothing to measure."""
@@ -128,11 +130,12 @@ def _request(record: dict[str, Any]) -> _Request:
     # Triton may send the flag that ends a stream in a response of its own, without any output;
     # what the export shows for an output that is not there is not to be trusted.
     last = outputs[-1] if outputs else {}
-    if len(outputs) > 1 and not last.get("text_output") and not last.get("finish_reason"):
+    says = any(last.get(each.name) for each in (Outputs.TEXT_OUTPUT, Outputs.FINISH_REASON))
+    if len(outputs) > 1 and not says:
         outputs.pop()
         received_ns.pop()
     return _Request(
         sent_ns=int(record["timestamp"]),
         received_ns=tuple(map(int, received_ns)),
-        tokens=tuple(int(output["num_output_tokens"]) for output in outputs),
+        tokens=tuple(int(output[Outputs.NUM_OUTPUT_TOKENS.name]) for output in outputs),
     )

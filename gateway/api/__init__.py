@@ -1,1 +1,1 @@
-"""OpenAI's API over HTTP and WebSocket: requests to jobs, pieces to answers and chunks."""
+"""APIs over HTTP and WebSocket: a translator each, and what all of them share."""

@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.error_objects import error_body, error_headers
 from gateway.configuration import ListenSettings
-from gateway.exchange import Arrival
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
+from gateway.order import Arrival
 
 _log = logging.getLogger("gateway.api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -29,6 +30,8 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+ERROR_WRITER = "trireme.error"
+"""Where a route leaves word, in the scope, of how its API writes an error."""
 _HSTS = ("strict-transport-security", "max-age=31536000")
 
 
@@ -65,14 +68,15 @@ class Edge:
             await self._app(scope, receive, send_with_headers)
         except GatewayError as error:
             if scope["type"] == "http":
-                await refuse(send_with_headers, error)
+                await refuse(scope, send_with_headers, error)
             else:
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message})
         except Exception as error:
             # Nothing of an error that nobody foresaw is for the one who asked.
             _log.error("a request failed", exc_info=error, extra={"request_id": arrival.request_id})
             if scope["type"] == "http" and not begun:
-                await refuse(send_with_headers, GatewayError("the gateway failed on this request"))
+                failure = GatewayError("the gateway failed on this request")
+                await refuse(scope, send_with_headers, failure)
 
     def _check_headers(self, scope: Scope) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -114,14 +118,19 @@ class Edge:
         return receive_body
 
 
-async def refuse(send: Send, error: GatewayError, headers: dict[str, str] | None = None) -> None:
+def written(scope: Scope, error: GatewayError) -> bytes:
+    """An error in the words of the API that was asked; in OpenAI's before that is known."""
+    writer: Callable[[GatewayError], bytes] = scope.get(ERROR_WRITER, error_body)
+    return writer(error)
+
+
+async def refuse(scope: Scope, send: Send, error: GatewayError) -> None:
     """Answer with an error. Where the request wasn't read to its end, the connection closes."""
-    body = error_body(error)
+    body = written(scope, error)
     fields: list[tuple[str, Any]] = [
         ("content-type", "application/json"),
         ("content-length", str(len(body))),
         *error_headers(error).items(),
-        *(headers or {}).items(),
     ]
     if isinstance(error, BodyTimeout | BodyTooLarge | HeadersTooLarge):
         fields.append(("connection", "close"))

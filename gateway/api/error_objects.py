@@ -8,27 +8,56 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from contract.codes import ErrorCode
+from contract.models import EnsembleInputs
+from contract.parameters import ROWS
 from gateway.gateway_errors import GatewayError, InvalidRequest, LimitExceeded
 
 _KINDS = frozenset({"str", "list", "body"})
 """Parts of pydantic's paths that name a kind of value rather than a field or an index."""
 
 
-def error_object(error: GatewayError) -> dict[str, Any]:
-    """The error as the body of an answer, or as an event in a stream."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.kind,
-            "param": error.param,
-            "code": error.code,
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""OpenAI's kinds of errors by status, where they have one of their own."""
+
+_NAMES = {
+    tensor.name: row.openai
+    for row in ROWS.values()
+    for tensor in (row.tensor, row.weights)
+    if tensor is not None and row.openai is not None
+}
+"""What OpenAI's API calls the ensemble's inputs."""
+
+
+def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
+    """The error as the body of an answer, or as an event in a stream.
+
+    Args:
+        error: What went wrong.
+        prompt: What the API calls the prompt.
+    """
+    param = error.param
+    if param is None and error.input_name is not None:
+        names = {**_NAMES, EnsembleInputs.TEXT_INPUT.name: prompt}
+        param = names.get(error.input_name, error.input_name)
+    return orjson.dumps(
+        {
+            "error": {
+                "message": error.message,
+                "type": _type(error.status),
+                "param": param,
+                "code": error.code,
+            }
         }
-    }
+    )
 
 
-def error_body(error: GatewayError) -> bytes:
-    """The same, encoded."""
-    return orjson.dumps(error_object(error))
+def _type(status: int) -> str:
+    return _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:
@@ -49,10 +78,10 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     worst = max(errors, key=lambda each: len(each["loc"]))
     path = [str(part) for part in worst["loc"] if not _is_kind(str(part))]
     context = worst.get("ctx") or {}
-    code = "invalid_value"
+    code: ErrorCode = "invalid_value"
     message = str(worst["msg"]).removeprefix("Value error, ")
     if worst["type"] == "unsupported_parameter":
-        code = worst["type"]
+        code = "unsupported_parameter"
         path = [str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"

@@ -2,7 +2,7 @@
 
 The connection is watched all the while: a client that goes away ends its request at once, wherever
 it stands. Nothing is sent before the first piece is there, so that what fails until then has a
-status of its own; what fails later is an event in the stream, which then has no ``[DONE]``.
+status of its own; what fails later is the last event of the stream.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.edge import refuse
-from gateway.api.encode import DONE, Encoder
-from gateway.api.error_objects import error_body
-from gateway.exchange import Arrival, Exchange, Gateway, Wish
+from gateway.api.translator import Encoder, Event
+from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
-from gateway.interfaces import Principal
+from gateway.order import Order
 
 _log = logging.getLogger("gateway.api")
 
@@ -30,18 +29,9 @@ _log = logging.getLogger("gateway.api")
 class Reply(Response):
     """Opens an exchange when it is called, and sends what comes of it."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        principal: Principal,
-        arrival: Arrival,
-        wish: Wish,
-        encoder: Encoder,
-    ) -> None:
+    def __init__(self, gateway: Gateway, order: Order, encoder: Encoder) -> None:
         self._gateway = gateway
-        self._principal = principal
-        self._arrival = arrival
-        self._wish = wish
+        self._order = order
         self._encoder = encoder
         self.background = None
 
@@ -49,24 +39,22 @@ class Reply(Response):
         with anyio.CancelScope() as connection:
             watcher = asyncio.create_task(_cancel_when_gone(receive, connection))
             try:
-                await self._exchange(send)
+                await self._exchange(scope, send)
             finally:
                 watcher.cancel()
 
-    async def _exchange(self, send: Send) -> None:
+    async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
         try:
-            async with await self._gateway.open(
-                self._principal, self._arrival, self._wish
-            ) as exchange:
+            async with await self._gateway.open(self._order) as exchange:
                 await exchange.begun()
-                if self._wish.job.stream:
+                if self._order.generation.stream:
                     headers = {**exchange.headers, "content-type": "text/event-stream"}
                     await _start(send, headers)
                     begun = True
                     async with aclosing(events(exchange, self._encoder)) as stream:
                         async for batch in stream:
-                            body = b"".join(b"data: " + event + b"\n\n" for event in batch.events)
+                            body = b"".join([event.sse() for event in batch.events])
                             await _send(send, body, more=not batch.is_last)
                 else:
                     body = await whole(exchange, self._encoder)
@@ -80,28 +68,29 @@ class Reply(Response):
                     await _send(send, body, more=False)
         except GatewayError as error:
             if not begun:
-                await refuse(send, error)
+                await refuse(scope, send, error)
         except Exception as error:
-            fields = {"request_id": self._arrival.request_id}
+            fields = {"request_id": self._order.arrival.request_id}
             _log.error("an exchange failed", exc_info=error, extra=fields)
             if not begun:
-                await refuse(send, GenerationFailed("the gateway failed on this request"))
+                failure = GenerationFailed("the gateway failed on this request")
+                await refuse(scope, send, failure)
 
 
 class Batch(NamedTuple):
     """Events that are there together, and go out in one write: a write costs more than an event.
 
     Attributes:
-        events: A JSON object each, or ``[DONE]``.
+        events: They.
         is_last: Nothing follows.
     """
 
-    events: list[bytes]
+    events: list[Event]
     is_last: bool = False
 
 
 async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[Batch, None]:
-    """Yield what is sent for a stream, with ``[DONE]`` at its good end.
+    """Yield what is sent for a stream.
 
     The last pieces wait until the request is audited as answered. An error is the last event, and
     closes the exchange.
@@ -109,18 +98,16 @@ async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[Batch, 
     run = exchange.run
     try:
         while deltas := await run.mailbox.take():
-            if len(run.progress.finish_reasons) == exchange.order.job.num_answers:
+            if len(run.progress.finish_reasons) == exchange.order.generation.num_answers:
                 break
-            yield Batch([*encoder.chunks(deltas)])
+            yield Batch([*encoder.events(deltas)])
         deltas += await run.mailbox.take_rest()
         await exchange.close()
-        usage = encoder.usage(run.progress)
-        end = [DONE] if usage is None else [usage, DONE]
-        yield Batch([*encoder.chunks(deltas), *end], is_last=True)
+        yield Batch([*encoder.events(deltas), *encoder.end(run.progress)], is_last=True)
     except GatewayError as error:
         with suppress(AuditUnavailable):  # one error is enough
             await exchange.close(error=error)
-        yield Batch([error_body(error)], is_last=True)
+        yield Batch([encoder.failed(error)], is_last=True)
 
 
 async def whole(exchange: Exchange, encoder: Encoder) -> bytes:

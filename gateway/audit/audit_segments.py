@@ -27,12 +27,17 @@ class Segment:
     path: Path
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
-        """Yield its whole lines from a position on. One without an end is not yet one."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield line
+        """Yield its whole lines from a position on."""
+        return whole_lines(self.path, start)
+
+
+def whole_lines(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Yield a file's whole lines from a position on. One without an end is not yet one."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
 
 
 def writers(directory: Path) -> list[Path]:

@@ -171,6 +171,7 @@ class FileAuditLog:
                 await asyncio.wait([task])
         try:
             self._file.recover()
+            self._tell_lost()
         except OSError as error:
             _log.error("audit records are lost: %s", error)
         self._file.close()
@@ -312,14 +313,19 @@ class FileAuditLog:
                 self._file.recover()
                 if not self._reserve.held:
                     self._reserve.hold()
-                if self._lost:
-                    self._write(records.gap(self._lost, self._failed_at))
-                    self._file.synced(self._file.sync())
+                self._tell_lost()
             except OSError as error:
                 self._failure = str(error)
                 continue
             _log.warning("the audit log %s is written again", self._file.path)
-            self._failure, self._lost = None, 0
+            self._failure = None
+
+    def _tell_lost(self) -> None:
+        """Write down how many requests were served unaudited, if any were, and have it on disk."""
+        if self._lost:
+            self._write(records.gap(self._lost, self._failed_at))
+            self._lost = 0  # the line is the file's now, also where the sync fails
+            self._file.synced(self._file.sync())
 
 
 def key_path(settings: AuditSettings) -> Path:

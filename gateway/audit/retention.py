@@ -7,18 +7,25 @@ so that a removal by anybody else shows.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 from gateway.audit.audit_errors import AuditError
-from gateway.audit.audit_segments import PRUNED, Segment, segments, sync_folder, writers
+from gateway.audit.audit_segments import (
+    PRUNED,
+    Segment,
+    segments,
+    sync_folder,
+    whole_lines,
+    writers,
+)
 from gateway.audit.chain import START, BrokenLine, Link, read, seal
 from gateway.audit.keys import AuditKeys
-from gateway.audit.tail import day_of
+from gateway.audit.tail import cut_off, day_of
 from gateway.audit.verification import pruned
+from gateway.audit.writer import LineWriter
 
 
 def prune(
@@ -36,7 +43,7 @@ def prune(
             counted. None asks for no such thing.
 
     Raises:
-        AuditError: A note of an earlier removal was changed.
+        AuditError: A note of an earlier removal was changed, or no further one can be written.
     """
     removed = []
     for folder in writers(directory):
@@ -53,7 +60,12 @@ def prune(
                         break
                     if counted is not None and last.sequence > _counted(counted, folder):
                         break
-                    _note(folder, keys, segment, first, last)
+                    try:
+                        _note(folder, keys, segment, first, last)
+                    except OSError as error:
+                        raise AuditError(
+                            f"{segment.path} stays: that it goes can't be noted: {error}"
+                        ) from error
                 segment.path.unlink()
                 sync_folder(folder)
                 removed.append(segment.path)
@@ -71,9 +83,14 @@ def _extent(segment: Segment) -> tuple[Link, Link, float]:
 
 
 def _note(folder: Path, keys: AuditKeys, segment: Segment, first: Link, last: Link) -> None:
+    """Have a note on disk, whole or not at all."""
     path = folder / PRUNED
-    before = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    link = read(before[-1])[1] if before else START
+    new = not path.exists()
+    if not new:
+        cut_off(path)  # what a crash cut short
+    link = START
+    for before in [] if new else whole_lines(path):
+        _, link = read(before)
     line, _ = seal(
         keys.current,
         link,
@@ -87,10 +104,9 @@ def _note(folder: Path, keys: AuditKeys, segment: Segment, first: Link, last: Li
             "last_mac": last.mac,
         },
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    file = LineWriter(path, new=new)
     try:
-        os.write(descriptor, line)
-        os.fsync(descriptor)
+        file.write(line)
+        file.sync()
     finally:
-        os.close(descriptor)
-    sync_folder(folder)
+        file.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gateway.audit.audit_segments import Segment, segments
+from gateway.audit.audit_segments import Segment, segments, whole_lines
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKeys
 from gateway.audit.records import Fields
@@ -44,7 +44,7 @@ def read_tail(folder: Path, keys: AuditKeys) -> Tail:
     found = segments(folder)
     while found:
         last = found.pop()
-        tail.dropped_bytes += _cut_off(last)
+        tail.dropped_bytes += cut_off(last.path)
         if last.path.stat().st_size:
             return _read_tail(last, keys, tail)
         last.path.unlink()  # a crash came between its creation and its first line
@@ -73,13 +73,11 @@ def _read_tail(segment: Segment, keys: AuditKeys, tail: Tail) -> Tail:
     return Tail(link, segment.number, day, key.fingerprint, still_open, tail.dropped_bytes)
 
 
-def _cut_off(segment: Segment) -> int:
+def cut_off(path: Path) -> int:
     """Take a last line without an end off a file; return its length in bytes."""
-    with segment.path.open("r+b") as file:
+    with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        whole = 0
-        for line in segment.lines():
-            whole += len(line)
+        whole = sum(len(line) for line in whole_lines(path))
         file.truncate(whole)
         os.fsync(file.fileno())
     return size - whole

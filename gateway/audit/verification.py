@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from gateway.audit.audit_segments import PRUNED, Segment, segments, writers
+from gateway.audit.audit_segments import PRUNED, Segment, segments, whole_lines, writers
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKey, AuditKeys
 
@@ -59,7 +59,7 @@ def verify(
 def pruned(folder: Path, keys: AuditKeys) -> tuple[int, Link]:
     """Return the last segment of a chain that retention removed, and its last line's place.
 
-    Segment -1 where none was.
+    Segment -1 where none was. A note without an end is none: its segment was not removed yet.
 
     Raises:
         BrokenLine: The file that says so was changed.
@@ -68,7 +68,7 @@ def pruned(folder: Path, keys: AuditKeys) -> tuple[int, Link]:
     path = folder / PRUNED
     if not path.exists():
         return segment, place
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             fields, _ = read(line)
             fields, link = check(_key(keys, fields), link, line)

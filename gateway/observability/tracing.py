@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from gateway.configuration import TracingSettings, UpstreamSettings
-from gateway.generation import Job
+from gateway.generation import Generation
 
 
 class RequestSpan:
@@ -109,18 +109,19 @@ class Tracing:
 
     @contextmanager
     def upstream(
-        self, job: Job, settings: UpstreamSettings, model: str, context: Context
+        self, generation: Generation, settings: UpstreamSettings, model: str, context: Context
     ) -> Iterator[RequestSpan]:
         """The span of one try at an upstream."""
+        operation = generation.prompt.operation
         span = self._tracer.start_span(
-            f"{operation(job)} {settings.name}",
+            f"{operation} {settings.name}",
             context=context,
             kind=SpanKind.CLIENT,
             attributes={
-                "gen_ai.operation.name": operation(job),
+                "gen_ai.operation.name": operation,
                 "gen_ai.provider.name": "trireme",
                 "gen_ai.request.model": model,
-                "gen_ai.request.max_tokens": job.sampling.max_tokens,
+                "gen_ai.request.max_tokens": generation.parameters.max_tokens,
                 "server.address": settings.name,
             },
         )
@@ -133,8 +134,3 @@ class Tracing:
         """Send what is left."""
         if self._provider is not None:
             self._provider.shutdown()
-
-
-def operation(job: Job) -> str:
-    """What the GenAI conventions call it."""
-    return "text_completion" if job.messages is None else "chat"

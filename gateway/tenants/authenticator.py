@@ -10,6 +10,7 @@ import httpx
 import jwt
 from pydantic import TypeAdapter, ValidationError
 
+from contract.codes import ErrorCode
 from gateway.gateway_errors import AuthenticationError, IdentityUnavailable, PermissionDenied
 from gateway.interfaces import Principal
 from gateway.tenants import credentials
@@ -20,6 +21,7 @@ from gateway.tenants.tenant import ApiKey, Name, Tenant
 from gateway.tenants.tenant_settings import IdentityProviderSettings
 
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trireme"'}
+_ENDED: dict[str, ErrorCode] = {"revoked": "revoked_api_key", "expired": "expired_api_key"}
 _MAX_TOKEN_LENGTH = 16 << 10
 
 _name: TypeAdapter[str] = TypeAdapter(Name)
@@ -68,7 +70,7 @@ class TenantAuthenticator:
         if not credential.matches(key.digest if key else credentials.NOBODY) or key is None:
             raise _refused("this API key is not known")
         if reason := key.ended(self._clock()):
-            raise _refused(f"this API key is {reason}", code=f"{reason}_api_key")
+            raise _refused(f"this API key is {reason}", code=_ENDED[reason])
         return _principal(await self._tenant(key.tenant), key.application, key.id, key)
 
     async def _of_token(self, token: str) -> Principal:
@@ -177,5 +179,5 @@ def _principal(tenant: Tenant, application: str, key_id: str, key: ApiKey | None
     )
 
 
-def _refused(message: str, code: str | None = None) -> AuthenticationError:
+def _refused(message: str, code: ErrorCode | None = None) -> AuthenticationError:
     return AuthenticationError(message, code=code, headers=_CHALLENGE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -92,7 +92,7 @@ class ApiKey(KeyPolicy):
     revoked_at: int | None = None
     successor: str | None = None
 
-    def ended(self, now: float) -> str | None:
+    def ended(self, now: float) -> Literal["revoked", "expired"] | None:
         """Why the key is good no more; None where it is."""
         if self.revoked_at is not None:
             return "revoked"

@@ -14,10 +14,12 @@ from contextlib import aclosing
 
 import anyio
 
+from contract.errors import ServerBrokenError, ServerBusyError, TriremeError
+from contract.parameters import GenerationParameters
 from gateway.configuration import HealthSettings, UpstreamSettings
-from gateway.generation import Job, Sampling
+from gateway.generation import Generation, Job, Texts
 from gateway.interfaces import TenantClass
-from gateway.upstreams.base import Upstream, UpstreamBusy, UpstreamError, UpstreamLost
+from gateway.upstreams.base import Upstream
 from gateway.upstreams.circuit import Circuit
 
 _MIN_PROBE_PAUSE_S = 0.1
@@ -93,7 +95,7 @@ class Replica:
             error: What was raised.
             probed: It was a probe's, which tells more than a request's.
         """
-        lost = isinstance(error, UpstreamLost)
+        lost = isinstance(error, ServerBrokenError)
         self.circuit.fail(time.monotonic(), lost=lost)
         if not lost and (self.circuit.closed or not probed):
             return
@@ -106,26 +108,23 @@ class Replica:
     async def probe(self) -> None:
         """Generate one token and tell the circuit."""
         assert self.probe_model is not None, "only what has a model to probe is probed"
-        job = Job(
+        generation = Generation(
             request_id=f"probe-{self.name}",
-            model=self.probe_model,
-            messages=None,  # not every checkpoint has a chat template
-            prompts=("Hi",),
-            n=1,
-            sampling=Sampling(max_tokens=1),
+            prompt=Texts.of(("Hi",)),  # not every checkpoint has a chat template
+            parameters=GenerationParameters(max_tokens=1),
             stream=False,
             tenant_class="interactive",
             policy=None,
-            timeout_s=self._probe_timeout_s,
         )
+        job = Job(generation, generation.request_id, self.probe_model, self._probe_timeout_s)
         try:
             with anyio.fail_after(self._probe_timeout_s):
                 async with aclosing(self.upstream.generate(job)) as pieces:
                     async for _ in pieces:
                         pass
-        except UpstreamBusy:
+        except ServerBusyError:
             pass  # full is not ill: what runs there shows whether it goes on
-        except (UpstreamError, TimeoutError) as error:
+        except (TriremeError, TimeoutError) as error:
             self.fail(error, probed=True)
         else:
             self.circuit.succeed(time.monotonic())

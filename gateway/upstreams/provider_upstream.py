@@ -13,17 +13,19 @@ import httpx
 import orjson
 
 from clients.sse import EventParser
-from gateway.configuration import ProviderSettings
-from gateway.generation import Delta, Job, TokenLogprob
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerUnavailableError,
 )
+from contract.parameters import ASKED, NO_END, GenerationParameters
+from gateway.configuration import ProviderSettings
+from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
 
 _CONNECT_S = 5.0
+_PATHS = {Chat: "/chat/completions", Texts: "/completions"}
 _SERVICE_TIERS = {"interactive": "priority", "standard": "default", "batch": "flex"}
 
 
@@ -47,7 +49,7 @@ class Provider:
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Ask it; see `Upstream`."""
-        path = "/completions" if job.messages is None else "/chat/completions"
+        path = _PATHS[type(job.generation.prompt)]
         timeout = httpx.Timeout(job.timeout_s, connect=min(_CONNECT_S, job.timeout_s))
         request = self._client.build_request(
             "POST",
@@ -61,7 +63,7 @@ class Provider:
             try:
                 if response.status_code != 200:
                     raise _refusal(response.status_code, await response.aread())
-                if job.stream:
+                if job.generation.stream:
                     async for delta in _events(response):
                         yield delta
                 else:
@@ -70,53 +72,59 @@ class Provider:
             finally:
                 await response.aclose()
         except httpx.ReadTimeout:
-            raise UpstreamTimeout("the provider did not answer in time") from None
+            raise RequestTimeoutError("the provider did not answer in time") from None
         except httpx.HTTPError as error:
-            raise UpstreamUnavailable(f"{type(error).__name__} from {self._url}") from None
+            raise ServerUnavailableError(f"{type(error).__name__} from {self._url}") from None
+        except InvalidRequestError:  # which is a ValueError, too
+            raise
         except (ValueError, KeyError, TypeError, IndexError):
-            raise UpstreamFailed("the provider's answer is not OpenAI's") from None
+            raise GenerationError("the provider's answer is not OpenAI's") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
     def _body(self, job: Job) -> dict[str, Any]:
-        sampling = job.sampling
-        body: dict[str, Any] = {"model": job.model, "max_tokens": sampling.max_tokens}
-        if job.messages is None:
-            body["prompt"] = job.prompts[0] if len(job.prompts) == 1 else list(job.prompts)
-        else:
-            body["messages"] = list(job.messages)
-        optional = {
-            "n": job.n if job.n > 1 else None,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "seed": sampling.seed,
-            "stop": list(sampling.stop) or None,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "repetition_penalty": sampling.repetition_penalty,
-            "min_tokens": sampling.min_tokens,
-            "ignore_eos": sampling.ignore_eos or None,
-            "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
-            "service_tier": _SERVICE_TIERS[job.tenant_class] if self._send_tier else None,
-            **_logprobs_fields(job),
+        generation = job.generation
+        body: dict[str, Any] = {
+            "model": job.model,
+            **_prompt(generation.prompt),
+            **_parameters(generation.parameters),
+            **_logprobs_fields(generation),
         }
-        body.update({name: value for name, value in optional.items() if value is not None})
-        if job.stream:
+        if self._send_tier:
+            body["service_tier"] = _SERVICE_TIERS[generation.tenant_class]
+        if generation.stream:
             body.update(stream=True, stream_options={"include_usage": True})
         return body
 
 
-def _logprobs_fields(job: Job) -> dict[str, Any]:
-    top = job.sampling.top_logprobs
-    if top is None:
+def _prompt(prompt: Chat | Texts) -> dict[str, Any]:
+    if isinstance(prompt, Chat):
+        return {"messages": orjson.Fragment(prompt.encoded)}
+    return {"prompt": prompt.texts[0] if len(prompt) == 1 else list(prompt.texts)}
+
+
+def _parameters(parameters: GenerationParameters) -> dict[str, Any]:
+    """What was asked, under OpenAI's names."""
+    fields = {
+        "max_tokens": parameters.max_tokens,
+        "n": parameters.num_return_sequences,
+        "stop": list(parameters.stop_words) or None,
+        "ignore_eos": True if parameters.end_id == NO_END else None,
+        "logit_bias": {str(id_): bias for id_, bias in parameters.logit_bias.items()} or None,
+        **{name: getattr(parameters, row.name) for name, row in ASKED.items()},
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _logprobs_fields(generation: Generation) -> dict[str, Any]:
+    if not generation.parameters.return_log_probs:
         return {}
-    if job.messages is None:
-        return {"logprobs": top}
-    return {"logprobs": True, "top_logprobs": top or None}
+    top = generation.parameters.num_top_log_probs
+    if isinstance(generation.prompt, Texts):
+        return {"logprobs": top or 0}
+    return {"logprobs": True, **({"top_logprobs": top} if top else {})}
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Delta, None]:
@@ -127,13 +135,13 @@ async def _events(response: httpx.Response) -> AsyncGenerator[Delta, None]:
                 return
             for delta in _deltas(orjson.loads(data)):
                 yield delta
-    raise UpstreamUnavailable("the provider's stream ended before it was done")
+    raise ServerUnavailableError("the provider's stream ended before it was done")
 
 
 def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
     """Read an answer or one chunk of it."""
     if "error" in answer:
-        raise UpstreamFailed(str(answer["error"].get("message", "no reason given")))
+        raise GenerationError(str(answer["error"].get("message", "no reason given")))
     deltas = []
     for choice in answer["choices"]:
         message = choice.get("delta") or choice.get("message") or {}
@@ -183,12 +191,13 @@ def _refusal(status: int, body: bytes) -> Exception:
     try:
         error = orjson.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
+        param = param if isinstance(param, str) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # not OpenAI's error object
     if status in (400, 413, 422):
-        return UpstreamRefused(message, param)
+        return InvalidRequestError(message, param)
     if status == 429:
-        return UpstreamBusy(message)
+        return ServerBusyError(message)
     if status in (401, 403, 404) or status >= 500:  # our key, our model's name, or its trouble
-        return UpstreamUnavailable(message)
-    return UpstreamFailed(message)
+        return ServerUnavailableError(message)
+    return GenerationError(message)

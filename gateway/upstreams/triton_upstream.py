@@ -12,43 +12,28 @@ from typing import Any
 import anyio.lowlevel
 import orjson
 
-from clients.client_errors import (
-    ClientError,
-    DeadlineExceededError,
-    InvalidRequestError,
-    ServerBrokenError,
-    ServerBusyError,
-    ServerUnavailableError,
-)
 from clients.grpc_transport import AsyncGrpcTransport
-from clients.options import GenerationOptions
 from clients.request import Request
 from clients.results import Outputs
-from contract.error_text import CONTENT_FILTER
+from contract.models import EnsembleOutputs
+from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.parameters import GenerationParameters
 from gateway.configuration import TritonSettings
-from gateway.generation import Delta, Job, TokenLogprob
+from gateway.generation import Chat, Delta, Generation, Job, TokenLogprob
 from gateway.interfaces import TenantClass
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamLost,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 
 _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch": 5}
-_PARAMS = {
-    "num_return_sequences": "n",
-    "stop_words": "stop",
-    "embedding_bias_words": "logit_bias",
-    "embedding_bias_ids": "logit_bias",
-    "embedding_bias_weights": "logit_bias",
-    "return_log_probs": "logprobs",
-    "num_top_log_probs": "top_logprobs",
-    "end_id": "ignore_eos",
-}
-"""What a client of the gateway calls the ensemble's inputs, where that is something else."""
+# Read for every response: spelt once.
+_TEXT = EnsembleOutputs.TEXT_OUTPUT.name
+_FINISH_REASON = EnsembleOutputs.FINISH_REASON.name
+_INDEX = EnsembleOutputs.SEQUENCE_INDEX.name
+_PROMPT_TOKENS = EnsembleOutputs.NUM_INPUT_TOKENS.name
+_OUTPUT_TOKENS = EnsembleOutputs.NUM_OUTPUT_TOKENS.name
+_VERDICTS = EnsembleOutputs.SAFETY_VERDICTS.name
+_TOKENS = EnsembleOutputs.OUTPUT_TOKENS.name
+_LOG_PROBS = EnsembleOutputs.OUTPUT_LOG_PROBS.name
+_TOP_TOKENS = EnsembleOutputs.TOP_TOKENS.name
+_TOP_LOG_PROBS = EnsembleOutputs.TOP_LOG_PROBS.name
 
 _BYTES = "bytes:"
 """How the text of a token begins that is no whole character."""
@@ -69,7 +54,9 @@ class Triton:
             if len(requests) == 1:
                 deltas = self._deltas(requests[0], 0)
             else:
-                deltas = _merge([self._deltas(r, i * job.n) for i, r in enumerate(requests)])
+                deltas = _merge(
+                    [self._deltas(r, i * job.generation.n) for i, r in enumerate(requests)]
+                )
             async with aclosing(deltas):
                 async for delta in deltas:
                     yield delta
@@ -77,18 +64,6 @@ class Triton:
             # Python's gRPC may have raised it anew, and then anyio doesn't know it for its own.
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise
-        except InvalidRequestError as error:
-            raise _refusal(error, job) from None
-        except DeadlineExceededError as error:
-            raise UpstreamTimeout(str(error)) from None
-        except ServerBusyError as error:
-            raise UpstreamBusy(str(error)) from None
-        except ServerBrokenError as error:
-            raise UpstreamLost(str(error)) from None
-        except ServerUnavailableError as error:
-            raise UpstreamUnavailable(str(error)) from None
-        except ClientError as error:
-            raise UpstreamFailed(str(error)) from None
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -101,87 +76,70 @@ class Triton:
 
     def _requests(self, job: Job) -> list[Request]:
         """One for the chat, or one for each prompt."""
+        generation, prompt = job.generation, job.generation.prompt
         make = partial(
             Request,
             model=job.model,
-            stream=job.stream,
+            options=self._options(generation),
+            stream=generation.stream,
             timeout_s=job.timeout_s,
             headers=job.headers,
         )
         parameters: dict[str, Any] = {}
-        if job.policy is not None:
-            parameters["safety_policy"] = job.policy
-        if job.messages is not None:
-            options = self._options(job, messages=job.messages)
-            return [
-                make(prompt="", options=options, request_id=job.request_id, parameters=parameters)
-            ]
-        parameters["chat_template"] = "off"
-        options = self._options(job)
+        if generation.policy is not None:
+            parameters[SAFETY_POLICY] = generation.policy
+        if isinstance(prompt, Chat):
+            chat = prompt.encoded.decode()
+            return [make(prompt="", chat=chat, request_id=job.request_id, parameters=parameters)]
+        parameters[CHAT_TEMPLATE] = "off"
         return [
             make(
-                prompt=prompt,
-                options=options,
-                request_id=job.request_id if len(job.prompts) == 1 else f"{job.request_id}.{i}",
+                prompt=text,
+                request_id=job.request_id if len(prompt) == 1 else f"{job.request_id}.{i}",
                 parameters=parameters,
             )
-            for i, prompt in enumerate(job.prompts)
+            for i, text in enumerate(prompt.texts)
         ]
 
-    def _options(self, job: Job, **more: Any) -> GenerationOptions:
-        sampling = job.sampling
-        if self._settings.priorities:
-            more["priority"] = _PRIORITIES[job.tenant_class]
-        return GenerationOptions(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            seed=None if sampling.seed is None else sampling.seed % 2**64,
-            stop_words=sampling.stop,
-            min_tokens=sampling.min_tokens,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            end_id=-1 if sampling.ignore_eos else None,
-            logit_bias=sampling.logit_bias,
-            num_return_sequences=job.n if job.n > 1 else None,
+    def _options(self, generation: Generation) -> GenerationParameters:
+        """What was asked, and what the gateway asks for itself."""
+        asked = generation.parameters
+        return replace(
+            asked,
+            seed=None if asked.seed is None else asked.seed % 2**64,
+            priority=_PRIORITIES[generation.tenant_class] if self._settings.priorities else None,
             exclude_input_in_output=True,
             include_stop_str_in_output=False,
-            return_log_probs=True if sampling.top_logprobs is not None else None,
-            num_top_log_probs=sampling.top_logprobs or None,
             return_num_input_tokens=True,
             return_num_output_tokens=True,
-            **more,
         )
 
 
 def _delta(outputs: Outputs, first_index: int) -> Delta:
-    index = outputs.get("sequence_index")
-    prompt_tokens = outputs.get("num_input_tokens")
-    output_tokens = outputs.get("num_output_tokens")
-    reason = outputs.get("finish_reason")
+    index = outputs.get(_INDEX)
+    prompt_tokens = outputs.get(_PROMPT_TOKENS)
+    output_tokens = outputs.get(_OUTPUT_TOKENS)
+    reason = outputs.get(_FINISH_REASON)
     return Delta(
         index=first_index + (index[0] if index else 0),
-        text=outputs["text_output"][0],
+        text=outputs[_TEXT][0],
         finish_reason=reason[0] if reason else "",
         output_tokens=output_tokens[0] if output_tokens else 0,
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
-        logprobs=_logprobs(outputs) if "output_log_probs" in outputs else None,
-        verdicts=_verdicts(outputs["safety_verdicts"]) if "safety_verdicts" in outputs else (),
+        logprobs=_logprobs(outputs) if _LOG_PROBS in outputs else None,
+        verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
     )
 
 
 def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
     chosen = [
         _token(text, value)
-        for text, value in zip(outputs["output_tokens"], outputs["output_log_probs"], strict=True)
+        for text, value in zip(outputs[_TOKENS], outputs[_LOG_PROBS], strict=True)
     ]
     likeliest = [
         _token(text, value)
         for text, value in zip(
-            outputs.get("top_tokens", ()), outputs.get("top_log_probs", ()), strict=True
+            outputs.get(_TOP_TOKENS, ()), outputs.get(_TOP_LOG_PROBS, ()), strict=True
         )
     ]
     count = len(likeliest) // len(chosen) if chosen else 0
@@ -240,13 +198,3 @@ async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerato
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-
-
-def _refusal(error: InvalidRequestError, job: Job) -> Exception:
-    message = str(error)
-    if message.startswith(CONTENT_FILTER):
-        return UpstreamRefused(message.removeprefix(CONTENT_FILTER), code="content_filter")
-    name = error.input_name
-    if name == "text_input":
-        name = "prompt" if job.messages is None else "messages"
-    return UpstreamRefused(message, name and _PARAMS.get(name, name))

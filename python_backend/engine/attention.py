@@ -1,4 +1,4 @@
-"""Paged attention: the C kernel, and what it computes in numpy where there is no C compiler."""
+"""Paged attention: the C kernel, and what it computes in numpy where there are no kernels."""
 
 from __future__ import annotations
 

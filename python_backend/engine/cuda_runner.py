@@ -1,7 +1,7 @@
 """Running a whole decoder as one graph on the GPU, attention and its paged KV cache included.
 
 Token ids, block tables and lengths go up in a step; keys and values stay on the device, bound once,
-read and written in place. What comes down is a token a sequence where every one of them takes the
+read and written in place. What comes down is a token a row where every sequence takes the
 likeliest, and logits otherwise.
 """
 
@@ -17,7 +17,7 @@ from contract.errors import EngineError
 from python_backend.engine.cuda_device import Device, DeviceKVMemory
 from python_backend.engine.engine_config import ENGINE_FILE, GRAPH_FILE, EngineConfig
 from python_backend.engine.runner import Limits, Packed, Packer
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.scheduled import Scheduled
 
 
 class CudaRunner:
@@ -48,8 +48,8 @@ class CudaRunner:
         self._device = device
         self._packer = Packer(limits)
         self._session = _load(folder, config, memory, device)
-        self._logits = np.zeros((limits.max_sequences, config.vocab_size), dtype=np.float32)
-        self._tokens = np.zeros(limits.max_sequences, dtype=np.int64)
+        self._logits = np.zeros((limits.max_rows, config.vocab_size), dtype=np.float32)
+        self._tokens = np.zeros(limits.max_rows, dtype=np.int64)
         # Logits that stay where they are. The graph computes them whether or not they are wanted.
         self._device_logits = device.allocate(self._logits.shape, np.float32)
         self._binding = self._session.io_binding()
@@ -62,7 +62,7 @@ class CudaRunner:
         inputs = feeds(step)
         rows = inputs["rows"].size
         tokens, logits = self._tokens[:rows], self._logits[:rows]
-        likeliest = all(each.sequence.params.takes_likeliest for each in work if each.samples)
+        likeliest = all(each.sequence.takes_likeliest for each in work if each.num_rows)
         try:
             for name, value in inputs.items():
                 self._binding.bind_cpu_input(name, value)

@@ -131,8 +131,16 @@ class BlockPool:
 
 
 def chain(digest: bytes, tokens: NDArray[np.int32]) -> bytes:
-    """What identifies a full block: its tokens and, by the digest before it, all before them."""
+    """What identifies a full block: its tokens and, by the digest before it, all before them.
+
+    Before the first block there is the ``root`` of a salt.
+    """
     return hashlib.blake2b(digest + tokens.tobytes(), digest_size=16).digest()
+
+
+def root(salt: bytes) -> bytes:
+    """What stands before a sequence's first block, so that others' salts lead to other digests."""
+    return hashlib.blake2b(salt, digest_size=16, person=b"salt").digest() if salt else b""
 
 
 class KVMemory:

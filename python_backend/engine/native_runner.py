@@ -20,7 +20,7 @@ from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.layers import products
 from python_backend.engine.native_weights import BITS, Arena, NativeWeights, round_up
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.scheduled import Scheduled
 
 
 def load_native_runner(
@@ -66,7 +66,7 @@ class NativeRunner:
         self._decode.argtypes = tuple(map(ctypes.POINTER, (c.Decoder, c.Batch, c.Step)))
         self._packer = Packer(limits)
         arena = Arena()
-        self._logits = arena.zeros(limits.max_sequences, config.vocab_size)
+        self._logits = arena.zeros(limits.max_rows, config.vocab_size)
         decoder = config.decoder
         weights = NativeWeights(kernels, folder, config, arena)
         self._attention = KernelAttention(

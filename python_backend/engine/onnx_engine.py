@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import EngineError, InvalidRequestError
+from contract.models import EngineInputs
 from python_backend.engine.attention import Layout, can_attend_int8
 from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, DeviceKVMemory
 from python_backend.engine.cuda_runner import CudaRunner
@@ -20,9 +22,10 @@ from python_backend.engine.onnx_runner import OnnxRunner
 from python_backend.engine.processor import available_cores
 from python_backend.engine.runner import Limits, Runner
 from python_backend.engine.sampler import sample
-from python_backend.engine.scheduler import Scheduler
+from python_backend.engine.scheduled import Scheduled
+from python_backend.engine.scheduler import SPARE_ROWS, Scheduler
 from python_backend.engine.selection import load_selection
-from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
+from python_backend.engine.sequence import Outcome, SamplingParams, Sequence
 
 
 class OnnxEngine(EngineCore):
@@ -45,6 +48,7 @@ class OnnxEngine(EngineCore):
         num_threads: int = 0,
         native: bool = True,
         device: Device | None = None,
+        spare_rows: int = SPARE_ROWS,
     ) -> None:
         """Load an engine folder.
 
@@ -59,6 +63,7 @@ class OnnxEngine(EngineCore):
             num_threads: Threads to compute with; 0 is one for each core.
             native: Whether the native decoder may take the place of the graphs.
             device: The GPU that an engine for CUDA runs on; by default the first.
+            spare_rows: Budget of rows of logits a step beside one for each sequence.
 
         Raises:
             EngineError: The folder holds no usable engine, this machine can't run it, or the budget
@@ -80,12 +85,13 @@ class OnnxEngine(EngineCore):
                 f"{layout.block_bytes}"
             )
         pool = BlockPool(num_blocks, layout.block_tokens)
-        self.scheduler = Scheduler(pool, max_sequences, max_num_tokens)
+        self.scheduler = Scheduler(pool, max_sequences, max_num_tokens, spare_rows)
         self.batch_size = 0
         self._selection = load_selection(num_threads)
         limits = Limits(
             max_tokens=max_num_tokens + max_sequences,
             max_sequences=max_sequences,
+            max_rows=max_sequences + spare_rows,
             num_threads=num_threads,
         )
         self._memory: KVMemory | DeviceKVMemory
@@ -97,7 +103,7 @@ class OnnxEngine(EngineCore):
         else:
             self._memory = KVMemory(layout, num_blocks)
             inputs = (folder, config, self._memory, layout, limits)
-            # The native decoder runs quantized engines, where this machine can compile and run it.
+            # The native decoder runs quantized engines, where this machine can run it.
             self._runner = (native and load_native_runner(*inputs)) or OnnxRunner(*inputs)
 
     @property
@@ -134,30 +140,38 @@ class OnnxEngine(EngineCore):
         """
         context, vocab_size = self.config.context_length, self.config.vocab_size
         if prompt.size == 0:
-            raise InvalidRequestError("the prompt is empty; it needs at least 1 token")
+            raise InvalidRequestError(
+                "the prompt is empty; it needs at least 1 token", EngineInputs.INPUT_IDS.name
+            )
         if prompt.min() < 0 or prompt.max() >= vocab_size:
             raise InvalidRequestError(
-                f"input_ids has a token outside the vocabulary of {vocab_size} tokens"
+                f"input_ids has a token outside the vocabulary of {vocab_size} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
-        if prompt.size >= context:
+        most = context - min(params.max_tokens, 1)
+        if prompt.size > most:
             raise InvalidRequestError(
                 f"the prompt has {prompt.size} tokens; with the context of {context} tokens "
-                f"it can have at most {context - 1}"
+                f"it can have at most {most}",
+                EngineInputs.INPUT_IDS.name,
             )
         if prompt.size + params.max_tokens > context:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; after a prompt of {prompt.size} tokens the "
-                f"context of {context} tokens has room for at most {context - prompt.size}"
+                f"context of {context} tokens has room for at most {context - prompt.size}",
+                "max_tokens",
             )
         for name, words in (("stop_words", params.stop_words), ("bad_words", params.bad_words)):
             if any(not word or min(word) < 0 or max(word) >= vocab_size for word in words):
                 raise InvalidRequestError(
-                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}"
+                    f"{name} has an empty word or a token outside the vocabulary of {vocab_size}",
+                    name,
                 )
         if params.embedding_bias is not None and params.embedding_bias.size > vocab_size:
             raise InvalidRequestError(
                 f"embedding_bias has {params.embedding_bias.size} values; "
-                f"it can have at most one for each of the {vocab_size} tokens"
+                f"it can have at most one for each of the {vocab_size} tokens",
+                EngineInputs.EMBEDDING_BIAS.name,
             )
         pool = self.scheduler.pool
         wanted = pool.blocks_for(prompt.size + params.max_tokens)
@@ -165,7 +179,8 @@ class OnnxEngine(EngineCore):
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; with a prompt of {prompt.size} tokens that is "
                 f"{wanted} blocks of keys and values, and the cache has {pool.num_blocks} "
-                f"(room for {pool.num_blocks * pool.block_tokens} tokens)"
+                f"(room for {pool.num_blocks * pool.block_tokens} tokens)",
+                "max_tokens",
             )
 
     def add(self, sequence: Sequence) -> None:
@@ -187,7 +202,8 @@ class OnnxEngine(EngineCore):
         """Give every sequence that can run its next token.
 
         Returns:
-            The sequences that advanced: each has one more output token, or ended.
+            The sequences that advanced: each has one more output token, or ended; where drafts
+            were right it has several more.
 
         Raises:
             EngineError: The graph failed. The sequences that were running are to be given up with
@@ -195,16 +211,12 @@ class OnnxEngine(EngineCore):
         """
         work = self.scheduler.schedule()
         self.batch_size = len(work)
-        computed = self._runner.run(work)
-        advanced = [each.sequence for each in work if each.samples]
-        for each in work:
-            self.scheduler.computed(each)
-        tokens, log_probs = self._choose(computed, advanced)
-        for sequence, token, log_prob in zip(advanced, tokens, log_probs, strict=True):
-            sequence.append(token, log_prob)
-            if sequence.finished:
-                self._remove(sequence)
-        return advanced
+        outcomes = self._choose(self._runner.run(work), work)
+        for each, outcome in zip(work, outcomes, strict=True):
+            self.scheduler.computed(each, right=each.sequence.take(outcome))
+            if each.sequence.finished:
+                self._remove(each.sequence)
+        return [each.sequence for each in work if each.num_chosen]
 
     def drop(self, sequence: Sequence) -> None:
         """Give up a sequence and free its memory; it has no reason to have finished."""
@@ -243,12 +255,13 @@ class OnnxEngine(EngineCore):
         return [sequence.output for sequence in sequences]
 
     def _choose(
-        self, computed: NDArray[np.float32] | list[int], sequences: list[Sequence]
-    ) -> tuple[list[int], list[LogProbs | None]]:
-        """The next token of each sequence, where the runner hasn't chosen it."""
-        if isinstance(computed, list):
-            return computed, [None] * len(computed)
-        return sample(computed, sequences, self._selection)
+        self, computed: NDArray[np.float32] | list[int], work: list[Scheduled]
+    ) -> list[Outcome]:
+        """What the rows say of each sequence, where the runner hasn't chosen the tokens."""
+        if not isinstance(computed, list):
+            return sample(computed, work, self._selection)
+        tokens = iter(computed)
+        return [Outcome([], list(islice(tokens, each.num_rows)), []) for each in work]
 
     def _remove(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
@@ -271,8 +284,7 @@ def _layout(
         kv_cache_dtype = config.kv_cache_dtype if can_attend_int8(num_threads) else "float32"
     elif kv_cache_dtype == "int8" and not can_attend_int8(num_threads):
         raise EngineError(
-            "kv_cache_dtype int8 needs a C compiler and a processor with AVX-512 VNNI: "
-            "take auto or float32"
+            "kv_cache_dtype int8 needs a processor with AVX-512 VNNI: take auto or float32"
         )
     return Layout(
         config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, kv_cache_dtype

@@ -17,21 +17,22 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from contract.errors import EngineError
-from python_backend.engine.attention import Attention, KernelAttention, Layout, load_attention
+from python_backend.engine.attention import (
+    Attention,
+    KernelAttention,
+    Layout,
+    PackedBatch,
+    load_attention,
+)
 from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig, segment_file
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.processor import exact_products
-from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.runner import Limits, Observer, Packer, load_rotary, load_smoothing
+from python_backend.engine.scheduled import Scheduled
 
 
 class OnnxRunner:
-    """The segments of a graph and the attention between them.
-
-    Attributes:
-        attention: What computes attention.
-        rotary: float32 ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
-    """
+    """The segments of a graph and the attention between them."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class OnnxRunner:
         memory: KVMemory,
         layout: Layout,
         limits: Limits,
+        observer: Observer | None = None,
     ) -> None:
         """Load the graph.
 
@@ -49,6 +51,7 @@ class OnnxRunner:
             memory: Where keys and values lie.
             layout: How they lie there.
             limits: What to make room for.
+            observer: What is shown each layer's queries, keys and values.
 
         Raises:
             EngineError: The graph is missing, damaged or not the one that ``config`` describes.
@@ -65,17 +68,17 @@ class OnnxRunner:
         self._residual = np.zeros((limits.max_tokens, config.hidden_size), dtype=np.float32)
         # Arrays lie at the beginning of the buffers, so their sizes say which they are.
         self._bindings: dict[tuple[int, tuple[int, ...]], ort.IOBinding] = {}
-        self._logits = np.zeros((limits.max_sequences, config.vocab_size), dtype=np.float32)
-        self.rotary = load_rotary(folder, config)
-        self.attention: Attention = load_attention(
+        self._logits = np.zeros((limits.max_rows, config.vocab_size), dtype=np.float32)
+        self._observer = observer
+        self._attention: Attention = load_attention(
             layout,
             memory.blocks,
-            self.rotary,
+            load_rotary(folder, config),
             limits.num_threads,
             config.decoder.heads,
             load_smoothing(folder, config),
         )
-        kernel = "C" if isinstance(self.attention, KernelAttention) else "numpy (no C compiler)"
+        kernel = "C" if isinstance(self._attention, KernelAttention) else "numpy (no kernels)"
         self.name = f"ONNX Runtime, attention in {kernel}"
 
     def run(self, work: list[Scheduled]) -> NDArray[np.float32]:
@@ -89,14 +92,25 @@ class OnnxRunner:
         self._compute(0, {"input_ids": step.ids}, outputs)
         last = len(self._segments) - 1
         for index in range(1, last):
-            self.attention(index - 1, step.batch, qkv, attended)
+            self._attend(index - 1, step.batch, qkv, attended)
             self._compute(index, {"attention": attended, "residual": residual}, outputs)
-        self.attention(last - 1, step.batch, qkv, attended)
+        self._attend(last - 1, step.batch, qkv, attended)
         logits = self._logits[:rows]
         if rows:
             inputs = {"attention": attended, "residual": residual}
             self._compute(last, {**inputs, "rows": step.rows}, {"logits": logits})
         return logits
+
+    def _attend(
+        self,
+        layer: int,
+        batch: PackedBatch,
+        qkv: NDArray[np.float32],
+        attended: NDArray[np.float32],
+    ) -> None:
+        if self._observer is not None:
+            self._observer(layer, batch, qkv)
+        self._attention(layer, batch, qkv, attended)
 
     def _compute(
         self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-"""The processor that this runs on: its name, its cores, what ONNX Runtime has to be told of it."""
+"""The processor: its name and cores, what it can do, and what ONNX Runtime has to be told of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ def exact_products(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
     Args:
         cpuinfo: The kernel's description of the processor; unreadable, the slow kernel is taken.
     """
-    try:
-        features = cpuinfo.read_text(encoding="utf-8")
-    except OSError:
-        features = ""
-    return {} if "_vnni" in features else {"session.x64quantprecision": "1"}
+    if processor_features(cpuinfo) & {"avx_vnni", "avx512_vnni"}:
+        return {}
+    return {"session.x64quantprecision": "1"}
+
+
+def processor_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """What the processor can do and the system lets it, in the kernel's words.
+
+    Args:
+        cpuinfo: The kernel's description of the processor; unreadable, nothing is known of it.
+    """
+    lines = _lines(cpuinfo)
+    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
+    return frozenset(next(flags, "").split())
 
 
 def processor_name(cpuinfo: Path = _CPUINFO) -> str:
@@ -32,10 +41,7 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
     Args:
         cpuinfo: The kernel's description of the processor.
     """
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    lines = _lines(cpuinfo)
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
 
@@ -43,3 +49,10 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def _lines(cpuinfo: Path) -> list[str]:
+    try:
+        return cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

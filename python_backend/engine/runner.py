@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from contract.errors import EngineError
 from python_backend.engine.attention import PackedBatch
 from python_backend.engine.engine_config import ROTARY_FILE, SMOOTHING_FILE, EngineConfig
-from python_backend.engine.scheduler import Scheduled
+from python_backend.engine.scheduled import Scheduled
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Limits:
     Attributes:
         max_tokens: Most tokens of a step.
         max_sequences: Most sequences of a step.
+        max_rows: Most rows of logits of a step.
         num_threads: Threads to compute with.
     """
 
     max_tokens: int
     max_sequences: int
+    max_rows: int
     num_threads: int
 
 
@@ -46,12 +48,26 @@ class Runner(Protocol):
             work: What is scheduled; the sequences' blocks have room for it.
 
         Returns:
-            float32 ``[sequences, vocab]``: logits after the last token of each sequence that is to
-            choose a next one, in order; valid until the next call. Or the tokens themselves, where
-            all of these sequences take the likeliest, chosen where the logits lie.
+            float32 ``[rows, vocab]``: the rows of logits that each sequence wants, in order; valid
+            until the next call. Or a token for each row, chosen where the logits lie, where all
+            that want any take the likeliest.
 
         Raises:
             EngineError: The engine failed.
+        """
+
+
+class Observer(Protocol):
+    """Is shown what attention is given, for whoever wants to know a model's activations."""
+
+    def __call__(self, layer: int, batch: PackedBatch, qkv: NDArray[np.float32]) -> None:
+        """Look at a layer's queries, keys and values.
+
+        Args:
+            layer: Which layer.
+            batch: Whose tokens.
+            qkv: ``[tokens, (num_heads + 2 * num_kv_heads) * head_dim]``, not rotated; valid during
+                the call, and not to be changed.
         """
 
 
@@ -71,11 +87,11 @@ class Packed:
 
 
 class Packer:
-    """Lays steps out, always in the same memory."""
+    """Lays steps out, ids and rows always in the same memory: a runner may know where they lie."""
 
     def __init__(self, limits: Limits) -> None:
         self._ids = np.zeros(limits.max_tokens, dtype=np.int64)
-        self._rows = np.zeros(limits.max_sequences, dtype=np.int64)
+        self._rows = np.zeros(limits.max_rows, dtype=np.int64)
 
     def pack(self, work: list[Scheduled]) -> Packed:
         """Lay scheduled tokens side by side; valid until the next call."""
@@ -83,17 +99,20 @@ class Packer:
         np.cumsum([each.num_tokens for each in work], out=starts[1:])
         lengths = np.array([each.sequence.num_computed for each in work], dtype=np.int32)
         tables = np.zeros((len(work), max(len(e.sequence.blocks) for e in work)), dtype=np.int32)
-        rows = 0
+        ids: list[int] = []
         for index, each in enumerate(work):
-            sequence, computed = each.sequence, each.sequence.num_computed
-            assert computed + each.num_tokens <= sequence.num_tokens, "tokens that don't exist"
-            tables[index, : len(sequence.blocks)] = sequence.blocks
-            self._ids[starts[index] : starts[index + 1]] = sequence.pending(each.num_tokens)
-            if each.samples:
-                self._rows[rows] = starts[index + 1] - 1
-                rows += 1
+            blocks = each.sequence.blocks
+            tables[index, : len(blocks)] = blocks
+            ids += each.sequence.pending(each.num_tokens)
+        assert len(ids) == starts[-1], "tokens that don't exist"
+        self._ids[: len(ids)] = ids
+        # Each sequence's rows are those of its last tokens.
+        counts = np.array([each.num_rows for each in work], dtype=np.int64)
+        ends = np.cumsum(counts)
+        rows = self._rows[: counts.sum()]
+        rows[:] = np.arange(rows.size) + np.repeat(starts[1:] - ends, counts)
         batch = PackedBatch(starts, lengths, tables)
-        return Packed(self._ids[: starts[-1]], self._rows[:rows], batch)
+        return Packed(self._ids[: len(ids)], rows, batch)
 
 
 def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:

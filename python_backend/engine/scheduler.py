@@ -1,5 +1,9 @@
 """Which sequences run in the next step, and with how many of their tokens.
 
+A sequence has tokens that are known and tokens that are computed, and a step closes the distance,
+whether it is a prompt's, what was lost for want of memory, or the newest token's alone. Drafts are
+computed with what is left of a step, and what was wrong of them is taken back.
+
 The most urgent first: by priority, and within a priority in the order of arrival. Sequences join as
 soon as there is room and leave as they finish. Long prompts are computed in chunks beside the
 running sequences, under a budget of tokens a step that bounds the gap between two tokens of a
@@ -18,9 +22,10 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from python_backend.engine.kv_cache import BlockPool, chain
+from python_backend.engine.kv_cache import BlockPool, chain, root
+from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import Sequence
 
 MAX_OVERTAKES = 8
@@ -28,17 +33,24 @@ MAX_OVERTAKES = 8
 keep eight ninths of the admissions however many of lower priority wait."""
 
 
-@dataclass(frozen=True)
-class Scheduled:
-    """Tokens of one sequence that are computed in one step, from ``num_computed`` on."""
+SPARE_ROWS = 64
+"""Rows of logits a step beside one for each sequence: a step that scores so many tokens of a prompt
+takes little longer for each than larger ones do."""
 
-    sequence: Sequence
-    num_tokens: int
 
-    @property
-    def samples(self) -> bool:
-        """Whether the sequence's newest token is among them, so that a next one is chosen."""
-        return self.sequence.num_computed + self.num_tokens == self.sequence.num_tokens
+@dataclass
+class _Step:
+    """A step in the making.
+
+    Attributes:
+        tokens: What is left of its budget of tokens, beside the newest one of each sequence.
+        rows: What is left of its rows of logits, beside one for each sequence.
+        work: What is scheduled so far.
+    """
+
+    tokens: int
+    rows: int
+    work: list[Scheduled] = field(default_factory=list)
 
 
 class Scheduler:
@@ -52,24 +64,33 @@ class Scheduler:
         num_reused_blocks: Those that were found there.
     """
 
-    def __init__(self, pool: BlockPool, max_sequences: int, max_num_tokens: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_sequences: int,
+        max_num_tokens: int,
+        spare_rows: int = SPARE_ROWS,
+    ) -> None:
         """Make an empty scheduler.
 
         Args:
             pool: The blocks of the KV cache.
             max_sequences: Most sequences that run at once.
             max_num_tokens: Budget of tokens a step, prompt and output tokens together.
+            spare_rows: Budget of rows of logits a step beside one for each sequence, for prompts
+                that are scored and for drafts.
         """
         self.pool = pool
         self._max_sequences = max_sequences
         self._max_num_tokens = max_num_tokens
+        self._spare_rows = spare_rows
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preempted = 0
         self.num_looked_up_blocks = 0
         self.num_reused_blocks = 0
         self._overtakes = 0
-        self._emptied: list[int] = []
+        self._emptied: set[int] = set()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -82,34 +103,44 @@ class Scheduler:
 
     def schedule(self) -> list[Scheduled]:
         """The next step's work: a token of each that decodes, then prompts as the budget allows."""
-        scheduled: list[Scheduled] = []
         preempted = self.num_preempted
         # A prompt advances in every step, even where decoding alone uses the budget up.
         decodes = sum(sequence.num_pending == 1 for sequence in self.running)
-        budget = max(self._max_num_tokens - decodes, 1)
+        step = _Step(max(self._max_num_tokens - decodes, 1), self._spare_rows)
         for sequence in list(self.running):
             if self.num_preempted > preempted and sequence not in self.running:
                 continue
             if sequence.num_pending == 1:
-                self._continue(sequence, 1, scheduled)
+                self._continue(sequence, 1, step)
                 continue
             if self.num_preempted == preempted:
-                budget = self._start_waiting(budget, scheduled, before=sequence)
-            if budget > 0:
-                budget -= self._continue(sequence, min(sequence.num_pending, budget), scheduled)
+                self._start_waiting(step, before=sequence)
+            if step.tokens > 0:
+                step.tokens -= self._continue(sequence, step.tokens, step)
         if self.num_preempted == preempted:
-            self._start_waiting(budget, scheduled)
-        return scheduled
+            self._start_waiting(step)
+        self._add_drafts(step)
+        return step.work
 
-    def computed(self, work: Scheduled) -> None:
-        """Note that tokens were computed, and what the blocks that became full hold."""
+    def computed(self, work: Scheduled, right: int = 0) -> None:
+        """Note that tokens were computed, and what the blocks that became full hold.
+
+        Args:
+            work: What was computed.
+            right: How many of its drafts were right; the sequence has them in its output now.
+        """
         sequence = work.sequence
         full_before = sequence.num_computed // self.pool.block_tokens
-        sequence.num_computed += work.num_tokens
+        sequence.num_computed += work.num_tokens - work.num_drafts + right
         full = sequence.num_computed // self.pool.block_tokens
-        self._extend_digests(sequence, full)
+        if full > full_before:
+            self._extend_digests(sequence, full)
         for index in range(full_before, full):
             self.pool.remember(sequence.blocks[index], sequence.digests[index])
+        if right < work.num_drafts:
+            kept = self.pool.blocks_for(sequence.num_tokens)
+            self._emptied.update(self.pool.release(sequence.blocks[kept:]))
+            del sequence.blocks[kept:]
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence and give its blocks back."""
@@ -122,18 +153,12 @@ class Scheduler:
     def take_emptied(self) -> list[int]:
         """Blocks that hold nothing of use since the last call, for who owns the memory to clear."""
         emptied = [block for block in self._emptied if self.pool.is_free(block)]
-        self._emptied = []
+        self._emptied.clear()
         return emptied
 
-    def _start_waiting(
-        self, budget: int, scheduled: list[Scheduled], before: Sequence | None = None
-    ) -> int:
-        """Start sequences that wait, or only those more urgent than a running prompt.
-
-        Returns:
-            What is left of the budget.
-        """
-        while budget > 0:
+    def _start_waiting(self, step: _Step, before: Sequence | None = None) -> None:
+        """Start sequences that wait, or only those more urgent than a running prompt."""
+        while step.tokens > 0:
             if before is not None and not (
                 self.waiting and _urgency(self.waiting[0]) < _urgency(before)
             ):
@@ -141,10 +166,9 @@ class Scheduler:
             admitted = self._admit()
             if admitted is None:
                 break
-            budget -= self._continue(admitted, min(admitted.num_pending, budget), scheduled)
+            step.tokens -= self._continue(admitted, step.tokens, step)
             if before is not None:
                 self._note_overtaken(before)
-        return budget
 
     def _note_overtaken(self, sequence: Sequence) -> None:
         """Promote a running prompt before which others were started so often."""
@@ -154,31 +178,65 @@ class Scheduler:
             sequence.is_promoted = True
             insort(self.running, sequence, key=_urgency)
 
-    def _continue(self, sequence: Sequence, num_tokens: int, scheduled: list[Scheduled]) -> int:
-        """Schedule tokens of a running sequence, if there is room or room can be made.
+    def _continue(self, sequence: Sequence, most: int, step: _Step) -> int:
+        """Schedule a running sequence's next tokens, if there is room or room can be made.
+
+        Args:
+            sequence: The sequence.
+            most: Most tokens; those that are known and the rows that are left are other bounds.
+            step: What they are added to.
 
         Returns:
-            How many were scheduled: all of them, or none where the sequence has to wait again.
+            How many were scheduled: none where the sequence has to wait again.
         """
+        without_rows = max(sequence.next_row - sequence.num_computed, 0)
+        num_tokens = min(most, sequence.num_pending, without_rows + 1 + step.rows)
         while not self._fits(sequence, num_tokens):
-            busy = {id(work.sequence) for work in scheduled}
+            busy = {id(work.sequence) for work in step.work}
             last = next(other for other in reversed(self.running) if id(other) not in busy)
             self._preempt(last)
             if last is sequence:
                 return 0
+        self._take_blocks(sequence, num_tokens)
+        work = Scheduled.of(sequence, num_tokens)
+        step.work.append(work)
+        step.rows -= max(work.num_rows - 1, 0)
+        return num_tokens
+
+    def _add_drafts(self, step: _Step) -> None:
+        """Have drafts computed with what is left: what may be wrong puts nothing and nobody off."""
+        for index, work in enumerate(step.work):
+            sequence = work.sequence
+            if not (sequence.drafts and work.num_chosen):
+                continue
+            blocks = len(sequence.blocks) + self.pool.num_available
+            room = blocks * self.pool.block_tokens - sequence.num_computed - work.num_tokens
+            # The last token of all is not computed: nothing follows it.
+            wanted = min(
+                len(sequence.drafts), sequence.params.max_tokens - len(sequence.output) - 1
+            )
+            count = min(wanted, room, step.tokens, step.rows)
+            if count > 0:
+                self._take_blocks(sequence, work.num_tokens + count)
+                step.tokens -= count
+                step.rows -= count
+                step.work[index] = work._replace(
+                    num_tokens=work.num_tokens + count, num_chosen=1 + count
+                )
+
+    def _take_blocks(self, sequence: Sequence, num_tokens: int) -> None:
+        """Give a sequence the blocks that its next tokens need."""
         blocks = self.pool.take(self._wanted(sequence, num_tokens))
         sequence.blocks += blocks
         sequence.num_new_blocks += len(blocks)
-        scheduled.append(Scheduled(sequence, num_tokens))
-        return num_tokens
 
     def _admit(self) -> Sequence | None:
         """Start the next waiting sequence if all that it has to compute first finds room."""
         if not self.waiting or len(self.running) == self._max_sequences:
             return None
         sequence = self._next()
-        # At least one token is left to compute.
-        full = (sequence.num_tokens - 1) // self.pool.block_tokens
+        # What the first row that is wanted comes after is left to compute.
+        full = sequence.next_row // self.pool.block_tokens
         self._extend_digests(sequence, full)
         known = sequence.digests[:full]
         sequence.blocks = self.pool.find(known)
@@ -233,7 +291,7 @@ class Scheduler:
         self.num_preempted += 1
 
     def _release(self, sequence: Sequence) -> None:
-        self._emptied += self.pool.release(sequence.blocks)
+        self._emptied.update(self.pool.release(sequence.blocks))
         sequence.blocks = []
         sequence.num_computed = 0
 
@@ -243,7 +301,7 @@ class Scheduler:
             return
         tokens, size = sequence.tokens(), self.pool.block_tokens
         for index in range(len(sequence.digests), count):
-            before = sequence.digests[-1] if sequence.digests else b""
+            before = sequence.digests[-1] if sequence.digests else root(sequence.salt)
             part = tokens[index * size : (index + 1) * size]
             sequence.digests.append(chain(before, part))
 

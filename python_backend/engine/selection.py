@@ -31,12 +31,15 @@ ONE = 1 << 30
 class Selection(Protocol):
     """Two passes over rows of logits, float32 ``[rows, vocab]``, C-contiguous."""
 
-    def choose(self, logits: NDArray[np.float32], draws: NDArray[Any]) -> list[int]:
-        """A token for each row.
+    def choose(
+        self, logits: NDArray[np.float32], rows: list[int], draws: NDArray[Any]
+    ) -> list[int]:
+        """Tokens.
 
         Args:
-            logits: The rows; one that is -infinity throughout yields token 0.
-            draws: ``DRAW`` ``[rows]``.
+            logits: All rows; one that is -infinity throughout yields token 0.
+            rows: Those from which a token is chosen.
+            draws: ``DRAW`` ``[chosen]``.
         """
 
     def describe(
@@ -68,16 +71,25 @@ class KernelSelection:
         pointer, int_, int64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
         self._choose = kernels.trireme_choose
         self._choose.restype = None
-        self._choose.argtypes = (pointer, int_, int64, pointer, pointer)
+        self._choose.argtypes = (pointer, int64, pointer, int_, pointer, pointer)
         self._describe = kernels.trireme_describe
         self._describe.restype = None
         self._describe.argtypes = (pointer, int64, pointer, int_, pointer, int_, pointer)
 
-    def choose(self, logits: NDArray[np.float32], draws: NDArray[Any]) -> list[int]:
+    def choose(
+        self, logits: NDArray[np.float32], rows: list[int], draws: NDArray[Any]
+    ) -> list[int]:
         """See ``Selection``."""
-        rows, size = logits.shape
-        tokens = np.zeros(rows, dtype=np.int32)
-        self._choose(logits.ctypes.data, rows, size, draws.ctypes.data, tokens.ctypes.data)
+        which = np.array(rows, dtype=np.int32)
+        tokens = np.zeros(len(rows), dtype=np.int32)
+        self._choose(
+            logits.ctypes.data,
+            logits.shape[1],
+            which.ctypes.data,
+            len(rows),
+            draws.ctypes.data,
+            tokens.ctypes.data,
+        )
         chosen: list[int] = tokens.tolist()
         return chosen
 
@@ -103,9 +115,11 @@ class KernelSelection:
 class NumpySelection:
     """What the kernels compute, in numpy."""
 
-    def choose(self, logits: NDArray[np.float32], draws: NDArray[Any]) -> list[int]:
+    def choose(
+        self, logits: NDArray[np.float32], rows: list[int], draws: NDArray[Any]
+    ) -> list[int]:
         """See ``Selection``."""
-        return [_choose(row, draw) for row, draw in zip(logits, draws, strict=True)]
+        return [_choose(logits[row], draw) for row, draw in zip(rows, draws, strict=True)]
 
     def describe(
         self, logits: NDArray[np.float32], rows: list[int], count: int

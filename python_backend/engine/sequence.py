@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
+from contract.models import EngineInputs
 from contract.names import DEFAULT_PRIORITY
+from contract.parameters import SAMPLED
+from python_backend.engine.shaping import (
+    BadWords,
+    Bias,
+    LogitsShaper,
+    MinTokens,
+    Penalties,
+    ends_with,
+)
 
 # From the time on: an engine that is started anew must not use an id again while others still
 # know the sequence that had it.
 _ids = itertools.count(time.time_ns())
-
-MAX_TOP_LOG_PROBS = 20
 
 
 class LogProbs(NamedTuple):
@@ -34,15 +42,32 @@ class LogProbs(NamedTuple):
     top: list[float]
 
 
+class Outcome(NamedTuple):
+    """What a step's rows of logits say of one sequence.
+
+    Attributes:
+        scored: How likely the prompt's next tokens were.
+        tokens: What is chosen after its newest token and after each draft, as if that were right.
+        log_probs: How likely these were, one each or, where not asked for, none.
+    """
+
+    scored: list[LogProbs]
+    tokens: list[int]
+    log_probs: list[LogProbs]
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen and when a sequence ends. Names and meaning are TensorRT-LLM's.
+
+    Bounds and defaults of what a request may say are those of `contract.parameters`.
 
     With none of ``top_k``, ``top_p`` and ``min_p`` set the choice is greedy, whatever the
     temperature.
 
     Attributes:
-        max_tokens: Most tokens to generate.
+        max_tokens: Most tokens to generate; 0 where the prompt's log probabilities are all that is
+            wanted.
         temperature: Divides the logits before sampling; 0 is greedy.
         top_k: Sample among the k likeliest tokens; 0 is all, 1 is greedy.
         top_p: Sample among the likeliest tokens whose probabilities add up to p; 0 is off.
@@ -60,8 +85,9 @@ class SamplingParams:
         embedding_bias: float32 ``[tokens]`` added to the logits of the first so many tokens of the
             vocabulary, all or fewer: logits may be padded beyond what the tokenizer knows.
         log_probs: Whether to report each token's log probability (of the model's own logits).
-        num_top_log_probs: How many of the likeliest tokens to report as well beside each token, at
-            most ``MAX_TOP_LOG_PROBS``.
+        num_top_log_probs: How many of the likeliest tokens to report as well beside each token.
+        num_prompt_log_probs: Of how many of the prompt's last tokens to report the log probability,
+            with as many of the likeliest beside it. The first token has none.
     """
 
     max_tokens: int
@@ -80,6 +106,7 @@ class SamplingParams:
     embedding_bias: NDArray[np.float32] | None = field(default=None, compare=False)
     log_probs: bool = False
     num_top_log_probs: int = 0
+    num_prompt_log_probs: int = 0
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -87,30 +114,28 @@ class SamplingParams:
         Raises:
             InvalidRequestError: A value is out of bounds; the message names it.
         """
-        penalty = self.repetition_penalty
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
-        _check("top_p", self.top_p, 0 <= self.top_p <= 1, "between 0 and 1")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")
-        _check("repetition_penalty", penalty, penalty > 0, "above 0")
-        for name in ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty"):
-            value = getattr(self, name)
-            _check(name, value, bool(np.isfinite(value)), "a finite number")
-        _check(
-            "min_tokens",
-            self.min_tokens,
-            0 <= self.min_tokens <= self.max_tokens,
-            f"between 0 and max_tokens ({self.max_tokens})",
-        )
-        _check(
-            "num_top_log_probs",
-            self.num_top_log_probs,
-            0 <= self.num_top_log_probs <= MAX_TOP_LOG_PROBS,
-            f"between 0 and {MAX_TOP_LOG_PROBS}",
-        )
+        if self.num_prompt_log_probs < 0:
+            raise InvalidRequestError(
+                f"num_prompt_log_probs is {self.num_prompt_log_probs}; it must be 0 or more"
+            )
+        if self.num_prompt_log_probs and self.max_tokens < 0:  # nothing may follow what is scored
+            raise InvalidRequestError(
+                f"max_tokens is {self.max_tokens}; it must be at least 0", "max_tokens"
+            )
+        for row in SAMPLED.values():
+            if row.name != "max_tokens" or not self.num_prompt_log_probs:
+                row.check(getattr(self, row.name))
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens is {self.min_tokens}; it must be between 0 and max_tokens "
+                f"({self.max_tokens})",
+                "min_tokens",
+            )
         if self.embedding_bias is not None and not np.isfinite(self.embedding_bias).all():
-            raise InvalidRequestError("embedding_bias has a value that is not a finite number")
+            raise InvalidRequestError(
+                "embedding_bias has a value that is not a finite number",
+                EngineInputs.EMBEDDING_BIAS.name,
+            )
 
     @property
     def greedy(self) -> bool:
@@ -122,23 +147,6 @@ class SamplingParams:
     def reports_log_probs(self) -> bool:
         """Whether log probabilities are reported: the likeliest tokens' bring the chosen one's."""
         return self.log_probs or self.num_top_log_probs > 0
-
-    @property
-    def takes_likeliest(self) -> bool:
-        """Whether the model's own likeliest token is all that is asked for."""
-        return self.greedy and not self.shapes_logits and not self.reports_log_probs
-
-    @property
-    def shapes_logits(self) -> bool:
-        """Whether anything changes the logits before a token is chosen."""
-        return (
-            self.repetition_penalty != 1
-            or self.presence_penalty != 0
-            or self.frequency_penalty != 0
-            or self.min_tokens > 0
-            or bool(self.bad_words)
-            or self.embedding_bias is not None
-        )
 
 
 class Sequence:
@@ -152,10 +160,16 @@ class Sequence:
         prompt: int32 ``[tokens]``.
         params: How it is sampled.
         priority: 1 is the most urgent; see ``contract.names.PRIORITY_LEVELS``.
+        salt: Sequences share keys and values only with those of the same salt.
+        shapers: What changes its logits before a token is chosen, in this order.
         is_promoted: Whether it has waited so long that it goes before every priority.
         num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
         log_probs: How likely each output token was, where asked for.
+        drafts: Guesses at the tokens after the newest one, of the vocabulary. Whoever has some puts
+            them here before a step, which may compute them and takes those that are right.
+        prompt_log_probs: How likely the prompt's last tokens were, where asked for, as far as that
+            is known yet.
         num_computed: Tokens whose keys and values are in the cache.
         blocks: The cache's blocks that hold them, in order.
         digests: What identifies each of its full blocks, as far as that was worked out.
@@ -170,15 +184,30 @@ class Sequence:
         prompt: NDArray[np.int32],
         params: SamplingParams,
         priority: int = DEFAULT_PRIORITY,
+        salt: bytes = b"",
+        shapers: tuple[LogitsShaper, ...] = (),
     ) -> None:
+        """Begin a sequence.
+
+        Args:
+            prompt: int32 ``[tokens]``.
+            params: How it is sampled.
+            priority: How urgent it is.
+            salt: What it shares keys and values by, beside its tokens, such as a tenant's name.
+            shapers: What changes its logits after what its parameters ask for.
+        """
         self.id = next(_ids)
         self.prompt = prompt
         self.params = params
         self.priority = priority
+        self.salt = salt
+        self.shapers = (*_shapers(prompt, params), *shapers)
         self.is_promoted = False
         self.num_overtaken = 0
         self.output: list[int] = []
         self.log_probs: list[LogProbs] = []
+        self.drafts: list[int] = []
+        self.prompt_log_probs: list[LogProbs] = []
         self.num_computed = 0
         self.blocks: list[int] = []
         self.digests: list[bytes] = []
@@ -190,17 +219,39 @@ class Sequence:
         self.first_token_ns = 0
         self.last_token_ns = 0
         self.gap_ns = 0
-        self.random = np.random.Generator(np.random.Philox(params.seed))
+        self._generator = np.random.Generator(np.random.Philox(params.seed))
+        self._numbers: list[float] = []
+        self._num_scored = min(params.num_prompt_log_probs, len(prompt) - 1)
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and output together."""
+        """Prompt and output together, without drafts."""
         return len(self.prompt) + len(self.output)
 
     @property
     def num_pending(self) -> int:
         """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def num_unscored(self) -> int:
+        """Tokens of the prompt whose log probability is wanted and not known yet."""
+        return self._num_scored - len(self.prompt_log_probs)
+
+    @property
+    def next_row(self) -> int:
+        """The place of the first token after which logits are still wanted.
+
+        That is the newest one, or, where a prompt is scored (before there is any output), the one
+        before the first token of which the log probability is still wanted.
+        """
+        return self.num_tokens - 1 - self.num_unscored
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the model's own likeliest token is all that is asked for."""
+        reports = self.params.reports_log_probs or self.num_unscored
+        return self.params.greedy and not (self.shapers or reports)
 
     @property
     def finished(self) -> bool:
@@ -211,12 +262,41 @@ class Sequence:
         """Prompt and output, int32 ``[tokens]``."""
         return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
 
-    def pending(self, count: int) -> NDArray[np.int32]:
-        """The next tokens to compute, int32 ``[count]``."""
-        if self.num_computed >= len(self.prompt):
-            start = self.num_computed - len(self.prompt)
-            return np.asarray(self.output[start : start + count], dtype=np.int32)
-        return self.tokens()[self.num_computed : self.num_computed + count]
+    def pending(self, count: int) -> list[int]:
+        """The next tokens to compute; drafts come last."""
+        start = self.num_computed - len(self.prompt)
+        if start >= 0:
+            return [*self.output[start:], *self.drafts][:count]
+        rest: list[int] = self.prompt[start:][:count].tolist()
+        return rest + [*self.output, *self.drafts][: count - len(rest)]
+
+    def random(self, index: int) -> float:
+        """The number, in ``[0, 1)``, that the output's token of this index is drawn with.
+
+        It is the same however often the token is drawn, as it is again after a wrong draft.
+        """
+        while len(self._numbers) <= index:
+            self._numbers.append(self._generator.random())
+        return self._numbers[index]
+
+    def take(self, outcome: Outcome) -> int:
+        """Take what a step says, and of the tokens that it chose those that follow right ones.
+
+        Returns:
+            How many drafts were right.
+        """
+        scored, tokens, log_probs = outcome
+        self.prompt_log_probs += scored
+        if not tokens:
+            return 0
+        drafts, self.drafts = self.drafts, []
+        right = 0
+        for token in tokens:
+            self.append(token, log_probs[right] if log_probs else None)
+            if right == len(tokens) - 1 or self.finished or token != drafts[right]:
+                break
+            right += 1
+        return right
 
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a chosen token and see whether it ends the sequence."""
@@ -226,6 +306,9 @@ class Sequence:
         else:
             self.first_token_ns = now_ns
         self.last_token_ns = now_ns
+        if not self.params.max_tokens:
+            self.finish_reason = "length"
+            return
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return
@@ -238,12 +321,19 @@ class Sequence:
             self.finish_reason = "length"
 
 
-def ends_with(tokens: list[int], word: tuple[int, ...]) -> bool:
-    """Whether a token list ends with a word; every list ends with the empty word."""
-    return len(word) <= len(tokens) and tuple(tokens[len(tokens) - len(word) :]) == word
+def _shapers(prompt: NDArray[np.int32], params: SamplingParams) -> list[LogitsShaper]:
+    """What the parameters ask for: bias, penalties and prohibitions, in this order.
 
-
-def _check(name: str, value: float, holds: bool, bound: str) -> None:
-    if not holds:
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
-        raise InvalidRequestError(f"{name} is {shown}; it must be {bound}")
+    It is TensorRT-LLM's, but that the temperature follows, as elsewhere, and not the bias.
+    """
+    shapers: list[LogitsShaper] = []
+    if params.embedding_bias is not None:
+        shapers.append(Bias(params.embedding_bias))
+    penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+    if penalties != (1, 0, 0):
+        shapers.append(Penalties(prompt, *penalties))
+    if params.min_tokens:
+        shapers.append(MinTokens(params.min_tokens, params.end_ids))
+    if params.bad_words:
+        shapers.append(BadWords(params.bad_words))
+    return shapers

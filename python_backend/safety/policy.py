@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from typing_extensions import Self
 
 from contract.errors import InvalidRequestError, TriremeError
+from contract.names import SAFETY_POLICY
 from contract.settings_base import explain, nearest
 from python_backend.safety.classifier import Classifier, ClassifierFinder
 from python_backend.safety.finder import Finder, PatternFinder
@@ -274,7 +275,8 @@ class Policies:
         policy = self.by_name.get(name) if isinstance(name, str) else None
         if policy is None:
             known = ", ".join(sorted(self.by_name))
-            raise InvalidRequestError(f"safety_policy is {name!r}; there are {known}")
+            message = f"{SAFETY_POLICY} is {name!r}; there are {known}"
+            raise InvalidRequestError(message, SAFETY_POLICY)
         return policy
 
 

@@ -25,7 +25,7 @@ from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL, EngineInputs, EngineOutputs
 from contract.names import TENSORRT_LLM
 from contract.tensors import Tensor
-from python_backend.serving.encoding import Piece
+from python_backend.serving.encoding import Piece, number
 from python_backend.serving.intake import answer_all
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session, Sessions, Stream
@@ -47,6 +47,9 @@ _ENGINE_INPUTS = [
 _ENGINE_OUTPUTS = [
     tensor for tensor in TENSORRT_LLM_ADAPTER_MODEL.outputs if tensor.name not in OURS
 ]
+
+
+_FIRST = number(0)
 
 
 class _Stream(Stream):
@@ -145,7 +148,9 @@ class TritonPythonModel:
         copies = max(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
         streaming = any(scalars(EngineInputs.STREAMING, False))
         if streaming and max(scalars(EngineInputs.BEAM_WIDTH, 1)) > 1:
-            raise InvalidRequestError("beam_width is above 1; beams can't be streamed")
+            raise InvalidRequestError(
+                "beam_width is above 1; beams can't be streamed", EngineInputs.BEAM_WIDTH.name
+            )
         excludes = self._settings.exclude_input_in_output
         echo = not streaming and not all(scalars(EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, excludes))
         # Triton takes the request's memory back before the engine is done: copy.
@@ -233,7 +238,7 @@ def _hand_on(session: _Session, response: pb_utils.InferenceResponse) -> None:
     if ids is None or lengths is None:
         return
     row, copy = (
-        int(outputs[tensor].item()) if tensor in outputs else 0
+        int(outputs.pop(tensor, _FIRST).item())
         for tensor in (EngineOutputs.BATCH_INDEX, EngineOutputs.SEQUENCE_INDEX)
     )
     stream = session.stream_at(row, copy)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from contract.errors import InvalidRequestError
 from contract.models import UNSUPPORTED_INPUTS, EngineInputs
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.parameters import SAMPLED
 from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
 
@@ -23,22 +24,6 @@ if TYPE_CHECKING:
     from python_backend.serving.triton_api import Inputs
 
 Words = tuple[tuple[int, ...], ...]
-
-_SAMPLING = {
-    tensor: tensor.name.removeprefix("runtime_")
-    for tensor in (
-        EngineInputs.TEMPERATURE,
-        EngineInputs.RUNTIME_TOP_K,
-        EngineInputs.RUNTIME_TOP_P,
-        EngineInputs.MIN_P,
-        EngineInputs.REPETITION_PENALTY,
-        EngineInputs.PRESENCE_PENALTY,
-        EngineInputs.FREQUENCY_PENALTY,
-        EngineInputs.MIN_TOKENS,
-        EngineInputs.NUM_TOP_LOG_PROBS,
-    )
-}
-"""Inputs that are sampling parameters, one value a row, and what `SamplingParams` calls them."""
 
 _MAX_SEQUENCES_PER_PROMPT = 64
 
@@ -114,32 +99,34 @@ def read_request(
         values = set(scalars(tensor, default))
         if len(values) > 1:
             raise InvalidRequestError(
-                f"{tensor.name} must be the same for all {batch} rows of a batch"
+                f"{tensor.name} must be the same for all {batch} rows of a batch", tensor.name
             )
         return bool(values.pop())
 
     _refuse_unsupported(inputs)
     if any(width > 1 for width in scalars(EngineInputs.BEAM_WIDTH, 1)):
         raise InvalidRequestError(
-            "beam_width is above 1; beam search is not supported, num_return_sequences may serve"
+            "beam_width is above 1; beam search is not supported, num_return_sequences may serve",
+            EngineInputs.BEAM_WIDTH.name,
         )
     copies = set(scalars(EngineInputs.NUM_RETURN_SEQUENCES, 1))
     num_return_sequences = max(copies)
     if len(copies) > 1 or not 1 <= num_return_sequences <= _MAX_SEQUENCES_PER_PROMPT:
         raise InvalidRequestError(
             f"num_return_sequences is {num_return_sequences}; it must be between 1 and "
-            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows"
+            f"{_MAX_SEQUENCES_PER_PROMPT}, the same for all rows",
+            EngineInputs.NUM_RETURN_SEQUENCES.name,
         )
 
     lengths = scalars(EngineInputs.INPUT_LENGTHS, ids.shape[1])
-    max_tokens = scalars(EngineInputs.REQUEST_OUTPUT_LEN, 0)
     end_ids = scalars(EngineInputs.END_ID, default_end_ids[0])
     seeds = scalars(EngineInputs.SEED, None)
-    sampling = {
-        parameter: values
-        for tensor, parameter in _SAMPLING.items()
-        if (values := inputs.scalars(tensor, batch)) is not None
-    }
+    max_tokens = SAMPLED[EngineInputs.REQUEST_OUTPUT_LEN].name
+    sampling: dict[str, list[Any]] = {max_tokens: [0] * batch}
+    for tensor, row in SAMPLED.items():
+        values = inputs.scalars(tensor, batch)
+        if values is not None:
+            sampling[row.name] = values
     stop_words = _word_lists(inputs, EngineInputs.STOP_WORDS_LIST, batch)
     bad_words = _word_lists(inputs, EngineInputs.BAD_WORDS_LIST, batch)
     bias = inputs.array(EngineInputs.EMBEDDING_BIAS)
@@ -152,12 +139,12 @@ def read_request(
     for index in range(batch):
         if not 0 <= lengths[index] <= ids.shape[1]:
             raise InvalidRequestError(
-                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens"
+                f"input_lengths is {lengths[index]}; input_ids has {ids.shape[1]} tokens",
+                EngineInputs.INPUT_IDS.name,
             )
         end_id, seed = end_ids[index], seeds[index]
         for copy in range(num_return_sequences):
             params = SamplingParams(
-                max_tokens=max_tokens[index],
                 seed=None if seed is None else seed + copy,
                 end_ids=frozenset(default_end_ids if end_id in default_end_ids else (end_id,)),
                 stop_words=stop_words[index],
@@ -193,7 +180,8 @@ def _priority(value: Any) -> int:
     if not is_whole or not 0 <= value <= PRIORITY_LEVELS:
         raise InvalidRequestError(
             f"priority is {value!r}; it must be between 1, the most urgent, and {PRIORITY_LEVELS}, "
-            "or 0 for the default"
+            "or 0 for the default",
+            EngineInputs.PRIORITY.name,
         )
     return int(value) or DEFAULT_PRIORITY
 
@@ -202,7 +190,9 @@ def _refuse_unsupported(inputs: Inputs) -> None:
     for tensor, feature in UNSUPPORTED_INPUTS.items():
         array = inputs.array(tensor)
         if array is not None and (array.dtype != bool or array.any()):
-            raise InvalidRequestError(f"{tensor.name}: {feature} is not supported by this engine")
+            raise InvalidRequestError(
+                f"{tensor.name}: {feature} is not supported by this engine", tensor.name
+            )
 
 
 def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
@@ -212,7 +202,8 @@ def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:
         return [()] * batch
     if array.shape[:2] != (batch, 2):
         raise InvalidRequestError(
-            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]"
+            f"{tensor.name} has shape {list(array.shape)}; it must be [{batch}, 2, length]",
+            tensor.name,
         )
     return [_words(tokens, offsets, tensor.name) for tokens, offsets in array]
 
@@ -221,5 +212,5 @@ def _words(tokens: NDArray[np.int32], offsets: NDArray[np.int32], name: str) -> 
     ends = [int(end) for end in offsets if end != -1]
     spans = list(zip([0, *ends], ends, strict=False))
     if any(not start < end <= tokens.size for start, end in spans):
-        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens")
+        raise InvalidRequestError(f"{name}: offsets must rise and stay within the tokens", name)
     return tuple(tuple(int(token) for token in tokens[start:end]) for start, end in spans)

@@ -10,8 +10,10 @@ from contract.bounds import BAD_WORDS, BIAS_WORDS, MAX_BIAS_IDS, STOP_WORDS, Bou
 from contract.ensemble import ensemble_steps
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
+from contract.models import EnsembleInputs
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
+from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
 from python_backend.memory import give_back_memory
 from python_backend.safety.policy import Policy
@@ -70,11 +72,12 @@ class TritonPythonModel:
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
         for tensor in (_In.DECODER_QUERY, _In.PROMPT_TABLE_EXTRA_ID):
             if inputs.array(tensor) is not None:
-                raise InvalidRequestError(f"{_client_name(tensor)} is not supported")
+                name = _client_name(tensor)
+                raise InvalidRequestError(f"{name} is not supported", name)
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
         inputs.required(_In.QUERY)
         texts = _texts(inputs, _In.QUERY, self._reader.text_bound) or []
-        policy = self._policies.current.get(inputs.parameters().get("safety_policy"))
+        policy = self._policies.current.get(inputs.parameters().get(SAFETY_POLICY))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
         lengths = np.array([[prompt.ids.size] for prompt in prompts], dtype=np.int32)
@@ -118,6 +121,7 @@ class TritonPythonModel:
         exclude = self._settings.exclude_input_in_output
         streams = _flag(inputs, _In.STREAM, batch, False)
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
+        ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -126,9 +130,10 @@ class TritonPythonModel:
                 whole=ends_early and not streams and not echo,
                 echo_tokens=prompt.ids.size if echo else 0,
                 goes_on=prompt.goes_on,
+                own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
             )
-            for row, prompt in zip(stops, prompts, strict=True)
+            for row, prompt, end in zip(stops, prompts, ends, strict=True)
         ]
 
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[Prompt]:
@@ -140,11 +145,13 @@ class TritonPythonModel:
         )
         if chats is None:
             if tools or variables:
-                raise InvalidRequestError("tools and chat_template_kwargs need messages")
+                name = EnsembleInputs.TOOLS.name
+                raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
             choice = self._chat_template(inputs)
             return [self._reader.read_text(text, policy, choice) for text in texts]
         if any(texts):
-            raise InvalidRequestError("text_input must be empty beside messages")
+            name = EnsembleInputs.TEXT_INPUT.name
+            raise InvalidRequestError(f"{name} must be empty beside messages", name)
         return [
             self._reader.read_chat(
                 Chat(
@@ -159,10 +166,10 @@ class TritonPythonModel:
 
     def _chat_template(self, inputs: Inputs) -> str:
         """Whether a text becomes a user's message: the request's word, else the setting's."""
-        choice = inputs.parameters().get("chat_template", self._settings.chat_template)
+        choice = inputs.parameters().get(CHAT_TEMPLATE, self._settings.chat_template)
         if choice not in CHAT_TEMPLATE_CHOICES:
             raise InvalidRequestError(
-                f"chat_template is {choice!r}; it must be 'auto', 'on' or 'off'"
+                f"{CHAT_TEMPLATE} is {choice!r}; it must be 'auto', 'on' or 'off'", CHAT_TEMPLATE
             )
         return str(choice)
 
@@ -182,7 +189,8 @@ class TritonPythonModel:
         if words is None or weights is None or weights.shape != (batch, len(words[0])):
             raise InvalidRequestError(
                 "embedding_bias_words and embedding_bias_weights must come together, "
-                "one weight for each word"
+                "one weight for each word",
+                EnsembleInputs.EMBEDDING_BIAS_WORDS.name,
             )
         bias = np.zeros((batch, self._tokenizer.vocab_size), dtype=np.float32)
         for row, row_words, row_weights in zip(bias, words, weights, strict=True):
@@ -199,15 +207,18 @@ class TritonPythonModel:
         if words is not None or weights is None or weights.shape != ids.shape:
             raise InvalidRequestError(
                 "embedding_bias_ids and embedding_bias_weights must come together, "
-                "one weight for each id, and without embedding_bias_words"
+                "one weight for each id, and without embedding_bias_words",
+                EnsembleInputs.EMBEDDING_BIAS_IDS.name,
             )
         if ids.shape[1] > MAX_BIAS_IDS:
             raise InvalidRequestError(
-                f"embedding_bias_ids has {ids.shape[1]} ids; it must have at most {MAX_BIAS_IDS}"
+                f"embedding_bias_ids has {ids.shape[1]} ids; it must have at most {MAX_BIAS_IDS}",
+                EnsembleInputs.EMBEDDING_BIAS_IDS.name,
             )
         size = self._tokenizer.vocab_size
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
-            raise InvalidRequestError(f"embedding_bias_ids must be between 0 and {size - 1}")
+            name = EnsembleInputs.EMBEDDING_BIAS_IDS.name
+            raise InvalidRequestError(f"{name} must be between 0 and {size - 1}", name)
         bias = np.zeros((len(ids), size), dtype=np.float32)
         for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
             np.add.at(row, row_ids, row_weights)
@@ -227,9 +238,8 @@ def _flag(inputs: Inputs, tensor: Tensor, batch: int, default: bool) -> bool:
     """A flag that holds for all rows of a request."""
     values = set(inputs.scalars(tensor, batch) or [default])
     if len(values) > 1:
-        raise InvalidRequestError(
-            f"{_client_name(tensor)} must be the same for all {batch} rows of a batch"
-        )
+        name = _client_name(tensor)
+        raise InvalidRequestError(f"{name} must be the same for all {batch} rows of a batch", name)
     return bool(values.pop())
 
 

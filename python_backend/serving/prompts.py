@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.bounds import JSON_BYTES_PER_TOKEN, JSON_GROWTH, Bound
-from contract.error_text import CONTENT_FILTER
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingSettings
+from contract.models import EnsembleInputs
+from contract.names import CHAT_TEMPLATE
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.text.messages import Message, Tool
 from python_backend.text.origin import given
 from python_backend.text.tokenizer import TextTokenizer
 
+_MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
 CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
 
 
@@ -82,9 +84,11 @@ class PromptReader:
         """
         template = self._tokenizer.chat_template
         if template is None:
-            raise InvalidRequestError("messages: the checkpoint has no chat template")
+            raise InvalidRequestError(
+                f"{_MESSAGES}: the checkpoint has no chat template", _MESSAGES
+            )
         prompt = template.render(chat.messages, chat.tools, chat.variables)
-        self._measure("messages", prompt)
+        self._measure(_MESSAGES, prompt)
         verdicts: list[Verdict] = []
         redacted = False
         for index, message in enumerate(chat.messages):
@@ -96,7 +100,9 @@ class PromptReader:
         if redacted:
             prompt = template.render(chat.messages, chat.tools, chat.variables)
         if not prompt:
-            raise InvalidRequestError("messages: the chat template makes an empty prompt of them")
+            raise InvalidRequestError(
+                f"{_MESSAGES}: the chat template makes an empty prompt of them", _MESSAGES
+            )
         return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
 
     def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
@@ -112,11 +118,13 @@ class PromptReader:
                 template that must be there.
         """
         if not text:
-            raise InvalidRequestError("text_input is empty; it needs at least 1 character")
+            raise InvalidRequestError(f"{_TEXT} is empty; it needs at least 1 character", _TEXT)
         template = self._tokenizer.chat_template
         if choice == "on" and template is None:
-            raise InvalidRequestError("chat_template is 'on'; the checkpoint has no chat template")
-        self._measure("text_input", text)
+            raise InvalidRequestError(
+                f"{CHAT_TEMPLATE} is 'on'; the checkpoint has no chat template", CHAT_TEMPLATE
+            )
+        self._measure(_TEXT, text)
         text, verdicts = self._check(text, policy)
         if choice != "off" and template is not None:
             prompt = template.render([{"role": "user", "content": text}])
@@ -132,7 +140,8 @@ class PromptReader:
         if self._tokenizer.is_too_long(text):
             raise InvalidRequestError(
                 f"{name} has more tokens than the context of {self._tokenizer.context_length} "
-                "tokens has room for"
+                "tokens has room for",
+                name,
             )
 
     def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
@@ -146,6 +155,7 @@ class PromptReader:
         if scanned.blocked:
             rule = scanned.verdicts[-1].rule
             raise InvalidRequestError(
-                f"{CONTENT_FILTER}the policy {policy.name} blocks the prompt by its rule {rule}"
+                f"the policy {policy.name} blocks the prompt by its rule {rule}",
+                code="content_filter",
             )
         return scanned.text, scanned.verdicts

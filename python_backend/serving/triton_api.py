@@ -72,13 +72,15 @@ def refusal(error: Exception) -> pb_utils.InferenceResponse:
     """
     codes = pb_utils.TritonError
     if isinstance(error, InvalidRequestError):
-        return _failed(Status.INVALID_ARGUMENT, codes.INVALID_ARG, str(error))
+        text = error_text.write(Status.INVALID_ARGUMENT, str(error), error.param, error.code)
+        return _failed(text, codes.INVALID_ARG)
     if isinstance(error, ServerBusyError):
-        return _failed(Status.UNAVAILABLE, codes.UNAVAILABLE, str(error))
+        return _failed(error_text.write(Status.UNAVAILABLE, str(error)), codes.UNAVAILABLE)
     if isinstance(error, RequestTimeoutError):  # Triton has no code for it
-        return _failed(Status.DEADLINE_EXCEEDED, codes.UNAVAILABLE, str(error))
+        return _failed(error_text.write(Status.DEADLINE_EXCEEDED, str(error)), codes.UNAVAILABLE)
     pb_utils.Logger.log_error(f"a request failed: {error!r}")
-    return _failed(Status.INTERNAL, codes.INTERNAL, str(error) or repr(error))
+    message = str(error) or repr(error)
+    return _failed(error_text.write(Status.INTERNAL, message), codes.INTERNAL)
 
 
 def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
@@ -89,14 +91,12 @@ def passed_on(error: pb_utils.TritonError) -> pb_utils.InferenceResponse:
         status = Status.INVALID_ARGUMENT
     elif code == pb_utils.TritonError.UNAVAILABLE:
         status = Status.UNAVAILABLE
-    return _failed(status, code, error.message())
+    return _failed(error_text.write(status, error.message()), code)
 
 
-def _failed(status: Status, code: Any, message: str) -> pb_utils.InferenceResponse:
+def _failed(text: str, code: Any) -> pb_utils.InferenceResponse:
     """The code becomes the status over HTTP and of a unary call; a stream has the text alone."""
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(error_text.write(status, message), code)
-    )
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 def triton_tensor(tensor: Tensor, array: NDArray[Any]) -> pb_utils.Tensor:
@@ -173,7 +173,7 @@ class Inputs:
         """
         array = self.array(tensor)
         if array is None:
-            raise InvalidRequestError(f"{tensor.name} is missing")
+            raise InvalidRequestError(f"{tensor.name} is missing", tensor.name)
         return array
 
     def scalars(self, tensor: Tensor, batch: int) -> list[Any] | None:
@@ -188,7 +188,8 @@ class Inputs:
         if array.size != batch:
             raise InvalidRequestError(
                 f"{tensor.name} has {array.size} values; "
-                f"it must have one for each of the {batch} rows"
+                f"it must have one for each of the {batch} rows",
+                tensor.name,
             )
         values: list[Any] = array.reshape(-1).tolist()
         return values
@@ -219,10 +220,12 @@ class Inputs:
 
 def _check_bound(name: str, bound: Bound, count: int, size: int) -> None:
     if count > bound.most:
-        raise InvalidRequestError(f"{name} has {count} texts; it must have at most {bound.most}")
+        raise InvalidRequestError(
+            f"{name} has {count} texts; it must have at most {bound.most}", name
+        )
     if size > bound.most_bytes:
         raise InvalidRequestError(
-            f"{name} has {size} bytes; it must have at most {bound.most_bytes}"
+            f"{name} has {size} bytes; it must have at most {bound.most_bytes}", name
         )
 
 
@@ -232,5 +235,5 @@ def _decode(value: Any, name: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
-            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+            f"{name} is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}", name
         ) from None

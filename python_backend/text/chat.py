@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from contract.errors import EngineError, InvalidRequestError
+from contract.models import EnsembleInputs
 from python_backend.text.messages import Message, Tool
 from python_backend.text.origin import GIVEN, OWN, Traced, concatenate, given
 from python_backend.text.template_environment import (
@@ -90,7 +91,8 @@ class ChatTemplate:
                     refuse(f"the prompt has more than {_MAX_PROMPT_CHARACTERS} characters")
                 pieces.append(piece)
         except Exception as error:  # a template is code: it can raise anything
-            raise InvalidRequestError(f"the chat template refuses the messages: {error}") from error
+            message = f"the chat template refuses the messages: {error}"
+            raise InvalidRequestError(message, EnsembleInputs.MESSAGES.name) from error
         return concatenate(pieces)
 
     def _mark(self, message: Message) -> Message:

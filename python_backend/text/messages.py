@@ -108,7 +108,9 @@ def read_variables(text: str) -> dict[str, Any]:
 
 def _check_count(tensor: Tensor, count: int, most: int) -> None:
     if count > most:
-        raise InvalidRequestError(f"{tensor.name} has {count} entries; it must have at most {most}")
+        raise InvalidRequestError(
+            f"{tensor.name} has {count} entries; it must have at most {most}", tensor.name
+        )
 
 
 def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
@@ -116,7 +118,7 @@ def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{name} is not JSON: {error}") from None
+        raise InvalidRequestError(f"{name} is not JSON: {error}", name) from None
     try:
         shape.validate_python(value)
     except ValidationError as error:
@@ -124,14 +126,16 @@ def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
         # A union reports each of its branches; the place alone is clear enough there.
         place = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
         raise InvalidRequestError(
-            f"{'.'.join(filter(None, [name, place]))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            f"{'.'.join(filter(None, [name, place]))}: {first['msg'][0].lower()}{first['msg'][1:]}",
+            name,
         ) from None
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise InvalidRequestError(f"{name} is nested too deeply") from None
+        raise InvalidRequestError(f"{name} is nested too deeply", name) from None
     except UnicodeEncodeError:
-        raise InvalidRequestError(f"{name} holds half a character (a lone surrogate)") from None
+        message = f"{name} holds half a character (a lone surrogate)"
+        raise InvalidRequestError(message, name) from None
     return value
 
 

@@ -1,13 +1,14 @@
 """The checkpoint's own tokenizer, without transformers.
 
-Loads what a checkpoint folder holds (``tokenizer.json``, ``tokenizer_config.json``, the chat
-template) and answers the questions that serving asks: which tokens does a text have, which tokens
-are a forbidden or stopping word, which bytes is a token.
+Loads what a checkpoint folder holds (``tokenizer.json``, ``tokenizer_config.json``,
+``special_tokens_map.json``, the chat template) and answers the questions that serving asks: which
+tokens does a text have, which tokens are a forbidden or stopping word, which bytes is a token.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.control import ControlTokens
 from python_backend.text.detokenizer import Vocabulary
+from python_backend.text.special_tokens import special_tokens, tokenizer_config
 
 _CHARACTERS_PER_TOKEN = 8
 """A text of fewer is tokenized without asking for its length first."""
 
 _BORDER_TOKENS = 16
 
-_SHRINKING = 3
-"""How much shorter in bytes composing characters makes a text at most."""
+_SHRINKING = 4
+"""How much shorter in bytes a normalizer makes a text at most (NFKC, of mathematical letters)."""
 
 
 class TextTokenizer:
@@ -37,7 +39,8 @@ class TextTokenizer:
     Attributes:
         vocabulary: What each token is in bytes, for the detokenizer.
         chat_template: The checkpoint's template, or None where it has none.
-        end_id: The token that ends a text; -1 where neither tokenizer nor engine names one.
+        end_id: The token that ends a text: the tokenizer's, if the engine's end tokens are not
+            known or it is one of them, else the first of these; -1 where nothing names one.
         context_length: Most tokens that the engine beside it takes; None where there is none.
         vocab_size: Number of token ids, added ones and gaps included.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
@@ -48,7 +51,7 @@ class TextTokenizer:
         tokenizer: Tokenizer,
         config: dict[str, Any],
         template: str | None,
-        default_end_id: int = -1,
+        end_ids: Sequence[int] = (),
         context_length: int | None = None,
     ) -> None:
         tokenizer = Tokenizer.from_str(tokenizer.to_str())  # one of our own, to add aliases to
@@ -58,15 +61,14 @@ class TextTokenizer:
         self._shrinks = _SHRINKING if _may_shrink(tokenizer) else 1
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         self._control = ControlTokens(tokenizer, template)  # adds ids beyond the vocabulary
-        tokens = {
-            name: _token_text(config[name])
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if config.get(name) is not None
-        }
+        tokens = special_tokens(config)
         self.chat_template: ChatTemplate | None = None
         if template is not None:
             self.chat_template = ChatTemplate(template, tokens, self._control.own_marks)
-        self.end_id = self._id_of(tokens.get("eos_token"), default=default_end_id)
+        first = end_ids[0] if end_ids else -1
+        self.end_id = self._id_of(tokens.get("eos_token"), default=first)
+        if end_ids and self.end_id not in end_ids:
+            self.end_id = first
         self.pad_id = self._id_of(tokens.get("pad_token"), default=max(self.end_id, 0))
 
     @classmethod
@@ -81,10 +83,12 @@ class TextTokenizer:
             raise EngineError(f"{path} is missing: the folder holds no tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-            path = folder / "tokenizer_config.json"
-            config = json.loads(path.read_bytes()) if path.is_file() else {}
         except Exception as error:  # the tokenizers library raises plain Exception
             raise EngineError(f"{path} can't be read: {error}") from error
+        try:
+            config = tokenizer_config(folder)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         template_path = folder / "chat_template.jinja"
@@ -96,7 +100,7 @@ class TextTokenizer:
         engine = EngineConfig.load(folder) if (folder / ENGINE_FILE).is_file() else None
         if engine is None:
             return cls(tokenizer, config, template)
-        return cls(tokenizer, config, template, engine.end_token_ids[0], engine.context_length)
+        return cls(tokenizer, config, template, engine.end_token_ids, engine.context_length)
 
     def _id_of(self, token: str | None, default: int) -> int:
         token_id = None if token is None else self._tokenizer.token_to_id(token)
@@ -170,7 +174,3 @@ def _may_shrink(tokenizer: Tokenizer) -> bool:
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     parts = normalizer.get("normalizers", [normalizer])
     return any(part.get("type", "Prepend") not in ("Prepend", "Replace") for part in parts)
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])

@@ -21,6 +21,7 @@ from build.artifacts.promotion import Repository
 from build.build_errors import QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
+from contract.version import VERSION
 from python_backend.engine.engine_config import EngineConfig
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
@@ -58,6 +59,7 @@ def test_a_build_is_measured_signed_and_published(checkpoint, tmp_path, precisio
     assert quality.engine is not None
     assert quality.agreement is not None
     assert artifact.record.tokens_per_s
+    assert artifact.record.trireme == VERSION
     if precision == "fp32":
         assert quality.engine == quality.reference
         assert quality.agreement == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -123,6 +125,24 @@ def test_the_plan_uses_the_same_formulas(tmp_path):
 
 # Loads a tiny engine, so that the libraries are there, and then the one to measure; fills the KV
 # cache; prints how much the resident memory grew.
+CONTEXT = 496
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(
+        tmp_path_factory.mktemp("large") / "model",
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=5,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        vocab_size=16_384,
+        max_position_embeddings=CONTEXT,
+        dtype="bf16",
+    )
+
+
 _MEASURE = """
 import sys
 from dataclasses import replace
@@ -152,25 +172,15 @@ print(resident() - before)
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
-def test_the_cpu_engine_takes_what_was_planned(tmp_path, weights):
-    sequences, context = 8, 496
+def test_the_cpu_engine_takes_what_was_planned(tmp_path, large, weights):
+    sequences = 8
     tiny = make_model(tmp_path / "tiny")
-    model = make_model(
-        tmp_path / "model",
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=5,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        vocab_size=16_384,
-        max_position_embeddings=context,
-        dtype="bf16",
-    )
+    model = shutil.copytree(large, tmp_path / "model", copy_function=os.link)
     limits = {"max_num_sequences": sequences}
     memory = make_plan_of(model, tmp_path, target={"weights": weights}, limits=limits).memory
     for folder in (tiny, model):
         build_engine(folder, folder / "engine", weights)
-    arguments = [tiny / "engine", model / "engine", sequences, context, memory.kv_cache_bytes]
+    arguments = [tiny / "engine", model / "engine", sequences, CONTEXT, memory.kv_cache_bytes]
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, *map(str, arguments)],
         cwd=ROOT,

@@ -22,6 +22,9 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
+from contract import error_text
+from contract.error_text import Status
+
 Array = NDArray[Any]
 Outputs = dict[str, Array]
 
@@ -41,17 +44,20 @@ def int32(value: int) -> Array:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error in place of a response: what kind a model of ours calls it, and the message.
+    """An error in place of a response: what kind a model of ours calls it, the message, the input.
 
     Without a kind it is one of Triton's own. Either way it has a text alone, as in a real Triton.
     """
 
     kind: str | None
     message: str
+    param: str | None = None
 
     @property
     def text(self) -> str:
-        return f"[{self.kind}] {self.message}" if self.kind else self.message
+        if self.kind is None:
+            return self.message
+        return error_text.write(Status(self.kind), self.message, self.param)
 
 
 Step = Outputs | Failure | float

@@ -180,7 +180,7 @@ def test_triton_is_not_asked_for_the_errors_that_it_dies_of(
 
 
 def test_the_input_to_blame_is_named(asker: Asker, triton: FakeTriton) -> None:
-    triton.script = [Failure("INVALID_ARGUMENT", REFUSAL)]
+    triton.script = [Failure("INVALID_ARGUMENT", REFUSAL, "temperature")]
     with pytest.raises(InvalidRequestError) as caught:
         asker.generate("?")
     assert caught.value.input_name == "temperature"

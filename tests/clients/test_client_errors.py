@@ -14,6 +14,8 @@ from clients import (
     ServerUnavailableError,
 )
 from clients.client_errors import server_error
+from contract import error_text, errors
+from contract.error_text import Status
 from contract.errors import TriremeError
 
 
@@ -22,7 +24,6 @@ from contract.errors import TriremeError
     [
         ("top_p is 2; it must be between 0 and 1", "top_p"),
         ("in ensemble 'ensemble', top_k is -1; it must be 0 or more", "top_k"),
-        ("the prompt has 900 tokens; it can have at most 511", "text_input"),
         ("embedding_bias has 3 values; it must have one for each", "embedding_bias_words"),
         ("[request id: r9] inference input 'seed' data-type is 'FP32'", "seed"),
         ("missing required input(s) ['max_tokens'].", "max_tokens"),
@@ -127,6 +128,39 @@ def test_a_refusal_that_quotes_the_request_stays_one(quoted: str) -> None:
     assert type(server_error(text, None, "here:1")) is InvalidRequestError
 
 
+@pytest.mark.parametrize(
+    ("param", "name"),
+    [
+        ("top_p", "top_p"),
+        ("safety_policy", "safety_policy"),
+        ("input_ids", "text_input"),
+        ("embedding_bias", "embedding_bias_words"),
+        ("sequence_id", None),
+        (None, None),
+    ],
+)
+def test_a_model_says_what_is_to_blame_whatever_the_message_names(
+    param: str | None, name: str | None
+) -> None:
+    text = error_text.write(Status.INVALID_ARGUMENT, "seed, stop_words and top_k", param)
+    error = server_error(text, None, "here:1")
+    assert isinstance(error, InvalidRequestError)
+    assert error.input_name == name
+    assert error.code is None
+
+
+def test_a_blocked_prompt_is_told_by_its_code() -> None:
+    blocked = errors.InvalidRequestError("the policy blocks it", code="content_filter")
+    text = error_text.write(Status.INVALID_ARGUMENT, str(blocked), blocked.param, blocked.code)
+    error = server_error(text, None, "here:1")
+    assert isinstance(error, InvalidRequestError)
+    assert (error.code, error.message) == ("content_filter", "the policy blocks it")
+    assert str(error) == "content_filter: the policy blocks it"
+    by_words = server_error("[INVALID_ARGUMENT] content_filter: so it says", None, "here:1")
+    assert isinstance(by_words, InvalidRequestError)
+    assert by_words.code is None
+
+
 def test_triton_s_own_queue_is_busy() -> None:
     error = server_error("in ensemble 'ensemble', Exceeds maximum queue size", None, "here:1")
     assert type(error) is ServerBusyError
@@ -135,3 +169,18 @@ def test_triton_s_own_queue_is_busy() -> None:
 def test_one_base() -> None:
     assert issubclass(ClientError, TriremeError)
     assert issubclass(InvalidRequestError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("ours", "ground"),
+    [
+        (InvalidRequestError, errors.InvalidRequestError),
+        (ServerUnavailableError, errors.ServerUnavailableError),
+        (ServerBusyError, errors.ServerBusyError),
+        (ServerBrokenError, errors.ServerBrokenError),
+        (GenerationError, errors.GenerationError),
+        (DeadlineExceededError, errors.RequestTimeoutError),
+    ],
+)
+def test_each_is_the_ground_s_own(ours: type[ClientError], ground: type[TriremeError]) -> None:
+    assert issubclass(ours, ground)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 
 from tests.gateway.servers import Server, postgres_server, redis_server
 
@@ -19,6 +21,21 @@ def anyio_backend() -> str:
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fresh is waited for on a slow machine, too, but where a test is about waiting."""
     monkeypatch.setattr("gateway.tenants.cache._PATIENCE_S", 30)
+
+
+@pytest.fixture(autouse=True)
+def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test opened is closed at its end, so that nothing is left open by the gateway."""
+    opened: list[sqlalchemy.Engine] = []
+
+    def create_engine(*arguments: Any, **options: Any) -> sqlalchemy.Engine:
+        opened.append(sqlalchemy.create_engine(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr("gateway.database.connection.create_engine", create_engine)
+    yield
+    for engine in opened:
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")

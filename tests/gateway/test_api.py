@@ -10,11 +10,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from contract.errors import GenerationError, InvalidRequestError, ServerUnavailableError
+from contract.version import VERSION
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Delta, TokenLogprob
 from gateway.open_access import LOCAL
-from gateway.upstreams.base import UpstreamFailed, UpstreamRefused, UpstreamUnavailable
 from tests.gateway.fakes import (
     CHAT,
     HANG,
@@ -61,8 +62,9 @@ def test_a_chat_in_one_answer():
     ]
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     assert answer["id"] == f"chatcmpl-{response.headers['x-request-id']}"
-    (job,) = upstream.jobs
-    assert (job.sampling.seed, job.sampling.stop, job.stream) == (3, ("x",), False)
+    (generation,) = (job.generation for job in upstream.jobs)
+    parameters = generation.parameters
+    assert (parameters.seed, parameters.stop_words, generation.stream) == (3, ("x",), False)
 
 
 def test_a_chat_as_a_stream():
@@ -217,7 +219,7 @@ def test_paths_and_methods_that_are_not_there(gateway):
 
 
 def test_what_the_model_refuses_is_a_400():
-    refusal = UpstreamRefused("max_tokens is 4096; there is room for 2037", "max_tokens")
+    refusal = InvalidRequestError("max_tokens is 4096; there is room for 2037", "max_tokens")
     with serving(FakeUpstream([refusal])) as gateway:
         for body in (CHAT, STREAM):
             response = gateway.post("/v1/chat/completions", body)
@@ -225,8 +227,40 @@ def test_what_the_model_refuses_is_a_400():
             assert response.json()["error"]["param"] == "max_tokens"
 
 
+@pytest.mark.parametrize(
+    ("input_name", "chat", "completion"),
+    [
+        ("text_input", "messages", "prompt"),
+        ("num_return_sequences", "n", "n"),
+        ("stop_words", "stop", "stop"),
+        ("embedding_bias_words", "logit_bias", "logit_bias"),
+        ("embedding_bias_ids", "logit_bias", "logit_bias"),
+        ("return_log_probs", "logprobs", "logprobs"),
+        ("num_top_log_probs", "top_logprobs", "top_logprobs"),
+        ("end_id", "ignore_eos", "ignore_eos"),
+        ("safety_policy", "safety_policy", "safety_policy"),
+        (None, None, None),
+    ],
+)
+def test_what_is_to_blame_has_the_api_s_name(input_name, chat, completion):
+    with serving(FakeUpstream([InvalidRequestError("no", input_name)])) as gateway:
+        answers = (
+            gateway.post("/v1/chat/completions", CHAT),
+            gateway.post("/v1/completions", {"model": "demo", "prompt": "Hi"}),
+        )
+    assert [each.json()["error"]["param"] for each in answers] == [chat, completion]
+
+
+def test_a_prompt_that_a_policy_blocks_has_a_code():
+    refusal = InvalidRequestError("the policy strict blocks the prompt", code="content_filter")
+    with serving(FakeUpstream([refusal])) as gateway:
+        error = gateway.post("/v1/chat/completions", CHAT).json()["error"]
+    assert (error["code"], error["message"]) == ("content_filter", refusal.message)
+    assert error["type"] == "invalid_request_error"
+
+
 def test_a_failure_in_the_middle_of_a_stream_is_an_event():
-    script = [*words("Hello", "x", reason=""), UpstreamFailed("out of memory")]
+    script = [*words("Hello", "x", reason=""), GenerationError("out of memory")]
     ledger = Ledger()
     with serving(FakeUpstream(script), audit=ledger) as gateway:
         events = stream(gateway, STREAM)
@@ -324,7 +358,7 @@ def test_priority_is_asked_with_service_tier_and_never_above_the_key_s():
             headers = {"authorization": f"Bearer {key}"}
             answer = gateway.post("/v1/chat/completions", body, headers=headers).json()
             tiers.append(answer["service_tier"])
-    assert [job.tenant_class for job in upstream.jobs] == [
+    assert [job.generation.tenant_class for job in upstream.jobs] == [
         "batch",
         "interactive",
         "standard",
@@ -354,7 +388,7 @@ def test_models_and_health(gateway):
 
 
 def test_not_ready_without_a_token():
-    ill = FakeUpstream(probe_error=UpstreamUnavailable("gone"))
+    ill = FakeUpstream(probe_error=ServerUnavailableError("gone"))
     with serving(ill, ready=False) as gateway:
         with gateway.client() as client:
             assert client.get("/health/ready").status_code == 503
@@ -440,6 +474,7 @@ def test_cors_is_closed_unless_told_otherwise(gateway):
 def test_the_openapi_document_describes_it(gateway):
     with gateway.client() as client:
         document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == VERSION
     assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/v1/models"}
     schema = document["components"]["schemas"]["ChatRequest"]
     assert schema["additionalProperties"] is False

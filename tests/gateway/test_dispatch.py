@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import ServerBrokenError, ServerBusyError, ServerUnavailableError
 from gateway.configuration import (
     AdmissionSettings,
     ClassSettings,
@@ -29,7 +30,6 @@ from gateway.configuration import (
 )
 from gateway.generation import Delta
 from gateway.open_access import LOCAL
-from gateway.upstreams.base import UpstreamBusy, UpstreamLost, UpstreamUnavailable
 from tests.gateway.fakes import (
     CHAT,
     HANG,
@@ -45,8 +45,8 @@ from tests.gateway.fakes import (
 )
 from tests.gateway.test_api import stream, text_of
 
-GONE = UpstreamUnavailable("connection reset")
-LOST = UpstreamLost("Stub process is not healthy.")
+GONE = ServerUnavailableError("connection reset")
+LOST = ServerBrokenError("Stub process is not healthy.")
 PROVIDER = ProviderSettings(kind="openai", name="cloud", url="http://unused/v1")
 VERSION = VersionSettings(name="demo-1", upstreams=("a",))
 
@@ -59,7 +59,7 @@ def eventually(condition: Callable[[], object], timeout_s: float = 10) -> None:
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
-@pytest.mark.parametrize("failure", [GONE, UpstreamBusy("the queue is full")])
+@pytest.mark.parametrize("failure", [GONE, ServerBusyError("the queue is full")])
 def test_another_replica_answers_where_one_cannot(body, failure):
     bad, good = FakeUpstream([failure]), FakeUpstream()
     with serving({"a": bad, "b": good}) as gateway:
@@ -211,7 +211,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody_and_is_cut_off():
     size = 4_000_000
     script = [Delta(0, "x" * 500, "", 1, 5) for _ in range(size // 500)]
     script.append(Delta(0, "", "stop", 0, 5))
-    slow = FakeUpstream(lambda job: script if job.stream else words("quick"))
+    slow = FakeUpstream(lambda job: script if job.generation.stream else words("quick"))
     listen = ListenSettings(port=0, slow_client_timeout_s=0.5, shutdown_grace_s=0)
     with (
         serving(slow, configuration(listen=listen)) as gateway,
@@ -287,7 +287,7 @@ def test_the_fallback_answers_where_no_replica_is_well_and_says_so(body):
 
 
 def test_the_fallback_answers_where_replicas_are_full_if_that_is_wanted():
-    full = UpstreamBusy("the queue is full")
+    full = ServerBusyError("the queue is full")
     for when, status in ((frozenset({"saturated"}), 200), (frozenset({"unavailable"}), 503)):
         upstreams = {"a": FakeUpstream([full]), "cloud": FakeUpstream()}
         with serving(upstreams, with_fallback(when)) as gateway:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from gateway.configuration import HealthSettings, TritonSettings
+from gateway.generation import Texts
 from gateway.upstreams.fleet import Replica
 from tests.gateway.fakes import FakeUpstream
 
@@ -20,5 +21,6 @@ async def test_a_probe_asks_what_every_checkpoint_can_answer() -> None:
     replica = Replica(settings, upstream, HealthSettings(), probe_model="ensemble")
     await replica.probe()
     (job,) = upstream.probes
-    assert (job.messages, job.prompts, job.sampling.max_tokens) == (None, ("Hi",), 1)
+    generation = job.generation
+    assert (generation.prompt, generation.parameters.max_tokens) == (Texts.of(("Hi",)), 1)
     assert replica.circuit.allows(time.monotonic())

@@ -11,10 +11,10 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import start_http_server
 
+from contract.errors import ServerUnavailableError
 from gateway.configuration import TracingSettings
 from gateway.observability.logs import JsonFormatter
 from gateway.observability.tracing import Tracing
-from gateway.upstreams.base import UpstreamUnavailable
 from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, serving, words
 
 SECRET = "my number is 4929"
@@ -39,7 +39,7 @@ def test_metrics_by_class_and_model():
 
 
 def test_errors_are_counted_by_cause():
-    lost = FakeUpstream([*words("a", reason=""), UpstreamUnavailable("gone")])
+    lost = FakeUpstream([*words("a", reason=""), ServerUnavailableError("gone")])
     with serving(lost) as gateway:
         gateway.post("/v1/chat/completions", STREAM)
         labels = {"model": "demo", "tenant_class": "interactive", "cause": "upstream_lost"}
@@ -53,9 +53,11 @@ def test_prometheus_can_read_them():
         try:
             url = f"http://127.0.0.1:{server.server_port}/metrics"
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            text = opener.open(url, timeout=10).read().decode()
+            with opener.open(url, timeout=10) as answer:
+                text = answer.read().decode()
         finally:
             server.shutdown()
+            server.server_close()
             thread.join()
     assert 'trireme_gateway_waiting_requests{tenant_class="batch"} 0.0' in text
 
@@ -99,10 +101,10 @@ def test_spans_follow_the_genai_conventions_and_quote_nobody(spans):
 
 
 def test_a_failed_span_says_of_what_kind(spans):
-    upstream = FakeUpstream([*words("a", reason=""), UpstreamUnavailable(SECRET)])
+    upstream = FakeUpstream([*words("a", reason=""), ServerUnavailableError(SECRET)])
     server, client = traced(spans, upstream, STREAM)
     assert server.attributes["error.type"] == "upstream_lost"
-    assert client.attributes["error.type"] == "UpstreamUnavailable"
+    assert client.attributes["error.type"] == "ServerUnavailableError"
     assert "4929" not in server.to_json() + client.to_json()
 
 

@@ -8,33 +8,33 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import (
+    GenerationError,
+    InvalidRequestError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
+from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
-from gateway.generation import Delta, Job, Sampling, TokenLogprob
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamUnavailable,
-)
+from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
 from gateway.upstreams.provider_upstream import Provider
 from tests.gateway.fakes import FakeUpstream, Keys, Ledger, serving, words
 
+CHAT = Chat.of([{"role": "user", "content": "Hi"}])
+PARAMETERS = GenerationParameters(max_tokens=16)
 
-def job(**more: Any) -> Job:
-    values: dict[str, Any] = {
-        "request_id": "id",
-        "model": "demo",
-        "messages": ({"role": "user", "content": "Hi"},),
-        "prompts": (),
-        "n": 1,
-        "sampling": Sampling(max_tokens=16),
-        "stream": True,
-        "tenant_class": "batch",
-        "policy": None,
-        "timeout_s": 10.0,
-    }
-    return Job(**{**values, **more})
+
+def job(
+    prompt: Chat | Texts = CHAT,
+    parameters: GenerationParameters = PARAMETERS,
+    *,
+    stream: bool = True,
+    request_id: str = "id",
+    timeout_s: float = 10.0,
+) -> Job:
+    generation = Generation(request_id, prompt, parameters, stream, "batch", None)
+    return Job(generation, request_id, "demo", timeout_s)
 
 
 def ask(url: str, wanted: Job, **more: Any) -> list[Delta]:
@@ -53,36 +53,38 @@ def ask(url: str, wanted: Job, **more: Any) -> list[Delta]:
 @pytest.mark.parametrize("chat", [True, False])
 def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
     monkeypatch.setenv("OTHER_KEY", "good")
-    sampling = Sampling(
+    parameters = GenerationParameters(
         max_tokens=9,
         temperature=0.5,
         top_p=0.9,
         top_k=7,
         min_p=0.1,
         seed=3,
-        stop=("x", "y"),
+        stop_words=("x", "y"),
         presence_penalty=0.25,
         frequency_penalty=0.5,
         repetition_penalty=1.5,
         min_tokens=2,
-        ignore_eos=True,
+        end_id=-1,
         logit_bias={7: -1.0},
-        top_logprobs=1,
+        return_log_probs=True,
+        num_top_log_probs=1,
+        num_return_sequences=2,
     )
     logprobs = [TokenLogprob("a", -0.5, b"a", (TokenLogprob("a", -0.5, b"a"),))]
     other = FakeUpstream([Delta(0, "a", "stop", 1, 5, logprobs), *words("b", "c", index=1)])
-    more: dict[str, Any] = {} if chat else {"messages": None, "prompts": ("one",)}
+    prompt = CHAT if chat else Texts.of(("one",))
     with serving(other, authenticator=Keys()) as gateway:
         deltas = ask(
             gateway.url,
-            job(sampling=sampling, stream=stream, n=2, **more),
+            job(prompt, parameters, stream=stream),
             api_key_env="OTHER_KEY",
             send_service_tier=True,
         )
-    (arrived,) = other.jobs
-    assert arrived.sampling == sampling
+    (arrived,) = (job.generation for job in other.jobs)
+    assert arrived.parameters == parameters
     assert (arrived.n, arrived.stream, arrived.tenant_class) == (2, stream, "batch")
-    assert arrived.prompts == (() if chat else ("one",))
+    assert arrived.prompt == prompt
     texts = {0: "", 1: ""}
     for delta in deltas:
         texts[delta.index] += delta.text
@@ -96,48 +98,62 @@ def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (UpstreamRefused("too long", "messages"), UpstreamRefused),
-        (UpstreamFailed("broken"), UpstreamUnavailable),
-        (UpstreamBusy("full"), UpstreamUnavailable),
+        (InvalidRequestError("too long", "messages"), InvalidRequestError),
+        (GenerationError("broken"), ServerUnavailableError),
+        (ServerBusyError("full"), ServerUnavailableError),
     ],
 )
 def test_what_another_answers_means_here(failure, expected):
     with serving(FakeUpstream([failure])) as gateway, pytest.raises(expected) as caught:
         ask(gateway.url, job())
-    if isinstance(caught.value, UpstreamRefused):
+    if isinstance(caught.value, InvalidRequestError):
         assert caught.value.param == "messages"
 
 
 def test_its_limits_are_its_being_busy_and_its_refusal_of_our_key_its_absence():
     limiter = Ledger(refuse=LimitExceeded("slow down", limit="r", retry_after_s=1))
-    with serving(limiter=limiter) as gateway, pytest.raises(UpstreamBusy, match="slow down"):
+    with serving(limiter=limiter) as gateway, pytest.raises(ServerBusyError, match="slow down"):
         ask(gateway.url, job())
-    with serving(authenticator=Keys()) as gateway, pytest.raises(UpstreamUnavailable):
+    with serving(authenticator=Keys()) as gateway, pytest.raises(ServerUnavailableError):
         ask(gateway.url, job())
 
 
 def test_an_error_in_the_middle_of_its_stream():
-    script = [*words("Hello", reason=""), UpstreamFailed("broken")]
-    with serving(FakeUpstream(script)) as gateway, pytest.raises(UpstreamFailed, match="broken"):
+    script = [*words("Hello", reason=""), GenerationError("broken")]
+    with serving(FakeUpstream(script)) as gateway, pytest.raises(GenerationError, match="broken"):
         ask(gateway.url, job())
 
 
 def test_nobody_there():
-    with pytest.raises(UpstreamUnavailable, match="ConnectError"):
+    with pytest.raises(ServerUnavailableError, match="ConnectError"):
         ask("http://127.0.0.1:1", job())
+
+
+def answer_always(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> None:
+    """Let every provider answer so."""
+    original = httpx.AsyncClient
+
+    def client(**settings: Any) -> httpx.AsyncClient:
+        transport = httpx.MockTransport(lambda request: httpx.Response(status, content=body))
+        return original(**settings, transport=transport)
+
+    monkeypatch.setattr("gateway.upstreams.provider_upstream.httpx.AsyncClient", client)
+
+
+@pytest.mark.parametrize(
+    ("param", "known"), [('"stop"', "stop"), ("null", None), ('["stop"]', None), ("{}", None)]
+)
+def test_what_a_provider_blames_is_a_name_or_nothing(param, known, monkeypatch):
+    body = b'{"error": {"message": "no", "param": %b}}' % param.encode()
+    answer_always(monkeypatch, 400, body)
+    with pytest.raises(InvalidRequestError, match="no") as caught:
+        ask("http://other", job())
+    assert caught.value.param == known
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"choices":[{}]}', b"data: {\n\n"])
 def test_what_is_no_answer_of_openai_s(body, monkeypatch):
-    def respond(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=body)
-
-    original = httpx.AsyncClient
-
-    def client(**settings: Any) -> httpx.AsyncClient:
-        return original(**settings, transport=httpx.MockTransport(respond))
-
-    monkeypatch.setattr("gateway.upstreams.provider_upstream.httpx.AsyncClient", client)
+    answer_always(monkeypatch, 200, body)
     for stream in (False, True):
-        with pytest.raises((UpstreamFailed, UpstreamUnavailable)):
+        with pytest.raises((GenerationError, ServerUnavailableError)):
             ask("http://other", job(stream=stream))

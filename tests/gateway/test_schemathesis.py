@@ -17,9 +17,10 @@ from tests.gateway.fakes import Running, serving
 PROGRAM = ROOT / os.environ.get("CLIENTS_VENV", ".venv-clients") / "bin" / "schemathesis"
 
 
-pytestmark = pytest.mark.skipif(
-    not PROGRAM.exists(), reason="needs `make .venv-clients/.installed`"
-)
+pytestmark = [
+    pytest.mark.clients,
+    pytest.mark.skipif(not PROGRAM.exists(), reason="needs `make .venv-clients/.installed`"),
+]
 
 
 def examine(gateway: Running, folder: Path, *options: str) -> None:

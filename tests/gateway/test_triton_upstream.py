@@ -9,17 +9,19 @@ from typing import Any
 import anyio
 import pytest
 
-from gateway.configuration import TritonSettings
-from gateway.generation import Delta, Job
-from gateway.upstreams.base import (
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamFailed,
-    UpstreamLost,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
+from clients import (
+    ClientError,
+    DeadlineExceededError,
+    GenerationError,
+    InvalidRequestError,
+    ServerBrokenError,
+    ServerBusyError,
+    ServerUnavailableError,
 )
+from contract.errors import RequestTimeoutError
+from contract.parameters import NO_END, GenerationParameters
+from gateway.configuration import TritonSettings
+from gateway.generation import Chat, Delta, Job, Texts
 from gateway.upstreams.triton_upstream import Triton
 from tests.clients.fakes import HANG, Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
@@ -47,20 +49,68 @@ def test_pieces_come_as_the_server_sends_them(server):
     assert received.inputs["priority"].item() == 5
 
 
+def sent(server: FakeTriton, wanted: Job) -> list[dict[str, list[Any]]]:
+    """What the server is asked."""
+    server.script = [text("a", "stop")]
+    asyncio.run(collect(upstream(server), wanted))
+    asked = sorted(server.received, key=lambda received: received.request_id)
+    return [
+        {name: array.reshape(-1).tolist() for name, array in each.inputs.items()} for each in asked
+    ]
+
+
+REPORTS = {
+    "priority": [5],
+    "exclude_input_in_output": [True],
+    "include_stop_str_in_output": [False],
+    "return_num_input_tokens": [True],
+    "return_num_output_tokens": [True],
+    "stream": [True],
+}
+
+
+def test_a_chat_is_asked_as_it_is_encoded(server):
+    chat = Chat.of([{"role": "user", "content": "Où ?"}])
+    assert sent(server, job(chat)) == [
+        {"text_input": [b""], "messages": [chat.encoded], "max_tokens": [16], **REPORTS}
+    ]
+
+
+def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
+    parameters = GenerationParameters(
+        max_tokens=9, seed=-5, stop_words=("x", "y"), logit_bias={7: -1.0}, end_id=NO_END
+    )
+    said = {
+        "max_tokens": [9],
+        "seed": [2**64 - 5],
+        "stop_words": [b"x", b"y"],
+        "embedding_bias_ids": [7],
+        "embedding_bias_weights": [-1.0],
+        "end_id": [-1],
+    }
+    assert sent(server, job(Texts.of(("a", "b")), parameters)) == [
+        {"text_input": [text], **said, **REPORTS} for text in (b"a", b"b")
+    ]
+    assert {each.request_id for each in server.received} == {"id.0", "id.1"}
+
+
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"), UpstreamRefused),
-        (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), UpstreamBusy),
-        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), UpstreamTimeout),
-        (Failure(None, "Exceeds maximum queue size"), UpstreamBusy),
-        (Failure(None, "Server is stopping"), UpstreamUnavailable),
-        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), UpstreamLost),
-        (Failure("INTERNAL", "the engine failed"), UpstreamFailed),
+        (
+            Failure("INVALID_ARGUMENT", "top_p is 2; it must be between 0 and 1"),
+            InvalidRequestError,
+        ),
+        (Failure("UNAVAILABLE", "the queue is full: 64 sequences wait"), ServerBusyError),
+        (Failure("DEADLINE_EXCEEDED", "the request's timeout expired"), DeadlineExceededError),
+        (Failure(None, "Exceeds maximum queue size"), ServerBusyError),
+        (Failure(None, "Server is stopping"), ServerUnavailableError),
+        (Failure(None, "Stub process 'tensorrt_llm_0_0' is not healthy."), ServerBrokenError),
+        (Failure("INTERNAL", "the engine failed"), GenerationError),
     ],
 )
 def test_failures_are_told_apart_however_soon_they_come(
-    server: FakeTriton, failure: Failure, kind: type[UpstreamError]
+    server: FakeTriton, failure: Failure, kind: type[ClientError]
 ) -> None:
     """Python's gRPC loses the status of some calls that end while they are being written."""
     server.script = [failure]
@@ -75,7 +125,7 @@ def test_failures_are_told_apart_however_soon_they_come(
 
 def test_a_deadline_is_the_request_s_own(server):
     server.script = [HANG, text("late", "stop")]
-    with pytest.raises(UpstreamTimeout):
+    with pytest.raises(RequestTimeoutError):
         asyncio.run(collect(upstream(server), job(timeout_s=0.1)))
 
 

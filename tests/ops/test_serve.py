@@ -78,6 +78,8 @@ def serving(repository: Path, log: Path) -> Iterator[Serving]:
     finally:
         process.terminate()
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @pytest.mark.integration

@@ -1,42 +1,47 @@
-"""The C kernels, compiled on first use for the processor that they run on.
+"""The C kernels: libraries that were built ahead, one for each instruction set.
 
-What is compiled is kept in the user's cache. Where there is no C compiler there are no kernels, and
-numpy and ONNX Runtime take their place: right, and slower.
+The best one for this processor is loaded, if it is to the byte what ``lib/digests.json`` lists.
+Where none fits, or the sources have changed since, they are compiled with the machine's C compiler.
+Without a compiler numpy and ONNX Runtime take their place: right, and slower.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 from contract.errors import EngineError
+from python_backend.engine.kernels.kernel_compiler import load_compiled
+from python_backend.engine.kernels.kernel_libraries import (
+    are_current,
+    best_library,
+    load_library,
+    named_library,
+)
 from python_backend.engine.kernels.structures import check_structures
 
-_FOLDER = Path(__file__).parent
-# Vectors are passed to inlined functions only: how a call would pass them is of no matter.
-_FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
-_MARCH = "TRIREME_MARCH"
-"""The variable that names another instruction set than the processor's own, as GCC calls it."""
+KERNELS = "TRIREME_KERNELS"
+"""The variable that names a library in place of the best one, for tests and comparisons; or
+``compiled``, compiled here for this processor, or ``none``."""
+
+KERNEL_CFLAGS = "TRIREME_KERNEL_CFLAGS"
+"""The variable that holds further flags, such as a sanitizer's: the kernels are then compiled here,
+for the instruction set that ``TRIREME_KERNELS`` names or for this processor."""
 
 
 def load_kernels(num_threads: int) -> ctypes.CDLL | None:
-    """The compiled kernels, with so many threads or more to compute with; None without a compiler.
+    """The kernels, with so many threads or more to compute with; None where this machine has none.
 
     Raises:
-        EngineError: There is a compiler, and it fails; the library has other structures than this
-            version; or the threads can't start.
+        EngineError: A library is not the one that was built, has other structures than this
+            version, or is not for this processor; there is a compiler, and it fails; or the
+            threads can't start.
     """
-    library = compile_kernels()
-    if library is None:
+    kernels = _find()
+    if kernels is None:
         return None
-    kernels = _load(library)
+    _check(kernels)
     error = kernels.trireme_threads(ctypes.c_int(num_threads))
     if error:
         raise EngineError(f"the engine's threads can't start: {os.strerror(error)}")
@@ -44,48 +49,25 @@ def load_kernels(num_threads: int) -> ctypes.CDLL | None:
 
 
 @functools.cache
-def _load(library: Path) -> ctypes.CDLL:
-    kernels = ctypes.CDLL(str(library))
+def _check(kernels: ctypes.CDLL) -> None:
     check_structures(kernels)
-    return kernels
 
 
-def compile_kernels() -> Path | None:
-    """The library of all kernels, from the cache where it is there; None without a compiler.
-
-    Raises:
-        EngineError: There is a compiler, and it fails.
-    """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    sources = sorted(_FOLDER.glob("*.[ch]"))
-    flags = (*_FLAGS, f"-march={os.environ.get(_MARCH) or 'native'}")
-    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    key.update(" ".join(flags).encode() + _processor())
-    name = f"kernels-{key.hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
-    if (folder / name).is_file():
-        return folder / name
-    if compiler is None:
+def _find() -> ctypes.CDLL | None:
+    wanted, flags = os.environ.get(KERNELS, ""), os.environ.get(KERNEL_CFLAGS, "")
+    if wanted == "none":
         return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="trireme-"))
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as unfinished:
-        compiled = [str(source) for source in sources if source.suffix == ".c"]
-        command = [compiler, *flags, "-o", unfinished.name, *compiled, "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            Path(unfinished.name).unlink()
-            raise EngineError(f"{compiler} can't compile {_FOLDER}: {done.stderr.strip()}")
-    return Path(unfinished.name).replace(folder / name)
-
-
-def _processor() -> bytes:
-    """What decides what ``-march=native`` means."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return "\n".join(sorted(kept)).encode()
+    if wanted not in ("", "compiled"):
+        library = named_library(wanted)
+        return load_compiled(library.march, flags) if flags else load_library(library)
+    if flags or wanted:
+        return load_compiled(more_flags=flags)
+    best = best_library()
+    if best is None:
+        return load_compiled()
+    if are_current():
+        return load_library(best)
+    compiled = load_compiled()
+    # A library of other sources can't be trusted to agree with this Python, and numpy in its place
+    # would be a slow server that nobody asked for.
+    return load_library(best) if compiled is None else compiled

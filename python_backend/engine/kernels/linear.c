@@ -87,16 +87,18 @@ static void finish(const Linear *linear, int panel, int rows, Epilogue epilogue,
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                   Epilogue epilogue, float *output, int width) {
-    const Tile *all = linear->bits == 8 ? TILES_8 : TILES_4;
+    const TileSet *set = tiles_for(linear->bits, rows);
+    const Tile *all = linear->bits == 8 ? set->tiles_8 : set->tiles_4;
+    tiles_start_thread(set);
     output += (int64_t)first * width;
     int64_t quarter = (int64_t)linear->columns * (PANEL / 4);
     const char *ahead = (const char *)linear->levels + (panel + 1) * quarter * 4;
-    for (int tiles = (rows + MOST_ROWS - 1) / MOST_ROWS; tiles; tiles--) {
+    for (int tiles = (rows + set->most_rows - 1) / set->most_rows; tiles; tiles--) {
         int count = (rows + tiles - 1) / tiles;
         const Tile *tile = all + count - 1;
         float results[MOST_ROWS][PANEL];
         for (int vector = 0; vector < VECTORS; vector += tile->vectors)
-            tile->run(linear, input, first, panel, vector, ahead, results);
+            tile->run(linear, input, first, count, panel, vector, ahead, results);
         finish(linear, panel, count, epilogue, results, output, width);
         ahead += quarter;
         first += count;

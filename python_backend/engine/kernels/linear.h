@@ -7,10 +7,11 @@
 
 #include <stdint.h>
 
-#define HAS_AVX512_VNNI (__AVX512VNNI__ && __AVX512BW__ && __AVX512VL__)
+#define HAS_AVX512 (__AVX512F__ && __AVX512BW__ && __AVX512DQ__ && __AVX512VL__)
+#define HAS_AVX512_VNNI (HAS_AVX512 && __AVX512VNNI__)
 
-/* Whether this processor has the instructions; without them there is no native decoder. */
-#define HAS_LINEAR (HAS_AVX512_VNNI || (__AVX2__ && __FMA__ && __F16C__))
+/* Whether these instructions are enough; without them there is no native decoder. */
+#define HAS_LINEAR (HAS_AVX512 || (__AVX2__ && __FMA__ && __F16C__))
 
 enum {
     PANEL = 64,      /* outputs that are computed together: four vectors of 16 */

@@ -7,9 +7,10 @@
  * multiplication and addition.
  */
 
-#pragma GCC optimize("fp-contract=off")
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 #include "structures.h"
@@ -327,23 +328,24 @@ static int32_t draw_from(const float *row, int64_t size, const Draw *draw) {
 }
 
 typedef struct {
-    const float *logits; /* [rows][size] */
+    const float *logits; /* [..][size] */
     int64_t size;
-    const Draw *draws;   /* [rows] */
-    int32_t *tokens;     /* [rows] */
+    const int32_t *rows; /* [chosen] */
+    const Draw *draws;   /* [chosen] */
+    int32_t *tokens;     /* [chosen] */
 } Choice;
 
-static void choose_row(const void *context, int row) {
+static void choose_row(const void *context, int index) {
     const Choice *choice = context;
-    choice->tokens[row] =
-        draw_from(choice->logits + row * choice->size, choice->size, &choice->draws[row]);
+    const float *row = choice->logits + choice->rows[index] * choice->size;
+    choice->tokens[index] = draw_from(row, choice->size, &choice->draws[index]);
 }
 
-/* A token for each of many rows. */
-void trireme_choose(const float *logits, int rows, int64_t size, const Draw *draws,
-                    int32_t *tokens) {
-    Choice choice = {logits, size, draws, tokens};
-    each_row(choose_row, &choice, rows, size);
+/* A token for each of some rows. */
+void trireme_choose(const float *logits, int64_t size, const int32_t *rows, int chosen,
+                    const Draw *draws, int32_t *tokens) {
+    Choice choice = {logits, size, rows, draws, tokens};
+    each_row(choose_row, &choice, chosen, size);
 }
 
 /* ---- how likely tokens are ------------------------------------------------------------------- */

@@ -23,7 +23,8 @@ static struct {
     pthread_mutex_t turn; /* engines of one process take turns */
     TriremeUnit run;
     const void *context;
-    int units, workers;
+    int units;
+    atomic_int workers;                  /* written in turn, read by anybody */
     _Alignas(64) atomic_int next;       /* the first unit that nobody took */
     _Alignas(64) atomic_uint generation; /* counts regions */
     _Alignas(64) atomic_uint busy;       /* workers that have not ended this region */

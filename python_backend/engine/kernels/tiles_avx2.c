@@ -1,16 +1,16 @@
-/* Tiles for AVX2, with VNNI where the processor has it.
+/* Tiles for AVX2, with VNNI where the instruction set has it.
  *
  * Vectors have eight lanes here; tiles count them in pairs of 16 outputs, as everybody else does.
  */
 
 #include "tiles.h"
 
-#if HAS_LINEAR && !HAS_AVX512_VNNI
+#if HAS_LINEAR && !HAS_AVX512
 
 #include <immintrin.h>
 #include <string.h>
 
-enum { GROUP = INT4_GROUP, HALF = LANES / 2, HALVES = 2 * VECTORS };
+enum { GROUP = INT4_GROUP, ROWS = 6, HALF = LANES / 2, HALVES = 2 * VECTORS };
 
 INLINE __m256i four_bytes(const void *from) {
     int32_t four;
@@ -19,19 +19,27 @@ INLINE __m256i four_bytes(const void *from) {
 }
 
 /* Products of four bytes a lane are added to sums. Both ways are exact. */
-#if __AVXVNNI__
+#if __AVXVNNI__ || (__AVX512VNNI__ && __AVX512VL__)
+
+#define NAME "AVX-VNNI"
 
 enum { OFFSET = 128 }; /* that weights in 8 bits still have */
 
 INLINE __m256i add_8(__m256i sums, __m256i weights, __m256i levels) {
+#if __AVXVNNI__
     return _mm256_dpbusd_avx_epi32(sums, weights, levels);
+#else
+    return _mm256_dpbusd_epi32(sums, weights, levels); /* the same, as AVX-512 has it */
+#endif
 }
 INLINE __m256i add_4(__m256i sums, __m256i weights, __m256i levels) {
-    return _mm256_dpbusd_avx_epi32(sums, weights, levels);
+    return add_8(sums, weights, levels);
 }
 INLINE __m256i group_sums(__m256i sums) { return sums; }
 
 #else
+
+#define NAME "AVX2"
 
 enum { OFFSET = 0 };
 
@@ -56,7 +64,7 @@ INLINE __m256i group_sums(__m256i sums) {
 INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
     int halves = 2 * vectors;
-    __m256i sums[MOST_ROWS * HALVES];
+    __m256i sums[ROWS * HALVES];
     for (int i = 0; i < rows * halves; i++) sums[i] = _mm256_setzero_si256();
     int64_t columns = linear->columns;
     const int8_t *levels = input->levels + first * columns;
@@ -90,7 +98,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     const __m256i low = _mm256_set1_epi8(15);
     int halves = 2 * vectors;
     int64_t columns = linear->columns, groups = columns / GROUP;
-    __m256 totals[MOST_ROWS * HALVES];
+    __m256 totals[ROWS * HALVES];
     for (int i = 0; i < rows * halves; i++) totals[i] = _mm256_setzero_ps();
     const int8_t *levels = input->levels + first * columns;
     const float *row_scales = input->scales + first * groups;
@@ -100,7 +108,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
         (const uint16_t *)linear->scales + panel * groups * PANEL + vector * LANES;
     const uint8_t *zeros = linear->zeros + panel * groups * PANEL / 2;
     for (int64_t group = 0; group < groups; group++) {
-        __m256i sums[MOST_ROWS * HALVES];
+        __m256i sums[ROWS * HALVES];
         for (int i = 0; i < rows * halves; i++) sums[i] = _mm256_setzero_si256();
         for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL, levels += 8) {
             __m256i even[HALVES], odd[HALVES];
@@ -161,11 +169,12 @@ TILE(tile_4, 4, 1)
 TILE(tile_4, 5, 1)
 TILE(tile_4, 6, 1)
 
-const Tile TILES_8[] = {{tile_8_1, 4}, {tile_8_2, 2}, {tile_8_3, 1},
-                        {tile_8_4, 1}, {tile_8_5, 1}, {tile_8_6, 1}};
-const Tile TILES_4[] = {{tile_4_1, 2}, {tile_4_2, 1}, {tile_4_3, 1},
-                        {tile_4_4, 1}, {tile_4_5, 1}, {tile_4_6, 1}};
+static const Tile TILES_8[ROWS] = {{tile_8_1, 4}, {tile_8_2, 2}, {tile_8_3, 1},
+                                   {tile_8_4, 1}, {tile_8_5, 1}, {tile_8_6, 1}};
+static const Tile TILES_4[ROWS] = {{tile_4_1, 2}, {tile_4_2, 1}, {tile_4_3, 1},
+                                   {tile_4_4, 1}, {tile_4_5, 1}, {tile_4_6, 1}};
 
-const char *trireme_instructions(void) { return OFFSET ? "AVX-VNNI" : "AVX2"; }
+const TileSet AVX2_TILES = {
+    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles_8 = TILES_8, .tiles_4 = TILES_4};
 
 #endif

@@ -1,17 +1,57 @@
-/* Tiles for AVX-512 with VNNI. */
+/* Tiles for AVX-512, with VNNI where the instruction set has it. */
 
 #include "tiles.h"
 
-#if HAS_AVX512_VNNI
+#if HAS_AVX512
 
 #include "integers.h"
 
-enum { GROUP = INT4_GROUP };
+enum { GROUP = INT4_GROUP, ROWS = 6, SUMS = ROWS * VECTORS };
+
+/* Products of four bytes a lane are added to sums, exactly, as tiles_avx2.c says. */
+#if HAS_AVX512_VNNI
+
+#define NAME "AVX-512 VNNI"
+
+enum {
+    OFFSET = 128, /* that weights in 8 bits still have */
+    WIDE = 4,     /* vectors of a tile with many rows of them: what registers hold */
+};
+
+INLINE __m512i add_8(__m512i sums, __m512i weights, __m512i levels) {
+    return _mm512_dpbusd_epi32(sums, weights, levels);
+}
+INLINE __m512i add_4(__m512i sums, __m512i weights, __m512i levels) {
+    return _mm512_dpbusd_epi32(sums, weights, levels);
+}
+INLINE __m512i group_sums(__m512i sums) { return sums; }
+
+#else
+
+#define NAME "AVX-512"
+
+enum { OFFSET = 0, WIDE = 2 };
+
+INLINE __m512i add_8(__m512i sums, __m512i weights, __m512i levels) {
+    __m512i weight = _mm512_xor_si512(weights, _mm512_set1_epi8((char)128));
+    __m512i signed_levels = _mm512_mask_sub_epi8(levels, _mm512_movepi8_mask(weight),
+                                                 _mm512_setzero_si512(), levels);
+    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weight), signed_levels);
+    return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+INLINE __m512i add_4(__m512i sums, __m512i weights, __m512i levels) {
+    return _mm512_add_epi16(sums, _mm512_maddubs_epi16(weights, levels));
+}
+INLINE __m512i group_sums(__m512i sums) {
+    return _mm512_madd_epi16(sums, _mm512_set1_epi16(1));
+}
+
+#endif
 
 /* Of a panel in 8 bits. */
 INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
-    __m512i sums[24];
+    __m512i sums[SUMS];
     for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
     int64_t columns = linear->columns;
     const int8_t *low = input->levels + (int64_t)first * columns, *high = low + 3 * columns;
@@ -25,13 +65,13 @@ INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int ro
         for (int row = 0; row < rows; row++) {
             __m512i a = four_of_row(low, high, columns, row);
             for (int v = 0; v < vectors; v++)
-                sums[row * vectors + v] = _mm512_dpbusd_epi32(sums[row * vectors + v], w[v], a);
+                sums[row * vectors + v] = add_8(sums[row * vectors + v], w[v], a);
         }
     }
     const float *scales = (const float *)linear->scales + panel * PANEL + vector * LANES;
     for (int row = 0; row < rows; row++) {
         __m512 scale = _mm512_set1_ps(input->scales[first + row]);
-        __m512i offset = _mm512_set1_epi32(128 * (int32_t)input->sums[first + row]);
+        __m512i offset = _mm512_set1_epi32(OFFSET * (int32_t)input->sums[first + row]);
         for (int v = 0; v < vectors; v++) {
             __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[row * vectors + v], offset));
             sum = _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_loadu_ps(scales + v * LANES));
@@ -46,7 +86,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     (void)ahead;
     const __m512i low = _mm512_set1_epi8(15);
     int64_t columns = linear->columns, groups = columns / GROUP;
-    __m512 totals[24];
+    __m512 totals[SUMS];
     for (int i = 0; i < rows * vectors; i++) totals[i] = _mm512_setzero_ps();
     const int8_t *low_rows = input->levels + (int64_t)first * columns;
     const int8_t *high_rows = low_rows + 3 * columns;
@@ -57,7 +97,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
         (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
     const uint8_t *zeros = linear->zeros + (int64_t)panel * groups * PANEL / 2;
     for (int64_t group = 0; group < groups; group++) {
-        __m512i sums[24];
+        __m512i sums[SUMS];
         for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
         for (int k = 0; k < GROUP; k += 8, weights += 4 * PANEL, low_rows += 8, high_rows += 8) {
             __m512i even[VECTORS], odd[VECTORS];
@@ -71,8 +111,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
                 __m512i b = four_of_row(low_rows + 4, high_rows + 4, columns, row);
                 for (int v = 0; v < vectors; v++) {
                     __m512i sum = sums[row * vectors + v];
-                    sum = _mm512_dpbusd_epi32(sum, even[v], a);
-                    sums[row * vectors + v] = _mm512_dpbusd_epi32(sum, odd[v], b);
+                    sum = add_4(sum, even[v], a);
+                    sums[row * vectors + v] = add_4(sum, odd[v], b);
                 }
             }
         }
@@ -92,7 +132,7 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
             __m512 row_sum = _mm512_set1_ps(row_sums[row * groups + group]);
             for (int v = 0; v < vectors; v++) {
                 int i = row * vectors + v;
-                __m512 sum = _mm512_cvtepi32_ps(sums[i]);
+                __m512 sum = _mm512_cvtepi32_ps(group_sums(sums[i]));
                 sum = _mm512_fnmadd_ps(zero[v], row_sum, sum); /* exact: below 2 to the 24 */
                 sum = _mm512_mul_ps(sum, row_scale);
                 totals[i] = _mm512_fmadd_ps(sum, scale[v], totals[i]);
@@ -108,10 +148,10 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
 
 TILE(tile_8, 1, 4)
 TILE(tile_8, 2, 4)
-TILE(tile_8, 3, 4)
-TILE(tile_8, 4, 4)
-TILE(tile_8, 5, 4)
-TILE(tile_8, 6, 4)
+TILE(tile_8, 3, WIDE)
+TILE(tile_8, 4, WIDE)
+TILE(tile_8, 5, WIDE)
+TILE(tile_8, 6, WIDE)
 TILE(tile_4, 1, 4)
 TILE(tile_4, 2, 4)
 TILE(tile_4, 3, 2)
@@ -119,11 +159,12 @@ TILE(tile_4, 4, 2)
 TILE(tile_4, 5, 2)
 TILE(tile_4, 6, 2)
 
-const Tile TILES_8[] = {{tile_8_1, 4}, {tile_8_2, 4}, {tile_8_3, 4},
-                        {tile_8_4, 4}, {tile_8_5, 4}, {tile_8_6, 4}};
-const Tile TILES_4[] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
-                        {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
+static const Tile TILES_8[ROWS] = {{tile_8_1, 4},    {tile_8_2, 4},    {tile_8_3, WIDE},
+                                   {tile_8_4, WIDE}, {tile_8_5, WIDE}, {tile_8_6, WIDE}};
+static const Tile TILES_4[ROWS] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
+                                   {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
 
-const char *trireme_instructions(void) { return "AVX-512 VNNI"; }
+const TileSet AVX512_TILES = {
+    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles_8 = TILES_8, .tiles_4 = TILES_4};
 
 #endif

@@ -54,6 +54,15 @@ def test_an_engine_agrees_with_what_it_says_itself_and_not_with_anything(model):
     assert subject.agreement(SUITE, changed) < 0.5
 
 
+def test_an_answer_is_scored_up_to_the_end_of_the_context(tmp_path):
+    folder = make_model(tmp_path / "tiny")
+    build_engine(folder, folder / "engine", "fp32", context_length=24)
+    subject = Subject(folder / "engine")
+    suite = Suite("long", (Item("One. ", "two three " * 20),), False, 8)
+    (prompt,) = subject.prompts(suite)
+    assert len(subject.log_probs(suite)) == 24 - len(prompt)
+
+
 def report(**changes: float) -> QualityReport:
     figures = {"perplexity": 10.0, "accuracy": 0.9, "agreement": 0.95, **changes}
     return QualityReport(

@@ -125,5 +125,5 @@ def test_settings_that_do_not_go_together_are_named(assignments, message):
 
 
 def test_the_release_of_modelopt_is_the_one_that_is_installed():
-    pins = (Path(__file__).parents[3] / "requirements" / "modelopt.txt").read_text().splitlines()
-    assert f"nvidia-modelopt=={MODELOPT}" in pins
+    lock = (Path(__file__).parents[3] / "requirements" / "modelopt.txt").read_text()
+    assert f"\nnvidia-modelopt=={MODELOPT} \\\n" in lock

@@ -92,9 +92,83 @@ async def test_what_the_reserve_has_no_room_for_is_written_later(disk, settings,
     assert report.events["begin"] == report.events["end"]
 
 
+async def begin_and_fill(log: FileAuditLog, disk: Path, count: int) -> None:
+    for number in range(count):
+        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+    fill(disk)
+
+
+async def end_until_told(log: FileAuditLog, count: int) -> int:
+    """End requests until one is not on disk; return how many were ended, it included."""
+    for number in range(count):
+        try:
+            await log.append(record(f"running-{number}"))
+        except AuditUnavailable:
+            return number + 1
+    raise AssertionError("the disk and the reserve are not full")
+
+
+async def test_the_first_to_find_no_room_stops_intake_whoever_it_is(disk, settings):
+    log = FileAuditLog.open(settings)
+    await begin_and_fill(log, disk, 60)
+    await log.check()
+    ended = await end_until_told(log, 60)
+    assert ended > 10  # in the space of the reserve
+    with pytest.raises(AuditUnavailable):
+        await log.check()
+    with pytest.raises(AuditUnavailable):
+        log.begin("late", 1.0, principal(), "demo")
+    (disk / "filler").unlink()
+    await log.close()
+
+
+async def test_a_change_that_finds_no_room_is_told_and_stops_intake(disk, settings, verified):
+    log = FileAuditLog.open(settings)
+    fill(disk)
+    for number in range(100):
+        try:
+            await log.change("ada", "keys.revoke", f"k{number}")
+        except AuditUnavailable:
+            break
+    with pytest.raises(AuditUnavailable):
+        await log.check()
+    (disk / "filler").unlink()
+    await log.close()
+    [report] = verified()
+    assert (report.problems, report.events["change"]) == ([], number)
+
+
+async def test_what_waits_in_memory_keeps_its_place_before_what_comes_later(
+    disk, settings, verified
+):
+    log = FileAuditLog.open(settings)
+    await begin_and_fill(log, disk, 60)
+    ended = await end_until_told(log, 60)
+    (disk / "filler").unlink()
+    with pytest.raises(AuditUnavailable):  # it has room, but what comes before isn't written
+        await log.append(record(f"running-{ended}"))
+    await log.close()  # and what waits is written
+    [report] = verified()
+    assert report.problems == []
+    ends = [line["request_id"] for line in lines(settings.directory) if line["event"] == "end"]
+    assert ends == [f"running-{number}" for number in range(ended + 1)]
+
+
+async def test_a_process_ends_though_the_disk_stays_full(disk, settings, verified, caplog):
+    log = FileAuditLog.open(settings)
+    await begin_and_fill(log, disk, 60)
+    ended = await end_until_told(log, 60)
+    fill(disk)  # the reserve, too
+    await asyncio.wait_for(log.close(), 20)
+    assert "audit records are lost" in caplog.text
+    [report] = verified()
+    assert (report.problems, report.events["end"]) == ([], ended - 1)
+
+
 async def test_as_set_it_serves_unaudited_and_says_how_many(disk, settings, verified):
     log = FileAuditLog.open(settings.model_copy(update={"when_unavailable": "serve"}))
     await serve(log, "before")
+    full = time.time()
     fill(disk)
     for number in range(200):
         await log.check()
@@ -111,6 +185,20 @@ async def test_as_set_it_serves_unaudited_and_says_how_many(disk, settings, veri
     [gap] = [line for line in lines(settings.directory) if line["event"] == "gap"]
     assert gap["lost"] + report.events["end"] == 202
     assert gap["lost"] > 100
+    assert full <= gap["since"] <= gap["time"] <= time.time()
+
+
+async def test_what_was_served_unaudited_is_told_though_the_process_ends(disk, settings, verified):
+    log = FileAuditLog.open(settings.model_copy(update={"when_unavailable": "serve"}))
+    fill(disk)
+    for number in range(200):
+        await serve(log, f"r{number}")
+    (disk / "filler").unlink()
+    await log.close()  # before the log was tried again
+    [report] = verified()
+    assert report.problems == []
+    [gap] = [line for line in lines(settings.directory) if line["event"] == "gap"]
+    assert gap["lost"] + report.events["end"] == 200
 
 
 async def test_a_process_that_ends_gives_its_reserve_back(disk, settings):

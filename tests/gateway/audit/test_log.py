@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_request_is_written_down_without_its_text(settings, verified):
+    opened = time.time()
     log = FileAuditLog.open(settings)
     await log.check()
     await serve(log, "r1", "acme")
@@ -31,9 +32,36 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
     text = b"".join(path.read_bytes() for path in settings.directory.rglob("*.jsonl")).decode()
     assert not any(word in text for word in (PROMPT, ANSWER, "quick", "lazy"))
     header, start, begin, end, _, other = lines(settings.directory)
-    assert (header["event"], start["event"], begin["event"]) == ("segment", "start", "begin")
     key = AuditKeys.load(key_path(settings)).current
-    del end["mac"]
+    for line in (header, start, begin, end):
+        del line["mac"]
+    assert header == {
+        "n": 0,
+        "event": "segment",
+        "time": pytest.approx(opened, abs=60),
+        "writer": writers(settings.directory)[0].name,
+        "segment": 0,
+        "key": key.fingerprint,
+        "previous": "0" * 64,
+        "open": [],
+    }
+    assert start == {
+        "n": 1,
+        "event": "start",
+        "time": pytest.approx(opened, abs=60),
+        "process": os.getpid(),
+        "dropped_bytes": 0,
+    }
+    assert begin == {
+        "n": 2,
+        "event": "begin",
+        "time": 1_800_000_000.0,
+        "request_id": "r1",
+        "tenant": "acme",
+        "application": "chat",
+        "key_id": "k1",
+        "model": "demo",
+    }
     assert end == {
         "n": 3,
         "event": "end",
@@ -60,6 +88,18 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
     assert other["prompt_digest"] not in (end["prompt_digest"], None)
     [report] = verified()
     assert (report.problems, report.lines) == ([], 6)
+
+
+async def test_a_text_that_is_empty_has_no_digest(settings):
+    log = FileAuditLog.open(settings)
+    for texts in (("", ANSWER), (PROMPT, "")):
+        await log.begin("r", 1.0, principal(), "demo")
+        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]))
+    await log.close()
+    ends = [line for line in lines(settings.directory) if line["event"] == "end"]
+    there = [(bool(each["prompt_digest"]), bool(each["answer_digest"])) for each in ends]
+    assert there == [(False, True), (True, False)]
+    assert ends[0]["prompt_digest"] is ends[1]["answer_digest"] is None
 
 
 async def test_what_is_private_is_for_its_owner(settings):
@@ -117,6 +157,22 @@ async def test_segments_follow_each_other(settings, verified):
     assert all([each["request_id"] for each in line["open"]] == ["long"] for line in headers[1:])
 
 
+async def test_segments_follow_each_other_across_processes(settings, verified):
+    small = settings.model_copy(update={"segment_bytes": 4096})
+    for life in range(3):
+        log = FileAuditLog.open(small)
+        for number in range(12):
+            await serve(log, f"r{life}-{number}")
+        await log.close()
+    [folder] = writers(settings.directory)
+    numbers = [segment.number for segment in segments(folder)]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 4
+    [report] = verified()
+    assert report.problems == []
+    assert (report.events["start"], report.events["end"]) == (3, 36)
+
+
 async def test_a_day_has_segments_of_its_own(settings, verified, monkeypatch):
     log = FileAuditLog.open(settings)
     await serve(log, "r1")
@@ -156,9 +212,35 @@ async def test_ids_that_come_twice_are_kept_apart(settings):
 async def test_a_change_by_an_administrator_is_written_down(settings):
     log = FileAuditLog.open(settings)
     await log.change("ada", "keys.revoke", "k1", {"tenant": "acme"})
+    await log.change("ada", "keys.revoke", "k2")
     await log.close()
-    change = list(lines(settings.directory))[-1]
-    assert (change["actor"], change["action"], change["subject"]) == ("ada", "keys.revoke", "k1")
+    change, other = list(lines(settings.directory))[-2:]
+    assert {**change, "mac": None} == {
+        "n": 2,
+        "event": "change",
+        "time": pytest.approx(time.time(), abs=60),
+        "actor": "ada",
+        "action": "keys.revoke",
+        "subject": "k1",
+        "details": {"tenant": "acme"},
+        "mac": None,
+    }
+    assert other["details"] == {}
+
+
+async def test_a_change_is_on_disk_when_it_is_told(settings, monkeypatch):
+    log = FileAuditLog.open(settings)
+    synced = []
+    fdatasync = os.fdatasync
+
+    def sync(descriptor):
+        fdatasync(descriptor)
+        synced.append(events(settings.directory)[-1])
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    await log.change("ada", "keys.revoke", "k1")
+    assert synced == ["change"]
+    await log.close()
 
 
 WRITE = """
@@ -190,19 +272,18 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     begun: set[str] = set()
     answered: set[str] = set()
     for life in range(3):
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WRITE, str(settings.directory), str(life)],
             stdout=subprocess.PIPE,
             text=True,
-        )
-        assert process.stdout is not None
-        for number, line in enumerate(process.stdout):
-            what, _, request_id = line.strip().partition(" ")
-            if line.endswith("\n"):
-                {"begun": begun, "answered": answered}[what].add(request_id)
-            if number == 600:
-                process.send_signal(signal.SIGKILL)
-        process.wait()
+        ) as process:
+            assert process.stdout is not None
+            for number, line in enumerate(process.stdout):
+                what, _, request_id = line.strip().partition(" ")
+                if line.endswith("\n"):
+                    {"begun": begun, "answered": answered}[what].add(request_id)
+                if number == 600:
+                    process.send_signal(signal.SIGKILL)
     await FileAuditLog.open(settings).close()
     [report] = verified()
     assert report.problems == []
@@ -214,6 +295,13 @@ async def test_nothing_that_was_answered_is_lost_by_kill_9(settings, verified):
     assert answered <= set(written["end"])
     # Each that began has one end or another, and exactly one.
     assert sorted(written["begin"]) == sorted(written["end"] + written["interrupted"])
+    said = {fields["n"]: fields for fields in lines(settings.directory)}
+    for fields in said.values():
+        if fields["event"] == "interrupted":  # it says all that its beginning said
+            begin = said[fields["begun"]]
+            changed = {name: fields[name] for name in ("n", "event", "begun", "mac")}
+            assert fields == {**begin, **changed}
+            assert begin["event"] == "begin"
     assert 3 <= len(written["interrupted"]) <= 3 * (1 + 16)
     assert len(answered) > 300
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.audit.audit_segments import segments, writers
 from gateway.audit.audit_settings import AuditSettings
-from gateway.audit.chain import Link, read
+from gateway.audit.chain import START, Link, read
 from gateway.audit.keys import AuditKey, AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.verification import heads, verify
@@ -57,6 +58,38 @@ def test_what_was_not_touched_is_whole(log):
     assert len(only(log)) > 3
 
 
+def test_a_report_says_what_there_is(log):
+    found = list(lines(log.directory))
+    [report] = verify(log.directory, AuditKeys.load(key_path(log)))
+    [(writer, head)] = heads(log.directory).items()
+    assert (report.writer, report.first, report.last) == (writer, START, head)
+    assert head == Link(found[-1]["n"], found[-1]["mac"])
+    assert report.lines == len(found) == head.sequence + 1
+    assert report.events == Counter(line["event"] for line in found)
+    assert report.events["end"] == report.events["begin"] == 24
+    assert verify(log.directory / "none", AuditKeys.load(key_path(log))) == []
+
+
+def test_every_chain_has_a_report(log):
+    async def write() -> None:
+        first, second = FileAuditLog.open(log), FileAuditLog.open(log)
+        await serve(second, "r")
+        await first.close()
+        await second.close()
+
+    asyncio.run(write())
+    keys = AuditKeys.load(key_path(log))
+    anchors = heads(log.directory)
+    reports = verify(log.directory, keys, anchors)
+    assert [(each.writer, each.last) for each in reports] == sorted(anchors.items())
+    assert [each.problems for each in reports] == [[], []]
+    first, second = sorted(anchors)
+    ahead = {**anchors, second: Link(anchors[second].sequence + 1, ""), "another": START}
+    found = {each.writer: each.problems for each in verify(log.directory, keys, ahead)}
+    assert found.pop(first) == []
+    assert [len(each) for each in found.values()] == [1, 1]
+
+
 @given(st.data())
 @settings(max_examples=150)
 def test_no_byte_can_be_changed(made, data):
@@ -101,6 +134,26 @@ def test_one_change_is_told_as_one(log):
     [problem] = problems(log)
     number = 1 + [b'"status":500' in line for line in path.read_bytes().splitlines()].index(True)
     assert problem == f"{path}:{number} was changed, or the line before it was"
+
+
+def test_a_line_that_is_none_is_told_and_what_follows_it_verifies(log):
+    path = only(log)[1]
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*whole[:2], b"garbage\n", *whole[3:]]))
+    assert problems(log) == [
+        f"{path}:3 is not a sealed line",
+        f"{path}:4 was changed, or the line before it was",
+    ]
+
+
+def test_a_segment_whose_first_line_is_none_is_told_once(log):
+    paths = only(log)
+    whole = paths[1].read_bytes().splitlines(keepends=True)
+    paths[1].write_bytes(b"".join([b"garbage\n", *whole[1:]]))
+    found = problems(log)
+    assert found[0] == f"{paths[1]}:1 is not a sealed line"
+    assert all(each.startswith(f"{paths[2]}:1 is number") for each in found[1:])
+    assert len(found) == 2
 
 
 def test_without_the_key_nothing_can_be_forged(log, tmp_path):

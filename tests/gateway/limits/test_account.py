@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
@@ -7,6 +9,16 @@ import pytest
 from gateway.limits.account import Period
 
 
+@pytest.fixture(params=["EAST-14", "WEST+11"])
+def _far_from_utc(request, monkeypatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_from_utc")
 @pytest.mark.parametrize(
     ("moment", "day", "month", "day_rest_s", "month_rest_s"),
     [

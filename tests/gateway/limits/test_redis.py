@@ -191,6 +191,7 @@ async def test_a_killed_processes_requests_stop_running_and_a_living_ones_do_not
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     await until(lambda: limiter.reserve(PRINCIPAL, "m", 1, 1), LimitExceeded)
     await store.close()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,33 @@ def test_what_is_taken_back_makes_room():
     window.advance(161)
     window.take_back(100, 2)
     assert (window.total, window.reset_s(161)) == (0, 0)
+
+
+def test_what_is_a_minute_old_counts_no_more():
+    window = Window()
+    for second, amount in ((100, 7), (130, 3)):
+        window.add(second, amount)
+    seen = []
+    for now in (160.9, 161, 190.9, 191):
+        window.advance(now)
+        seen.append((window.total, round(window.reset_s(now), 3)))
+    assert seen == [(10, 30.1), (3, 30), (3, 0.1), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("amount", "wait_s"), [(1, 0), (2, 36), (3, 36), (4, 46), (5, 46), (6, 56)]
+)
+def test_the_wait_is_until_enough_of_the_oldest_has_gone(amount, wait_s):
+    window = Window()
+    for second in (100, 110, 120):
+        window.add(second, 2)
+    assert window.wait_s(125, 7, amount) == wait_s
+
+
+def test_what_is_nothing_makes_nobody_wait():
+    window = Window()
+    window.add(100, 0)
+    assert (window.total, window.reset_s(100)) == (0, 0)
 
 
 def test_what_is_more_than_the_limit_never_fits():

@@ -58,7 +58,7 @@ def kernel(
     smoothing: NDArray[np.float32] | None = None,
 ) -> KernelAttention:
     kernels = load_kernels(threads)
-    assert kernels is not None, "these tests need a C compiler"
+    assert kernels is not None, "these tests need kernels"
     layers = layers or [plain(layout)] * layout.num_layers
     turned = rotary(max(each.rotary_dim for each in layers))
     return KernelAttention(kernels, layout, pool, turned, layers, smoothing)

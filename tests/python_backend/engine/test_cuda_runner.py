@@ -196,10 +196,10 @@ def test_blocks_are_as_large_as_flash_attention_wants(head_dim: int, tokens: int
 def test_the_budget_is_what_is_allocated(
     load: Callable[..., OnnxEngine], device: ReferenceDevice
 ) -> None:
-    engine = load(blocks=5, max_sequences=4)
+    engine = load(blocks=5, max_sequences=4, spare_rows=3)
     assert engine.scheduler.pool.num_blocks == 5
     assert engine.kv_cache_resident_bytes == 5 * engine.layout.block_bytes
-    logits_bytes = 4 * VOCAB * 4
+    logits_bytes = (4 + 3) * VOCAB * 4
     assert device.allocated_bytes == engine.kv_cache_resident_bytes + logits_bytes
     with pytest.raises(EngineError, match="the KV cache has 65535 bytes; 256 tokens take 65536"):
         load(blocks=0)

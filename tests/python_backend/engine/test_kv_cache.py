@@ -10,7 +10,7 @@ import pytest
 
 from contract.errors import EngineError
 from python_backend.engine.attention import BLOCK_TOKENS, Layout
-from python_backend.engine.kv_cache import BlockPool, KVMemory, chain
+from python_backend.engine.kv_cache import BlockPool, KVMemory, chain, root
 
 
 def test_blocks_are_taken_and_given_back() -> None:
@@ -62,6 +62,52 @@ def test_the_same_content_is_remembered_once() -> None:
     pool.remember(one, digest)
     pool.remember(two, digest)
     assert pool.release([one, two]) == [two]
+
+
+def test_a_shared_block_is_used_until_the_last_gives_it_back() -> None:
+    pool = BlockPool(2)
+    blocks = pool.take(1)
+    pool.remember(blocks[0], *digests(1))
+    assert pool.find(digests(1, 2)) == blocks
+    assert pool.release(blocks) == []
+    assert (pool.num_used, pool.num_available, pool.num_cached) == (1, 1, 0)
+    assert pool.take(1) != blocks
+    with pytest.raises(IndexError):
+        pool.take(1)
+    assert pool.release(blocks) == []
+    assert (pool.num_used, pool.num_available, pool.num_cached) == (1, 1, 1)
+
+
+def test_a_block_is_known_by_one_content() -> None:
+    pool = BlockPool(1)
+    blocks = pool.take(1)
+    first, second = digests(1, 2)
+    pool.remember(blocks[0], first)
+    pool.remember(blocks[0], second)
+    assert pool.find([second]) == []
+    pool.release(blocks)
+    pool.take(1)  # and something else is written there
+    assert pool.find([first]) == pool.find([second]) == []
+
+
+def test_a_block_is_free_where_nobody_uses_it_and_it_holds_nothing_of_use() -> None:
+    pool = BlockPool(3)
+    assert all(pool.is_free(block) for block in range(3))
+    known, unknown = pool.take(2)
+    pool.remember(known, *digests(1))
+    assert [block for block in range(3) if pool.is_free(block)] == list(
+        {0, 1, 2} - {known, unknown}
+    )
+    pool.release([known, unknown])
+    assert (pool.is_free(known), pool.is_free(unknown)) == (False, True)
+    pool.release(pool.take(3))
+    assert pool.is_free(known)
+
+
+def test_a_digest_is_of_16_bytes_and_a_salt_has_a_root_of_its_own() -> None:
+    (digest,) = digests(1)
+    assert len(digest) == len(root(b"acme")) == 16
+    assert len({root(b""), root(b"acme"), root(b"globex"), digest}) == 4
 
 
 def resident_bytes() -> int:

@@ -17,25 +17,25 @@ from python_backend.engine.engine_config import EngineConfig, Precision
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
+from tests.python_backend.engine import instruction_sets
 
 VOCAB = 101
 PARAMS = SamplingParams(max_tokens=6)
+NAMES = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx2": "AVX2",
+}
 # Neither the hidden size nor the MLP is a multiple of the kernels' groups of 32 or panels of 64.
 ODD = {"hidden_size": 48, "intermediate_size": 88, "head_dim": 16}
 
 
-@pytest.fixture(params=["native", "haswell"])
+@pytest.fixture(params=instruction_sets.parameters(native_decoder=True))
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the kernels are compiled for: this processor, and one with AVX2 alone."""
-    march = str(request.param)
-    if march == "haswell" and not {"avx2", "fma", "f16c", "bmi2"} <= _flags():
-        pytest.skip("this processor has no AVX2")
-    monkeypatch.setenv("TRIREME_MARCH", march)
-    return march
-
-
-def _flags() -> set[str]:
-    return set(Path("/proc/cpuinfo").read_text().split())
+    """The library of kernels: each that this processor can run."""
+    monkeypatch.setenv("TRIREME_KERNELS", str(request.param))
+    return str(request.param)
 
 
 def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path:
@@ -64,7 +64,7 @@ def logits_of(
 
     def run(work):
         logits = compute(work)
-        chosen = [each.sequence for each in work if each.samples]
+        chosen = [each.sequence for each in work if each.num_chosen]
         for sequence, row in zip(chosen, logits, strict=True):
             found[sequence.prompt.tobytes()].append(row.copy())
         return logits
@@ -119,22 +119,22 @@ def test_logits_are_the_same_bits_in_any_company_on_any_threads(
 
 def test_its_name_says_the_instructions(tmp_path: Path, instructions: str) -> None:
     engine = load(build(tmp_path, "llama", "int8"))
-    if instructions == "haswell":
-        assert engine.runner.name == "native decoder (AVX2)"
+    assert engine.runner.name == f"native decoder ({NAMES[instructions]})"
+    if instructions == "avx512_vnni":
+        assert engine.layout.kv_dtype == "int8"
+    else:
         assert engine.layout.kv_dtype == "float32"
         with pytest.raises(EngineError, match=r"kv_cache_dtype int8 needs .* AVX-512 VNNI"):
             OnnxEngine(tmp_path / "int8", kv_cache_dtype="int8")
-    else:
-        assert engine.runner.name.startswith("native decoder (AVX")
 
 
-def test_without_a_compiler_the_graphs_are_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kernels", "attention"), [("sse4", "C"), ("none", "numpy (no kernels)")])
+def test_without_a_native_decoder_the_graphs_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str, attention: str
 ) -> None:
     folder = build(tmp_path, "llama", "int8")
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert OnnxEngine(folder).runner.name == "ONNX Runtime, attention in numpy (no C compiler)"
+    monkeypatch.setenv("TRIREME_KERNELS", kernels)
+    assert OnnxEngine(folder).runner.name == f"ONNX Runtime, attention in {attention}"
 
 
 def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:

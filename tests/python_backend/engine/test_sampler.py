@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from python_backend.engine.sampler import sample
+from python_backend.engine import sampler
+from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.selection import NumpySelection, Selection, load_selection
-from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 
 VOCAB = 8
 SELECTION = load_selection(num_threads=2)
@@ -49,20 +50,23 @@ def make_sequence(
     return sequence
 
 
+def sample(
+    logits: NDArray[np.float32], sequences: list[Sequence], selection: Selection
+) -> tuple[list[int], list[LogProbs | None]]:
+    """A token and its log probability for each sequence, of a row each."""
+    work = [Scheduled(sequence, 1, num_chosen=1) for sequence in sequences]
+    outcomes = sampler.sample(logits, work, selection)
+    assert all(each.scored == [] and len(each.tokens) == 1 for each in outcomes)
+    return [each.tokens[0] for each in outcomes], [
+        next(iter(each.log_probs), None) for each in outcomes
+    ]
+
+
 def shaped(logits: list[float], output: tuple[int, ...] = (), **settings: Any) -> list[float]:
     """What the sampler makes of one row of logits before it chooses."""
     row = np.array([logits], dtype=np.float32)
     sample(row, [make_sequence(output=output, **settings)], SELECTION)
     return cast("list[float]", row[0].tolist())
-
-
-class Dial:
-    """A generator that returns the number that it is set to."""
-
-    value = 0.0
-
-    def random(self) -> float:
-        return self.value
 
 
 def frequencies(
@@ -71,12 +75,11 @@ def frequencies(
     draws: int,
     selection: Selection = SELECTION,
 ) -> dict[int, int]:
-    """How often each token comes when the generator's numbers are spread evenly."""
-    sequence, dial = make_sequence(params), Dial()
-    sequence.random = cast(np.random.Generator, dial)
+    """How often each token comes when the sequence's numbers are spread evenly."""
     counts: Counter[int] = Counter()
     for draw in range(draws):
-        dial.value = (draw + 0.5) / draws
+        sequence = make_sequence(params)
+        sequence._numbers = [(draw + 0.5) / draws]
         counts[sample(logits[None].copy(), [sequence], selection)[0][0]] += 1
     return counts
 
@@ -151,7 +154,9 @@ def test_the_seed_decides() -> None:
     def draw(seed: int | None) -> list[int]:
         sequence = make_sequence(top_p=1.0, seed=seed)
         rows = np.zeros((1, 50), np.float32)
-        return [sample(rows, [sequence], SELECTION)[0][0] for _ in range(20)]
+        for _ in range(20):
+            sequence.append(sample(rows, [sequence], SELECTION)[0][0])
+        return sequence.output
 
     assert draw(7) == draw(7) != draw(8)
     assert draw(None) != draw(None)
@@ -217,6 +222,27 @@ def test_no_end_token_comes_before_min_tokens() -> None:
 def test_a_bad_word_is_never_completed(output: tuple[int, ...], banned: list[int]) -> None:
     logits = shaped([0.0] * 4, output=output, bad_words=((3,), (1, 2), (1, 2, 0)))
     assert [token for token, logit in enumerate(logits) if logit == -np.inf] == sorted(banned)
+
+
+class Allowing:
+    """What a grammar would do: rules out what is not in a set that the output leads to."""
+
+    def shape(self, row: NDArray[np.float32], output: list[int]) -> None:
+        row[np.arange(row.size) % 2 == len(output) % 2] = -np.inf
+
+
+def test_a_further_shaper_comes_after_what_the_parameters_ask_for() -> None:
+    params = SamplingParams(max_tokens=9, bad_words=((3,),), log_probs=True)
+    sequence = Sequence(np.array([1], dtype=np.int32), params, shapers=(Allowing(),))
+    assert not sequence.takes_likeliest
+    for expected in (1, 2, 1):
+        logits = np.array([[0, 1, 2, 3]], dtype=np.float32)
+        tokens, log_probs = sample(logits, [sequence], SELECTION)
+        assert tokens == [expected]
+        sequence.append(expected, log_probs[0])
+    exact = np.arange(4) - np.log(np.exp(np.arange(4)).sum())
+    told = [each.chosen for each in sequence.log_probs]
+    assert told == pytest.approx(exact[[1, 2, 1]])
 
 
 @given(logits=LOGITS, params=PARAMS)

@@ -58,10 +58,13 @@ def make_draws(rng: np.random.Generator, rows: int, size: int) -> NDArray[Any]:
 def test_c_chooses_what_numpy_chooses(seed: int, size: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     logits, draws = make_rows(rng, 8, size, kind), make_draws(rng, 8, size)
-    chosen = KERNEL.choose(logits, draws)
-    assert chosen == NUMPY.choose(logits, draws)
+    rows = rng.choice(8, rng.integers(1, 9), replace=False).tolist()
+    draws = draws[: len(rows)]
+    chosen = KERNEL.choose(logits, rows, draws)
+    assert chosen == NUMPY.choose(logits, rows, draws)
     assert chosen == [
-        KERNEL.choose(logits[row : row + 1], draws[row : row + 1])[0] for row in range(8)
+        KERNEL.choose(logits[row : row + 1], [0], draws[index : index + 1])[0]
+        for index, row in enumerate(rows)
     ]
 
 
@@ -72,7 +75,25 @@ def test_so_it_does_where_a_sample_of_the_weights_says_where_to_look(kind: str) 
     logits, draws = make_rows(rng, 6, 152_000, kind), make_draws(rng, 6, 152_000)
     logits[:, 16::512] -= 3
     logits[:, :16] += 3
-    assert KERNEL.choose(logits, draws) == NUMPY.choose(logits, draws)
+    rows = list(range(6))
+    assert KERNEL.choose(logits, rows, draws) == NUMPY.choose(logits, rows, draws)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(1000, 1), (2400, 1), (9000, 1), (0, 0.3), (1000, 0.9)]
+)
+def test_so_it_does_where_all_that_is_heavy_is_where_the_sample_does_not_look(
+    top_k: int, top_p: float
+) -> None:
+    rng = np.random.default_rng(6)
+    logits = make_rows(rng, 6, 152_000, "flat")
+    unseen = np.flatnonzero(np.arange(152_000) % 512 >= 16)
+    logits[:, unseen[:2500]] += 5
+    draws = make_draws(rng, 6, 152_000)
+    draws["top_k"], draws["top_p"], draws["least_weight"] = top_k, top_p, 1
+    draws["inverse_temperature"] = 1
+    rows = list(range(6))
+    assert KERNEL.choose(logits, rows, draws) == NUMPY.choose(logits, rows, draws)
 
 
 @settings(max_examples=100)
@@ -98,7 +119,7 @@ def test_c_describes_as_numpy_does(seed: int, size: int, kind: str, data: st.Dat
 def test_a_row_without_a_finite_logit_yields_a_token(selection: KernelSelection) -> None:
     logits = np.full((1, 40), -np.inf, dtype=np.float32)
     draws = np.array([(0.5, 0.5, 1, 0, 1, 0)], dtype=DRAW)
-    assert selection.choose(logits, draws) == [0]
+    assert selection.choose(logits, [0], draws) == [0]
     assert selection.describe(logits, [0], 2)[0] == [-np.inf]
 
 
@@ -107,8 +128,25 @@ def test_logits_that_are_not_numbers_do_no_harm(selection: KernelSelection) -> N
     logits = np.full((3, 40), np.nan, dtype=np.float32)
     logits[1:, 7] = 1
     draws = np.array([(0.5, 0.5, 1, k, 1, 0) for k in (0, 3, 1)], dtype=DRAW)
-    assert all(0 <= token < 40 for token in selection.choose(logits, draws))
+    assert all(0 <= token < 40 for token in selection.choose(logits, [0, 1, 2], draws))
 
 
-def test_there_is_a_compiler_where_this_is_tested() -> None:
+@pytest.mark.parametrize("selection", [KERNEL, NUMPY])
+@pytest.mark.parametrize("top_k", [0, 2, 3, 7, 17, 99])
+def test_from_end_to_end_of_the_random_numbers_what_has_a_weight_is_drawn(
+    selection: KernelSelection, top_k: int
+) -> None:
+    """Seventeen logits, so that a vector's rest follows them, and few of them finite."""
+    logits = np.full((1, 17), -np.inf, dtype=np.float32)
+    logits[0, [9, 3, 12]] = 0, -20.5, -21.5  # weights of 2^30, 1 and 0
+    for random, expected in ((0, 3), (2**-30, 9), (0.5, 9), (1 - 2**-53, 9)):
+        draws = np.array([(1, random, 1, top_k, 1, 0)], dtype=DRAW)
+        assert selection.choose(logits, [0], draws) == [expected]
+    logits[0, [3, 16]] = -np.inf, -20.5
+    for random, expected in ((0, 9), (0.5, 9), (1 - 2**-53, 16)):
+        draws = np.array([(1, random, 1, top_k, 1, 0)], dtype=DRAW)
+        assert selection.choose(logits, [0], draws) == [expected]
+
+
+def test_there_are_kernels_where_this_is_tested() -> None:
     assert isinstance(KERNEL, KernelSelection)

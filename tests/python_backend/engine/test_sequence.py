@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.errors import InvalidRequestError
-from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
+from python_backend.engine.sequence import LogProbs, Outcome, SamplingParams, Sequence
 
 
 def grow(*tokens: int, **settings: Any) -> Sequence:
@@ -66,10 +66,73 @@ def test_it_knows_its_tokens_and_what_is_computed() -> None:
     assert sequence.tokens().tolist() == [5, 7, 8]
     assert sequence.num_tokens == 3
     assert sequence.num_pending == 3
-    assert sequence.pending(3).tolist() == [5, 7, 8]
+    assert sequence.pending(3) == [5, 7, 8]
     sequence.num_computed = 2
     assert sequence.num_pending == 1
-    assert sequence.pending(1).tolist() == [8]
+    assert sequence.pending(1) == [8]
+
+
+@pytest.mark.parametrize(
+    ("drafts", "right", "output"),
+    [([], 0, [1]), ([1], 1, [1, 2]), ([1, 3], 1, [1, 2]), ([3, 2], 0, [1]), ([1, 2], 2, [1, 2, 6])],
+)
+def test_drafts_are_taken_as_far_as_they_are_right(
+    drafts: list[int], right: int, output: list[int]
+) -> None:
+    sequence = grow()
+    sequence.drafts = [*drafts, 9, 9]  # of which a step had room for some
+    chosen = [1, 2, 6][: len(drafts) + 1]
+    assert sequence.take(Outcome([], chosen, [])) == right
+    assert (sequence.output, sequence.drafts) == (output, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "output", "reason"),
+    [
+        ({"end_ids": frozenset([2])}, [1], "stop"),
+        ({"stop_words": ((1, 2),)}, [1, 2], "stop"),
+        ({"max_tokens": 2}, [1, 2], "length"),
+    ],
+)
+def test_no_draft_is_taken_after_the_end(
+    settings: dict[str, Any], output: list[int], reason: str
+) -> None:
+    sequence = grow(**settings)
+    sequence.drafts = [1, 2, 3]
+    sequence.take(Outcome([], [1, 2, 3, 4], []))
+    assert (sequence.output, sequence.finish_reason) == (output, reason)
+
+
+def test_the_next_tokens_to_compute_go_over_prompt_output_and_drafts() -> None:
+    sequence = Sequence(np.array([5, 6, 7], dtype=np.int32), SamplingParams(max_tokens=9))
+    sequence.output, sequence.drafts = [1, 2], [3, 4]
+    everything = [5, 6, 7, 1, 2, 3, 4]
+    for start in range(5):
+        sequence.num_computed = start
+        for count in range(1, 8 - start):
+            assert sequence.pending(count) == everything[start : start + count]
+
+
+def test_a_number_is_the_same_however_often_it_is_drawn() -> None:
+    sequence = grow(seed=3)
+    first = [sequence.random(index) for index in (4, 0, 2)]
+    again = [sequence.random(index) for index in (4, 0, 2)]
+    assert first == again
+    generator = np.random.Generator(np.random.Philox(3))
+    numbers = [generator.random() for _ in range(5)]
+    assert first == [numbers[4], numbers[0], numbers[2]]
+
+
+def test_without_tokens_to_generate_it_ends_when_it_is_scored() -> None:
+    params = SamplingParams(max_tokens=0, num_prompt_log_probs=9)
+    sequence = Sequence(np.array([5, 6, 7], dtype=np.int32), params)
+    assert (sequence.num_unscored, sequence.next_row) == (2, 0)
+    sequence.take(Outcome([LogProbs(-1.0, [], [])], [], []))
+    assert (sequence.num_unscored, sequence.next_row) == (1, 1)
+    assert not sequence.finished
+    sequence.take(Outcome([LogProbs(-2.0, [], [])], [3], []))
+    assert [each.chosen for each in sequence.prompt_log_probs] == [-1, -2]
+    assert (sequence.output, sequence.finish_reason) == ([], "length")
 
 
 def test_times_are_in_order() -> None:
@@ -91,6 +154,11 @@ def test_an_engine_that_is_started_anew_does_not_use_an_id_again() -> None:
     ("settings", "message"),
     [
         ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
+        (
+            {"max_tokens": -1, "num_prompt_log_probs": 1},
+            "max_tokens is -1; it must be at least 0",
+        ),
+        ({"num_prompt_log_probs": -1}, "num_prompt_log_probs is -1; it must be 0 or more"),
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
         ({"temperature": np.nan}, "temperature is nan; it must be 0 or more"),
         ({"temperature": np.inf}, "temperature is inf; it must be a finite number"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.error_text import Status, read
+from contract.error_text import ErrorText, Status, read
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL
 from contract.nvidia import CPP_BACKEND_MODEL
 from tests.python_backend.serving.clock import wait_for
@@ -230,9 +230,10 @@ def test_beams_come_side_by_side_and_cannot_stream(load: Load, backend: Backend)
     assert outputs["sequence_length"].tolist() == [[3, 1]]
     error = streaming.responses[0].error
     assert error is not None
-    assert read(error.message) == (
+    assert read(error.message) == ErrorText(
         Status.INVALID_ARGUMENT,
         "beam_width is above 1; beams can't be streamed",
+        "beam_width",
     )
 
 
@@ -328,7 +329,7 @@ def test_an_error_of_the_backend_is_handed_on_once(
     assert len(request.responses) == 2
     error = request.responses[-1].error
     assert error is not None
-    assert read(error.message) == (status, "too long")
+    assert read(error.message) == ErrorText(status, "too long")
 
 
 def test_a_backend_that_cannot_be_asked_is_an_error(
@@ -343,7 +344,7 @@ def test_a_backend_that_cannot_be_asked_is_an_error(
     answered(request)
     error = request.responses[0].error
     assert error is not None
-    assert read(error.message) == (
+    assert read(error.message) == ErrorText(
         Status.INTERNAL,
         "the engine can't be asked: it is not loaded",
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.error_text import Status, read
+from contract.error_text import ErrorText, Status, read
 from python_backend.engine.sequence import SamplingParams
 from tests.python_backend.sample_engine import SampleEngine
 from tests.python_backend.serving.clock import Clock, wait_for
@@ -194,7 +194,7 @@ def test_time_is_up_for_what_runs_and_for_what_waits() -> None:
         assert tokens(request) == [5, 6, 7][:count]
         error = request.responses[-1].error
         assert error is not None
-        assert read(error.message) == (
+        assert read(error.message) == ErrorText(
             Status.DEADLINE_EXCEEDED,
             f"the request's timeout of 3 s expired after {count} of 5 tokens",
         )
@@ -214,7 +214,7 @@ def test_a_step_that_fails_ends_what_ran_and_no_more() -> None:
     for request in (first, second):
         assert request.ended
         assert request.responses[-1].error is not None
-        assert read(request.responses[-1].error.message) == (
+        assert read(request.responses[-1].error.message) == ErrorText(
             Status.INTERNAL,
             "the sample is broken",
         )

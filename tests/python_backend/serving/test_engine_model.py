@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.error_text import Status, read
+from contract.error_text import ErrorText, Status, read
 from contract.model_settings import EngineModelSettings, from_model_config
 from contract.models import TENSORRT_LLM_MODEL
 from python_backend.engine.engine_core import EngineCore
@@ -96,7 +96,7 @@ def answered(*requests: Request) -> None:
     wait_for(lambda: all(request.ended for request in requests))
 
 
-def refusal(request: Request) -> tuple[Status | None, str]:
+def refusal(request: Request) -> ErrorText:
     answered(request)
     (response,) = request.responses
     assert response.error is not None
@@ -167,9 +167,10 @@ def test_a_wrong_request_is_refused_alone(load: Load) -> None:
     right = generate([5])
     load().execute([*wrong, right])
     told = [refusal(request) for request in wrong]
-    assert {status for status, _ in told} == {Status.INVALID_ARGUMENT}
-    assert "max_tokens is 5000" in told[0][1]
-    assert "beam_width is above 1" in told[1][1]
+    assert {each.status for each in told} == {Status.INVALID_ARGUMENT}
+    assert [each.param for each in told[1:]] == ["beam_width", "max_tokens"]
+    assert "max_tokens is 5000" in told[0].message
+    assert "beam_width is above 1" in told[1].message
     answered(right)
     assert reasons(right) == ["length"]
 
@@ -178,7 +179,7 @@ def test_a_full_queue_says_so(load: Load) -> None:
     model = load(max_queue_size=3)
     too_many = generate([5], num_return_sequences=[4])
     model.execute([too_many])
-    assert refusal(too_many) == (
+    assert refusal(too_many) == ErrorText(
         Status.UNAVAILABLE,
         "the queue is full: 0 sequences wait and this request has 4; max_queue_size is 3",
     )
@@ -195,7 +196,7 @@ def test_a_request_is_stopped_by_its_id(load: Load) -> None:
     assert stops.responses[0].error is None
     nameless = stop("")
     model.execute([nameless])
-    assert refusal(nameless)[0] is Status.INVALID_ARGUMENT
+    assert refusal(nameless).status is Status.INVALID_ARGUMENT
     assert not running[2].ended
     model.execute([stop("another")])
     answered(running[2])
@@ -209,9 +210,9 @@ def test_time_that_is_up_is_an_error(load: Load) -> None:
     assert len(request.responses) == 2
     for response in request.responses:
         assert response.error is not None
-        status, message = read(response.error.message)
-        assert status is Status.DEADLINE_EXCEEDED
-        assert message.startswith("the request's timeout of 1e-06 s expired after ")
+        said = read(response.error.message)
+        assert said.status is Status.DEADLINE_EXCEEDED
+        assert said.message.startswith("the request's timeout of 1e-06 s expired after ")
 
 
 def test_a_client_that_cannot_be_written_to_harms_nobody(

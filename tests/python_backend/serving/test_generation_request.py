@@ -75,6 +75,7 @@ def params(**inputs: Any) -> SamplingParams:
 def refusal(**inputs: Any) -> str:
     with pytest.raises(InvalidRequestError) as error:
         read(**inputs)
+    assert error.value.param is not None
     return str(error.value)
 
 

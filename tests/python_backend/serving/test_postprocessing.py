@@ -58,7 +58,7 @@ def model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[postprocessing.TritonPythonModel]:
     monkeypatch.setattr(postprocessing, "Thread", Thread)
-    monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 0.0, raising=False)
+    monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 0.0)
     monkeypatch.setattr(InferenceRequest, "made", [])
     monkeypatch.setattr(MetricFamily, "made", {})
     folder = tmp_path / "tensorrt_llm" / "1"

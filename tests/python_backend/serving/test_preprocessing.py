@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from contract.error_text import Status, read
-from contract.models import PREPROCESSING_MODEL
+from contract.error_text import ErrorText, Status, read
+from contract.models import ENSEMBLE_MODEL, PREPROCESSING_MODEL
+from contract.names import REQUEST_PARAMETERS
 from python_backend.engine.engine_config import EngineConfig
 from python_backend.text.tokenizer import TextTokenizer
 from tests.python_backend.engine.descriptions import decoder, heads
@@ -101,9 +103,12 @@ def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str
     error = answer(model, *texts, **inputs).error
     assert error is not None
     assert error.code == TritonError.INVALID_ARG
-    status, message = read(error.message)
-    assert status is Status.INVALID_ARGUMENT
-    return message
+    said = read(error.message)
+    assert said.status is Status.INVALID_ARGUMENT
+    first = re.split(r"\W", said.message)[0]
+    if first in (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS):
+        assert said.param == first
+    return said.message if said.code is None else f"{said.code}: {said.message}"
 
 
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
@@ -530,7 +535,7 @@ def test_what_nobody_foresaw_fails_alone(
     ]
     responses = model.execute(requests)
     assert [response.error is None for response in responses] == [True, False, True]
-    assert read(responses[1].error.message) == (Status.INTERNAL, "the tokenizer broke")
+    assert read(responses[1].error.message) == ErrorText(Status.INTERNAL, "the tokenizer broke")
     assert responses[1].error.code == TritonError.INTERNAL
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contract.error_text import Status, read
+from contract.error_text import ErrorText, Status, read
 from contract.errors import (
     EngineError,
     InvalidRequestError,
@@ -54,7 +54,7 @@ def test_a_timeout_that_is_none_is_refused(value: str) -> None:
 )
 def test_each_error_has_its_status(error: Exception, status: Status, code: int) -> None:
     triton_s = refusal(error).error
-    assert read(triton_s.message) == (status, "no")
+    assert read(triton_s.message) == ErrorText(status, "no")
     assert triton_s.code == code
 
 
@@ -82,5 +82,5 @@ def test_another_model_s_error_is_handed_on(code: int, status: Status) -> None:
             return "too long"
 
     error = passed_on(Theirs()).error
-    assert read(error.message) == (status, "too long")
+    assert read(error.message) == ErrorText(status, "too long")
     assert error.code == code

@@ -1,0 +1,75 @@
+"""What the answers of OpenAI's APIs have in common.
+
+A chunk is written around its text from parts that are the same for the whole stream: it is made
+for every token of every stream, and the rest of the gateway costs less than building it anew would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from gateway.api.error_objects import error_body
+from gateway.api.openai_request import TIERS, GenerationRequest
+from gateway.api.translator import Event
+from gateway.dispatch import Progress
+from gateway.gateway_errors import GatewayError
+from gateway.order import Order
+
+DONE = Event(b"[DONE]")
+
+NO_REASON = b',"finish_reason":null'
+
+
+class OpenAIEncoder:
+    """What the answers of both have in common."""
+
+    object_name: str
+    chunk_name: str
+    id_prefix: str
+    prompt_name: str
+
+    def __init__(self, body: GenerationRequest, order: Order) -> None:
+        self._fields = {
+            "id": f"{self.id_prefix}-{order.arrival.request_id}",
+            "object": self.chunk_name,
+            "created": int(time.time()),
+            "model": order.model.asked,
+            "service_tier": TIERS[order.tenant_class],
+        }
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._include_usage = include_usage
+        head = orjson.dumps(self._fields)[:-1]
+        self._head = head + b',"choices":[{"index":'
+        self._tail = b'}],"usage":null}' if include_usage else b"}]}"
+        self._no_choices = head + b',"choices":[],"usage":'
+
+    def end(self, progress: Progress) -> Iterable[Event]:
+        if self._include_usage:
+            yield Event(self._no_choices + orjson.dumps(_usage(progress)) + b"}")
+        yield DONE
+
+    def failed(self, error: GatewayError) -> Event:
+        return Event(error_body(error, self.prompt_name))
+
+    def _answer(self, choices: list[dict[str, Any]], progress: Progress) -> bytes:
+        return orjson.dumps(
+            {
+                **self._fields,
+                "object": self.object_name,
+                "choices": choices,
+                "usage": _usage(progress),
+            }
+        )
+
+
+def _usage(progress: Progress) -> dict[str, int]:
+    prompt, answer = progress.all_prompt_tokens, progress.output_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }

@@ -1,0 +1,226 @@
+"""What the bodies of OpenAI's APIs have in common, with bounds.
+
+What isn't supported is refused by name, never ignored. The models are what `/openapi.json` shows.
+Fields that OpenAI's API doesn't have (`top_k`, `min_p`, …) are those that vLLM and others take too;
+those that say how tokens are drawn are the rows of `contract.parameters`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from contract.parameters import (
+    ASKED,
+    INT32_MAX,
+    NO_END,
+    ROWS,
+    GenerationParameters,
+    ParameterKeywords,
+)
+from gateway.generation import Chat, Texts
+from gateway.interfaces import TenantClass
+from gateway.order import Wish
+
+ServiceTier = Literal["auto", "default", "priority", "flex"]
+
+TIERS: dict[TenantClass, ServiceTier] = {
+    "interactive": "priority",
+    "standard": "default",
+    "batch": "flex",
+}
+"""OpenAI's words for the priority classes."""
+
+_CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "store": (False,),
+    "metadata": ({},),
+    "best_of": (1,),
+    "suffix": ("",),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "safety_identifier": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "use_beam_search": (False,),
+}
+"""Fields that other servers know, and the values with which they ask for nothing."""
+
+
+def unsupported(message: str, **context: str) -> PydanticCustomError:
+    """What to raise in a validator where `name`, a parameter, can't be had."""
+    return PydanticCustomError("unsupported_parameter", message, context)
+
+
+class StreamOptions(BaseModel):
+    """How a stream is sent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = Field(
+        default=False, description="A last chunk with the tokens of prompt and answer."
+    )
+
+
+class _Asked(BaseModel):
+    """What comes first in a body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1, max_length=256, description="A name from /v1/models.")
+    n: int = Field(default=1, ge=1, le=64, description="Answers to each prompt.")
+    max_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
+
+
+if TYPE_CHECKING:
+    _AskedWithParameters = _Asked
+else:  # a type checker needs none of these fields: all that reads them goes by the table
+    _TYPES = get_type_hints(GenerationParameters)
+    _AskedWithParameters = create_model(
+        "_AskedWithParameters",
+        __base__=_Asked,
+        **{
+            name: (
+                _TYPES[row.name],
+                Field(
+                    default=None,
+                    ge=row.asked.least,
+                    gt=row.asked.above,
+                    le=row.asked.most,
+                    description=row.meaning,
+                ),
+            )
+            for name, row in ASKED.items()
+        },
+    )
+
+
+class GenerationRequest(_AskedWithParameters):
+    """What chats and completions have in common."""
+
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    ignore_eos: bool = False
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None,
+        max_length=1024,
+        description="What is added to a token's logit, by the token's id.",
+    )
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(
+        default=None, max_length=512, description="Requests of one user go to one replica's cache."
+    )
+    prompt_cache_key: str | None = Field(
+        default=None, max_length=512, description="The same, for whatever belongs together."
+    )
+    service_tier: ServiceTier | None = Field(
+        default=None,
+        description="The priority class: priority is interactive, default is standard, flex is "
+        "batch; auto is the highest that the key allows.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, values: Any) -> Any:
+        """Drop null, which asks for nothing, and name what can't be done."""
+        if not isinstance(values, Mapping):
+            return values
+        kept = {}
+        for name, value in values.items():
+            if name in cls.model_fields:
+                if value is not None:
+                    kept[name] = value
+            elif value is None or any(value == neutral for neutral in _NEUTRAL.get(name, ())):
+                continue
+            elif name in _NEUTRAL:
+                raise unsupported("{name} is not supported here", name=name)
+            else:
+                near = difflib.get_close_matches(str(name), cls.model_fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise unsupported("unknown parameter {name}{hint}", name=str(name)[:64], hint=hint)
+        return kept
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if stop is not None and "" in ([stop] if isinstance(stop, str) else stop):
+            raise ValueError("a stop text must not be empty")
+        return stop
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        for token in bias or ():
+            if not (token.isdecimal() and token.isascii() and int(token) < 2**31):
+                raise ValueError(f"{token[:32]!r} is no token id")
+        return bias
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise unsupported("stream_options need stream: true", name="stream_options")
+        return self
+
+    @property
+    def top_logprobs_asked(self) -> int | None:
+        """How many of the likeliest tokens are to be reported; None is no report at all."""
+        raise NotImplementedError
+
+    @property
+    def max_tokens_asked(self) -> int | None:
+        """The most tokens of an answer."""
+        return self.max_tokens
+
+    def parameters(self) -> ParameterKeywords:
+        """How text is to be generated, as far as the body says."""
+        given = {row.name: getattr(self, name) for name, row in ASKED.items()}
+        asked = {
+            name: value
+            for name, value in given.items()
+            if value is not None and value != ROWS[name].nothing
+        }
+        parameters = cast(ParameterKeywords, asked)
+        if self.max_tokens_asked is not None:
+            parameters["max_tokens"] = self.max_tokens_asked
+        if self.n > 1:
+            parameters["num_return_sequences"] = self.n
+        if self.stop:
+            stop = [self.stop] if isinstance(self.stop, str) else self.stop
+            parameters["stop_words"] = tuple(stop)
+        if self.ignore_eos:
+            parameters["end_id"] = NO_END
+        if self.logit_bias:
+            bias = {int(token): value for token, value in self.logit_bias.items()}
+            parameters["logit_bias"] = bias
+        if self.top_logprobs_asked is not None:
+            parameters["return_log_probs"] = True
+            if self.top_logprobs_asked:
+                parameters["num_top_log_probs"] = self.top_logprobs_asked
+        return parameters
+
+    def wish(self, prompt: Chat | Texts) -> Wish:
+        """What the body asks for, about a prompt."""
+        return Wish(
+            model=self.model,
+            prompt=prompt,
+            parameters=self.parameters(),
+            stream=self.stream,
+            tenant_class=_CLASSES.get(self.service_tier or "auto"),
+            affinity_key=self.prompt_cache_key or self.user,
+        )

@@ -1,0 +1,109 @@
+"""An API over a WebSocket: a body a message, and each event of its stream as one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import orjson
+from fastapi import WebSocket
+from pydantic import ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from gateway.api.edge import with_id
+from gateway.api.error_objects import invalid
+from gateway.api.reply import events
+from gateway.api.translator import Translator
+from gateway.exchange import Gateway
+from gateway.gateway_errors import BodyTooLarge, GatewayError, InvalidRequest, PermissionDenied
+from gateway.interfaces import Principal
+from gateway.order import Arrival
+
+_POLICY_VIOLATION = 1008
+
+
+class Conversation:
+    """One WebSocket.
+
+    The client sends the body of a request as one message; it gets each event of the stream as a
+    message, and may then send the next. Closing ends the request.
+    """
+
+    def __init__(self, translator: Translator[Any], socket: WebSocket) -> None:
+        self._translator = translator
+        self._socket = socket
+        self._gateway: Gateway = socket.app.state.gateway
+
+    async def run(self) -> None:
+        """Answer until the client leaves."""
+        arrival: Arrival = self._socket.scope["trireme.arrival"]
+        try:
+            principal = await self._admit()
+        except GatewayError as error:
+            await self._socket.close(_POLICY_VIOLATION, error.message)
+            return
+        await self._socket.accept()
+        try:
+            while True:
+                text = await self._socket.receive_text()
+                await self._answer(principal, arrival, text)
+                arrival = with_id(arrival, secrets.token_hex(12))
+        except WebSocketDisconnect:
+            pass
+
+    async def _admit(self) -> Principal:
+        headers = self._socket.headers
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._gateway.configuration.listen.cors_origins:
+            raise PermissionDenied("the page's origin is not among cors_origins", code="origin")
+        return await self._gateway.authenticator.authenticate(headers.get("authorization"))
+
+    async def _answer(self, principal: Principal, arrival: Arrival, text: str) -> None:
+        """Answer one message. Whatever the client sends meanwhile, or that it leaves, ends it."""
+        with anyio.CancelScope() as connection:
+            watcher = asyncio.create_task(self._cancel_at_next_message(connection))
+            try:
+                body = self._body(text)
+                order = self._gateway.intake.order(principal, arrival, self._translator.wish(body))
+                encoder = self._translator.encoder(body, order)
+                async with await self._gateway.open(order) as exchange:
+                    await exchange.begun()
+                    async with aclosing(events(exchange, encoder)) as stream:
+                        async for batch in stream:
+                            for event in batch.events:
+                                await self._socket.send_text(event.data.decode())
+            except GatewayError as error:
+                await self._socket.send_text(self._translator.error(error).decode())
+            finally:
+                watcher.cancel()
+                await asyncio.wait([watcher])
+        if connection.cancel_called:
+            await self._socket.close(_POLICY_VIOLATION, "one request at a time")
+            raise WebSocketDisconnect(_POLICY_VIOLATION)
+
+    def _body(self, text: str) -> Any:
+        limit = self._gateway.configuration.listen.max_body_bytes
+        if len(text) > limit:
+            raise BodyTooLarge(f"the message has more than {limit} bytes")
+        try:
+            value = self._translator.streaming(_json_object(text))
+            return self._translator.body.model_validate(value)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    async def _cancel_at_next_message(self, connection: anyio.CancelScope) -> None:
+        await self._socket.receive()
+        connection.cancel()
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the message is not a JSON object", code="invalid_json")
+    return value

@@ -1,0 +1,91 @@
+"""From a wish to an order: the model is found, what was left open is decided, bounds are held."""
+
+from __future__ import annotations
+
+from contract.parameters import GenerationParameters, ParameterKeywords
+from gateway.configuration import AdmissionSettings, ModelSettings
+from gateway.gateway_errors import InvalidRequest
+from gateway.generation import Generation
+from gateway.interfaces import TENANT_CLASSES, Principal, TenantClass
+from gateway.order import Arrival, Order, Wish
+from gateway.routing import Router
+
+DEADLINE_HEADER = "x-trireme-timeout-s"
+
+
+class Intake:
+    """Makes orders."""
+
+    def __init__(self, router: Router, settings: AdmissionSettings) -> None:
+        self._router = router
+        self._settings = settings
+
+    def order(self, principal: Principal, arrival: Arrival, wish: Wish) -> Order:
+        """What is to be done for a request.
+
+        Raises:
+            ModelNotFound: There is no such model for this principal.
+            InvalidRequest: It asks for more than is given.
+        """
+        model = self._router.resolve(wish.model, principal)
+        parameters = _parameters(wish.parameters, model.settings, model.asked)
+        timeout_s = self._timeout_s(arrival)
+        generation = Generation(
+            request_id=arrival.request_id,
+            prompt=wish.prompt,
+            parameters=parameters,
+            stream=wish.stream,
+            tenant_class=_tenant_class(principal, wish),
+            policy=principal.policy,
+        )
+        return Order(
+            arrival=arrival,
+            principal=principal,
+            model=model,
+            generation=generation,
+            affinity_key=wish.affinity_key,
+            deadline_s=arrival.received_s + timeout_s,
+        )
+
+    def _timeout_s(self, arrival: Arrival) -> float:
+        """Seconds that the whole may take."""
+        text = arrival.headers.get(DEADLINE_HEADER)
+        if text is None:
+            return self._settings.default_deadline_s
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        most_s = self._settings.max_deadline_s
+        if not 0 < value <= most_s:
+            raise InvalidRequest(
+                f"{DEADLINE_HEADER} is {text[:32]!r}; "
+                f"it must be seconds above 0, at most {most_s:g}",
+                param=DEADLINE_HEADER,
+                code="invalid_value",
+            )
+        return value
+
+
+def _parameters(
+    asked: ParameterKeywords, settings: ModelSettings, model: str
+) -> GenerationParameters:
+    keywords: ParameterKeywords = {
+        "max_tokens": min(settings.default_max_tokens, settings.max_tokens),
+        "temperature": settings.default_temperature,
+    }
+    keywords.update(asked)
+    parameters = GenerationParameters(**keywords)
+    if parameters.max_tokens > settings.max_tokens:
+        raise InvalidRequest(
+            f"max_tokens is {parameters.max_tokens}; {model} gives at most {settings.max_tokens}",
+            param="max_tokens",
+            code="invalid_value",
+        )
+    return parameters
+
+
+def _tenant_class(principal: Principal, wish: Wish) -> TenantClass:
+    """What a request asks for, and never above what the tenant has."""
+    asked = wish.tenant_class or principal.tenant_class
+    return max(asked, principal.tenant_class, key=TENANT_CLASSES.index)

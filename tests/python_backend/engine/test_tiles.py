@@ -1,0 +1,218 @@
+"""Which tiles compute is chosen at run time, and doesn't show in what they compute."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from python_backend.engine.kernels import load_kernels
+from python_backend.engine.kernels.structures import Linear
+from tests.python_backend.engine import instruction_sets
+
+PANEL = 64
+COLUMNS = 96
+PANELS = 3
+MOST_ROWS = 40
+
+_Ask = ctypes.CFUNCTYPE(ctypes.c_int)
+_Start = ctypes.CFUNCTYPE(None)
+
+
+class _TileSet(ctypes.Structure):
+    """Mirrors ``TileSet`` in tiles.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("is_usable", _Ask),
+        ("start_thread", _Start),
+        ("least_rows", ctypes.c_int),
+        ("most_rows", ctypes.c_int),
+        ("tiles_8", ctypes.c_void_p),
+        ("tiles_4", ctypes.c_void_p),
+    )
+
+
+class _Rounded(ctypes.Structure):
+    """Mirrors ``Rounded`` in linear.h."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("columns", ctypes.c_int32),
+        ("groups", ctypes.c_int32),
+    )
+
+
+def kernels() -> ctypes.CDLL:
+    library = load_kernels(1)
+    assert library is not None
+    if not hasattr(library, "tiles_for"):
+        pytest.skip("this processor has no native decoder")
+    for function in (library.tiles_for, library.tiles_among):
+        function.restype = ctypes.POINTER(_TileSet)
+    return library
+
+
+def among(sets: list[_TileSet], bits: int, rows: int) -> bytes:
+    listed = (ctypes.POINTER(_TileSet) * (len(sets) + 1))(*map(ctypes.pointer, sets))
+    found: bytes = kernels().tiles_among(listed, bits, rows)[0].name
+    return found
+
+
+def test_the_first_set_that_suits_is_taken() -> None:
+    sets = [
+        _TileSet(name=b"many", least_rows=16, most_rows=32, tiles_8=1),
+        _TileSet(name=b"some", least_rows=4, most_rows=8, tiles_8=1, tiles_4=1),
+        _TileSet(name=b"any", least_rows=1, most_rows=6, tiles_8=1, tiles_4=1),
+    ]
+    taken = {rows: among(sets, 8, rows) for rows in (1, 3, 4, 15, 16, 500)}
+    assert list(taken.values()) == [b"any", b"any", b"some", b"some", b"many", b"many"]
+    assert among(sets, 4, 500) == b"some"
+
+
+@pytest.mark.parametrize("name", instruction_sets.parameters(native_decoder=True))
+def test_each_library_has_tiles_for_all_rows_of_all_weights(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TRIREME_KERNELS", name)
+    for bits in (8, 4):
+        for rows in (1, 2, 7, 512):
+            found = kernels().tiles_for(bits, rows)[0]
+            assert found.least_rows <= rows
+            assert found.tiles_8 if bits == 8 else found.tiles_4
+
+
+def test_a_thread_starts_once_before_its_first_tile() -> None:
+    """And again after another set's tiles, which may have left the processor otherwise."""
+    library, started = kernels(), []
+    first, second = (
+        _TileSet(start_thread=_Start(lambda each=each: started.append(each))) for each in "ab"
+    )
+    nothing = _TileSet()
+
+    def run() -> None:
+        for each in (first, first, nothing, first, second, second, first):
+            library.tiles_start_thread(ctypes.byref(each))
+
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert started == list("aba") * 2
+
+
+# ---- what they compute --------------------------------------------------------------------------
+
+
+def aligned(size: int, dtype: Any) -> NDArray[Any]:
+    """Zeros that begin on a cache line."""
+    raw = np.zeros(size * np.dtype(dtype).itemsize + 4096, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
+
+
+def weights(bits: int, rng: np.random.Generator) -> tuple[Linear, list[NDArray[Any]]]:
+    groups = COLUMNS // 32
+    levels = aligned(PANELS * COLUMNS * PANEL * bits // 8, np.uint8)
+    # In 8 bits all but zero, which stands for a level of -128.
+    levels[:] = rng.integers(1 if bits == 8 else 0, 256, levels.size)
+    scales: NDArray[Any] = rng.uniform(0.001, 0.1, PANELS * PANEL).astype(np.float32)
+    zeros = rng.integers(0, 256, PANELS * groups * PANEL // 2).astype(np.uint8)
+    if bits == 4:
+        scales = rng.uniform(0.001, 0.1, PANELS * groups * PANEL).astype(np.float16)
+    linear = Linear(
+        bits=bits,
+        inputs=COLUMNS,
+        columns=COLUMNS,
+        outputs=PANELS * PANEL,
+        panels=PANELS,
+        levels=levels.ctypes.data,
+        scales=scales.ctypes.data,
+        zeros=zeros.ctypes.data,
+    )
+    return linear, [levels, scales, zeros]
+
+
+def products(
+    library: ctypes.CDLL, linear: Linear, values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    rows, groups = len(values), 1 if linear.bits == 8 else COLUMNS // 32
+    levels = np.zeros((rows, COLUMNS), np.int8)
+    scales, sums = (np.zeros((rows, groups), np.float32) for _ in range(2))
+    rounded = _Rounded(levels.ctypes.data, scales.ctypes.data, sums.ctypes.data, COLUMNS, groups)
+    for row in range(rows):
+        library.linear_round(
+            ctypes.c_void_p(values[row].ctypes.data), COLUMNS, ctypes.byref(rounded), row
+        )
+    output = np.zeros((rows, PANELS * PANEL), np.float32)
+    for panel in range(PANELS):
+        library.linear_panel(
+            ctypes.byref(linear),
+            ctypes.byref(rounded),
+            0,
+            rows,
+            panel,
+            0,
+            ctypes.c_void_p(output.ctypes.data),
+            PANELS * PANEL,
+        )
+    return output
+
+
+@pytest.fixture(params=[8, 4], ids=["int8", "int4"])
+def case(request: pytest.FixtureRequest) -> tuple[Linear, NDArray[np.float32], Any]:
+    rng = np.random.default_rng(3)
+    linear, alive = weights(request.param, rng)
+    values = rng.standard_normal((MOST_ROWS, COLUMNS)).astype(np.float32)
+    values[1] *= 1000
+    values[2] = 0
+    values[3] = np.where(rng.random(COLUMNS) < 0.5, -1, 1)  # the largest levels throughout
+    return linear, values, alive
+
+
+Case = tuple[Linear, NDArray[np.float32], Any]
+EMULATED = "-mavx512vnni -mavx512vl"
+"""The tiles for AVX-VNNI, by instructions of AVX-512 that do the same."""
+
+
+def each_choice(set_environment: Callable[[str, str], None]) -> list[ctypes.CDLL]:
+    found = []
+    libraries = [each for each in instruction_sets.runnable() if "avx2" in each.features]
+    for each in libraries:
+        set_environment("TRIREME_KERNELS", each.name)
+        found.append(kernels())
+    if shutil.which("cc") and libraries and libraries[0].name == "avx512_vnni":
+        set_environment("TRIREME_KERNELS", "avx2")
+        set_environment("TRIREME_KERNEL_CFLAGS", EMULATED)
+        found.append(kernels())
+        found[-1].trireme_instructions.restype = ctypes.c_char_p
+        assert found[-1].trireme_instructions() == b"AVX-VNNI"
+    return found
+
+
+def test_all_tiles_compute_the_same_bits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, values, _ = case
+    results = [products(each, linear, values) for each in each_choice(monkeypatch.setenv)]
+    assert results[0][3].all()
+    assert not results[0][2].any()
+    assert np.isfinite(results[0]).all()
+    for other in results[1:]:
+        assert np.array_equal(results[0], other)
+
+
+def test_a_row_is_the_same_bits_in_tiles_of_all_sizes(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear, values, _ = case
+    for library in each_choice(monkeypatch.setenv):
+        together = products(library, linear, values)
+        for rows in range(1, MOST_ROWS):
+            assert np.array_equal(products(library, linear, values[:rows]), together[:rows])
