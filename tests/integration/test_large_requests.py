@@ -64,5 +64,5 @@ def test_what_cannot_fit_is_refused_by_its_bytes(
         for stream in streams:
             error = stream.answer().error
             assert error is not None
-            assert f"[INVALID_ARGUMENT] {name} has" in error
+            assert f"param={name}] {name} has" in error
             assert "it must have at most" in error
