@@ -3,112 +3,32 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from contract.error_text import ErrorText, Status, read
-from contract.models import ENSEMBLE_MODEL, PREPROCESSING_MODEL
-from contract.names import REQUEST_PARAMETERS
-from python_backend.engine.engine_config import EngineConfig
-from python_backend.text.tokenizer import TextTokenizer
-from tests.python_backend.engine.descriptions import decoder, heads
+from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
     InferenceResponse,
     TritonError,
-    initialize_args,
     make_request,
 )
-from tests.python_backend.text.samples import byte_level, sentencepiece
+from tests.python_backend.serving.preprocessing_model import (
+    END,
+    PAD,
+    TEMPLATE,
+    TOKENIZER,
+    answer,
+    chat,
+    refusal,
+)
+from tests.python_backend.text.samples import sentencepiece
 
 from python_backend.serving.answer import StreamContext  # isort: skip
-from python_backend.serving import preprocessing, prompts  # isort: skip
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
-
-TOKENIZER = byte_level()
-END, PAD = (TOKENIZER.get_vocab()[token] for token in ("<|end|>", "<|é|>"))
-POLICIES = """
-default: none
-policies:
-  none: {}
-  strict:
-    rules:
-      - {name: personal, find: personal_data, input: redact}
-      - {name: dogs, find: terms, terms: [dog], input: block, output: block}
-      - {name: cats, find: terms, terms: [cat], input: flag}
-"""
-CONFIG = '{"eos_token": "<|end|>", "pad_token": "<|é|>"}'
-
-
-def _engine_config(context: int) -> EngineConfig:
-    return EngineConfig(
-        architecture="LlamaForCausalLM",
-        precision="fp32",
-        context_length=context,
-        end_token_ids=(END,),
-        pad_token_id=PAD,
-        decoder=decoder(heads(), vocab_size=400),
-    )
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Callable[..., TritonPythonModel]]:
-    """Makes the model with a tokenizer and, if wanted, a chat template."""
-    models: list[TritonPythonModel] = []
-
-    def load(
-        template: str | None = None,
-        tokenizer: Tokenizer = TOKENIZER,
-        context: int | None = None,
-        **parameters: str,
-    ) -> TritonPythonModel:
-        folder = tmp_path / "tensorrt_llm" / "1"
-        folder.mkdir(parents=True)
-        tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(CONFIG, encoding="utf-8")
-        if context is not None:
-            _engine_config(context).save(folder)
-        if template is not None:
-            (folder / "chat_template.jinja").write_text(template)
-        (tmp_path / "policies.yaml").write_text(POLICIES)
-        parameters.setdefault("policy_file", str(tmp_path / "policies.yaml"))
-        model = TritonPythonModel()
-        model.initialize(initialize_args(tmp_path / "preprocessing", **parameters))
-        models.append(model)
-        return model
-
-    yield load
-    for model in models:
-        model.finalize()
-
-
-def answer(
-    model: TritonPythonModel, *texts: str | bytes, policy: Any = None, **inputs: Any
-) -> InferenceResponse:
-    queries = [[text.encode() if isinstance(text, str) else text] for text in texts]
-    inputs.setdefault("REQUEST_OUTPUT_LEN", [[9]] * len(texts))
-    request = make_request(PREPROCESSING_MODEL, QUERY=queries, **inputs)
-    if policy is not None:
-        request.parameters_json = json.dumps({"safety_policy": policy})
-    (response,) = model.execute([request])
-    return response
-
-
-def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str:
-    error = answer(model, *texts, **inputs).error
-    assert error is not None
-    assert error.code == TritonError.INVALID_ARG
-    said = read(error.message)
-    assert said.status is Status.INVALID_ARGUMENT
-    first = re.split(r"\W", said.message)[0]
-    if first in (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS):
-        assert said.param == first
-    return said.message if said.code is None else f"{said.code}: {said.message}"
 
 
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
@@ -198,9 +118,6 @@ def test_bias_words_and_weights_come_together(
     )
 
 
-TEMPLATE = "<|im start|>{{ messages[0].role }}: {{ messages[0].content }}"
-
-
 @pytest.mark.parametrize(
     ("text", "setting", "prompt"),
     [
@@ -242,13 +159,6 @@ def test_words_have_the_control_tokens_that_they_spell(
     words = answer(model, "a", STOP_WORDS_DICT=[[b"<|end|>"]], BAD_WORDS_DICT=[[b"<|end|>"]])
     assert words.outputs["STOP_WORDS_IDS"].tolist() == [[[END], [1]]]
     assert words.outputs["BAD_WORDS_IDS"].tolist() == [[[END], [1]]]
-
-
-CHAT = '[{"role": "user", "content": "cat"}]'
-
-
-def chat(messages: str = CHAT) -> list[list[bytes]]:
-    return [[messages.encode()]]
 
 
 def test_messages_are_rendered_and_tokenized(load: Callable[..., TritonPythonModel]) -> None:
@@ -356,86 +266,6 @@ def test_an_answer_goes_on_with_a_raw_prompt_alone(
     """Postprocessing then keeps the space of the first word, as transformers would."""
     model = load("the {{ messages[0].content }}", sentencepiece(), **parameters)
     assert context(answer(model, text)).goes_on is goes_on
-
-
-@pytest.mark.parametrize("template", [None, TEMPLATE])
-def test_a_text_that_cannot_fit_is_refused_before_it_is_read(
-    load: Callable[..., TritonPythonModel],
-    monkeypatch: pytest.MonkeyPatch,
-    template: str | None,
-) -> None:
-    model = load(template, context=64)
-    most = 64 * model._tokenizer.vocabulary.longest_token_bytes
-    assert 64 < most < 64 * 32
-    assert answer(model, "a").error is None
-    monkeypatch.setattr(TextTokenizer, "encode", None)  # and so nothing is tokenized
-    expected = f"text_input has 4000000 bytes; it must have at most {most}"
-    assert refusal(model, b"\xff" * 4_000_000) == expected
-    large = json.dumps([{"role": "user", "content": "a" * 4_000_000}])
-    assert refusal(model, "", MESSAGES=chat(large)).startswith("messages has 40000")
-    tools = refusal(model, "", MESSAGES=chat(), TOOLS=[[b" " * 4_000_000]])
-    assert tools.startswith("tools has 4000000 bytes; it must have at most")
-
-
-def test_a_text_with_too_many_tokens_is_refused_before_the_policy_reads_it(
-    load: Callable[..., TritonPythonModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load("{{ messages[0].content }}", context=64)
-    text = "q" * (64 * model._tokenizer.vocabulary.longest_token_bytes)
-    assert answer(model, text[: 8 * 64]).error is None  # the engine says what is too much
-    monkeypatch.setattr(prompts, "scan_text", None)
-    too_long = "has more tokens than the context of 64 tokens has room for"
-    assert refusal(model, text) == f"text_input {too_long}"
-    large = json.dumps([{"role": "user", "content": text}])
-    assert refusal(model, "", MESSAGES=chat(large)) == f"messages {too_long}"
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ({"STOP_WORDS_DICT": [[b"a"] * 65]}, "stop_words has 65 texts; it must have at most 64"),
-        (
-            {"STOP_WORDS_DICT": [[b"a" * 4_000, b"b" * 97]]},
-            "stop_words has 4097 bytes; it must have at most 4096",
-        ),
-        ({"BAD_WORDS_DICT": [[b"a"] * 1_025]}, "bad_words has 1025 texts"),
-        ({"BAD_WORDS_DICT": [[b"a" * 70_000]]}, "bad_words has 70000 bytes"),
-        (
-            {"EMBEDDING_BIAS_WORDS": [[b"a"] * 1_025], "EMBEDDING_BIAS_WEIGHTS": [[1.0] * 1_025]},
-            "embedding_bias_words has 1025 texts",
-        ),
-        (
-            {"EMBEDDING_BIAS_IDS": [[1] * 4_097], "EMBEDDING_BIAS_WEIGHTS": [[1.0] * 4_097]},
-            "embedding_bias_ids has 4097 ids; it must have at most 4096",
-        ),
-    ],
-)
-def test_words_and_biases_are_bounded(
-    load: Callable[..., TritonPythonModel], inputs: dict[str, Any], message: str
-) -> None:
-    assert refusal(load(), "a", **inputs).startswith(message)
-
-
-def test_bounds_hold_for_each_row_by_itself(load: Callable[..., TritonPythonModel]) -> None:
-    words = [[b"a" * 3_000], [b"b" * 3_000]]
-    assert answer(load(), "a", "b", STOP_WORDS_DICT=words).error is None
-
-
-def test_parameters_are_bounded(load: Callable[..., TritonPythonModel]) -> None:
-    message = "the request parameters have 70021 bytes; they must have at most 65536"
-    assert refusal(load(), "a", policy="x" * 70_000) == message
-
-
-def test_memory_of_a_large_request_is_given_back(
-    load: Callable[..., TritonPythonModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given_back: list[bool] = []
-    monkeypatch.setattr(preprocessing, "give_back_memory", lambda: given_back.append(True))
-    model = load(context=64)
-    refusal(model, "a" * 100_000)
-    assert not given_back
-    refusal(model, "a" * 2_000_000)
-    assert given_back
 
 
 def test_a_chat_needs_a_template(load: Callable[..., TritonPythonModel]) -> None:
