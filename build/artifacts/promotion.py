@@ -28,9 +28,9 @@ _HISTORY_FILE = ".promoted.json"
 _MODEL_FILE = "model.py"
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FIRST = "1"
+"""The version folder whose ``model.py`` is in git; those of other versions are links to it."""
 _SERVED_ENGINES = ("onnx", "onnxruntime")
 """How manifests call the engine that is served from a model repository, now and formerly."""
-"""The version folder whose ``model.py`` is in git; those of other versions are links to it."""
 
 
 class Repository:
