@@ -10,7 +10,8 @@ response of a stream has woken holds that stream's lock while it waits for the i
 thread that brings responses waits for the stream's lock where another comes meanwhile, and holds
 that of all streams; and a call that has just been answered wants the latter while it holds the
 interpreter. So threads that wait for responses do nothing else, and one other does all the rest:
-then none waits for the interpreter as long as an engine takes for its next response.
+then they seldom wait for the interpreter as long as an engine takes for its next response. That
+makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md).
 """
 
 from __future__ import annotations
