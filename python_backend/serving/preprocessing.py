@@ -122,6 +122,7 @@ class TritonPythonModel:
         exclude = self._settings.exclude_input_in_output
         streams = _flag(inputs, _In.STREAM, batch, False)
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
+        ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -129,9 +130,10 @@ class TritonPythonModel:
                 include_stop=include_stop,
                 whole=ends_early and not streams and not echo,
                 echo_tokens=prompt.ids.size if echo else 0,
+                own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
             )
-            for row, prompt in zip(stops, prompts, strict=True)
+            for row, prompt, end in zip(stops, prompts, ends, strict=True)
         ]
 
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:

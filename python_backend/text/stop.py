@@ -15,6 +15,7 @@ class StopTexts:
 
     Attributes:
         found: Whether one was found; nothing follows then.
+        cut_off: What of the stop text is not part of the text.
     """
 
     def __init__(self, stops: Iterable[str], include: bool) -> None:
@@ -28,6 +29,7 @@ class StopTexts:
         self._include = include
         self._held = ""
         self.found = False
+        self.cut_off = ""
 
     def add(self, text: str, final: bool = False) -> str:
         """Text that is certain after some more text; ``final``: no more text follows."""
@@ -44,7 +46,9 @@ class StopTexts:
             end, start = min(places)
             self.found = True
             self._held = ""
-            return text[: end if self._include else start]
+            kept = end if self._include else start
+            self.cut_off = text[kept:end]
+            return text[:kept]
         keep = 0 if final else self._open(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

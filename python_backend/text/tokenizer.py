@@ -1,13 +1,13 @@
 """The checkpoint's own tokenizer, without transformers.
 
-Loads what a checkpoint folder holds (``tokenizer.json``, ``tokenizer_config.json``, the chat
-template) and answers the questions that serving asks: which tokens does a text have, which tokens
-are a forbidden or stopping word, which bytes is a token.
+Loads what a checkpoint folder holds (``tokenizer.json``, ``tokenizer_config.json``,
+``special_tokens_map.json``, the chat template) and answers the questions that serving asks: which
+tokens does a text have, which tokens are a forbidden or stopping word, which bytes is a token.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from contract.errors import EngineError
 from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
 from python_backend.text.chat import ChatTemplate
 from python_backend.text.detokenizer import Vocabulary
+from python_backend.text.special_tokens import special_tokens, tokenizer_config
 
 
 class TextTokenizer:
@@ -27,7 +28,8 @@ class TextTokenizer:
     Attributes:
         vocabulary: What each token is in bytes, for the detokenizer.
         chat_template: The checkpoint's template, or None where it has none.
-        end_id: The token that ends a text; -1 where neither tokenizer nor engine names one.
+        end_id: The token that ends a text: the tokenizer's, if the engine's end tokens are not
+            known or it is one of them, else the first of these; -1 where nothing names one.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
     """
 
@@ -36,17 +38,16 @@ class TextTokenizer:
         tokenizer: Tokenizer,
         config: dict[str, Any],
         template: str | None,
-        default_end_id: int = -1,
+        end_ids: Sequence[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self.vocabulary = Vocabulary(tokenizer)
-        tokens = {
-            name: _token_text(config[name])
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if config.get(name) is not None
-        }
+        tokens = special_tokens(config)
         self.chat_template = ChatTemplate(template, tokens) if template is not None else None
-        self.end_id = self._id_of(tokens.get("eos_token"), default=default_end_id)
+        first = end_ids[0] if end_ids else -1
+        self.end_id = self._id_of(tokens.get("eos_token"), default=first)
+        if end_ids and self.end_id not in end_ids:
+            self.end_id = first
         self.pad_id = self._id_of(tokens.get("pad_token"), default=max(self.end_id, 0))
         self._control_tokens = tuple(
             token.content
@@ -66,10 +67,12 @@ class TextTokenizer:
             raise EngineError(f"{path} is missing: the folder holds no tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-            path = folder / "tokenizer_config.json"
-            config = json.loads(path.read_bytes()) if path.is_file() else {}
         except Exception as error:  # the tokenizers library raises plain Exception
             raise EngineError(f"{path} can't be read: {error}") from error
+        try:
+            config = tokenizer_config(folder)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         template_path = folder / "chat_template.jinja"
@@ -79,7 +82,7 @@ class TextTokenizer:
         if isinstance(template, list):  # several, each with a name
             template = {each["name"]: each["template"] for each in template}.get("default")
         engine = EngineConfig.load(folder) if (folder / ENGINE_FILE).is_file() else None
-        return cls(tokenizer, config, template, engine.end_token_ids[0] if engine else -1)
+        return cls(tokenizer, config, template, engine.end_token_ids if engine else ())
 
     def _id_of(self, token: str | None, default: int) -> int:
         token_id = None if token is None else self._tokenizer.token_to_id(token)
@@ -130,7 +133,3 @@ class TextTokenizer:
                 plane[0, : tokens.size] = tokens
                 plane[1, : len(row)] = np.cumsum([ids.size for ids in row])
         return lists
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])

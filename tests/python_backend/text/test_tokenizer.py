@@ -42,6 +42,31 @@ def test_special_tokens_are_texts_or_descriptions(tmp_path: Path) -> None:
     assert tokenizer.pad_id == BYTE_LEVEL.token_to_id("<|é|>") != END
 
 
+@pytest.mark.parametrize(
+    ("config", "said", "end"),
+    [
+        ({}, {"eos_token": "<|end|>"}, "<|end|>"),
+        ({"eos_token": "<|é|>"}, {"eos_token": {"content": "<|end|>"}}, "<|end|>"),
+        ({"eos_token": "<|é|>"}, {"pad_token": "<|end|>"}, "<|é|>"),
+        # transformers doesn't read the old file beside this.
+        ({"eos_token": "<|é|>", "added_tokens_decoder": {}}, {"eos_token": "<|end|>"}, "<|é|>"),
+    ],
+)
+def test_special_tokens_of_their_own_file(
+    tmp_path: Path, config: dict[str, Any], said: dict[str, Any], end: str
+) -> None:
+    write(tmp_path, **config)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(said))
+    assert TextTokenizer.load(tmp_path).end_id == BYTE_LEVEL.token_to_id(end)
+
+
+def test_the_engines_end_tokens_hold_where_the_tokenizers_is_not_one_of_them() -> None:
+    assert END is not None
+    for end_ids, expected in (((), END), ((3, END), END), ((3, 5), 3)):
+        tokenizer = TextTokenizer(byte_level(), {"eos_token": "<|end|>"}, None, end_ids)
+        assert tokenizer.end_id == expected
+
+
 def test_the_end_token_pads_where_no_other_does(tokenizer: TextTokenizer) -> None:
     assert tokenizer.pad_id == tokenizer.end_id == END
 
