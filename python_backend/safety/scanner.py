@@ -97,6 +97,10 @@ class RuleSet:
         grouped = {i for group in self.groups for i in group.finders}
         self.alone = [i for i in range(len(self.finders)) if i not in grouped]
 
+    def takes_out(self, order: int) -> bool:
+        """Whether a rule does more than flag."""
+        return self.rules[order].action != "flag"
+
     def _group(self, holds: bool) -> _Group | None:
         patterns: dict[int, Pattern] = {
             i: finder.pattern
@@ -193,9 +197,14 @@ class Scanner:
         for quiet, group in zip(self._quiet, self._rules.groups, strict=True):
             starts |= {i: max(quiet, self._resume[i]) for i in group.finders}
         self._text += text[known:]
-        for i, start in starts.items():
-            self._ask_cut(i, start - self._offset, unknown)
-        # What several finders of a rule take for one thing is one thing.
+        asked = [self._ask_cut(i, start - self._offset, unknown) for i, start in starts.items()]
+        begun = sorted(match for match in asked if match is not None)
+        # What begins later is taken out with it, and may be none: one thing a rule is told of it.
+        end = self._offset + len(self._text)
+        taking = [each for each in self._matches if self._rules.takes_out(each.order)]
+        starts_at = min((each.start for each in (*taking, *begun) if each.end == end), default=end)
+        first = {match.order: match for match in reversed(begun) if match.start == starts_at}
+        self._matches += first.values()
         self._matches = [
             match._replace(negative_end=-min(match.end, limit))
             for match in set(self._matches)
@@ -232,19 +241,24 @@ class Scanner:
         self._resume[number] = self._offset + max(start, next_start)
         self._note(order, finder.kind, spans)
 
-    def _ask_cut(self, number: int, start: int, unknown: int) -> None:
-        """Ask one finder about the end of a text that is cut."""
+    def _ask_cut(self, number: int, start: int, unknown: int) -> _Match | None:
+        """Ask one finder about the end of a text that is cut: the beginning of a match."""
         order, finder = self._rules.finders[number]
         spans, _ = finder.scan(self._text, start, True, self._offset)
         end = len(self._text)
         place = None
         if self._rules.holds[number]:
             place = finder.beginning(self._text[: end - unknown], start)
+        begun = None
         if place is not None:
-            cut = [span.start for span in spans if span.end > place]
+            whole = [span.start for span in spans if span.end > place]
             spans = [span for span in spans if span.end <= place]
-            spans.append(Span(min([place, *cut]), end))
+            if whole:  # as much of it as there is, as a longer match may begin with it
+                spans.append(Span(min(place, *whole), end))
+            else:
+                begun = _Match(self._offset + place, -self._offset - end, order, finder.kind)
         self._note(order, finder.kind, spans)
+        return begun
 
     def _note(self, order: int, kind: str, spans: Sequence[Span]) -> None:
         for span in spans:

@@ -286,6 +286,35 @@ def test_a_stop_text_ends_the_answer_and_the_engine(
     assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [5]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("width", [1, 3, 40])
+def test_tokens_behind_a_stop_text_are_not_counted_however_many_come_at_once(
+    model: postprocessing.TritonPythonModel, width: int, whole: bool
+) -> None:
+    ids = TOKENIZER.encode("The cat sat on the dog and on the cat").ids
+    context = StreamContext(stops=("sat",), whole=whole)
+    requests = [
+        piece(ids[i : i + width], 1, context=None if i else context, num_output_tokens=[[1]])
+        for i in range(0, len(ids), width)
+    ]
+    model.execute(requests)
+    responses = [response for request in requests for response in request.responses]
+    counts = [response.outputs["num_output_tokens"].item() for response in responses]
+    assert sum(counts) == len(TOKENIZER.encode("The cat sat").ids)
+    assert texts(requests) == "The cat sat"
+
+
+def test_what_is_held_at_the_longest_answer_s_end_does_not_leave(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    ids = TOKENIZER.encode("call +44 20 7946 012").ids
+    request = piece(ids, 1, "length", FIRST)
+    model.execute([request])
+    assert texts([request]) == "call [PHONE]"
+    assert reasons([request]) == ["length"]
+    assert [each["kind"] for each in verdicts([request])] == ["phone"]
+
+
 def test_a_blocked_answer_ends_before_what_blocks_it(
     model: postprocessing.TritonPythonModel,
 ) -> None:
