@@ -28,6 +28,7 @@ class StreamContext:
 
     Attributes:
         stops: Stop texts.
+        min_tokens: How many tokens of the answer no stop text ends.
         include_stop: Whether the stop text is part of the answer.
         whole: The client wants one response, though the engine sends many.
         echo_tokens: How many tokens of the prompt the answer begins with.
@@ -41,6 +42,7 @@ class StreamContext:
     echo_tokens: int = 0
     own_end: bool = True
     verdicts: tuple[dict[str, Any], ...] = ()
+    min_tokens: int = 0
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
@@ -133,6 +135,7 @@ class Answer:
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
         self._news = list(context.verdicts)
+        self._num_tokens = 0
         self._characters = 0
         self._textless: list[Token] = []
         self._pending: deque[_Pending] = deque()
@@ -175,6 +178,7 @@ class Answer:
                 raw = self._detokenizer.add(some)
             else:
                 raw = self._add_with_log_probs(asked[start : start + step])
+            self._num_tokens += len(some)
             self._advance(piece, raw)
             if self.ended:
                 piece.num_tokens -= len(token_ids) - start - len(some)
@@ -184,20 +188,25 @@ class Answer:
         piece.ends_early = self.ended and not engine_reason
         return piece
 
+    @property
+    def _is_early(self) -> bool:
+        """Whether the answer is still so short that no stop text ends it."""
+        return self._num_tokens <= self.context.min_tokens
+
     def _advance(self, piece: Piece, raw: str) -> None:
         """Take more text of the model's; a stop text or the policy may end the answer."""
-        text = self._stops.add(raw)
+        text = self._stops.add(raw, early=self._is_early)
         self._take(piece, self._cut_at_stop(piece, text) or self._scanner.add(text))
 
     def _end(self, piece: Piece, reason: str) -> None:
         """Take the engine's word that it is the end."""
         rest = self._detokenizer.add([], final=True)
         self._give_text(len(rest))
-        text = self._stops.add(rest)
+        text = self._stops.add(rest, early=self._is_early)
         scanned = self._cut_at_stop(piece, text)
         if scanned is None:
             piece.finish_reason = reason
-            text += self._stops.add("", final=True)
+            text += self._stops.add("", final=True, early=self._is_early)
             if reason == "stop" and self.context.own_end:
                 scanned = self._scanner.add(text, final=True)
             else:  # what would have followed is not known, nor what a cut character would have been

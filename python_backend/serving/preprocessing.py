@@ -86,6 +86,8 @@ class TritonPythonModel:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: prompt.ids.size] = prompt.ids
         contexts = self._contexts(inputs, prompts, policy)
+        # The engine ends at a stop word wherever it comes; postprocessing knows how early it may.
+        ends_anywhere = not any(each.min_tokens for each in contexts)
         streaming = _flag(inputs, _In.STREAM, batch, False) or any(each.whole for each in contexts)
         said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
@@ -94,7 +96,12 @@ class TritonPythonModel:
                 triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
                 triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
                 triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
-                triton_tensor(_Out.STOP_WORDS_IDS, self._words(inputs, _In.STOP_WORDS_DICT, batch)),
+                triton_tensor(
+                    _Out.STOP_WORDS_IDS,
+                    self._words(inputs, _In.STOP_WORDS_DICT, batch)
+                    if ends_anywhere
+                    else self._tokenizer.word_list([[]] * batch),
+                ),
                 triton_tensor(_Out.EMBEDDING_BIAS, self._bias(inputs, batch)),
                 triton_tensor(
                     _Out.OUT_END_ID, _or(inputs, _In.END_ID, self._tokenizer.end_id, batch)
@@ -123,6 +130,7 @@ class TritonPythonModel:
         streams = _flag(inputs, _In.STREAM, batch, False)
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
         ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
+        min_tokens = inputs.scalars(_In.MIN_TOKENS, batch) or [0] * batch
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -132,8 +140,9 @@ class TritonPythonModel:
                 echo_tokens=prompt.ids.size if echo else 0,
                 own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
+                min_tokens=max(least, 0) if any(row) else 0,
             )
-            for row, prompt, end in zip(stops, prompts, ends, strict=True)
+            for row, least, prompt, end in zip(stops, min_tokens, prompts, ends, strict=True)
         ]
 
     def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:

@@ -28,18 +28,28 @@ class StopTexts:
         self._stops = tuple(filter(None, stops))
         self._include = include
         self._held = ""
+        self._early = 0
         self.found = False
         self.cut_off = ""
 
-    def add(self, text: str, final: bool = False) -> str:
-        """Text that is certain after some more text; ``final``: no more text follows."""
+    def add(self, text: str, final: bool = False, early: bool = False) -> str:
+        """Text that is certain after some more text.
+
+        Args:
+            text: What follows.
+            final: No more text follows it.
+            early: A stop text that is complete within it doesn't end the text yet.
+        """
         if not self._stops:
             return text
         if self.found:
             return ""
         text = self._held + text
+        too_early = len(text) if early else self._early
         places = [
-            (place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0
+            (place + len(stop), place)
+            for stop in self._stops
+            if (place := text.find(stop, max(too_early + 1 - len(stop), 0))) >= 0
         ]
         if places:
             # The one that is complete first; of two that end together, the longer.
@@ -51,6 +61,7 @@ class StopTexts:
             return text[:kept]
         keep = 0 if final else self._open(text)
         self._held = text[len(text) - keep :]
+        self._early = max(too_early - (len(text) - keep), 0)
         return text[: len(text) - keep]
 
     def _open(self, text: str) -> int:

@@ -313,6 +313,30 @@ def test_what_is_held_at_the_longest_answer_s_end_does_not_leave(
     assert texts([request]) == "call [PHONE]"
     assert reasons([request]) == ["length"]
     assert [each["kind"] for each in verdicts([request])] == ["phone"]
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("log_probs", [False, True])
+def test_no_stop_text_ends_the_first_tokens(
+    model: postprocessing.TritonPythonModel, together: bool, log_probs: bool
+) -> None:
+    whole = "The cat sat on the cat"
+    ids = TOKENIZER.encode(whole, add_special_tokens=False).ids
+    found = set()
+    for min_tokens in range(len(ids) + 2):
+        early = TOKENIZER.decode(ids[:min_tokens])
+        end = next((end for end in (7, 22) if end > len(early)), None)
+        context = StreamContext(stops=("cat",), min_tokens=min_tokens)
+        requests = [piece([], 90 + min_tokens, context=context)]
+        for tokens in [ids] if together else [[token] for token in ids]:
+            inputs: dict[str, Any] = (
+                {"output_log_probs": [[[-1.0] * len(tokens)]]} if log_probs else {}
+            )
+            requests.append(piece(tokens, 90 + min_tokens, **inputs))
+        requests.append(piece([], 90 + min_tokens, "length"))
+        model.execute(requests)
+        assert texts(requests) == whole[:end]
+        assert reasons(requests) == ["length" if end is None else "stop"]
+        found.add(end)
+    assert found == {7, 22, None}
 
 
 def test_a_blocked_answer_ends_before_what_blocks_it(

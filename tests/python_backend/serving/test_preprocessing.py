@@ -274,6 +274,13 @@ def test_each_message_of_a_chat_is_held_to_the_policy(
             StreamContext(stops=("q",), include_stop=False, whole=True),
         ),
         ({"STOP_WORDS_DICT": [[b"q"]], "STREAM": [[True]]}, "none", True, StreamContext(("q",))),
+        (
+            {"STOP_WORDS_DICT": [[b"q"]], "MIN_TOKENS": [[3]], "STREAM": [[True]]},
+            "none",
+            True,
+            StreamContext(("q",), min_tokens=3),
+        ),
+        ({"MIN_TOKENS": [[3]]}, "none", False, StreamContext()),
         ({"STOP_WORDS_DICT": [[b""]]}, "none", False, StreamContext()),
         ({}, "strict", True, StreamContext(whole=True)),
         ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "strict", False, StreamContext(echo_tokens=1)),
@@ -289,6 +296,14 @@ def test_postprocessing_is_told_what_it_needs(
     response = answer(load(), "q", policy=policy, **inputs)
     assert context(response) == expected
     assert response.outputs["STREAMING"].tolist() == [[streaming]]
+
+
+@pytest.mark.parametrize(("min_tokens", "lists"), [(0, True), (1, False)])
+def test_the_engine_ends_at_stop_words_only_where_it_may_at_once(
+    load: Callable[..., TritonPythonModel], min_tokens: int, lists: bool
+) -> None:
+    response = answer(load(), "q", STOP_WORDS_DICT=[[b"q"]], MIN_TOKENS=[[min_tokens]])
+    assert bool((response.outputs["STOP_WORDS_IDS"][:, 1] > 0).any()) == lists
 
 
 def test_a_chat_needs_a_template(load: Callable[..., TritonPythonModel]) -> None:
