@@ -32,6 +32,7 @@ class StreamContext:
         include_stop: Whether the stop text is part of the answer.
         whole: The client wants one response, though the engine sends many.
         echo_tokens: How many tokens of the prompt the answer begins with.
+        goes_on: The answer goes on with the prompt's own text, and keeps its first space.
         own_end: The model's own end token ends the answer, and none that the client chose.
         verdicts: What was found in the prompt.
     """
@@ -40,6 +41,7 @@ class StreamContext:
     include_stop: bool = True
     whole: bool = False
     echo_tokens: int = 0
+    goes_on: bool = False
     own_end: bool = True
     verdicts: tuple[dict[str, Any], ...] = ()
     min_tokens: int = 0
@@ -131,7 +133,9 @@ class Answer:
         self.ended = False
         self.verdicts: list[Verdict] = []
         self._vocabulary = vocabulary
-        self._detokenizer = Detokenizer(vocabulary, skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            vocabulary, skip_special_tokens, goes_on=context.goes_on and not context.echo_tokens
+        )
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
         self._news = list(context.verdicts)

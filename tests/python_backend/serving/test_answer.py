@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from python_backend.safety.policy import Policy, load_policies
@@ -163,6 +163,7 @@ def test_a_cut_character_hides_nothing(by_name: dict[str, Policy]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example("redact", "", False, 71, [], "stop")
 @given(
     st.sampled_from(["redact", "replace", "block", "flag", "none"]),
     st.sampled_from(["", "4764", "0093 9", "@ac", ", ", "!", "a1", "🐱", "phone"]),

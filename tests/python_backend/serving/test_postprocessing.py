@@ -20,11 +20,13 @@ from tests.python_backend.serving.fake_triton import (
     initialize_args,
     make_request,
 )
-from tests.python_backend.text.samples import byte_level
+from tests.python_backend.text.samples import byte_level, sentencepiece
 
-from python_backend.safety.scanner import Scanner  # isort: skip
+from python_backend.safety.scanner import RuleSet, Scanner  # isort: skip
 from python_backend.serving import postprocessing  # isort: skip
-from python_backend.serving.answer import StreamContext  # isort: skip
+from python_backend.serving.answer import Answer, StreamContext  # isort: skip
+from python_backend.safety.policy import Policy  # isort: skip
+from python_backend.text.detokenizer import Vocabulary  # isort: skip
 
 TOKENIZER = byte_level()
 TEXT = "déjà 🐱, write to ana@acme.example or call +44 20 7946 0123 東京"
@@ -142,6 +144,23 @@ def reasons(requests: list[Request]) -> list[str]:
     """Why answers ended."""
     outputs = [response.outputs for request in requests for response in request.responses]
     return [each["finish_reason"].item().decode() for each in outputs if "finish_reason" in each]
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"), [(StreamContext(), "is."), (StreamContext(goes_on=True), " is.")]
+)
+def test_an_answer_that_goes_on_keeps_its_first_space(
+    context: StreamContext, expected: str
+) -> None:
+    tokenizer = sentencepiece()
+    answer = Answer(
+        Vocabulary(tokenizer),
+        Policy("none", RuleSet([], "input"), RuleSet([], "output")),
+        context,
+        skip_special_tokens=True,
+    )
+    ids = tokenizer.encode("▁is.", add_special_tokens=False).ids
+    assert answer.add(ids, "stop").text == expected
 
 
 def test_a_stream_of_single_tokens_is_the_whole_text_redacted(
@@ -313,6 +332,8 @@ def test_what_is_held_at_the_longest_answer_s_end_does_not_leave(
     assert texts([request]) == "call [PHONE]"
     assert reasons([request]) == ["length"]
     assert [each["kind"] for each in verdicts([request])] == ["phone"]
+
+
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("log_probs", [False, True])
 def test_no_stop_text_ends_the_first_tokens(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig
@@ -142,11 +142,13 @@ def test_special_tokens_are_added_where_asked_for() -> None:
     assert END not in tokenizer.encode("a", add_special_tokens=False)
 
 
-def test_a_text_that_spells_a_special_token_is_told_from_a_plain_one(
-    tokenizer: TextTokenizer,
-) -> None:
-    assert tokenizer.has_control_token("so <|end|>")
-    assert not tokenizer.has_control_token("in new york, é! <|end |>")
+def test_a_tokenizer_is_left_as_it_was() -> None:
+    theirs = byte_level()
+    before = theirs.to_str()
+    ours = TextTokenizer(theirs, {"eos_token": "<|end|>"}, "{{ eos_token }}")
+    assert ours.encode("<|end|>", add_special_tokens=False).tolist() == [END]
+    assert theirs.to_str() == before
+    assert ours.vocab_size == theirs.get_vocab_size()
 
 
 def test_every_token_id_is_below_the_vocabulary_size() -> None:
@@ -184,3 +186,29 @@ def test_every_word_can_be_read_back(rows: list[list[str]]) -> None:
             BYTE_LEVEL.decode(word.tolist(), skip_special_tokens=False) for word in words
         ] == row
         assert (offsets[len(row) :] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "factor"),
+    [(None, 1), (normalizers.Prepend("▁"), 1), (normalizers.NFC(), 4)],
+)
+def test_a_context_holds_so_many_bytes(
+    normalizer: normalizers.Normalizer | None, factor: int
+) -> None:
+    letters = Tokenizer(models.BPE({"a": 0, "é": 1, "aaaa": 2}, []))
+    letters.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    if normalizer is not None:
+        letters.normalizer = normalizer
+    assert TextTokenizer(letters, {}, None, context_length=10).max_prompt_bytes == 40 * factor
+    assert TextTokenizer(letters, {}, None).max_prompt_bytes == 16_000_000
+
+
+@given(text=st.text("aé猫 \n", max_size=400), context=st.integers(1, 40))
+def test_a_text_that_fits_is_never_too_long(text: str, context: int) -> None:
+    tokenizer = TextTokenizer(BYTE_LEVEL, {}, None, context_length=context)
+    tokens = tokenizer.encode(text, add_special_tokens=False).size
+    if tokens <= context:
+        assert not tokenizer.is_too_long(text)
+        assert len(text.encode()) <= tokenizer.max_prompt_bytes
+    if len(text) >= 8 * context and tokens > 2 * context + 32:
+        assert tokenizer.is_too_long(text + " ")
