@@ -100,7 +100,8 @@ def test_nobody_but_the_template_writes_control_tokens(
     assert max(hostile, default=0) < ours.vocab_size
 
 
-@pytest.mark.parametrize("family", set(TEMPLATES) - {"phi"})  # whose tokens swallow white space
+# Phi's tokens swallow white space.
+@pytest.mark.parametrize("family", [family for family in TEMPLATES if family != "phi"])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_the_tokens_spell_the_prompt(family: str, data: st.DataObject) -> None:
