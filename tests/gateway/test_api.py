@@ -60,7 +60,13 @@ def test_a_chat_in_one_answer():
             "finish_reason": "stop",
         }
     ]
-    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert answer["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
     assert answer["id"] == f"chatcmpl-{response.headers['x-request-id']}"
     (generation,) = (job.generation for job in upstream.jobs)
     parameters = generation.parameters
