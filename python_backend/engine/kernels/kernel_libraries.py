@@ -32,6 +32,10 @@ _V3 = _V2 | frozenset("abm avx avx2 bmi1 bmi2 f16c fma movbe xsave".split())
 _V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
 
 
+class OutdatedLibrariesError(EngineError):
+    """The libraries were built of other sources than those beside them."""
+
+
 @dataclass(frozen=True)
 class Library:
     """One instruction set.
@@ -99,10 +103,11 @@ def load_library(library: Library) -> ctypes.CDLL:
     """Load a library that was built ahead, for a processor that can run it.
 
     Raises:
+        OutdatedLibrariesError: The sources have changed since.
         EngineError: It is not what ``digests.json`` lists.
     """
     if not are_current():
-        raise EngineError(f"{FOLDER} was built of other sources: run `make kernels`")
+        raise OutdatedLibrariesError(f"{FOLDER} was built of other sources: run `make kernels`")
     try:
         content = library.path.read_bytes()
     except OSError as error:

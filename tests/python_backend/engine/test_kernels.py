@@ -137,6 +137,17 @@ def test_no_compiler_is_needed_and_nothing_is_written(
 
 
 @X86
+def test_the_sources_are_read_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    digest_of = kernel_libraries.digest_of
+    monkeypatch.setattr(
+        kernel_libraries, "digest_of", lambda *more: read.append(more) or digest_of(*more)
+    )
+    load_kernels(1)
+    assert len(read) == 1
+
+
+@X86
 @pytest.mark.parametrize("name", instruction_sets.parameters())
 def test_each_library_loads_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("TRIREME_KERNELS", name)
