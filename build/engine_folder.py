@@ -252,12 +252,6 @@ def _engine_config(
     for token in end_token_ids:
         if not 0 <= token < spec.decoder.vocab_size:
             raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
-    # Some checkpoints say -1 where they have no padding token.
-    padding = [
-        token
-        for token in _token_ids(checkpoint, "pad_token_id")
-        if 0 <= token < spec.decoder.vocab_size
-    ]
     return EngineConfig(
         architecture=spec.architecture,
         execution_provider=provider,
@@ -266,7 +260,6 @@ def _engine_config(
         context_length=spec.context_length,
         limits=limits,
         end_token_ids=end_token_ids,
-        pad_token_id=(padding or end_token_ids)[0],
         decoder=spec.decoder,
     )
 
