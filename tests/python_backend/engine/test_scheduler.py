@@ -410,6 +410,17 @@ def test_where_memory_runs_out_the_least_urgent_waits_again(urgent: int) -> None
     assert scheduler.waiting == [sequences[1 - urgent]]
 
 
+def test_where_memory_runs_out_who_was_promoted_goes_before_the_most_urgent() -> None:
+    scheduler = make_scheduler(blocks=3)
+    urgent, humble = make_sequence([1] * 16, 30, priority=1), make_sequence([2] * 16, 30, 5)
+    humble.is_promoted = True
+    for sequence in (urgent, humble):
+        scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    advance(scheduler, scheduler.schedule())
+    assert (scheduler.running, scheduler.waiting) == ([humble], [urgent])
+
+
 def test_an_urgent_prompt_takes_memory_from_streams_that_are_less_urgent() -> None:
     scheduler = make_scheduler(blocks=6, max_num_tokens=17)
     stream, prompt = make_sequence([1] * 16, 60, 5), make_sequence([2] * 64, 2, 1)
