@@ -219,7 +219,7 @@ coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages i
 
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
-	@$(run_build) -m pytest -m torch tests/build
+	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
 	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
@@ -227,6 +227,10 @@ test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)
 .PHONY: test-refusals
 test-refusals: $(VENV)/.dev ## Have EACH requests of every kind refused, by every way: the server must live
 	@REFUSALS="$(EACH)" $(run) -m pytest tests/integration/test_refusals.py --timeout 7200 $(ARGS)
+
+.PHONY: sweep
+sweep: $(BUILD_VENV)/.installed ## Hold every setting of every family against transformers (a thousand builds)
+	@$(run_build) -m pytest -m sweep tests/build $(ARGS)
 
 .PHONY: sanitize
 sanitize: $(VENV)/.dev ## Test the C kernels under AddressSanitizer, UBSan and ThreadSanitizer

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from build.build_errors import CheckpointError
+from python_backend.text.special_tokens import special_tokens, tokenizer_config
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -56,7 +57,7 @@ class Checkpoint:
         self.config = _read_json(folder / _CONFIG_FILE)
         generation_config = folder / GENERATION_CONFIG_FILE
         self.generation_config = _read_json(generation_config) if generation_config.exists() else {}
-        _read_json(folder / TOKENIZER_FILE)
+        self._tokenizer = _read_json(folder / TOKENIZER_FILE)
         self._exit = ExitStack()
         self._slices: dict[str, Any] = {}
         try:
@@ -96,6 +97,23 @@ class Checkpoint:
 
     def __contains__(self, name: str) -> bool:
         return name in self._slices
+
+    def tokenizer_end(self) -> int | None:
+        """The token that the tokenizer says ends a text; None where it says nothing.
+
+        Raises:
+            CheckpointError: One of the tokenizer's files can't be read.
+        """
+        try:
+            config = tokenizer_config(self.folder)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        end = special_tokens(config).get("eos_token")
+        vocabulary = self._tokenizer.get("model", {}).get("vocab")
+        known = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        for each in self._tokenizer.get("added_tokens", []):
+            known[each["content"]] = each["id"]
+        return None if end is None else known.get(end)
 
     def names(self) -> list[str]:
         """The names of all tensors."""

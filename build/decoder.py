@@ -9,15 +9,16 @@ means describing it here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
-from build.model_config import ModelConfig
+from build.families import family_of
+from build.family import Family, Settings
+from build.layer_kinds import layer_windows, unrotated_layers
 from build.rotary import RotaryEmbedding, describe_rotary
 from build.weight_tensors import UnpackedTensors
 from python_backend.engine.layers import (
@@ -36,47 +37,15 @@ from python_backend.engine.layers import (
     products,
 )
 
-_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What an architecture has that the plain Llama has not, and what its configs leave out."""
-
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    packed: bool = False
-    post_norms: bool = False
-    norm_offset: float = 0.0
-    scales_embedding: bool = False
-    defaults: dict[str, Any] = field(default_factory=dict)
-
-
-_FAMILIES = {
-    "LlamaForCausalLM": _Family(),
-    "MistralForCausalLM": _Family(),
-    "Qwen2ForCausalLM": _Family(qkv_bias=True),
-    "Qwen3ForCausalLM": _Family(qk_norm=True, defaults={"head_dim": 128}),
-    "Phi3ForCausalLM": _Family(packed=True),
-    "Gemma2ForCausalLM": _Family(
-        post_norms=True,
-        norm_offset=1.0,
-        scales_embedding=True,
-        defaults={
-            "head_dim": 256,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "SmolLM3ForCausalLM": _Family(
-        defaults={"no_rope_layer_interval": 4, "tie_word_embeddings": True}
-    ),
+# Three of transformers' activations are one formula, and so are the other two.
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
 }
-ARCHITECTURES = tuple(_FAMILIES)
+
 
 # The engine's attention goes through a head in whole vector registers.
 _HEAD_DIM_MULTIPLE = 16
@@ -84,6 +53,9 @@ _HEAD_DIM_MULTIPLE = 16
 _EMBEDDING = "model.embed_tokens.weight"
 _FINAL_NORM = "model.norm.weight"
 _LM_HEAD = "lm_head.weight"
+_RECOMPUTED = ".rotary_emb.inv_freq"  # which early checkpoints store
+
+_COMPARED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -97,6 +69,8 @@ class DecoderSpec:
         rotary: The rotary embedding.
         context_length: Most tokens a sequence can have.
         packed: Matrices that the checkpoint stores in one, with their parts' names and rows.
+        settings: What ``config.json`` says.
+        notes: What a person should know: what is ignored, and what follows from the context.
     """
 
     architecture: str
@@ -105,6 +79,8 @@ class DecoderSpec:
     rotary: RotaryEmbedding
     context_length: int
     packed: dict[str, tuple[tuple[str, int], ...]]
+    settings: Settings
+    notes: tuple[str, ...]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -135,144 +111,123 @@ def describe_decoder(checkpoint: Checkpoint, context_length: int | None = None) 
         CheckpointError: The architecture or one of its features is not supported, a setting is
             missing, or a tensor is missing or has another shape than the configuration says.
     """
-    architecture = _architecture(checkpoint.config)
-    family = _FAMILIES[architecture]
-    config = ModelConfig({**family.defaults, **checkpoint.config})
-    _refuse_unsupported(config, architecture)
+    family = family_of(checkpoint.config)
+    settings = family.read(checkpoint.config)
+    notes = []
+    if foreign := family.foreign(checkpoint.config):
+        notes.append(f"ignored: {', '.join(foreign)} of config.json, not of {family.architecture}")
 
-    hidden_size = config.integer("hidden_size")
-    num_heads = config.integer("num_attention_heads")
-    head_dim = config.integer("head_dim", default=hidden_size // num_heads)
-    num_kv_heads = config.integer("num_key_value_heads", default=num_heads)
+    num_heads, num_kv_heads = settings.num_attention_heads, settings.num_kv_heads
+    head_dim = settings.head_width
     if num_heads % num_kv_heads:
         raise CheckpointError(f"{num_heads} heads do not divide among {num_kv_heads} KV heads")
     if head_dim % _HEAD_DIM_MULTIPLE:
         raise CheckpointError(
             f"heads of {head_dim} are not supported, only multiples of {_HEAD_DIM_MULTIPLE} are"
         )
-    longest = config.integer("max_position_embeddings")
+    longest = settings.max_position_embeddings
     if context_length is not None and not 0 < context_length <= longest:
         raise CheckpointError(f"the context length must be between 1 and {longest}")
     context_length = context_length or longest
-    num_layers = config.integer("num_hidden_layers")
-    rotary = describe_rotary(config, head_dim, context_length)
-    windows = _windows(config, architecture, num_layers, context_length)
-    unrotated = _unrotated_layers(config, num_layers)
+    rotary, rotary_notes = describe_rotary(family, settings, context_length)
+    windows = layer_windows(family, settings)
+    unrotated = unrotated_layers(settings)
     heads = Heads(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        scale=config.number("query_pre_attn_scalar", default=head_dim) ** -0.5,
-        logit_softcap=config.optional_number("attn_logit_softcapping"),
+        scale=(settings.query_pre_attn_scalar or head_dim) ** -0.5,
+        logit_softcap=settings.attn_logit_softcapping,
         rotary_dim=rotary.dim,
     )
-    parts = _Parts(config, family)
+    parts = _Parts(settings, family)
     layers = []
-    for index in range(num_layers):
-        changes = {"window": windows[index] if windows else 0}
+    for index, window in enumerate(windows):
+        # A window that no sequence outgrows is none.
+        changes = {"window": window if window < context_length else 0}
         if index in unrotated:
             changes["rotary_dim"] = 0
         attention = parts.attention(index, heads.model_copy(update=changes))
         layers.append(Layer(attention=attention, feed_forward=parts.feed_forward(index)))
-    lm_head = _EMBEDDING if config.flag("tie_word_embeddings") else _LM_HEAD
+    embedding, lm_head, tables_notes = _tables(checkpoint, settings)
     spec = DecoderSpec(
-        architecture=architecture,
+        architecture=family.architecture,
         decoder=Decoder(
-            embedding=_EMBEDDING,
-            embedding_scale=math.sqrt(hidden_size) if family.scales_embedding else 1.0,
+            embedding=embedding,
+            embedding_scale=math.sqrt(settings.hidden_size) if family.scales_embedding else 1.0,
             layers=tuple(layers),
             final_norm=parts.norm(_FINAL_NORM),
-            lm_head=parts.product(lm_head, config.integer("vocab_size")),
-            logit_softcap=config.optional_number("final_logit_softcapping"),
+            lm_head=parts.product(lm_head, settings.vocab_size),
+            logit_softcap=settings.final_logit_softcapping,
         ),
         norm_offset=family.norm_offset,
         rotary=rotary,
         context_length=context_length,
         packed=parts.packed,
+        settings=settings,
+        notes=(*notes, *tables_notes, *rotary_notes),
     )
     tensors = spec.tensors(checkpoint)
-    for name, shape in spec.decoder.tensor_shapes().items():
+    shapes = spec.decoder.tensor_shapes()
+    for name, shape in shapes.items():
         if tensors.shape(name) != shape:
             raise CheckpointError(
                 f"{name} has shape {list(tensors.shape(name))}, "
                 f"but config.json asks for {list(shape)}"
             )
         tensors.dtype(name)
+    read = {*shapes, *parts.packed, _LM_HEAD}
+    unread = [
+        name for name in checkpoint.names() if name not in read and not name.endswith(_RECOMPUTED)
+    ]
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        note = f"ignored: the tensor {unread[0]}{more}, not of {family.architecture}"
+        spec = replace(spec, notes=(*spec.notes, note))
     return spec
 
 
-def _architecture(config: dict[str, Any]) -> str:
-    names = config.get("architectures") or ["no architecture"]
-    for name in names:
-        if name in ARCHITECTURES:
-            return str(name)
-    raise CheckpointError(
-        f"{names[0]} is not supported; the architectures that are: {', '.join(ARCHITECTURES)}"
+def _tables(checkpoint: Checkpoint, settings: Settings) -> tuple[str, str, list[str]]:
+    """The tensors of embedding and output projection, and what is to be said of them.
+
+    Where they are to be tied and the checkpoint has both, transformers 5 ties them only if they are
+    equal; where it has one of them, that one serves for both.
+    """
+    if not settings.tie_word_embeddings:
+        return _EMBEDDING, _LM_HEAD, []
+    if _LM_HEAD not in checkpoint:
+        return _EMBEDDING, _EMBEDDING, []
+    if _EMBEDDING not in checkpoint:
+        return _LM_HEAD, _LM_HEAD, []
+    if _equal(checkpoint, _EMBEDDING, _LM_HEAD):
+        return _EMBEDDING, _EMBEDDING, []
+    note = (
+        f"{_LM_HEAD} is not {_EMBEDDING}, though tie_word_embeddings is true: both are built, as "
+        "transformers 5 does (4 would leave the first out)"
     )
+    return _EMBEDDING, _LM_HEAD, [note]
 
 
-def _refuse_unsupported(config: ModelConfig, architecture: str) -> None:
-    if config.get("quantization_config"):
-        method = config.get("quantization_config").get("quant_method", "quantized")
-        raise CheckpointError(
-            f"the checkpoint is already quantized ({method}); start from the original weights"
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    if checkpoint.shape(one) != checkpoint.shape(other):
+        return False
+    rows = checkpoint.shape(one)[0]
+    for start in range(0, rows, _COMPARED_ROWS):
+        part = range(start, min(start + _COMPARED_ROWS, rows))
+        first, second = (
+            np.concatenate([*checkpoint.blocks(name, part)]).astype(np.float32)
+            for name in (one, other)
         )
-    for setting in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-        if config.flag(setting):
-            raise CheckpointError(f"{setting} is not supported for {architecture}")
+        if not np.array_equal(first, second):
+            return False
+    return True
 
 
-def _activation(config: ModelConfig) -> Activation:
-    name = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+def _activation(settings: Settings) -> Activation:
+    name = settings.hidden_activation or settings.hidden_act
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"the activation {name!r} is not supported")
     return _ACTIVATIONS[name]
-
-
-def _windows(
-    config: ModelConfig, architecture: str, num_layers: int, context_length: int
-) -> tuple[int, ...]:
-    """How many keys each layer's queries see, 0 for all; empty where every layer sees all.
-
-    Where ``layer_types`` doesn't tell, each architecture has its own rule.
-    """
-    switchable = architecture.startswith(("Qwen", "SmolLM3"))
-    if not config.get("sliding_window") or (switchable and not config.flag("use_sliding_window")):
-        return ()
-    window = config.integer("sliding_window")
-    if window >= context_length:
-        return ()
-    types = config.get("layer_types")
-    if types is not None:
-        if not isinstance(types, list) or len(types) != num_layers:
-            raise CheckpointError(f"config.json says layer_types = {types!r}, not one a layer")
-        for kind in types:
-            if kind not in ("sliding_attention", "full_attention"):
-                raise CheckpointError(f"the attention {kind!r} is not supported")
-        slides = [kind == "sliding_attention" for kind in types]
-    elif architecture == "Gemma2ForCausalLM":
-        slides = [index % 2 == 0 for index in range(num_layers)]
-    elif architecture.startswith("Qwen"):
-        first = config.integer("max_window_layers") if config.get("max_window_layers") else 0
-        slides = [index >= first for index in range(num_layers)]
-    elif architecture == "SmolLM3ForCausalLM":
-        unrotated = _unrotated_layers(config, num_layers)
-        slides = [index in unrotated for index in range(num_layers)]
-    else:
-        slides = [True] * num_layers
-    return tuple(window if each else 0 for each in slides) if any(slides) else ()
-
-
-def _unrotated_layers(config: ModelConfig, num_layers: int) -> tuple[int, ...]:
-    rotates = config.get("no_rope_layers")  # 1 where a layer has a rotary embedding
-    if rotates is not None:
-        if not isinstance(rotates, list) or len(rotates) != num_layers:
-            raise CheckpointError(f"config.json says no_rope_layers = {rotates!r}, not one a layer")
-        return tuple(index for index, each in enumerate(rotates) if not each)
-    if config.get("no_rope_layer_interval") is None:
-        return ()
-    interval = config.integer("no_rope_layer_interval")
-    return tuple(range(interval - 1, num_layers, interval))
 
 
 class _Parts:
@@ -282,12 +237,12 @@ class _Parts:
         packed: Matrices that the checkpoint stores in one, with their parts' names and rows.
     """
 
-    def __init__(self, config: ModelConfig, family: _Family) -> None:
+    def __init__(self, settings: Settings, family: Family) -> None:
         self._family = family
-        self._hidden_size = config.integer("hidden_size")
-        self._intermediate_size = config.integer("intermediate_size")
-        self._activation = _activation(config)
-        self._eps = config.number("rms_norm_eps")
+        self._hidden_size = settings.hidden_size
+        self._intermediate_size = settings.intermediate_size
+        self._activation = _activation(settings)
+        self._eps = settings.rms_norm_eps
         self.packed: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def norm(self, weight: str, width: int | None = None) -> Norm:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.cuda_graph import check_spec, write_graph
 from build.decoder import DecoderSpec, describe_decoder
 from build.gptq import Gptq
+from build.model_config import tokens
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.progress import Progress, silent
 from build.publish import staged
@@ -53,10 +53,12 @@ from python_backend.engine.engine_config import (
     default_provider,
 )
 from python_backend.engine.tensor_places import TENSORS_FILE, save_places
+from python_backend.text.special_tokens import SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE
 
 _COPIED_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
     "chat_template.jinja",
     GENERATION_CONFIG_FILE,
 )
@@ -246,17 +248,13 @@ def _engine_config(
     kv_cache_dtype: KVDtype,
     limits: ServingLimits,
 ) -> EngineConfig:
-    end_token_ids = _token_ids(checkpoint, "eos_token_id")
-    if not end_token_ids:
-        raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
-    for token in end_token_ids:
-        if not 0 <= token < spec.decoder.vocab_size:
-            raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
+    vocab_size = spec.decoder.vocab_size
+    end_token_ids = end_tokens(checkpoint, spec)
     # Some checkpoints say -1 where they have no padding token.
     padding = [
         token
-        for token in _token_ids(checkpoint, "pad_token_id")
-        if 0 <= token < spec.decoder.vocab_size
+        for token in _token_ids(checkpoint, "pad_token_id") or spec.settings.pad_token_id
+        if 0 <= token < vocab_size
     ]
     return EngineConfig(
         architecture=spec.architecture,
@@ -271,14 +269,31 @@ def _engine_config(
     )
 
 
+def end_tokens(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[int, ...]:
+    """Tokens that end a text.
+
+    They are those of ``generation_config.json``, or else of ``config.json``, which transformers
+    ends at, and the tokenizer's own.
+
+    Raises:
+        CheckpointError: There is none, or one is not in the vocabulary.
+    """
+    vocab_size = spec.decoder.vocab_size
+    found = _token_ids(checkpoint, "eos_token_id") or spec.settings.eos_token_id
+    if "eos_token_id" not in {*checkpoint.generation_config, *checkpoint.config}:
+        # A default of the family, which a smaller vocabulary may not have.
+        found = tuple(token for token in found if token < vocab_size)
+    own = checkpoint.tokenizer_end()
+    if own is not None and own < vocab_size and own not in found:
+        found = (*found, own)
+    if not found:
+        raise CheckpointError("neither generation_config.json nor config.json has eos_token_id")
+    for token in found:
+        if not 0 <= token < vocab_size:
+            raise CheckpointError(f"eos_token_id {token} is not in the vocabulary")
+    return found
+
+
 def _token_ids(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
-    """A setting that is one token or several, or none; ``generation_config.json`` goes first."""
-    value: Any = checkpoint.generation_config.get(name)
-    if value is None:
-        value = checkpoint.config.get(name)
-    if value is None:
-        return ()
-    tokens = tuple(value) if isinstance(value, list) else (value,)
-    if not all(type(token) is int for token in tokens):
-        raise CheckpointError(f"{name} is {value!r}, not a token or a list of tokens")
-    return tokens
+    """What ``generation_config.json`` says, if it does: one token or several."""
+    return tokens(f"{name} of {GENERATION_CONFIG_FILE}", checkpoint.generation_config.get(name))

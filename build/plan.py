@@ -6,6 +6,7 @@ refused here: damaged files, remote code, an unknown architecture, a licence, a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Plan:
         licence: What the audit found.
         memory: What serving will take.
         checkpoint_bytes: Of the checkpoint's files.
+        notes: What of the checkpoint is ignored, and what else a person should know of it.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Plan:
     licence: LicenceFinding
     memory: Memory
     checkpoint_bytes: int
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """The plan, for a person to read before it is carried out."""
@@ -80,7 +83,8 @@ class Plan:
                 f"{bounds.max_perplexity_increase:+.1%}, agreement at least "
                 f"{bounds.min_agreement:.1%}, accuracy at most {-bounds.max_accuracy_drop:.1%}"
             )
-        return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
+        rows = [*lines.items(), *(("note", note) for note in self.notes)]
+        return "\n".join(f"{name:10}  {text}" for name, text in rows)
 
     def _memory_line(self) -> str:
         memory, limits, context = self.memory, self.recipe.limits, self.spec.context_length
@@ -110,7 +114,16 @@ def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent)
         _refuse_remote_code(checkpoint.config, recipe)
         spec = describe_decoder(checkpoint, recipe.limits.context_length)
         stored_bytes = checkpoint.dtype(spec.decoder.embedding).itemsize
-        shape = replace(ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes)
+        tied = spec.decoder.lm_head.weights == (spec.decoder.embedding,)
+        shape = replace(
+            ModelShape.from_config(checkpoint.config), dtype_bytes=stored_bytes, tied=tied
+        )
+        notes = (*spec.notes, *_sampling_note(checkpoint.generation_config))
+        if isinstance(recipe, TensorRTLLMRecipe) and spec.settings.tie_word_embeddings > tied:
+            raise CheckpointError(
+                f"{folder} has an output projection that is not its embedding, but its config.json "
+                "says tie_word_embeddings: set that to false, so that TensorRT-LLM reads both"
+            )
         if isinstance(recipe, TensorRTLLMRecipe) and "trtllm" in recipe.target.forms:
             check_architecture(checkpoint.config)
             check_mapping(checkpoint.config, recipe.target)
@@ -134,6 +147,27 @@ def make_plan(recipe: Recipe, digests: DigestCache, progress: Progress = silent)
         licence=licence,
         memory=memory,
         checkpoint_bytes=sum(path.stat().st_size for path in files),
+        notes=notes,
+    )
+
+
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "suppress_tokens",
+    "bad_words_ids",
+)
+
+
+def _sampling_note(generation: Mapping[str, Any]) -> list[str]:
+    """Transformers samples by the file where a call says nothing; here requests say all of it."""
+    said = [f"{name} {generation[name]}" for name in _SAMPLING if generation.get(name)]
+    return [f"requests say how to sample, not generation_config.json: {', '.join(said)}"] * bool(
+        said
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from build.build_errors import CheckpointError
-from build.model_config import ModelConfig
+from build.family import Family, Settings
+from build.model_config import Reader, flag, listed, number, optional, required, size, wrong
 
 
 class RotaryScaling(Protocol):
@@ -46,6 +48,40 @@ class Llama3Scaling:
         turns = self.original_context * inv_freq / (2 * math.pi)
         kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = np.clip(kept, 0.0, 1.0)
+        return inv_freq * (kept + (1.0 - kept) / self.factor)
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every position divided by one factor.
+
+    Attributes:
+        factor: How much longer the context became.
+    """
+
+    factor: float
+    magnitude: float = 1.0
+
+    def scale(self, inv_freq: NDArray[np.float64]) -> NDArray[np.float64]:
+        return inv_freq / self.factor
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (arXiv:2309.00071): fast waves kept, slow ones stretched, those between interpolated.
+
+    Attributes:
+        factor: How much the slow ones are stretched.
+        kept: How far each wave is kept, 1 all and 0 not at all, ``[rotary_dim / 2]``.
+        magnitude: Multiplies cosines and sines.
+    """
+
+    factor: float
+    kept: tuple[float, ...]
+    magnitude: float
+
+    def scale(self, inv_freq: NDArray[np.float64]) -> NDArray[np.float64]:
+        kept = np.array(self.kept)
         return inv_freq * (kept + (1.0 - kept) / self.factor)
 
 
@@ -93,69 +129,200 @@ class RotaryEmbedding:
         return (magnitude * np.stack([np.cos(angles), np.sin(angles)])).astype(np.float32)
 
 
-def describe_rotary(config: ModelConfig, head_dim: int, context_length: int) -> RotaryEmbedding:
-    """Read the rotary embedding's settings, old and new.
+def describe_rotary(
+    family: Family, settings: Settings, context_length: int
+) -> tuple[RotaryEmbedding, list[str]]:
+    """The rotary embedding, and what a person should know of it.
 
     Args:
-        config: The checkpoint's configuration; transformers 5 keeps the rotary embedding's part
-            of it in ``rope_parameters``.
-        head_dim: Width of a head.
+        family: Whose it is.
+        settings: The checkpoint's.
         context_length: The context that the engine is built for.
 
     Raises:
-        CheckpointError: A setting is missing or not supported.
+        CheckpointError: A setting is missing, wrong or not supported.
     """
-    rope = ModelConfig(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    turned = rope.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    dim = int(head_dim * turned)
-    if dim % 2 or not 0 < dim <= head_dim:
+    rope = rope_parameters(family, settings)
+    kind, notes = rope["rope_type"], []
+    if unknown := sorted(name for name in rope if name not in (*_EVERY_KIND, *_READ[kind])):
+        notes.append(f"ignored: {', '.join(unknown)} of the rotary embedding, not of {kind}")
+    turned = required(rope, "partial_rotary_factor", number)
+    if not family.turns_partly and turned != 1:
+        if kind != "default":
+            raise CheckpointError(
+                f"partial_rotary_factor = {turned} beside the rotary scaling {kind!r} is not "
+                f"supported for {family.architecture}"
+            )
+        notes.append(f"ignored: partial_rotary_factor of config.json, not of {family.architecture}")
+        turned = 1.0
+    dim = int(settings.head_width * turned)
+    if dim % 2 or not 0 < dim <= settings.head_width:
         raise CheckpointError(
-            f"the rotary embedding turns {dim} of a head's {head_dim} elements; "
+            f"the rotary embedding turns {dim} of a head's {settings.head_width} elements; "
             "that has to be an even number of them"
         )
-    return RotaryEmbedding(
-        dim=dim,
-        theta=rope.number("rope_theta", default=config.number("rope_theta", 10_000.0)),
-        scaling=_scaling(config, rope, dim, context_length),
-    )
+    if kind == "longrope":
+        notes.append(_longrope_note(rope, context_length))
+    theta = required(rope, "rope_theta", number)
+    scaling = _scaling(settings, rope, dim, context_length)
+    return RotaryEmbedding(dim=dim, theta=theta, scaling=scaling), notes
+
+
+_EVERY_KIND = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+_READ: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": (
+        "short_factor",
+        "long_factor",
+        "factor",
+        "attention_factor",
+        "original_max_position_embeddings",
+    ),
+    "yarn": (
+        "factor",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "beta_fast",
+        "beta_slow",
+        "truncate",
+        "original_max_position_embeddings",
+    ),
+}
+"""What each kind of scaling reads."""
+
+
+def rope_parameters(family: Family, settings: Settings) -> dict[str, Any]:
+    """The rotary embedding's settings in the form of transformers 5, from an old or a new config.
+
+    transformers 4 wrote ``rope_scaling`` and beside it ``rope_theta``; where there are both forms,
+    the old one goes first. ``original_max_position_embeddings`` in the middle of ``config.json``
+    goes before that of the rotary embedding.
+
+    Raises:
+        CheckpointError: The scaling is of a kind that is not supported.
+    """
+    rope = dict(settings.rope_scaling or settings.rope_parameters)
+    if inner := [name for name, value in rope.items() if isinstance(value, dict)]:
+        raise CheckpointError(f"a rotary embedding for {inner[0]} alone is not supported")
+    said = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
+    if said not in family.rope_types:
+        known = ", ".join(name for name in family.rope_types if name != "default")
+        raise CheckpointError(
+            f"the rotary scaling {said!r} is not supported for {family.architecture}; those that "
+            f"are: {known}"
+        )
+    rope["rope_type"] = family.rope_types[said]
+    rope.setdefault("rope_theta", settings.rope_theta)
+    turned = settings.partial_rotary_factor
+    rope.setdefault("partial_rotary_factor", 1.0 if turned is None else turned)
+    if "original_max_position_embeddings" in _READ[rope["rope_type"]]:
+        original = settings.original_max_position_embeddings
+        if original is not None:
+            rope["original_max_position_embeddings"] = original
+        rope.setdefault("original_max_position_embeddings", settings.max_position_embeddings)
+    return rope
 
 
 def _scaling(
-    config: ModelConfig, rope: ModelConfig, dim: int, context_length: int
+    settings: Settings, rope: Mapping[str, Any], dim: int, context_length: int
 ) -> RotaryScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind == "llama3":
-        return Llama3Scaling(
-            factor=rope.number("factor"),
-            low_freq_factor=rope.number("low_freq_factor"),
-            high_freq_factor=rope.number("high_freq_factor"),
-            original_context=rope.integer("original_max_position_embeddings"),
-        )
-    if kind in ("longrope", "su"):
-        return _longrope(config, rope, dim, context_length)
-    raise CheckpointError(
-        f"the rotary scaling {kind!r} is not supported, only llama3 and longrope are"
+    match rope["rope_type"]:
+        case "linear":
+            return LinearScaling(factor=required(rope, "factor", number))
+        case "llama3":
+            return _llama3(rope)
+        case "yarn":
+            return _yarn(settings, rope, dim)
+        case "longrope":
+            return _longrope(settings, rope, dim, context_length)
+        case "dynamic":
+            # Stretches what is longer than max_position_embeddings, which nothing is here.
+            required(rope, "factor", number)
+    return None
+
+
+def _llama3(rope: Mapping[str, Any]) -> Llama3Scaling:
+    scaling = Llama3Scaling(
+        factor=required(rope, "factor", number),
+        low_freq_factor=required(rope, "low_freq_factor", number),
+        high_freq_factor=required(rope, "high_freq_factor", number),
+        original_context=required(rope, "original_max_position_embeddings", size),
+    )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        wrong("high_freq_factor", scaling.high_freq_factor, "more than low_freq_factor")
+    return scaling
+
+
+def _stretch(settings: Settings, rope: Mapping[str, Any]) -> float:
+    """How much longer the context became: the factor, or what the two lengths say."""
+    original = required(rope, "original_max_position_embeddings", size)
+    return _given(rope, "factor", number) or settings.max_position_embeddings / original
+
+
+def _yarn(settings: Settings, rope: Mapping[str, Any], dim: int) -> YarnScaling:
+    factor, theta = _stretch(settings, rope), required(rope, "rope_theta", number)
+    original = required(rope, "original_max_position_embeddings", size)
+
+    def magnitude(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    def wave(turns: float) -> float:
+        """The one that turns so often within the original context."""
+        return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = wave(_given(rope, "beta_fast", number) or 32.0)
+    high = wave(_given(rope, "beta_slow", number) or 1.0)
+    if "truncate" not in rope or flag("truncate", rope["truncate"]):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    kept = 1.0 - np.clip((np.arange(dim // 2) - low) / (high - low), 0.0, 1.0)
+    one, other = (_given(rope, name, number) for name in ("mscale", "mscale_all_dim"))
+    computed = magnitude(one) / magnitude(other) if one and other else magnitude(1.0)
+    return YarnScaling(
+        factor=factor,
+        kept=tuple(float(each) for each in kept),
+        magnitude=_given(rope, "attention_factor", number) or computed,
     )
 
 
 def _longrope(
-    config: ModelConfig, rope: ModelConfig, dim: int, context_length: int
+    settings: Settings, rope: Mapping[str, Any], dim: int, context_length: int
 ) -> LongropeScaling:
     """Short factors for an engine that stays within the original context, else the long ones.
 
     Keys in the cache can't be turned anew when a sequence outgrows the original context, so one
     set serves all positions.
     """
-    original = rope.integer(
-        "original_max_position_embeddings",
-        default=config.integer("original_max_position_embeddings", default=4096),
-    )
-    stretch = rope.number("factor", config.integer("max_position_embeddings") / original)
+    original = required(rope, "original_max_position_embeddings", size)
+    stretch = _stretch(settings, rope)
     magnitude = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-    name = "long_factor" if context_length > original else "short_factor"
+    factors = {}
+    for name in ("short_factor", "long_factor"):
+        factors[name] = listed(number)(name, rope.get(name) or [])
+        if len(factors[name]) != dim // 2:
+            raise CheckpointError(f"config.json has no {name} of {dim // 2} numbers")
     return LongropeScaling(
-        factors=rope.numbers(name, dim // 2),
-        magnitude=rope.number("attention_factor", default=magnitude),
+        factors=factors["long_factor" if context_length > original else "short_factor"],
+        magnitude=_given(rope, "attention_factor", number) or magnitude,
     )
+
+
+def _longrope_note(rope: Mapping[str, Any], context_length: int) -> str:
+    original = required(rope, "original_max_position_embeddings", size)
+    if context_length <= original:
+        return f"LongRoPE: short factors, for texts of up to {context_length:,} tokens"
+    return (
+        f"LongRoPE: long factors for every text, also for those that stay within the original "
+        f"{original:,} tokens, where transformers takes the short ones: build with "
+        f"limits.context_length={original} if all do"
+    )
+
+
+def _given(rope: Mapping[str, Any], name: str, read: Reader) -> Any:
+    return optional(read)(name, rope.get(name))

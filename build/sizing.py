@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict
 
 from build.build_errors import CheckpointError
+from build.families import FAMILIES
 
 WeightFormat: TypeAlias = Literal[
     "fp32",
@@ -174,9 +175,9 @@ class ModelShape:
             return value
 
         architecture = str((config.get("architectures") or [""])[0])
+        if family := FAMILIES.get(architecture):
+            config = family.completed(config)
         heads, hidden = size("num_attention_heads"), size("hidden_size")
-        qk_norm = architecture.startswith("Qwen3")
-        gemma2 = architecture.startswith("Gemma2")
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
         return cls(
             hidden_size=hidden,
@@ -184,15 +185,13 @@ class ModelShape:
             num_layers=size("num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=size("num_key_value_heads", heads),
-            head_dim=size(
-                "head_dim", 256 if gemma2 else 128 if qk_norm else max(1, hidden // heads)
-            ),
+            head_dim=size("head_dim", max(1, hidden // heads)),
             vocab_size=size("vocab_size"),
             context_length=size("max_position_embeddings"),
-            tied=bool(config.get("tie_word_embeddings", gemma2)),
-            qkv_bias=architecture.startswith("Qwen2") or bool(config.get("attention_bias")),
-            qk_norm=qk_norm,
-            norms=4 if gemma2 else 2,
+            tied=bool(config.get("tie_word_embeddings")),
+            qkv_bias=bool(family and family.qkv_bias) or bool(config.get("attention_bias")),
+            qk_norm=architecture.startswith("Qwen3"),
+            norms=4 if family and family.post_norms else 2,
             dtype_bytes=4 if dtype == "float32" else 2,
         )
 

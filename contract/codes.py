@@ -15,6 +15,7 @@ cut off, as its client went away or as something failed."""
 ErrorCode = Literal[
     # The request is wrong.
     "content_filter",
+    "context_length_exceeded",
     "invalid_json",
     "invalid_value",
     "missing_required_parameter",

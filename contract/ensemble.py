@@ -35,6 +35,7 @@ _TO_PREPROCESSING: dict[Tensor, Tensor] = {
     PreprocessingInputs.TOOLS: EnsembleInputs.TOOLS,
     PreprocessingInputs.CHAT_TEMPLATE_KWARGS: EnsembleInputs.CHAT_TEMPLATE_KWARGS,
     PreprocessingInputs.EMBEDDING_BIAS_IDS: EnsembleInputs.EMBEDDING_BIAS_IDS,
+    PreprocessingInputs.MIN_TOKENS: EnsembleInputs.MIN_TOKENS,
     PreprocessingInputs.STREAM: EnsembleInputs.STREAM,
     PreprocessingInputs.EXCLUDE_INPUT_IN_OUTPUT: EnsembleInputs.EXCLUDE_INPUT_IN_OUTPUT,
     PreprocessingInputs.INCLUDE_STOP_STR_IN_OUTPUT: EnsembleInputs.INCLUDE_STOP_STR_IN_OUTPUT,

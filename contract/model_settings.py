@@ -60,14 +60,15 @@ class PreprocessingSettings(ModelSettings):
         tokenizer_dir: Folder of the tokenizer; relative to the model's version folder, a final
             ``*`` being the served version.
         add_special_tokens: Whether the tokenizer adds its own special tokens to a raw prompt.
-        chat_template: ``auto`` wraps a plain ``text_input`` as one user message in the
-            checkpoint's chat template; a text that already has the template's special tokens, or a
-            checkpoint without a template, is taken as it is. ``off`` takes every text as it is.
+        chat_template: ``auto`` wraps a ``text_input`` as one user message in the checkpoint's chat
+            template, where it has one; ``on`` refuses the text where it has none. Control tokens in
+            it are plain text. ``off`` takes it as it is, a prompt that its sender has rendered:
+            control tokens in it count.
     """
 
     tokenizer_dir: str = "../../tensorrt_llm/*"
     add_special_tokens: bool = True
-    chat_template: Literal["auto", "off"] = "auto"
+    chat_template: Literal["auto", "on", "off"] = "auto"
 
 
 class EngineModelSettings(ModelSettings):

@@ -32,6 +32,7 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
         TOOLS: Functions that the model may call.
         CHAT_TEMPLATE_KWARGS: What else the chat template is given.
         EMBEDDING_BIAS_IDS: Biased tokens by their ids, in place of ``EMBEDDING_BIAS_WORDS``.
+        MIN_TOKENS: How many tokens of the answer no stop text ends.
         STREAM: Whether the request streams.
         EXCLUDE_INPUT_IN_OUTPUT: Whether the prompt is part of the answer.
         INCLUDE_STOP_STR_IN_OUTPUT: Whether a stop text is part of the answer.
@@ -41,6 +42,7 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
     TOOLS = optional("TOOLS", "STRING")
     CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
     EMBEDDING_BIAS_IDS = optional("EMBEDDING_BIAS_IDS", "INT32", -1)
+    MIN_TOKENS = optional("MIN_TOKENS", "INT32")
     STREAM = optional("STREAM", "BOOL")
     EXCLUDE_INPUT_IN_OUTPUT = optional("EXCLUDE_INPUT_IN_OUTPUT", "BOOL")
     INCLUDE_STOP_STR_IN_OUTPUT = optional("INCLUDE_STOP_STR_IN_OUTPUT", "BOOL")

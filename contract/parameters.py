@@ -54,6 +54,16 @@ class GenerationParameters:
             openai="max_tokens",
         ),
     ] = 128
+    fit_max_tokens: Annotated[
+        bool | None,
+        Parameter(
+            meaning="Whether max_tokens is cut to the room that the prompt leaves in the context, "
+            "where more would be refused. Not known to TensorRT-LLM's engine.",
+            tensor=optional("fit_max_tokens", "BOOL"),
+            engine=scalar("fit_max_tokens", "BOOL"),
+            default=False,
+        ),
+    ] = None
     temperature: Annotated[
         float | None,
         Parameter(
@@ -148,6 +158,17 @@ class GenerationParameters:
             nothing=0,
         ),
     ] = None
+    prompt_ignore_length: Annotated[
+        int | None,
+        Parameter(
+            meaning="How many of the prompt's first tokens presence_penalty and frequency_penalty "
+            "don't count; more than it has is all. Not known to TensorRT-LLM's ensemble.",
+            tensor=optional("prompt_ignore_length", "INT32"),
+            engine=scalar("prompt_ignore_length", "INT32"),
+            bounds=Bounds(least=0),
+            default=0,
+        ),
+    ] = None
     repetition_penalty: Annotated[
         float | None,
         Parameter(
@@ -164,7 +185,8 @@ class GenerationParameters:
     min_tokens: Annotated[
         int | None,
         Parameter(
-            meaning="The sequence does not end by itself before so many tokens.",
+            meaning="The sequence does not end by itself before so many tokens; a stop text that "
+            "is complete within them doesn't end it.",
             tensor=EnsembleInputs.MIN_TOKENS,
             engine=EngineInputs.MIN_TOKENS,  # its bound is max_tokens
             default=0,
@@ -323,6 +345,7 @@ class ParameterKeywords(TypedDict, total=False):
     """The fields of `GenerationParameters` as keyword arguments, for type checkers."""
 
     max_tokens: int
+    fit_max_tokens: bool | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -331,6 +354,7 @@ class ParameterKeywords(TypedDict, total=False):
     seed: int | None
     presence_penalty: float | None
     frequency_penalty: float | None
+    prompt_ignore_length: int | None
     repetition_penalty: float | None
     min_tokens: int | None
     end_id: int | None

@@ -86,7 +86,8 @@ class TritonSettings(UpstreamSettings):
     Attributes:
         address: ``host:port`` of its gRPC endpoint.
         priorities: Whether its ensemble knows the input `priority`, as Trireme's own engine does
-            and TensorRT-LLM's doesn't.
+            and TensorRT-LLM's doesn't; and so `fit_max_tokens`, by which a default never refuses a
+            request, and `prompt_ignore_length`, by which penalties count the answer only.
     """
 
     kind: Literal["triton"] = "triton"

@@ -70,10 +70,12 @@ class Intake:
 def _parameters(
     asked: ParameterKeywords, settings: ModelSettings, model: str
 ) -> GenerationParameters:
-    keywords: ParameterKeywords = {
-        "max_tokens": min(settings.default_max_tokens, settings.max_tokens),
-        "temperature": settings.default_temperature,
-    }
+    """What was asked, and the defaults of what wasn't, none of which may have it refused."""
+    keywords: ParameterKeywords = {"temperature": settings.default_temperature}
+    if "max_tokens" not in asked:
+        at_least = max(settings.default_max_tokens, asked.get("min_tokens") or 0)
+        keywords["max_tokens"] = min(at_least, settings.max_tokens)
+        keywords["fit_max_tokens"] = True
     keywords.update(asked)
     parameters = GenerationParameters(**keywords)
     if parameters.max_tokens > settings.max_tokens:

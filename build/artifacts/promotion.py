@@ -26,7 +26,12 @@ from python_backend.engine.engine_config import ENGINE_FILE, served_version
 TRUSTED_KEY_FILE = "trusted.pem"
 _HISTORY_FILE = ".promoted.json"
 _MODEL_FILE = "model.py"
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 _FIRST = "1"
 """The version folder whose ``model.py`` is in git; those of other versions are links to it."""
 _SERVED_ENGINES = ("onnx", "onnxruntime")

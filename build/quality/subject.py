@@ -6,8 +6,6 @@ it as a prompt, batched and with its KV cache as ever, and reports how likely it
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from build.progress import Progress, silent
 from build.quality.suite import Suite
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.memory import give_back_memory
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer
 
@@ -57,7 +56,7 @@ class Subject:
         Raises:
             EngineError: It holds no usable engine.
         """
-        _return_freed_memory()
+        give_back_memory()  # before an engine comes on top
         self._progress = progress
         self._engine = OnnxEngine(folder, kv_cache_bytes=_KV_CACHE_BYTES)
         self._tokenizer = TextTokenizer.load(folder)
@@ -147,12 +146,3 @@ class Subject:
             self._engine.step()
             done = sum(sequence.finished for sequence in sequences)
             self._progress(f"quality: {what}", done, len(sequences))
-
-
-def _return_freed_memory() -> None:
-    """Have the C library give what is free back to the machine, before an engine comes on top.
-
-    Of a build, or of a large engine that was examined before, glibc keeps gigabytes for later.
-    """
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from build.build_errors import BuildError, CheckpointError
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from build.families import FAMILIES
 from build.tensorrt_llm.trtllm_settings import TensorRTLLMTarget
 
 ARCHITECTURES = (
@@ -49,12 +50,18 @@ def check_architecture(config: dict[str, Any]) -> str:
     return architecture
 
 
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    family = FAMILIES.get(str((config.get("architectures") or [""])[0]))
+    return config if family is None else family.completed(config)
+
+
 def check_mapping(config: dict[str, Any], target: TensorRTLLMTarget) -> None:
     """Refuse a sharding that leaves a remainder.
 
     Raises:
         BuildError: The model doesn't divide among so many GPUs.
     """
+    config = _with_defaults(config)
     tensor, pipeline = target.tensor_parallel, target.pipeline_parallel
     for name, parts in (
         ("num_attention_heads", tensor),
@@ -71,9 +78,10 @@ def check_mapping(config: dict[str, Any], target: TensorRTLLMTarget) -> None:
 def rope_settings(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     """Base and scaling of the rotary embedding, from an old or a new ``config.json``.
 
-    transformers 5 writes ``rope_parameters``, which TensorRT-LLM 1.2 and transformers 4 don't read.
+    transformers 5 writes ``rope_parameters``, which TensorRT-LLM 1.2 and transformers 4 don't read;
+    where there are both, the old one goes first.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10_000.0
     kind = rope.get("rope_type") or rope.get("type") or "default"
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
@@ -88,6 +96,7 @@ def completed(exported: dict[str, Any], config: dict[str, Any]) -> dict[str, Any
         config: The checkpoint's own ``config.json``.
     """
     architecture = check_architecture(config)
+    told, config = config, _with_defaults(config)
     theta, scaling = rope_settings(config)
     common = {
         "rotary_base": theta,
@@ -103,8 +112,8 @@ def completed(exported: dict[str, Any], config: dict[str, Any]) -> dict[str, Any
         **common,
         "attn_bias": architecture == "Qwen2ForCausalLM",
         "qwen_type": config.get("model_type") or architecture.removesuffix("ForCausalLM").lower(),
-        "seq_length": int(config.get("seq_length") or 8192),
-        "use_logn_attn": bool(config.get("use_logn_attn")),
+        "seq_length": int(told.get("seq_length") or 8192),
+        "use_logn_attn": bool(told.get("use_logn_attn")),
         "moe_intermediate_size": 0,
         "moe_shared_expert_intermediate_size": 0,
     }

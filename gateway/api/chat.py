@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS
 from gateway.api.error_objects import error_body
+from gateway.api.neutral import NEUTRAL, carrying, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
-from gateway.api.openai_request import GenerationRequest, unsupported
+from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
 from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
@@ -19,23 +20,41 @@ from gateway.generation import Chat, Delta, Message, TokenLogprob
 from gateway.order import Order, Wish
 
 
-class TextPart(BaseModel):
-    """A part of a message: text is the only kind that is supported."""
+class _Open(BaseModel):
+    """What may have further fields, as long as nothing is in them."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, values: Any) -> Any:
+        return carrying(values, cls.model_fields.keys())
+
+
+class TextPart(_Open):
+    """A part of a message: text is the only kind that is supported."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_Open):
     """One message of a chat."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = Field(default=None, max_length=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_answer_may_be_empty(cls, values: Any) -> Any:
+        """An answer of no text comes back as null, as an empty list, or without the field.
+
+        Nobody else's message may lack what it says.
+        """
+        if not isinstance(values, Mapping) or values.get("role") != "assistant":
+            return values
+        return values if values.get("content") else {**values, "content": ""}
 
     def plain(self) -> Message:
         """The message as every chat template knows it."""
@@ -48,6 +67,12 @@ class ChatMessage(BaseModel):
 
 class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **NEUTRAL,
+        "add_special_tokens": (False,),
+        "echo": (False,),
+    }
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
@@ -120,10 +145,9 @@ class ChatEncoder(OpenAIEncoder):
                 b',"logprobs":',
                 orjson.dumps(_chat_logprobs(logprobs)) if logprobs else b"null",
                 b',"finish_reason":"' + reason.encode() + b'"' if reason else NO_REASON,
-                self._tail,
             )
         )
-        return Event(chunk)
+        return self._event(chunk)
 
 
 def _chat_logprobs(logprobs: list[TokenLogprob] | None) -> dict[str, Any] | None:

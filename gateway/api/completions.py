@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from pydantic import Field, model_validator
 
 from gateway.api.error_objects import error_body
+from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
-from gateway.api.openai_request import GenerationRequest, unsupported
+from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
 from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Delta, Texts
+from gateway.generation import Delta, Texts, TokenLogprob
 from gateway.order import Order, Wish
 
 
 class CompletionRequest(GenerationRequest):
     """The body of ``POST /v1/completions``."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **NEUTRAL,
+        "add_special_tokens": (True,),
+        "logprobs": (False,),
+    }
 
     prompt: (
         Annotated[str, Field(min_length=1)]
@@ -76,10 +83,9 @@ class CompletionEncoder(OpenAIEncoder):
                         b',"finish_reason":"' + delta.finish_reason.encode() + b'"'
                         if delta.finish_reason
                         else NO_REASON,
-                        self._tail,
                     )
                 )
-                yield Event(chunk)
+                yield self._event(chunk)
 
     def answer(self, deltas: Sequence[Delta], progress: Progress) -> bytes:
         choices = [
@@ -114,11 +120,15 @@ class CompletionEncoder(OpenAIEncoder):
         return {
             "tokens": [each.token for each in delta.logprobs],
             "token_logprobs": [each.logprob for each in delta.logprobs],
-            "top_logprobs": [
-                {top.token: top.logprob for top in each.top} for each in delta.logprobs
-            ],
+            "top_logprobs": [_with_the_likeliest(each) for each in delta.logprobs],
             "text_offset": offsets,
         }
+
+
+def _with_the_likeliest(chosen: TokenLogprob) -> dict[str, float]:
+    """The likeliest tokens, and the chosen one always: one more than asked for, or with 0 alone."""
+    likeliest = {top.token: top.logprob for top in chosen.top}
+    return {**likeliest, chosen.token: chosen.logprob}
 
 
 class CompletionTranslator(Translator[CompletionRequest]):

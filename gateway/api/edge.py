@@ -30,6 +30,8 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_SILENCE_S = 1.0
+"""After how long nothing more is expected of a body that is not read."""
 ERROR_WRITER = "trireme.error"
 """Where a route leaves word, in the scope, of how its API writes an error."""
 _HSTS = ("strict-transport-security", "max-age=31536000")
@@ -67,7 +69,9 @@ class Edge:
                 receive = await self._with_body(scope, receive)
             await self._app(scope, receive, send_with_headers)
         except GatewayError as error:
-            if scope["type"] == "http":
+            if scope["type"] == "http" and isinstance(error, BodyTooLarge):
+                await self._refuse_unread(scope, receive, send_with_headers, error)
+            elif scope["type"] == "http":
                 await refuse(scope, send_with_headers, error)
             else:
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message})
@@ -77,6 +81,27 @@ class Edge:
             if scope["type"] == "http" and not begun:
                 failure = GatewayError("the gateway failed on this request")
                 await refuse(scope, send_with_headers, failure)
+
+    async def _refuse_unread(
+        self, scope: Scope, receive: Receive, send: Send, error: BodyTooLarge
+    ) -> None:
+        """Answer while the body still comes, and let it come for a while, dropped.
+
+        Were the connection closed at once, the kernel would answer what comes with a reset, and
+        a client that sends all before it reads would lose the answer.
+        """
+
+        async def send_open(message: Message) -> None:
+            await send({**message, "more_body": True})
+
+        await refuse(scope, send_open, error)
+        with anyio.move_on_after(self._settings.body_timeout_s):
+            more = True
+            while more:
+                more = False
+                with anyio.move_on_after(_SILENCE_S):
+                    more = (await receive()).get("more_body", False)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _check_headers(self, scope: Scope) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])

@@ -9,7 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from contract.codes import ErrorCode
-from contract.models import EnsembleInputs
+from contract.models import EngineInputs, EnsembleInputs
 from contract.parameters import ROWS
 from gateway.gateway_errors import GatewayError, InvalidRequest, LimitExceeded
 
@@ -33,6 +33,10 @@ _NAMES = {
 """What OpenAI's API calls the ensemble's inputs."""
 
 
+_PROMPTS = (EnsembleInputs.TEXT_INPUT.name, EngineInputs.INPUT_IDS.name)
+"""What the models call the prompt, as a text and as tokens."""
+
+
 def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
     """The error as the body of an answer, or as an event in a stream.
 
@@ -42,7 +46,8 @@ def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
     """
     param = error.param
     if param is None and error.input_name is not None:
-        names = {**_NAMES, EnsembleInputs.TEXT_INPUT.name: prompt}
+        prompts = dict.fromkeys(_PROMPTS, prompt)
+        names = {**_NAMES, **prompts}
         param = names.get(error.input_name, error.input_name)
     return orjson.dumps(
         {
@@ -82,7 +87,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     message = str(worst["msg"]).removeprefix("Value error, ")
     if worst["type"] == "unsupported_parameter":
         code = "unsupported_parameter"
-        path = [str(context["name"])]
+        path = [*path, str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
         message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"

@@ -6,6 +6,7 @@ for every token of every stream, and the rest of the gateway costs less than bui
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,9 @@ from gateway.gateway_errors import GatewayError
 from gateway.order import Order
 
 DONE = Event(b"[DONE]")
+
+_FILLED_BYTES = 64
+"""Where sizes are to tell nothing, a chunk has a multiple of so many bytes, and a few more."""
 
 NO_REASON = b',"finish_reason":null'
 
@@ -44,8 +48,17 @@ class OpenAIEncoder:
         self._include_usage = include_usage
         head = orjson.dumps(self._fields)[:-1]
         self._head = head + b',"choices":[{"index":'
-        self._tail = b'}],"usage":null}' if include_usage else b"}]}"
+        self._tail = b'}],"usage":null' if include_usage else b"}]"
+        self._fills_up = bool(body.stream_options and body.stream_options.include_obfuscation)
         self._no_choices = head + b',"choices":[],"usage":'
+
+    def _event(self, begun: bytes) -> Event:
+        """A chunk of a stream, from its head and what is its own."""
+        if not self._fills_up:
+            return Event(b"".join((begun, self._tail, b"}")))
+        missing = -(len(begun) + len(self._tail)) % _FILLED_BYTES
+        filling = secrets.token_urlsafe(_FILLED_BYTES)[:missing]
+        return Event(b'%b%b,"obfuscation":"%b"}' % (begun, self._tail, filling.encode()))
 
     def end(self, progress: Progress) -> Iterable[Event]:
         if self._include_usage:

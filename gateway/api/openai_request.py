@@ -7,12 +7,10 @@ those that say how tokens are drawn are the rows of `contract.parameters`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from contract.parameters import (
     ASKED,
@@ -22,6 +20,7 @@ from contract.parameters import (
     GenerationParameters,
     ParameterKeywords,
 )
+from gateway.api.neutral import NEUTRAL, asking, unsupported
 from gateway.generation import Chat, Texts
 from gateway.interfaces import TenantClass
 from gateway.order import Wish
@@ -37,35 +36,7 @@ TIERS: dict[TenantClass, ServiceTier] = {
 
 _CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none",),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "store": (False,),
-    "metadata": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "safety_identifier": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "use_beam_search": (False,),
-}
-"""Fields that other servers know, and the values with which they ask for nothing."""
-
-
-def unsupported(message: str, **context: str) -> PydanticCustomError:
-    """What to raise in a validator where `name`, a parameter, can't be had."""
-    return PydanticCustomError("unsupported_parameter", message, context)
+_STREAM_NEUTRAL = {"continuous_usage_stats": (False,)}
 
 
 class StreamOptions(BaseModel):
@@ -76,6 +47,14 @@ class StreamOptions(BaseModel):
     include_usage: bool = Field(
         default=False, description="A last chunk with the tokens of prompt and answer."
     )
+    include_obfuscation: bool = Field(
+        default=False, description="Fill chunks up, so that their sizes don't tell the words'."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, values: Any) -> Any:
+        return asking(values, cls.model_fields.keys(), _STREAM_NEUTRAL)
 
 
 class _Asked(BaseModel):
@@ -114,6 +93,9 @@ else:  # a type checker needs none of these fields: all that reads them goes by 
 class GenerationRequest(_AskedWithParameters):
     """What chats and completions have in common."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    """Values that ask for nothing."""
+
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     ignore_eos: bool = False
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
@@ -129,6 +111,19 @@ class GenerationRequest(_AskedWithParameters):
     prompt_cache_key: str | None = Field(
         default=None, max_length=512, description="The same, for whatever belongs together."
     )
+    safety_identifier: str | None = Field(
+        default=None, max_length=512, description="Whom it is for; changes nothing here."
+    )
+    metadata: (
+        dict[
+            Annotated[str, Field(max_length=64)],
+            Annotated[str, Field(max_length=512)],
+        ]
+        | None
+    ) = Field(default=None, max_length=16, description="The client's own notes; not kept.")
+    best_of: int | None = Field(
+        default=None, ge=1, description="As many as `n`: all that are made are answers."
+    )
     service_tier: ServiceTier | None = Field(
         default=None,
         description="The priority class: priority is interactive, default is standard, flex is "
@@ -138,23 +133,8 @@ class GenerationRequest(_AskedWithParameters):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, values: Any) -> Any:
-        """Drop null, which asks for nothing, and name what can't be done."""
-        if not isinstance(values, Mapping):
-            return values
-        kept = {}
-        for name, value in values.items():
-            if name in cls.model_fields:
-                if value is not None:
-                    kept[name] = value
-            elif value is None or any(value == neutral for neutral in _NEUTRAL.get(name, ())):
-                continue
-            elif name in _NEUTRAL:
-                raise unsupported("{name} is not supported here", name=name)
-            else:
-                near = difflib.get_close_matches(str(name), cls.model_fields, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise unsupported("unknown parameter {name}{hint}", name=str(name)[:64], hint=hint)
-        return kept
+        """Drop what asks for nothing, and name what can't be done."""
+        return asking(values, cls.model_fields.keys(), cls.neutral)
 
     @field_validator("stop")
     @classmethod
@@ -170,6 +150,19 @@ class GenerationRequest(_AskedWithParameters):
             if not (token.isdecimal() and token.isascii() and int(token) < 2**31):
                 raise ValueError(f"{token[:32]!r} is no token id")
         return bias
+
+    @model_validator(mode="after")
+    def _best_of_n(self) -> GenerationRequest:
+        if self.best_of is not None and self.best_of < self.n:
+            raise unsupported(
+                "best_of is {best_of}; it must not be below n, which is {n}",
+                name="best_of",
+                best_of=str(self.best_of),
+                n=str(self.n),
+            )
+        if self.best_of is not None and self.best_of > self.n:
+            raise unsupported("best_of above n is not supported here", name="best_of")
+        return self
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> GenerationRequest:

@@ -24,6 +24,7 @@ from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFai
 from gateway.order import Order
 
 _log = logging.getLogger("gateway.api")
+_EVENTS = "text/event-stream; charset=utf-8"
 
 
 class Reply(Response):
@@ -49,7 +50,7 @@ class Reply(Response):
             async with await self._gateway.open(self._order) as exchange:
                 await exchange.begun()
                 if self._order.generation.stream:
-                    headers = {**exchange.headers, "content-type": "text/event-stream"}
+                    headers = {**exchange.headers, "content-type": _EVENTS}
                     await _start(send, headers)
                     begun = True
                     async with aclosing(events(exchange, self._encoder)) as stream:

@@ -134,9 +134,13 @@ class TokenVerifier:
     async def _claims(self, token: str) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
-            if header.get("alg") not in self._settings.algorithms:
-                raise jwt.InvalidAlgorithmError(f"its algorithm {header.get('alg')} is not taken")
-            key = await self._keys.find(header.get("kid"))
+            # Whatever JSON has may stand where a text is expected.
+            algorithm, key_id = header.get("alg"), header.get("kid")
+            if not isinstance(algorithm, str) or algorithm not in self._settings.algorithms:
+                raise jwt.InvalidAlgorithmError(f"its algorithm {algorithm} is not taken")
+            if not isinstance(key_id, str | None):
+                raise jwt.InvalidKeyError("its key has no name")
+            key = await self._keys.find(key_id)
             if key is None:
                 raise jwt.InvalidKeyError("its key is not among the issuer's")
             claims: dict[str, Any] = jwt.decode(

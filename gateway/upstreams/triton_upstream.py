@@ -17,7 +17,7 @@ from clients.request import Request
 from clients.results import Outputs
 from contract.models import EnsembleOutputs
 from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
-from contract.parameters import GenerationParameters
+from contract.parameters import INT32_MAX, GenerationParameters
 from gateway.configuration import TritonSettings
 from gateway.generation import Chat, Delta, Generation, Job, TokenLogprob
 from gateway.interfaces import TenantClass
@@ -104,10 +104,15 @@ class Triton:
     def _options(self, generation: Generation) -> GenerationParameters:
         """What was asked, and what the gateway asks for itself."""
         asked = generation.parameters
+        penalized = asked.presence_penalty or asked.frequency_penalty
+        ours = self._settings.priorities
         return replace(
             asked,
             seed=None if asked.seed is None else asked.seed % 2**64,
-            priority=_PRIORITIES[generation.tenant_class] if self._settings.priorities else None,
+            priority=_PRIORITIES[generation.tenant_class] if ours else None,
+            fit_max_tokens=asked.fit_max_tokens if ours else None,
+            # OpenAI's penalties count what the model said, not what it was told.
+            prompt_ignore_length=INT32_MAX if ours and penalized else None,
             exclude_input_in_output=True,
             include_stop_str_in_output=False,
             return_num_input_tokens=True,

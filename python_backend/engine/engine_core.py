@@ -71,12 +71,15 @@ class EngineCore(Protocol):
     def has_work(self) -> bool:
         """Whether a sequence waits or runs."""
 
-    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
+    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> SamplingParams:
         """Refuse what can never run. Any thread may call this.
 
         Args:
             prompt: int32 ``[tokens]``.
             params: How it is to be sampled.
+
+        Returns:
+            How it is sampled: ``max_tokens`` is cut to the room where that is asked for.
 
         Raises:
             InvalidRequestError: It can't; the message names the input and the bound.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -128,12 +129,15 @@ class OnnxEngine(EngineCore):
         """
         return self._memory.resident_bytes
 
-    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
+    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> SamplingParams:
         """Refuse what can never run. Any thread may call this.
 
         Args:
             prompt: int32 ``[tokens]``.
             params: How it is to be sampled.
+
+        Returns:
+            How it is sampled: ``max_tokens`` is cut to the room where that is asked for.
 
         Raises:
             InvalidRequestError: The prompt is empty, has an unknown token or doesn't fit.
@@ -154,12 +158,15 @@ class OnnxEngine(EngineCore):
                 f"the prompt has {prompt.size} tokens; with the context of {context} tokens "
                 f"it can have at most {most}",
                 EngineInputs.INPUT_IDS.name,
+                code="context_length_exceeded",
             )
+        params = self._fitted(prompt, params)
         if prompt.size + params.max_tokens > context:
             raise InvalidRequestError(
                 f"max_tokens is {params.max_tokens}; after a prompt of {prompt.size} tokens the "
                 f"context of {context} tokens has room for at most {context - prompt.size}",
                 "max_tokens",
+                code="context_length_exceeded",
             )
         for name, words in (("stop_words", params.stop_words), ("bad_words", params.bad_words)):
             if any(not word or min(word) < 0 or max(word) >= vocab_size for word in words):
@@ -182,6 +189,19 @@ class OnnxEngine(EngineCore):
                 f"(room for {pool.num_blocks * pool.block_tokens} tokens)",
                 "max_tokens",
             )
+        return params
+
+    def _fitted(self, prompt: NDArray[np.int32], params: SamplingParams) -> SamplingParams:
+        """Cut ``max_tokens`` to the room in the context and in the cache, where that is asked for.
+
+        At least one token is left, so that what has no room at all is refused as ever.
+        """
+        pool = self.scheduler.pool
+        holds = min(self.config.context_length, pool.num_blocks * pool.block_tokens)
+        room = max(holds - prompt.size, 1)
+        if not params.fit_max_tokens or params.max_tokens <= room:
+            return params
+        return replace(params, max_tokens=room)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence that ``check`` accepts."""
@@ -246,9 +266,8 @@ class OnnxEngine(EngineCore):
 
     def generate(self, prompts: list[NDArray[np.int32]], params: SamplingParams) -> list[list[int]]:
         """Continue prompts to their end; the offline way in, for tests and measurements."""
-        sequences = [Sequence(prompt, params) for prompt in prompts]
+        sequences = [Sequence(prompt, self.check(prompt, params)) for prompt in prompts]
         for sequence in sequences:
-            self.check(sequence.prompt, params)
             self.add(sequence)
         while self.has_work:
             self.step()

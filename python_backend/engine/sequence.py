@@ -68,6 +68,7 @@ class SamplingParams:
     Attributes:
         max_tokens: Most tokens to generate; 0 where the prompt's log probabilities are all that is
             wanted.
+        fit_max_tokens: Whether ``max_tokens`` is cut to what there is room for.
         temperature: Divides the logits before sampling; 0 is greedy.
         top_k: Sample among the k likeliest tokens; 0 is all, 1 is greedy.
         top_p: Sample among the likeliest tokens whose probabilities add up to p; 0 is off.
@@ -77,7 +78,8 @@ class SamplingParams:
             sequence has, prompt included. From Keskar et al. 2019, CTRL, section 4.1.
         presence_penalty: Taken off the logits of tokens that the sequence has.
         frequency_penalty: Taken off the logits once for each time the sequence has the token.
-        min_tokens: No end token before so many tokens.
+        prompt_ignore_length: How many of the prompt's first tokens these two don't count.
+        min_tokens: No end token and no stop word before so many tokens.
         seed: Makes sampling reproducible; None draws one.
         end_ids: Tokens that end the sequence and are not part of the output.
         stop_words: Token sequences that end the sequence; they are part of the output.
@@ -91,6 +93,7 @@ class SamplingParams:
     """
 
     max_tokens: int
+    fit_max_tokens: bool = False
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
@@ -98,6 +101,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    prompt_ignore_length: int = 0
     min_tokens: int = 0
     seed: int | None = None
     end_ids: frozenset[int] = frozenset()
@@ -315,7 +319,8 @@ class Sequence:
         if log_probs is not None:
             self.log_probs.append(log_probs)
         self.output.append(token)
-        if any(ends_with(self.output, word) for word in self.params.stop_words):
+        early = len(self.output) <= self.params.min_tokens
+        if not early and any(ends_with(self.output, word) for word in self.params.stop_words):
             self.finish_reason = "stop"
         elif len(self.output) >= self.params.max_tokens:
             self.finish_reason = "length"
@@ -331,7 +336,7 @@ def _shapers(prompt: NDArray[np.int32], params: SamplingParams) -> list[LogitsSh
         shapers.append(Bias(params.embedding_bias))
     penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
     if penalties != (1, 0, 0):
-        shapers.append(Penalties(prompt, *penalties))
+        shapers.append(Penalties(prompt, *penalties, params.prompt_ignore_length))
     if params.min_tokens:
         shapers.append(MinTokens(params.min_tokens, params.end_ids))
     if params.bad_words:

@@ -44,26 +44,32 @@ class Bias:
 
 @dataclass(frozen=True)
 class Penalties:
-    """Makes tokens that the sequence has, prompt included, less likely.
+    """Makes tokens that the sequence has, in its prompt too, less likely.
 
     Attributes:
         prompt: int32 ``[tokens]``.
         repetition: Divides their logits, or multiplies them where they are negative.
         presence: Taken off their logits.
         frequency: Taken off their logits once for each time they occur.
+        ignored: How many of the prompt's first tokens the last two don't count.
     """
 
     prompt: NDArray[np.int32]
     repetition: float
     presence: float
     frequency: float
+    ignored: int = 0
 
     def shape(self, row: NDArray[np.float32], output: list[int]) -> None:
-        tokens = np.concatenate([self.prompt, np.asarray(output, dtype=np.int32)])
-        seen, counts = np.unique(tokens, return_counts=True)
-        values = row[seen]
-        values = np.where(values > 0, values / self.repetition, values * self.repetition)
-        row[seen] = values - self.presence - self.frequency * counts
+        answer = np.asarray(output, dtype=np.int32)
+        if self.repetition != 1:
+            seen = np.unique(np.concatenate([self.prompt, answer]))
+            values = row[seen]
+            row[seen] = np.where(values > 0, values / self.repetition, values * self.repetition)
+        if self.presence or self.frequency:
+            counted = np.concatenate([self.prompt[self.ignored :], answer])
+            seen, counts = np.unique(counted, return_counts=True)
+            row[seen] = row[seen] - self.presence - self.frequency * counts
 
 
 @dataclass(frozen=True)

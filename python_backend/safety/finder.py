@@ -46,6 +46,18 @@ class Finder(ABC):
             nothing that begins before it can become a match any more.
         """
 
+    def beginning(self, text: str, start: int) -> int | None:
+        """Where a match begins that the end of the text cuts and that tells something already.
+
+        Asked where a text was cut: what would have followed is not known. What tells, and what is
+        no more than the beginning of any word or number, is for each finder to say.
+
+        Args:
+            text: As for ``scan``.
+            start: The place where ``scan``, not final, said that the next search begins.
+        """
+        return None
+
 
 class PatternFinder(Finder):
     """Finds what a pattern matches, or what of it passes a check."""
@@ -70,6 +82,22 @@ class PatternFinder(Finder):
             position = end
             if not final and end > horizon:
                 horizon = self.pattern.horizon(text, end)
+
+    def beginning(self, text: str, start: int) -> int | None:
+        place = self.pattern.horizon(text, start)
+        while place < len(text):
+            if self.may_begin(text, place) and self.tells(text[place:]):
+                return place
+            place = self.pattern.horizon(text, place + 1)
+        return None
+
+    def may_begin(self, text: str, place: int) -> bool:
+        """Whether what stands before a place lets a match begin there."""
+        return True
+
+    def tells(self, beginning: str) -> bool:
+        """Whether a beginning of a match tells something: here more than half of the shortest."""
+        return 2 * len(beginning) > self.pattern.shortest
 
     def check(self, text: str, start: int, end: int) -> int | None:
         """Where the match that begins at a place ends: at the pattern's end or before; None: none.

@@ -69,6 +69,7 @@ class Pattern:
         source: The expression as it was written.
         full: The same in RE2's syntax.
         beginning: An expression for every beginning of a match, the empty one included.
+        shortest: Fewest characters that a match spans.
         width: Most characters that a match spans.
     """
 
@@ -84,13 +85,13 @@ class Pattern:
             parsed: Any = sre_parser.parse(source)
         except (re.error, RecursionError, OverflowError) as error:
             raise PatternError(f"it is no regular expression: {error}") from None
-        shortest, self.width = parsed.getwidth()
+        self.shortest, self.width = parsed.getwidth()
         if self.width > MAX_WIDTH:
             raise PatternError(
                 f"it may match more than {MAX_WIDTH} characters; give repeats an upper bound, "
                 "such as {0,64}"
             )
-        if shortest == 0:
+        if self.shortest == 0:
             raise PatternError("it matches the empty text")
         flags = _letters(parsed.state.flags)
         opening = f"(?{flags}:" if flags else "(?:"

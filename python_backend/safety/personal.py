@@ -18,6 +18,7 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from stdnum import iban, luhn
 
+from python_backend.safety import telling
 from python_backend.safety.finder import Finder, PatternFinder
 from python_backend.safety.pattern import Pattern
 
@@ -154,14 +155,22 @@ class _Validated(PatternFinder):
         is_valid: Callable[[str], bool],
         before: Callable[[str], bool],
         whole: bool = False,
+        tells: Callable[[str], bool] = telling.identifier,
     ) -> None:
         super().__init__(kind, _pattern(pattern))
         self.whole = whole
         self._is_valid = is_valid
         self._before = before
+        self._tells = tells
+
+    def may_begin(self, text: str, place: int) -> bool:
+        return not (place and self._before(text[place - 1]))
+
+    def tells(self, beginning: str) -> bool:
+        return self._tells(to_ascii_digits(beginning))
 
     def check(self, text: str, start: int, end: int) -> int | None:
-        if start and self._before(text[start - 1]):
+        if not self.may_begin(text, start):
             return None
         for last in _word_ends(text, start, end):
             if self.whole and last < end:
@@ -244,6 +253,19 @@ def is_card(text: str) -> bool:
     ) and bool(luhn.is_valid(digits))
 
 
+def _may_be_card(text: str) -> bool:
+    """Whether the beginning of a text may be that of a card's number, and tells of it."""
+    digits = _digits(text)
+    *groups, last = [len(group) for group in re.findall("[0-9]+", text)] or [0]
+    if min(groups, default=4) < 3 and not (len(set(groups)) == 1 and last <= groups[0]):
+        return False
+    return telling.number(text) and any(
+        len(digits) <= max(lengths)
+        and any(digits.startswith(prefix) or prefix.startswith(digits) for prefix in prefixes)
+        for prefixes, lengths in _ISSUERS
+    )
+
+
 def _is_phone(text: str) -> bool:
     """Whether a number with a country code can be one; it need not be assigned."""
     try:
@@ -282,11 +304,11 @@ def _national_ids(country: str) -> Iterable[Finder]:
 
 
 _FINDERS: dict[Kind, list[Finder]] = {
-    "email": [_Validated("email", _EMAIL, _is_email, before=lambda _: False)],
-    "card": [_Validated("card", _CARD, is_card, before=_is_digit)],
+    "email": [_Validated("email", _EMAIL, _is_email, lambda _: False, tells=telling.email)],
+    "card": [_Validated("card", _CARD, is_card, _is_digit, tells=_may_be_card)],
     "iban": [_Validated("iban", _IBAN, iban.is_valid, before=_is_alphanumeric)],
     "ip_address": [
-        _Validated("ip_address", _IPV4, _is_ip_address, _is_part_of_address, True),
-        _Validated("ip_address", _IPV6, _is_ip_address, _is_part_of_address, True),
+        _Validated("ip_address", _IPV4, _is_ip_address, _is_part_of_address, True, telling.ipv4),
+        _Validated("ip_address", _IPV6, _is_ip_address, _is_part_of_address, True, telling.ipv6),
     ],
 }

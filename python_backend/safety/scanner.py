@@ -1,8 +1,9 @@
 """The rules of one policy on one text that arrives in pieces.
 
 What a rule takes out never leaves, not even its first characters: the end of the text that could
-still become a match is held back until it can't. All else leaves at once. However the text is cut,
-what leaves is the same.
+still become a match is held back until it can't. All else leaves at once. However the text arrives,
+what leaves is the same. Where the text doesn't end but is cut, a beginning of a match that tells
+something is taken out as the match would be.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class RuleSet:
         grouped = {i for group in self.groups for i in group.finders}
         self.alone = [i for i in range(len(self.finders)) if i not in grouped]
 
+    def takes_out(self, order: int) -> bool:
+        """Whether a rule does more than flag."""
+        return self.rules[order].action != "flag"
+
     def _group(self, holds: bool) -> _Group | None:
         patterns: dict[int, Pattern] = {
             i: finder.pattern
@@ -168,9 +173,44 @@ class Scanner:
             return Scanned(blocked=True)
         self._text += text
         self._search(final)
-        scanned = self._release(final)
+        scanned = self._release(self._certain())
         self._forget()
         return scanned
+
+    def cut(self, text: str, beyond: str = "", unknown: int = 0) -> Scanned:
+        """Take the last piece of a text that did not end by itself.
+
+        Args:
+            text: The piece.
+            beyond: What is known to follow it. It decides with the text, and is not part of it.
+            unknown: So many characters at the end stand for what is not known yet.
+        """
+        if not self._rules.finders:
+            return self.add(text, final=True)
+        if self._blocked:
+            return Scanned(blocked=True)
+        limit = self._offset + len(self._text) + len(text)
+        known = len(text) - unknown
+        self._text += text[:known] + beyond
+        self._search(final=False)
+        starts = dict(enumerate(self._resume))
+        for quiet, group in zip(self._quiet, self._rules.groups, strict=True):
+            starts |= {i: max(quiet, self._resume[i]) for i in group.finders}
+        self._text += text[known:]
+        asked = [self._ask_cut(i, start - self._offset, unknown) for i, start in starts.items()]
+        begun = sorted(match for match in asked if match is not None)
+        # What begins later is taken out with it, and may be none: one thing a rule is told of it.
+        end = self._offset + len(self._text)
+        taking = [each for each in self._matches if self._rules.takes_out(each.order)]
+        starts_at = min((each.start for each in (*taking, *begun) if each.end == end), default=end)
+        first = {match.order: match for match in reversed(begun) if match.start == starts_at}
+        self._matches += first.values()
+        self._matches = [
+            match._replace(negative_end=-min(match.end, limit))
+            for match in set(self._matches)
+            if match.start < limit
+        ]
+        return self._release(limit)
 
     @property
     def held(self) -> int:
@@ -199,16 +239,42 @@ class Scanner:
         start = self._resume[number] - self._offset
         spans, next_start = finder.scan(self._text, start, final, self._offset)
         self._resume[number] = self._offset + max(start, next_start)
+        self._note(order, finder.kind, spans)
+
+    def _ask_cut(self, number: int, start: int, unknown: int) -> _Match | None:
+        """Ask one finder about the end of a text that is cut: the beginning of a match."""
+        order, finder = self._rules.finders[number]
+        spans, _ = finder.scan(self._text, start, True, self._offset)
+        end = len(self._text)
+        place = None
+        if self._rules.holds[number]:
+            place = finder.beginning(self._text[: end - unknown], start)
+        begun = None
+        if place is not None:
+            whole = [span.start for span in spans if span.end > place]
+            spans = [span for span in spans if span.end <= place]
+            if whole:  # as much of it as there is, as a longer match may begin with it
+                spans.append(Span(min(place, *whole), end))
+            else:
+                begun = _Match(self._offset + place, -self._offset - end, order, finder.kind)
+        self._note(order, finder.kind, spans)
+        return begun
+
+    def _note(self, order: int, kind: str, spans: Sequence[Span]) -> None:
         for span in spans:
             at, end = self._offset + span.start, self._offset + span.end
-            self._matches.append(_Match(at, -end, order, finder.kind))
+            self._matches.append(_Match(at, -end, order, kind))
 
-    def _release(self, final: bool) -> Scanned:
-        """Let go of the text before the first place that is not certain."""
+    def _certain(self) -> int:
+        """The first place that is not certain."""
         rules = self._rules
         places = [self._resume[i] for i in rules.alone if rules.holds[i]]
         places += [self._quiet[i] for i, group in enumerate(rules.groups) if group.holds]
-        certain = min(places, default=self._offset + len(self._text))
+        return min(places, default=self._offset + len(self._text))
+
+    def _release(self, certain: int) -> Scanned:
+        """Let go of the text before a place, and say what was found in it."""
+        rules = self._rules
         scanned = Scanned()
         pieces: list[str] = []
         self._matches.sort()

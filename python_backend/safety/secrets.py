@@ -11,30 +11,40 @@ from functools import cache
 
 from python_backend.safety.finder import Finder, PatternFinder, Span
 from python_backend.safety.pattern import Pattern
+from python_backend.safety.telling import MOST_UNTOLD
 
 _KEY_HEADER = r"-----BEGIN [A-Z ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=\s:,\-]{0,4000}")
 _KEY_END = re.compile(r"-----END [A-Z ]{0,24}PRIVATE KEY(?: BLOCK)?-----")
 
+_PORT_DIGITS = 5
+
+_PASSWORD = (r"[a-z][a-z+]{1,19}://[A-Za-z0-9._%\-]{1,64}:", r"[^\s:@/]{1,128}@")
+"""A password in an address."""
+
 _FORMS = (
-    r"(?:AKIA|ASIA|AROA|AIDA|AGPA|ANPA)[A-Z2-7]{16}",  # AWS
-    r"gh[pousr]_[A-Za-z0-9]{36,255}",  # GitHub
-    r"github_pat_[A-Za-z0-9_]{22,255}",
-    r"glpat-[A-Za-z0-9_\-]{20,64}",  # GitLab
-    r"xox[abeoprs]-[A-Za-z0-9\-]{10,255}",  # Slack
-    r"hooks\.slack\.com/services/[A-Za-z0-9/]{20,80}",
-    r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,255}",  # Stripe
-    r"sk-[A-Za-z0-9_\-]{20,255}",  # OpenAI, Anthropic and others
-    r"AIza[A-Za-z0-9_\-]{35}",  # Google
-    r"GOCSPX-[A-Za-z0-9_\-]{28}",
-    r"hf_[A-Za-z0-9]{30,64}",  # Hugging Face
-    r"nvapi-[A-Za-z0-9_\-]{40,128}",  # NVIDIA
-    r"npm_[A-Za-z0-9]{36}",
-    r"pypi-[A-Za-z0-9_\-]{50,255}",
-    r"SG\.[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{16,64}",  # SendGrid
-    r"dop_v1_[a-f0-9]{64}",  # DigitalOcean
-    r"eyJ[A-Za-z0-9_\-]{8,999}\.eyJ[A-Za-z0-9_\-]{8,999}\.[A-Za-z0-9_\-]{8,999}",  # JSON web tokens
-    r"[a-z][a-z+]{1,19}://[A-Za-z0-9._%\-]{1,64}:[^\s:@/]{1,128}@",  # a password in an address
+    # For each form what everybody knows of it, and what is secret.
+    (r"(?:AKIA|ASIA|AROA|AIDA|AGPA|ANPA)", r"[A-Z2-7]{16}"),  # AWS
+    (r"gh[pousr]_", r"[A-Za-z0-9]{36,255}"),  # GitHub
+    (r"github_pat_", r"[A-Za-z0-9_]{22,255}"),
+    (r"glpat-", r"[A-Za-z0-9_\-]{20,64}"),  # GitLab
+    (r"xox[abeoprs]-", r"[A-Za-z0-9\-]{10,255}"),  # Slack
+    (r"hooks\.slack\.com/services/", r"[A-Za-z0-9/]{20,80}"),
+    (r"[sr]k_(?:live|test)_", r"[A-Za-z0-9]{16,255}"),  # Stripe
+    (r"sk-", r"[A-Za-z0-9_\-]{20,255}"),  # OpenAI, Anthropic and others
+    (r"AIza", r"[A-Za-z0-9_\-]{35}"),  # Google
+    (r"GOCSPX-", r"[A-Za-z0-9_\-]{28}"),
+    (r"hf_", r"[A-Za-z0-9]{30,64}"),  # Hugging Face
+    (r"nvapi-", r"[A-Za-z0-9_\-]{40,128}"),  # NVIDIA
+    (r"npm_", r"[A-Za-z0-9]{36}"),
+    (r"pypi-", r"[A-Za-z0-9_\-]{50,255}"),
+    (r"SG\.", r"[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{16,64}"),  # SendGrid
+    (r"dop_v1_", r"[a-f0-9]{64}"),  # DigitalOcean
+    (
+        r"eyJ",
+        r"[A-Za-z0-9_\-]{8,999}\.eyJ[A-Za-z0-9_\-]{8,999}\.[A-Za-z0-9_\-]{8,999}",
+    ),  # JSON web tokens
+    _PASSWORD,
 )
 
 
@@ -42,18 +52,36 @@ _FORMS = (
 def secret_finders() -> tuple[Finder, ...]:
     """A finder for each form."""
     key = _PrivateKey("secret", Pattern(_KEY_HEADER))
-    return (key, *(_Secret("secret", Pattern(form)) for form in _FORMS))
+    return (key, *(_Secret(*form) for form in _FORMS))
 
 
 class _Secret(PatternFinder):
     """A form that does not begin within a word."""
 
+    def __init__(self, known: str, secret: str) -> None:
+        super().__init__("secret", Pattern(known + secret))
+        self._known = re.compile(known)
+        self._may_be_a_port = (known, secret) == _PASSWORD
+
+    def may_begin(self, text: str, place: int) -> bool:
+        return not (place and text[place - 1].isalnum())
+
+    def tells(self, beginning: str) -> bool:
+        known = self._known.match(beginning)
+        secret = beginning[known.end() :] if known else ""
+        if self._may_be_a_port:
+            return bool(secret) and not (secret.isdigit() and len(secret) <= _PORT_DIGITS)
+        return len(secret) > MOST_UNTOLD
+
     def check(self, text: str, start: int, end: int) -> int | None:
-        return None if start and text[start - 1].isalnum() else end
+        return end if self.may_begin(text, start) else None
 
 
 class _PrivateKey(PatternFinder):
     """A private key in PEM: from its header to its end, or as far as it goes where it is cut."""
+
+    def tells(self, beginning: str) -> bool:
+        return False  # the header has nothing of the key
 
     def scan(self, text: str, start: int, final: bool, offset: int = 0) -> tuple[list[Span], int]:
         found: list[Span] = []

@@ -62,6 +62,20 @@ class TermFinder(Finder):
                 position = span.end
         return found, _horizon(open_starts, position, len(text))
 
+    def beginning(self, text: str, start: int) -> int | None:
+        """Where a term begins that is cut with more than half of it there, as it is folded."""
+        words, gap = words_of(text, max(0, start - CONTEXT))
+        if not words or not self._longest:
+            return None
+        forms = [apart(words, bool(gap)), *joined(words, gap)]
+        tells = [
+            form.places[i]
+            for form in forms
+            for i in self._opens(form, text, start)
+            if 2 * len(form.text[i:].strip()) > min(self._automaton.values(form.text[i:]))
+        ]
+        return min(tells, default=None)
+
     def _matches(self, form: Folded, text: str, start: int) -> Iterator[Span]:
         for last, length in self._automaton.iter(form.text):
             span = Span(form.places[last - length + 1], form.places[last] + 1)
@@ -75,6 +89,10 @@ class TermFinder(Finder):
 
     def _open_starts(self, form: Folded, text: str, start: int) -> Iterator[int]:
         """Places where a term may have begun that is not complete, or not certain."""
+        return (form.places[i] for i in self._opens(form, text, start))
+
+    def _opens(self, form: Folded, text: str, start: int) -> Iterator[int]:
+        """The same as places of the folded text."""
         for i in range(max(0, len(form.text) - self._longest), len(form.text)):
             place = form.places[i]
             if (
@@ -84,7 +102,7 @@ class TermFinder(Finder):
                 and self._may_begin(text, place)
                 and self._automaton.match(form.text[i:])
             ):
-                yield place
+                yield i
 
     def _may_begin(self, text: str, place: int) -> bool:
         return not self._whole_words or place == 0 or not _one_word(text[place - 1], text[place])

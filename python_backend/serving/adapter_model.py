@@ -4,17 +4,28 @@ The C++ backend's responses carry nothing that tells one stream's pieces from an
 response does not look like the last, and it ends a request by an id that clients may share or leave
 out. So this step calls it with an id of its own and hands its responses on, together with the
 sequence's id, what preprocessing said of it, and in the end why it ended.
+
+Triton's Python backend can lock itself up here (2.51, and later ones): a thread that the next
+response of a stream has woken holds that stream's lock while it waits for the interpreter's; the
+thread that brings responses waits for the stream's lock where another comes meanwhile, and holds
+that of all streams; and a call that has just been answered wants the latter while it holds the
+interpreter. So threads that wait for responses do nothing else, and one other does all the rest:
+then they seldom wait for the interpreter as long as an engine takes for its next response. That
+makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md).
 """
 
 from __future__ import annotations
 
 import random
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -50,6 +61,10 @@ _ENGINE_OUTPUTS = [
 
 
 _FIRST = number(0)
+
+_KEEP_SPENT_S = 1.0
+"""Triton forgets a stream of responses a little after its end, and not from a thread of Python's:
+so that it frees none of Python's arrays there, it must not be the last to know of them."""
 
 
 class _Stream(Stream):
@@ -106,6 +121,14 @@ class _Session(Session[_Stream]):
         return self.streams[row * self.num_return_sequences + copy]
 
 
+class _Arrival(NamedTuple):
+    """What the engine says of a request: a response, or without one that there are no more."""
+
+    session: _Session
+    response: pb_utils.InferenceResponse | None
+    error: Exception | None = None
+
+
 class TritonPythonModel:
     """Calls the C++ backend for each request, and gives its responses an identity and an end."""
 
@@ -116,6 +139,9 @@ class TritonPythonModel:
         self._sessions: Sessions[_Stream] = Sessions()
         self._period_s = self._settings.liveness_period_ms / 1000
         self._closed = Event()
+        self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
+        self._spent: deque[tuple[float, Any]] = deque()
+        Thread(target=self._run_sender, name="sender", daemon=True).start()
         self._prober_thread = Thread(target=self._run_prober, name="prober", daemon=True)
         self._prober_thread.start()
 
@@ -187,29 +213,49 @@ class TritonPythonModel:
     # A session's thread
 
     def _follow(self, session: _Session) -> None:
-        """Hand on what the engine answers."""
+        """Take what the engine answers, and do nothing with it here."""
         error = None
         try:
-            for response in session.call.request.exec(decoupled=True):
-                if response.has_error():
-                    error = passed_on(response.error())
-                    break
-                _hand_on(session, response)
+            responses = session.call.request.exec(decoupled=True)
+            for response in responses:
+                self._arrived.put(_Arrival(session, response))
+            self._spent.append((time.monotonic(), responses))
         except Exception as failure:  # whatever goes wrong, the client is told
-            error = refusal(EngineError(f"the engine can't be asked: {failure}"))
-        for stream in session.streams:
-            self._sessions.close(stream)
-        if error is not None:
-            session.fail_all(error)
-            return
-        for stream in session.unended:
-            session.send(stream, Piece(finish_reason=stream.finish_reason))
+            error = failure
+        self._arrived.put(_Arrival(session, None, error))
+
+    # The sender's thread
+
+    def _run_sender(self) -> None:
+        while True:
+            arrival = self._arrived.get()
+            try:
+                self._take(arrival)
+            except Exception as failure:  # one request's trouble is not another's
+                self._try(partial(arrival.session.fail_all, _unasked(failure)))
+
+    def _take(self, arrival: _Arrival) -> None:
+        """Hand on a response, or end what has no more."""
+        session, response, error = arrival
+        if response is None:
+            for stream in session.streams:
+                self._sessions.close(stream)
+            if error is not None:
+                session.fail_all(_unasked(error))
+            for stream in session.unended:
+                session.send(stream, Piece(finish_reason=stream.finish_reason))
+        elif response.has_error():
+            session.fail_all(passed_on(response.error()))
+        else:
+            _hand_on(session, response)
 
     # The prober's thread
 
     def _run_prober(self) -> None:
         prober = Prober(self._period_s)
         while not self._closed.wait(self._period_s):
+            while self._spent and self._spent[0][0] < time.monotonic() - _KEEP_SPENT_S:
+                self._spent.popleft()
             probed, asked = prober.round(self._sessions.streams())
             for stream in probed:
                 self._try(stream.probe)
@@ -225,6 +271,10 @@ class TritonPythonModel:
             job()
         except Exception as error:  # one client's trouble is not another's
             pb_utils.Logger.log_warn(f"a response could not be sent: {error!r}")
+
+
+def _unasked(failure: Exception) -> pb_utils.InferenceResponse:
+    return refusal(EngineError(f"the engine can't be asked: {failure}"))
 
 
 def _hand_on(session: _Session, response: pb_utils.InferenceResponse) -> None:

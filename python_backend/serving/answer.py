@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 from python_backend.safety.finder import Span
 from python_backend.safety.policy import Policy
-from python_backend.safety.scanner import Scanner, Verdict
+from python_backend.safety.scanner import Scanned, Scanner, Verdict
 from python_backend.text.detokenizer import Detokenizer, Vocabulary
 from python_backend.text.stop import StopTexts
+
+_CUT_CHARACTER = "\ufffd"
+"""What stands for a character whose last bytes did not come."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,12 @@ class StreamContext:
 
     Attributes:
         stops: Stop texts.
+        min_tokens: How many tokens of the answer no stop text ends.
         include_stop: Whether the stop text is part of the answer.
         whole: The client wants one response, though the engine sends many.
         echo_tokens: How many tokens of the prompt the answer begins with.
+        goes_on: The answer goes on with the prompt's own text, and keeps its first space.
+        own_end: The model's own end token ends the answer, and none that the client chose.
         verdicts: What was found in the prompt.
     """
 
@@ -35,7 +41,10 @@ class StreamContext:
     include_stop: bool = True
     whole: bool = False
     echo_tokens: int = 0
+    goes_on: bool = False
+    own_end: bool = True
     verdicts: tuple[dict[str, Any], ...] = ()
+    min_tokens: int = 0
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
@@ -78,6 +87,8 @@ class Piece:
         verdicts: What was found, in the prompt too, as JSON values.
         found: What was found in the answer.
         tokens: The tokens of the text, where log probabilities were asked for.
+        num_tokens: How many of the tokens that were added belong to the answer. Those behind the
+            one with which a stop text or the policy ends it don't.
         ends_early: The answer ends here, though the engine goes on.
     """
 
@@ -86,6 +97,7 @@ class Piece:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     found: list[Verdict] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
+    num_tokens: int = 0
     ends_early: bool = False
 
 
@@ -121,14 +133,19 @@ class Answer:
         self.ended = False
         self.verdicts: list[Verdict] = []
         self._vocabulary = vocabulary
-        self._detokenizer = Detokenizer(vocabulary, skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            vocabulary, skip_special_tokens, goes_on=context.goes_on and not context.echo_tokens
+        )
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
         self._news = list(context.verdicts)
+        self._num_tokens = 0
         self._characters = 0
         self._textless: list[Token] = []
         self._pending: deque[_Pending] = deque()
         self._taken: list[Span] = []
+        # Then it matters for what comes out which token it is, and not how many come at once.
+        self._one_by_one = bool(context.stops) or policy.output.blocks
 
     def add(
         self,
@@ -150,31 +167,76 @@ class Answer:
             What may leave. Where a stop text or the policy ends the answer before the engine does,
             it ends early, and nothing more is to be added.
         """
-        final = bool(engine_reason)
+        piece = Piece(num_tokens=len(token_ids))
+        news, self._news = self._news, []
+        piece.verdicts += news
         echo = self._echo(token_ids)
         token_ids = token_ids[self.context.echo_tokens :] if echo else token_ids
-        if log_probs is None:
-            raw = self._detokenizer.add(token_ids, final)
-        else:
-            raw = self._add_with_log_probs(token_ids, log_probs, top, final)
-        text = echo + self._stops.add(raw, final)
-        scanned = self._scanner.add(text, final or self._stops.found)
-        reason = engine_reason
+        asked = None if log_probs is None else self._asked(token_ids, log_probs, top)
+        if echo:
+            self._take(piece, self._scanner.add(echo))
+        step = 1 if self._one_by_one else max(1, len(token_ids))
+        for start in range(0, 0 if self.ended else len(token_ids), step):
+            some = token_ids[start : start + step]
+            if asked is None:
+                raw = self._detokenizer.add(some)
+            else:
+                raw = self._add_with_log_probs(asked[start : start + step])
+            self._num_tokens += len(some)
+            self._advance(piece, raw)
+            if self.ended:
+                piece.num_tokens -= len(token_ids) - start - len(some)
+                break
+        if engine_reason and not self.ended:
+            self._end(piece, engine_reason)
+        piece.ends_early = self.ended and not engine_reason
+        return piece
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the answer is still so short that no stop text ends it."""
+        return self._num_tokens <= self.context.min_tokens
+
+    def _advance(self, piece: Piece, raw: str) -> None:
+        """Take more text of the model's; a stop text or the policy may end the answer."""
+        text = self._stops.add(raw, early=self._is_early)
+        self._take(piece, self._cut_at_stop(piece, text) or self._scanner.add(text))
+
+    def _end(self, piece: Piece, reason: str) -> None:
+        """Take the engine's word that it is the end."""
+        rest = self._detokenizer.add([], final=True)
+        self._give_text(len(rest))
+        text = self._stops.add(rest, early=self._is_early)
+        scanned = self._cut_at_stop(piece, text)
+        if scanned is None:
+            piece.finish_reason = reason
+            text += self._stops.add("", final=True, early=self._is_early)
+            if reason == "stop" and self.context.own_end:
+                scanned = self._scanner.add(text, final=True)
+            else:  # what would have followed is not known, nor what a cut character would have been
+                unknown = len(rest) - len(rest.rstrip(_CUT_CHARACTER))
+                scanned = self._scanner.cut(text, unknown=unknown)
+        self._take(piece, scanned)
+
+    def _cut_at_stop(self, piece: Piece, text: str) -> Scanned | None:
+        """Scan the text before a stop text, if one was found: what would have followed it is not
+        known, so it is no end but a cut.
+        """
+        if not self._stops.found:
+            return None
+        piece.finish_reason = "stop"
+        return self._scanner.cut(text, self._stops.cut_off)
+
+    def _take(self, piece: Piece, scanned: Scanned) -> None:
+        """Put what is certain into a piece."""
         if scanned.blocked:
-            reason = "content_filter"
-        elif self._stops.found:
-            reason = "stop"
-        self.ended = bool(reason)
+            piece.finish_reason = "content_filter"
+        self.ended = bool(piece.finish_reason)
+        piece.text += scanned.text
+        piece.found += scanned.verdicts
+        piece.verdicts += (verdict.as_json() for verdict in scanned.verdicts)
+        piece.tokens += self._tokens_of(scanned.taken)
         self.verdicts += scanned.verdicts
-        news, self._news = self._news, []
-        return Piece(
-            scanned.text,
-            reason,
-            [*news, *(verdict.as_json() for verdict in scanned.verdicts)],
-            scanned.verdicts,
-            self._tokens_of(scanned.taken),
-            ends_early=self.ended and not final,
-        )
 
     def _echo(self, token_ids: Sequence[int]) -> str:
         """The prompt's text where the answer begins with it; no stop text is looked for in it."""
@@ -184,30 +246,32 @@ class Answer:
         self._characters += len(text)
         return text
 
-    def _add_with_log_probs(
+    def _asked(
         self,
         token_ids: Sequence[int],
         log_probs: Sequence[float],
         top: Sequence[Sequence[tuple[int, float]]] | None,
-        final: bool,
-    ) -> str:
+    ) -> list[Token]:
+        """The tokens whose log probabilities were asked for."""
+        likeliest = [[]] * len(token_ids) if top is None else top
+        return [
+            self._token(token_id, log_prob, tuple(self._token(*each) for each in others))
+            for token_id, log_prob, others in zip(token_ids, log_probs, likeliest, strict=True)
+        ]
+
+    def _add_with_log_probs(self, tokens: Sequence[Token]) -> str:
         """Detokenize token by token, to know which text is whose.
 
         A token that makes no text by itself, such as a part of a character, goes with the text that
         comes next.
         """
         pieces: list[str] = []
-        for i, (token_id, log_prob) in enumerate(zip(token_ids, log_probs, strict=True)):
-            text = self._detokenizer.add([token_id])
-            likeliest = () if top is None else tuple(self._token(*each) for each in top[i])
-            self._textless.append(self._token(token_id, log_prob, likeliest))
+        for token in tokens:
+            text = self._detokenizer.add([token.id])
+            self._textless.append(token)
             if text:
                 self._give_text(len(text))
                 pieces.append(text)
-        if final:
-            text = self._detokenizer.add([], final=True)
-            self._give_text(len(text))
-            pieces.append(text)
         return "".join(pieces)
 
     def _token(self, token_id: int, log_prob: float, top: tuple[Token, ...] = ()) -> Token:

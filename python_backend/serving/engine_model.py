@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from threading import Thread
 
 import triton_python_backend_utils as pb_utils
@@ -80,8 +81,10 @@ class EngineModel(ABC):
             default_end_ids=self._engine.end_token_ids,
             exclude_input=self._settings.exclude_input_in_output,
         )
-        for row in generation.rows:
-            self._engine.check(row.prompt, row.params)
+        rows = [
+            replace(row, params=self._engine.check(row.prompt, row.params))
+            for row in generation.rows
+        ]
         waiting = self._loop.num_waiting
         if waiting + len(generation.rows) > self._settings.max_queue_size:
             raise ServerBusyError(
@@ -91,8 +94,7 @@ class EngineModel(ABC):
         said = inputs.scalars(EngineInputs.STREAM_CONTEXT, generation.batch_size)
         contexts = said or [b""] * generation.batch_size
         streams = [
-            EngineStream(row, generation.reporting, contexts[row.batch_index])
-            for row in generation.rows
+            EngineStream(row, generation.reporting, contexts[row.batch_index]) for row in rows
         ]
         self._loop.start(
             Session(

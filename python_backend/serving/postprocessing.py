@@ -134,7 +134,7 @@ class TritonPythonModel:
         if piece.ends_early:
             self._stop(request, key)
         stream.pieces.append(piece)
-        stream.num_output_tokens += len(tokens)
+        stream.num_output_tokens += piece.num_tokens
         says = not stream.answer.context.whole and (piece.text or piece.verdicts)
         if not (says or piece.finish_reason):
             return None
@@ -186,8 +186,9 @@ class TritonPythonModel:
         except Exception as error:
             pb_utils.Logger.log_error(f"an answer could not be checked: {error!r}")
             answer.ended = True
-            piece = Piece(finish_reason="error", ends_early=not reason)
-        stream.signals.add(tokens[answer.context.echo_tokens :], piece.text)
+            piece = Piece(finish_reason="error", num_tokens=len(tokens), ends_early=not reason)
+        of_answer = slice(answer.context.echo_tokens, piece.num_tokens)
+        stream.signals.add(tokens[of_answer], piece.text)
         self._metrics.count_verdicts(answer.policy, piece.found)
         if piece.finish_reason:
             self._metrics.count_answer(

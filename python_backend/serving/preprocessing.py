@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.bounds import BAD_WORDS, BIAS_WORDS, MAX_BIAS_IDS, STOP_WORDS, Bound
 from contract.ensemble import ensemble_steps
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingParameters, from_model_config
@@ -17,9 +15,10 @@ from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
 from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
+from python_backend.memory import give_back_memory
 from python_backend.safety.policy import Policy
-from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.answer import StreamContext
+from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
@@ -29,18 +28,14 @@ from python_backend.serving.triton_api import (
     resolve,
     triton_tensor,
 )
-from python_backend.text.messages import Message, Tool, read_messages, read_tools, read_variables
+from python_backend.text.messages import read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
 
+_WORDS = {_In.STOP_WORDS_DICT: STOP_WORDS, _In.BAD_WORDS_DICT: BAD_WORDS}
+_LARGE_BYTES = 1 << 20
+"""After a request with so much text, what it took of memory is given back."""
+
 _CLIENT_NAMES = ensemble_steps()[0].input_map
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """One row of a request: its tokens, and what was found in its text."""
-
-    ids: NDArray[np.int32]
-    verdicts: list[Verdict]
 
 
 class TritonPythonModel:
@@ -52,6 +47,7 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer.load(resolve(args, self._settings.tokenizer_dir))
         self._policies = open_policies(self._settings)
         self._metrics = TextMetrics(args["model_name"], args["model_version"])
+        self._reader = PromptReader(self._tokenizer, self._settings, self._metrics.count_verdicts)
 
     def execute(
         self, requests: list[pb_utils.InferenceRequest]
@@ -59,10 +55,13 @@ class TritonPythonModel:
         """Answer each request with its tokens, or with what is wrong with it."""
         responses = []
         for request in requests:
+            inputs = Inputs(request)
             try:
-                responses.append(self._tokenize(Inputs(request)))
+                responses.append(self._tokenize(inputs))
             except Exception as error:  # one request's trouble is not another's
                 responses.append(refusal(error))
+            if inputs.text_bytes > _LARGE_BYTES:
+                give_back_memory()
         return responses
 
     def finalize(self) -> None:
@@ -77,7 +76,7 @@ class TritonPythonModel:
                 raise InvalidRequestError(f"{name} is not supported", name)
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
         inputs.required(_In.QUERY)
-        texts = _texts(inputs, _In.QUERY) or []
+        texts = _texts(inputs, _In.QUERY, self._reader.text_bound) or []
         policy = self._policies.current.get(inputs.parameters().get(SAFETY_POLICY))
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
         batch = len(prompts)
@@ -86,6 +85,8 @@ class TritonPythonModel:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: prompt.ids.size] = prompt.ids
         contexts = self._contexts(inputs, prompts, policy)
+        # The engine ends at a stop word wherever it comes; postprocessing knows how early it may.
+        ends_anywhere = not any(each.min_tokens for each in contexts)
         streaming = _flag(inputs, _In.STREAM, batch, False) or any(each.whole for each in contexts)
         said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
@@ -94,7 +95,12 @@ class TritonPythonModel:
                 triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
                 triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
                 triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
-                triton_tensor(_Out.STOP_WORDS_IDS, self._words(inputs, _In.STOP_WORDS_DICT, batch)),
+                triton_tensor(
+                    _Out.STOP_WORDS_IDS,
+                    self._words(inputs, _In.STOP_WORDS_DICT, batch)
+                    if ends_anywhere
+                    else self._tokenizer.word_list([[]] * batch),
+                ),
                 triton_tensor(_Out.EMBEDDING_BIAS, self._bias(inputs, batch)),
                 triton_tensor(
                     _Out.OUT_END_ID, _or(inputs, _In.END_ID, self._tokenizer.end_id, batch)
@@ -109,7 +115,7 @@ class TritonPythonModel:
         )
 
     def _contexts(
-        self, inputs: Inputs, prompts: list[_Prompt], policy: Policy
+        self, inputs: Inputs, prompts: list[Prompt], policy: Policy
     ) -> list[StreamContext]:
         """What postprocessing is told of each row.
 
@@ -117,11 +123,13 @@ class TritonPythonModel:
         client that wants one response, so that it can be stopped.
         """
         batch = len(prompts)
-        stops = _texts(inputs, _In.STOP_WORDS_DICT) or [[]] * batch
+        stops = _texts(inputs, _In.STOP_WORDS_DICT, _WORDS[_In.STOP_WORDS_DICT]) or [[]] * batch
         include_stop = _flag(inputs, _In.INCLUDE_STOP_STR_IN_OUTPUT, batch, True)
         exclude = self._settings.exclude_input_in_output
         streams = _flag(inputs, _In.STREAM, batch, False)
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
+        ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
+        min_tokens = inputs.scalars(_In.MIN_TOKENS, batch) or [0] * batch
         ends_early = any(any(row) for row in stops) or policy.output.blocks
         return [
             StreamContext(
@@ -129,106 +137,58 @@ class TritonPythonModel:
                 include_stop=include_stop,
                 whole=ends_early and not streams and not echo,
                 echo_tokens=prompt.ids.size if echo else 0,
+                goes_on=prompt.goes_on,
+                own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
+                min_tokens=max(least, 0) if any(row) else 0,
             )
-            for row, prompt in zip(stops, prompts, strict=True)
+            for row, least, prompt, end in zip(stops, min_tokens, prompts, ends, strict=True)
         ]
 
-    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[_Prompt]:
+    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[Prompt]:
         """Tokens of each row, from its chat or from its text."""
+        bound = self._reader.json_bound
         chats, tools, variables = (
-            _texts(inputs, tensor) for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
+            _texts(inputs, tensor, bound)
+            for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
         if chats is None:
             if tools or variables:
                 name = EnsembleInputs.TOOLS.name
                 raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
-            wrap = self._wraps(inputs)
-            return [self._encode(text, policy, wrap) for text in texts]
-        return [
-            self._encode_chat(
-                text,
-                read_messages(chat[0]),
-                read_tools(tools[row][0]) if tools else None,
-                read_variables(variables[row][0]) if variables else None,
-                policy,
-            )
-            for row, (text, chat) in enumerate(zip(texts, chats, strict=True))
-        ]
-
-    def _encode_chat(
-        self,
-        text: str,
-        messages: list[Message],
-        tools: list[Tool] | None,
-        variables: dict[str, Any] | None,
-        policy: Policy,
-    ) -> _Prompt:
-        if text:
+            choice = self._chat_template(inputs)
+            return [self._reader.read_text(text, policy, choice) for text in texts]
+        if any(texts):
             name = EnsembleInputs.TEXT_INPUT.name
             raise InvalidRequestError(f"{name} must be empty beside messages", name)
-        template = self._tokenizer.chat_template
-        if template is None:
-            name = EnsembleInputs.MESSAGES.name
-            raise InvalidRequestError(f"{name}: the checkpoint has no chat template", name)
-        verdicts: list[Verdict] = []
-        for index, message in enumerate(messages):
-            if isinstance(message.get("content"), str):
-                message["content"], found = self._check(message["content"], policy)
-                verdicts += [verdict._replace(message=index) for verdict in found]
-        prompt = template.render(messages, tools, variables)
-        if not prompt:
-            name = EnsembleInputs.MESSAGES.name
-            raise InvalidRequestError(
-                f"{name}: the chat template makes an empty prompt of them", name
+        return [
+            self._reader.read_chat(
+                Chat(
+                    read_messages(row[0]),
+                    read_tools(tools[index][0]) if tools else None,
+                    read_variables(variables[index][0]) if variables else None,
+                ),
+                policy,
             )
-        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+            for index, row in enumerate(chats)
+        ]
 
-    def _wraps(self, inputs: Inputs) -> bool:
-        """Whether a plain text becomes a user's message: the request's word, else the setting's."""
+    def _chat_template(self, inputs: Inputs) -> str:
+        """Whether a text becomes a user's message: the request's word, else the setting's."""
         choice = inputs.parameters().get(CHAT_TEMPLATE, self._settings.chat_template)
-        if choice not in ("auto", "off"):
+        if choice not in CHAT_TEMPLATE_CHOICES:
             raise InvalidRequestError(
-                f"{CHAT_TEMPLATE} is {choice!r}; it must be 'auto' or 'off'", CHAT_TEMPLATE
+                f"{CHAT_TEMPLATE} is {choice!r}; it must be 'auto', 'on' or 'off'", CHAT_TEMPLATE
             )
-        return choice == "auto"
-
-    def _encode(self, text: str, policy: Policy, wrap: bool) -> _Prompt:
-        if not text:
-            name = EnsembleInputs.TEXT_INPUT.name
-            raise InvalidRequestError(f"{name} is empty; it needs at least 1 character", name)
-        text, verdicts = self._check(text, policy)
-        template = self._tokenizer.chat_template
-        if template is None or not wrap or self._tokenizer.has_control_token(text):
-            return _Prompt(
-                self._tokenizer.encode(text, self._settings.add_special_tokens), verdicts
-            )
-        prompt = template.render([{"role": "user", "content": text}])
-        return _Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
-
-    def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
-        """A prompt's text as the policy leaves it, and what was found in it.
-
-        Raises:
-            InvalidRequestError: The policy blocks it.
-        """
-        scanned = scan_text(policy.input, text)
-        self._metrics.count_verdicts(policy, scanned.verdicts)
-        if scanned.blocked:
-            rule = scanned.verdicts[-1].rule
-            raise InvalidRequestError(
-                f"the policy {policy.name} blocks the prompt by its rule {rule}",
-                code="content_filter",
-            )
-        return scanned.text, scanned.verdicts
+        return str(choice)
 
     def _words(self, inputs: Inputs, tensor: Tensor, batch: int) -> NDArray[np.int32]:
-        words = _texts(inputs, tensor) or [[]] * batch
+        words = _texts(inputs, tensor, _WORDS[tensor]) or [[]] * batch
         return self._tokenizer.word_list(words)
 
     def _bias(self, inputs: Inputs, batch: int) -> NDArray[np.float32]:
         """Bias of each token, float32 ``[batch, vocab]``, or ``[batch, 0]`` where there is none."""
-        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS)
+        words = _texts(inputs, _In.EMBEDDING_BIAS_WORDS, BIAS_WORDS)
         weights = inputs.array(_In.EMBEDDING_BIAS_WEIGHTS)
         ids = inputs.array(_In.EMBEDDING_BIAS_IDS)
         if ids is not None:
@@ -259,6 +219,11 @@ class TritonPythonModel:
                 "one weight for each id, and without embedding_bias_words",
                 EnsembleInputs.EMBEDDING_BIAS_IDS.name,
             )
+        if ids.shape[1] > MAX_BIAS_IDS:
+            raise InvalidRequestError(
+                f"embedding_bias_ids has {ids.shape[1]} ids; it must have at most {MAX_BIAS_IDS}",
+                EnsembleInputs.EMBEDDING_BIAS_IDS.name,
+            )
         size = self._tokenizer.vocab_size
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
             name = EnsembleInputs.EMBEDDING_BIAS_IDS.name
@@ -274,8 +239,8 @@ def _client_name(tensor: Tensor) -> str:
     return _CLIENT_NAMES[tensor.name]
 
 
-def _texts(inputs: Inputs, tensor: Tensor) -> list[list[str]] | None:
-    return inputs.texts(tensor, shown_as=_client_name(tensor))
+def _texts(inputs: Inputs, tensor: Tensor, bound: Bound) -> list[list[str]] | None:
+    return inputs.texts(tensor, _client_name(tensor), bound)
 
 
 def _flag(inputs: Inputs, tensor: Tensor, batch: int, default: bool) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import python_backend
 from contract import error_text
+from contract.bounds import MAX_PARAMETERS_BYTES, Bound
 from contract.error_text import Status
 from contract.errors import (
     EngineError,
@@ -104,9 +105,15 @@ def triton_tensor(tensor: Tensor, array: NDArray[Any]) -> pb_utils.Tensor:
 
 
 class Inputs:
-    """The inputs of one request, whose rows are its batch."""
+    """The inputs of one request, whose rows are its batch.
+
+    Attributes:
+        text_bytes: How much text was read so far.
+    """
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self.text_bytes = 0
+        self._parameters: dict[str, Any] | None = None
         self._request = request
         # Read once: Triton's own look-up by name makes all of them anew each time.
         self._tensors: dict[str, pb_utils.Tensor] = {
@@ -114,9 +121,20 @@ class Inputs:
         }
 
     def parameters(self) -> dict[str, Any]:
-        """The request's parameters, as its client named them."""
-        parameters: dict[str, Any] = json.loads(self._request.parameters() or "{}")
-        return parameters
+        """The request's parameters, as its client named them.
+
+        Raises:
+            InvalidRequestError: They are too many.
+        """
+        if self._parameters is None:
+            text = self._request.parameters() or "{}"
+            if len(text) > MAX_PARAMETERS_BYTES:
+                raise InvalidRequestError(
+                    f"the request parameters have {len(text)} bytes; they must have at most "
+                    f"{MAX_PARAMETERS_BYTES}"
+                )
+            self._parameters = json.loads(text)
+        return self._parameters
 
     def timeout_us(self) -> int:
         """The request's timeout in microseconds; 0 is none.
@@ -176,20 +194,39 @@ class Inputs:
         values: list[Any] = array.reshape(-1).tolist()
         return values
 
-    def texts(self, tensor: Tensor, shown_as: str) -> list[list[str]] | None:
+    def texts(
+        self, tensor: Tensor, shown_as: str, bound: Bound | None = None
+    ) -> list[list[str]] | None:
         """Strings of each row, or None where the request leaves the input out.
 
         Args:
             tensor: The input.
             shown_as: What the client calls it, for the error.
+            bound: What a row may be.
 
         Raises:
-            InvalidRequestError: A string is not UTF-8.
+            InvalidRequestError: A row is out of bounds, or a string is not UTF-8.
         """
         array = self.array(tensor)
         if array is None:
             return None
+        for row in array.reshape(len(array), -1):
+            size = sum(map(len, row))
+            self.text_bytes += size
+            if bound is not None:
+                _check_bound(shown_as, bound, len(row), size)
         return [[_decode(value, shown_as) for value in row.reshape(-1)] for row in array]
+
+
+def _check_bound(name: str, bound: Bound, count: int, size: int) -> None:
+    if count > bound.most:
+        raise InvalidRequestError(
+            f"{name} has {count} texts; it must have at most {bound.most}", name
+        )
+    if size > bound.most_bytes:
+        raise InvalidRequestError(
+            f"{name} has {size} bytes; it must have at most {bound.most_bytes}", name
+        )
 
 
 def _decode(value: Any, name: str) -> str:

@@ -1,95 +1,67 @@
-"""The checkpoint's chat template, rendered in a sandbox.
+"""The checkpoint's chat template: a conversation becomes the prompt that the model was trained on.
 
-A template comes with the checkpoint and is code: it runs in Jinja's immutable sandbox with the few
-helpers that templates in the wild rely on, can't reach Python, and has a budget of loop passes.
+The prompt knows which of its characters are the template's own and which a client gave, so that
+control tokens in a client's words stay words (``text.control``).
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
 from contract.errors import EngineError, InvalidRequestError
 from contract.models import EnsembleInputs
 from python_backend.text.messages import Message, Tool
-
-_MAX_STEPS = 1_000_000
-"""Most loop passes and macro calls of one rendering; a long conversation needs some thousands."""
+from python_backend.text.origin import GIVEN, OWN, Traced, concatenate, given
+from python_backend.text.template_environment import (
+    MAX_STEPS,
+    TICK,
+    TemplateEnvironment,
+    refuse,
+)
 
 _MAX_PROMPT_CHARACTERS = 16_000_000
 
-_TICK = "_count_step"
-
-
-class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's words for training; the text is the same."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, where each loop pass and macro call counts and texts can't be multiplied."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        template = super()._parse(source, name, filename)
-        loops: list[nodes.For | nodes.Macro] = [*template.find_all(nodes.For)]
-        for node in [*loops, *template.find_all(nodes.Macro)]:
-            line = node.lineno
-            call = nodes.Call(nodes.Name(_TICK, "load", lineno=line), [], [], None, None)
-            node.body.insert(0, nodes.ExprStmt(call.set_lineno(line), lineno=line))
-        return template
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(each) if hasattr(each, "__len__") else abs(each) for each in (left, right)]
-        if max(sizes) > _MAX_STEPS or (operator == "**" and min(sizes) > 64):
-            raise TemplateError(f"{operator} makes too much of its operands")
-        return super().call_binop(context, operator, left, right)
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+"""Roles of which a template may make a control token, as of ``<|user|>``; of another it may not."""
 
 
 class ChatTemplate:
     """Turns messages into the prompt that the checkpoint was trained on."""
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: dict[str, str],
+        own_marks: re.Pattern[str] | None = None,
+    ) -> None:
         """Compile a template.
 
         Args:
             source: The Jinja source from the checkpoint.
             special_tokens: Variables such as ``bos_token`` that templates use.
+            own_marks: What the model itself writes into its answers, such as ``<think>``: in an
+                assistant's message it is what it was when the model wrote it.
 
         Raises:
             EngineError: The template is not valid Jinja.
         """
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
+            self._template = TemplateEnvironment().from_string(source)
         except TemplateError as error:
             raise EngineError(f"the checkpoint's chat template is not valid: {error}") from error
         self._special_tokens = special_tokens
+        self._own_marks = own_marks
 
     def render(
         self,
         messages: list[Message],
         tools: list[Tool] | None = None,
         variables: dict[str, Any] | None = None,
-    ) -> str:
+    ) -> Traced:
         """The prompt for a conversation, up to where the assistant's answer begins.
 
         Args:
@@ -101,27 +73,46 @@ class ChatTemplate:
         Raises:
             InvalidRequestError: The template refuses the messages, or does not come to an end.
         """
-        names: dict[str, Any] = {
-            "documents": None,
-            "add_generation_prompt": True,
-            **self._special_tokens,
-            **(variables or {}),
-            "messages": messages,
-            "tools": tools,
-            _TICK: _step_counter(),
-        }
         pieces: list[str] = []
         size = 0
         try:
+            names: dict[str, Any] = {
+                "documents": None,
+                "add_generation_prompt": True,
+                **self._special_tokens,
+                **{name: given(value) for name, value in (variables or {}).items()},
+                "messages": [self._mark(message) for message in messages],
+                "tools": given(tools),
+                TICK: _step_counter(),
+            }
             for piece in self._template.generate(names):
                 size += len(piece)
                 if size > _MAX_PROMPT_CHARACTERS:
-                    _raise(f"the prompt has more than {_MAX_PROMPT_CHARACTERS} characters")
+                    refuse(f"the prompt has more than {_MAX_PROMPT_CHARACTERS} characters")
                 pieces.append(piece)
         except Exception as error:  # a template is code: it can raise anything
             message = f"the chat template refuses the messages: {error}"
             raise InvalidRequestError(message, EnsembleInputs.MESSAGES.name) from error
-        return "".join(pieces)
+        return concatenate(pieces)
+
+    def _mark(self, message: Message) -> Message:
+        """A message whose texts are marked as given, but for its role and the model's own marks."""
+        marked = given(message)
+        role, content = message.get("role"), message.get("content")
+        if role in _ROLES:
+            marked["role"] = role
+        if role == "assistant" and self._own_marks is not None and isinstance(content, str):
+            marked["content"] = _mark_own(content, self._own_marks)
+        return marked
+
+
+def _mark_own(content: str, marks: re.Pattern[str]) -> Traced:
+    """A given text of which the marks are the template's own."""
+    origin, start = "", 0
+    for found in marks.finditer(content):
+        origin += GIVEN * (found.start() - start) + OWN * len(found[0])
+        start = found.end()
+    return Traced(content, origin + GIVEN * (len(content) - start))
 
 
 def _step_counter() -> Callable[[], None]:
@@ -130,32 +121,7 @@ def _step_counter() -> Callable[[], None]:
     def count_step() -> None:
         nonlocal steps
         steps += 1
-        if steps > _MAX_STEPS:
-            _raise(f"it loops more than {_MAX_STEPS} times")
+        if steps > MAX_STEPS:
+            refuse(f"it loops more than {MAX_STEPS} times")
 
     return count_step
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """The filter as templates know it; Jinja's own escapes what HTML would."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.now().strftime(layout)

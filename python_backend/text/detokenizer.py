@@ -41,6 +41,7 @@ class Vocabulary:
         special_ids: Tokens that are left out of text unless asked for.
         strips_first_space: Whether the first token's leading space is not part of the text, as in
             SentencePiece-style tokenizers.
+        longest_token_bytes: The bytes of the longest token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -70,6 +71,8 @@ class Vocabulary:
                 "(ByteLevel) and SentencePiece-style (Replace, ByteFallback, Fuse, Strip) decoders"
             )
 
+        self.longest_token_bytes = max(map(len, self._bytes.values()), default=1)
+
     def _add_piece(self, text: str, token_id: int, byte_fallback: bool) -> None:
         byte = _BYTE_TOKEN.fullmatch(text) if byte_fallback else None
         if byte is not None:
@@ -77,6 +80,15 @@ class Vocabulary:
             self._bytes[token_id] = bytes.fromhex(byte[1])
         else:
             self._bytes[token_id] = text.replace(_SPACE, " ").encode()
+
+    def are_followed(self, token_ids: Iterable[int]) -> bool:
+        """Whether what follows some tokens keeps a space that it would lose as the first text.
+
+        So it is where they make text themselves, special ones left out.
+        """
+        return self.strips_first_space and any(
+            self._bytes.get(token_id) and token_id not in self.special_ids for token_id in token_ids
+        )
 
     def bytes_of(self, token_id: int) -> bytes | None:
         """The bytes of a token, or None for an id that the vocabulary doesn't have."""
@@ -102,12 +114,24 @@ class Detokenizer:
     cut, or a run of byte tokens in a SentencePiece-style vocabulary.
     """
 
-    def __init__(self, vocabulary: Vocabulary, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        skip_special_tokens: bool = True,
+        goes_on: bool = False,
+    ) -> None:
+        """Begin a text.
+
+        Args:
+            vocabulary: What each token is.
+            skip_special_tokens: Whether special tokens are left out.
+            goes_on: There is text before the first token, so that one keeps its leading space.
+        """
         self._vocabulary = vocabulary
         self._skip = vocabulary.special_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._run = bytearray()
-        self._strip = vocabulary.strips_first_space
+        self._strip = vocabulary.strips_first_space and not goes_on
 
     def add(self, token_ids: Iterable[int], final: bool = False) -> str:
         """Text that is certain after some more tokens.

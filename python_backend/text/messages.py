@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from contract.bounds import MAX_TEMPLATE_VARIABLES, MAX_TOOLS
 from contract.errors import InvalidRequestError
 from contract.models import EnsembleInputs
 from contract.tensors import Tensor
@@ -90,6 +91,7 @@ def read_tools(text: str) -> list[Tool] | None:
         InvalidRequestError: It is not a JSON list of ``{"type": "function", "function": …}``.
     """
     tools: list[Tool] = _read(EnsembleInputs.TOOLS, text, _TOOLS)
+    _check_count(EnsembleInputs.TOOLS, len(tools), MAX_TOOLS)
     return tools or None
 
 
@@ -100,7 +102,15 @@ def read_variables(text: str) -> dict[str, Any]:
         InvalidRequestError: It is not a JSON object.
     """
     variables: dict[str, Any] = _read(EnsembleInputs.CHAT_TEMPLATE_KWARGS, text, _VARIABLES)
+    _check_count(EnsembleInputs.CHAT_TEMPLATE_KWARGS, len(variables), MAX_TEMPLATE_VARIABLES)
     return variables
+
+
+def _check_count(tensor: Tensor, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidRequestError(
+            f"{tensor.name} has {count} entries; it must have at most {most}", tensor.name
+        )
 
 
 def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
@@ -121,6 +131,8 @@ def _read(tensor: Tensor, text: str, shape: TypeAdapter[Any]) -> Any:
         ) from None
     try:
         json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InvalidRequestError(f"{name} is nested too deeply", name) from None
     except UnicodeEncodeError:
         message = f"{name} holds half a character (a lone surrogate)"
         raise InvalidRequestError(message, name) from None

@@ -15,6 +15,7 @@ class StopTexts:
 
     Attributes:
         found: Whether one was found; nothing follows then.
+        cut_off: What of the stop text is not part of the text.
     """
 
     def __init__(self, stops: Iterable[str], include: bool) -> None:
@@ -27,26 +28,40 @@ class StopTexts:
         self._stops = tuple(filter(None, stops))
         self._include = include
         self._held = ""
+        self._early = 0
         self.found = False
+        self.cut_off = ""
 
-    def add(self, text: str, final: bool = False) -> str:
-        """Text that is certain after some more text; ``final``: no more text follows."""
+    def add(self, text: str, final: bool = False, early: bool = False) -> str:
+        """Text that is certain after some more text.
+
+        Args:
+            text: What follows.
+            final: No more text follows it.
+            early: A stop text that is complete within it doesn't end the text yet.
+        """
         if not self._stops:
             return text
         if self.found:
             return ""
         text = self._held + text
+        too_early = len(text) if early else self._early
         places = [
-            (place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0
+            (place + len(stop), place)
+            for stop in self._stops
+            if (place := text.find(stop, max(too_early + 1 - len(stop), 0))) >= 0
         ]
         if places:
             # The one that is complete first; of two that end together, the longer.
             end, start = min(places)
             self.found = True
             self._held = ""
-            return text[: end if self._include else start]
+            kept = end if self._include else start
+            self.cut_off = text[kept:end]
+            return text[:kept]
         keep = 0 if final else self._open(text)
         self._held = text[len(text) - keep :]
+        self._early = max(too_early - (len(text) - keep), 0)
         return text[: len(text) - keep]
 
     def _open(self, text: str) -> int:

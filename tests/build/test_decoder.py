@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_rope_parameters_of_transformers_5(tmp_path):
     assert spec.rotary == RotaryEmbedding(16, 500_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
 
 
+def test_the_old_form_of_the_rotary_embedding_goes_first(tmp_path):
+    newer = {"rope_type": "linear", "factor": 2.0, "rope_theta": 3.0}
+    spec = describe(tmp_path, rope_scaling=LLAMA3, rope_parameters=newer)
+    assert spec.rotary == RotaryEmbedding(16, 10_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
+
+
+def test_an_original_context_outside_goes_before_that_of_the_rotary_embedding(tmp_path):
+    spec = describe(tmp_path, rope_scaling=LLAMA3, original_max_position_embeddings=50)
+    assert spec.rotary.scaling == Llama3Scaling(8.0, 1.0, 4.0, 50)
+    left_out = {name: value for name, value in LLAMA3.items() if not name.startswith("original")}
+    spec = describe(tmp_path, rope_scaling=left_out)
+    assert spec.rotary.scaling == Llama3Scaling(8.0, 1.0, 4.0, 128)
+
+
 def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
     scaling = Llama3Scaling(8.0, 1.0, 4.0, original_context=8192)
     wavelengths = np.array([10.0, 8192 / 4, 8192 / 2, 8192, 1e6])
@@ -89,8 +104,26 @@ def test_the_context_can_be_limited_but_not_stretched(tmp_path):
         ("mistral", {"sliding_window": 32}, (32, 32)),
         ("mistral", {"sliding_window": 128}, (0, 0)),
         ("mistral", {"sliding_window": None}, (0, 0)),
+        ("mistral", {}, (0, 0)),
+        (
+            "mistral",
+            {"sliding_window": 9, "layer_types": ["full_attention", "sliding_attention"]},
+            (0, 9),
+        ),
+        ("llama", {"sliding_window": 9, "layer_types": ["sliding_attention"] * 2}, (0, 0)),
+        ("phi3", {"layer_types": ["full_attention"] * 2}, (7, 7)),
+        (
+            "smollm3",
+            {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+            (9, 0),
+        ),
         ("qwen2", {"sliding_window": 32, "use_sliding_window": False}, (0, 0)),
-        ("qwen2", {"sliding_window": 32, "use_sliding_window": True}, (32, 32)),
+        ("qwen2", {"sliding_window": 32, "use_sliding_window": True}, (0, 0)),
+        (
+            "qwen2",
+            {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0},
+            (32, 32),
+        ),
         (
             "qwen2",
             {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1},
@@ -159,14 +192,37 @@ def test_layers_without_a_rotary_embedding(tmp_path, changes, unrotated):
         ({"attention_bias": True}, "attention_bias is not supported for LlamaForCausalLM"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"already quantized \(gptq\)"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported, only llama3"),
+        (
+            {"rope_scaling": {"type": "su", "factor": 4.0}},
+            "'su' is not supported for LlamaForCausalLM; those that are: linear, dynamic, yarn",
+        ),
+        ({"rope_scaling": {"rope_type": None}}, "rotary scaling None is not supported"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "has no factor"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "has no factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "factor = 'x', not a positive"),
+        ({"rope_parameters": {"full_attention": {}}}, "for full_attention alone"),
+        (
+            {"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}},
+            "high_freq_factor = 1.0, not more than low_freq_factor",
+        ),
+        (
+            {"rope_scaling": LLAMA3, "partial_rotary_factor": 0.5},
+            "partial_rotary_factor = 0.5 beside the rotary scaling 'llama3' is not supported",
+        ),
+        ({"rope_theta": None}, "config.json has no rope_theta"),
+        ({"rope_theta": "1e4"}, "rope_theta = '1e4', not a positive number"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings = None, not true or false"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config is not supported"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder is not supported"),
+        ({"compression_config": {"format": "x"}}, r"already quantized \(compression_config\)"),
+        ({"model_type": "mistral"}, "model_type = 'mistral' beside LlamaForCausalLM"),
+        (
+            {"transformers_version": "5.21.0", "new_trick": 3},
+            "written by transformers 5.21.0 and says new_trick = 3, .*not known for Llama",
+        ),
         ({"rope_scaling": {"type": "longrope"}}, "has no short_factor of 8 numbers"),
-        ({"layer_types": ["chunked_attention"] * 2, "sliding_window": 4}, "'chunked_attention'"),
-        ({"layer_types": ["full_attention"], "sliding_window": 4}, "not one a layer"),
-        ({"no_rope_layers": [1]}, "not one a layer"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.2}}, "turns 3 of a head's 16 elements"),
-        ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
+        ({"num_hidden_layers": None}, "num_hidden_layers = None, not a positive number"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers = 'two', not a positive number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0, not a positive number"),
         ({"hidden_size": 63.5}, "hidden_size = 63.5, not a whole number"),
@@ -185,3 +241,82 @@ def test_what_is_not_supported_is_named(tmp_path, changes, message):
     folder = write_checkpoint(tmp_path, make_config(**changes), tensors)
     with Checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match=message):
         describe_decoder(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("mistral", {"layer_types": ["chunked_attention"] * 2}, "'chunked_attention'"),
+        ("mistral", {"layer_types": ["full_attention"]}, "not one a layer"),
+        ("mistral", {"sliding_window": 0}, "sliding_window = 0, not a positive number"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 0}, "= 0"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "sliding_window = None, not the"),
+        ("gemma2", {"sliding_window": None}, "sliding_window = None, not the width of the window"),
+        ("gemma2", {"head_dim": None}, "head_dim = None"),
+        ("gemma2", {"use_bidirectional_attention": True}, "is not supported for Gemma2ForCausalLM"),
+        ("smollm3", {"no_rope_layers": [1]}, "not one a layer"),
+        ("smollm3", {"no_rope_layer_interval": None}, "no_rope_layer_interval = None"),
+        ("phi3", {"partial_rotary_factor": 0.2}, "turns 3 of a head's 16 elements"),
+        ("phi3", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "'linear' is not"),
+        ("phi3", {"rope_scaling": {"rope_type": "su"}}, "has no short_factor of 8 numbers"),
+    ],
+)
+def test_what_a_family_does_not_support_is_named(tmp_path, kind, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        describe(tmp_path, kind, **changes)
+
+
+def test_an_output_projection_that_is_not_the_embedding_is_built(tmp_path):
+    config = make_config()
+    tensors = make_tensors(make_config(tie_word_embeddings=False))
+    folder = write_checkpoint(tmp_path, config, tensors)
+    with Checkpoint(folder) as checkpoint:
+        spec = describe_decoder(checkpoint)
+    assert spec.decoder.lm_head.weights == ("lm_head.weight",)
+    assert "lm_head.weight is not model.embed_tokens.weight" in spec.notes[0]
+
+
+def test_an_output_projection_that_is_the_embedding_is_not_built_twice(tmp_path):
+    tensors = make_tensors(make_config())
+    embedding = tensors["model.embed_tokens.weight"]
+    folder = write_checkpoint(tmp_path, make_config(), tensors | {"lm_head.weight": embedding})
+    with Checkpoint(folder) as checkpoint:
+        spec = describe_decoder(checkpoint)
+    assert (spec.decoder.lm_head.weights, spec.notes) == ((spec.decoder.embedding,), ())
+
+
+def test_the_only_table_of_tied_ones_serves_for_both(tmp_path):
+    tensors = make_tensors(make_config())
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    with Checkpoint(write_checkpoint(tmp_path, make_config(), tensors)) as checkpoint:
+        decoder = describe_decoder(checkpoint).decoder
+    assert (decoder.embedding, decoder.lm_head.weights) == ("lm_head.weight", ("lm_head.weight",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "note"),
+    [
+        (
+            "llama",
+            {"sliding_window": 4, "use_cache": True},
+            "ignored: sliding_window of config.json",
+        ),
+        ("llama", {"attention_multiplier": 2.0}, "ignored: attention_multiplier of config.json"),
+        ("qwen2", {"attention_bias": True}, "attention_bias of config.json, not of Qwen2"),
+        ("llama", {"partial_rotary_factor": 0.5}, "ignored: partial_rotary_factor"),
+        ("llama", {"rope_scaling": {"mrope_section": [1]}}, "ignored: mrope_section of the rotary"),
+        ("phi3-long", {}, "long factors for every text.*limits.context_length=64"),
+    ],
+)
+def test_what_a_person_should_know_of_a_checkpoint_is_noted(tmp_path, kind, changes, note):
+    (found,) = describe(tmp_path, kind, **changes).notes
+    assert re.search(note, found)
+
+
+def test_tensors_that_nothing_reads_are_noted(tmp_path):
+    tensors = make_tensors(make_config())
+    bias = np.zeros(64, np.float32)
+    more = {"model.layers.0.self_attn.q_proj.bias": bias, "model.rotary_emb.inv_freq": bias}
+    with Checkpoint(write_checkpoint(tmp_path, make_config(), tensors | more)) as checkpoint:
+        (note,) = describe_decoder(checkpoint).notes
+    assert note.startswith("ignored: the tensor model.layers.0.self_attn.q_proj.bias, not of Llama")

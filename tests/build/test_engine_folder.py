@@ -156,13 +156,29 @@ def test_special_tokens(tmp_path, checkpoint, generation, config, expected):
     assert (engine.end_token_ids, engine.pad_token_id) == expected
 
 
+def test_the_tokenizers_own_end_token_ends_a_text_too(tmp_path, checkpoint):
+    add_json(checkpoint, "generation_config.json", eos_token_id=[8, 5])
+    add_json(checkpoint, "special_tokens_map.json", eos_token={"content": "b"})
+    build_engine(checkpoint, tmp_path / "engine", "fp32")
+    assert EngineConfig.load(tmp_path / "engine").end_token_ids == (8, 5, 4)
+    assert (tmp_path / "engine" / "special_tokens_map.json").is_file()
+
+
+def test_the_family_says_what_ends_a_text_where_nothing_else_does(tmp_path, checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["eos_token_id"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    build_engine(checkpoint, tmp_path / "engine", "fp32")
+    assert EngineConfig.load(tmp_path / "engine").end_token_ids == (2,)
+
+
 @pytest.mark.parametrize(
     ("eos", "message"),
     [
         (None, "neither generation_config.json nor config.json has eos_token_id"),
         ([], "neither generation_config.json nor config.json has eos_token_id"),
         (101, "eos_token_id 101 is not in the vocabulary"),
-        ("</s>", "eos_token_id is '</s>', not a token or a list of tokens"),
+        ("</s>", "eos_token_id = '</s>', not a token or a list of tokens"),
     ],
 )
 def test_end_tokens_that_are_none(tmp_path, checkpoint, eos, message):

@@ -18,7 +18,7 @@ import build.storage
 from build.__main__ import main
 from build.artifacts.artifact_store import Store
 from build.artifacts.promotion import Repository
-from build.build_errors import QualityError
+from build.build_errors import CheckpointError, QualityError
 from build.pipeline import build as build_plan
 from build.quantize import Int8Rows
 from contract.version import VERSION
@@ -329,3 +329,25 @@ def test_a_full_disk_leaves_the_version_before(tmp_path):
     assert full.stderr.splitlines()[-1].startswith("error: ")
     assert "No space left on device" in full.stderr
     assert sorted(tmp_path.glob("disk/**/*")) == before
+
+
+def test_a_plan_says_what_of_a_checkpoint_is_ignored(tmp_path):
+    folder = make_model(tmp_path / "checkpoint", sliding_window=32, use_cache=True)
+    (folder / "generation_config.json").write_text('{"temperature": 0.7, "eos_token_id": 4}')
+    *_, ignored, sampling = make_plan_of(folder, tmp_path).describe().splitlines()
+    assert ignored == "note        ignored: sliding_window of config.json, not of LlamaForCausalLM"
+    assert sampling == (
+        "note        requests say how to sample, not generation_config.json: temperature 0.7"
+    )
+
+
+def test_tables_that_tensorrt_llm_would_tie_are_refused(tmp_path):
+    folder = make_model(tmp_path / "checkpoint")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, file)
+    (note,) = make_plan_of(folder, tmp_path).notes
+    assert "both are built" in note
+    target = {"engine": "tensorrt_llm", "weights": "fp8", "forms": ["hf"]}
+    with pytest.raises(CheckpointError, match="tie_word_embeddings: set that to false"):
+        make_plan_of(folder, tmp_path, target=target, quality={})

@@ -74,6 +74,7 @@ def test_options_do_not_change_with_what_they_were_made_from() -> None:
 
 ALL = GenerationOptions(
     max_tokens=1,
+    fit_max_tokens=True,
     temperature=0.5,
     top_k=2,
     top_p=0.5,
@@ -85,6 +86,7 @@ ALL = GenerationOptions(
     repetition_penalty=1.5,
     presence_penalty=0.5,
     frequency_penalty=0.5,
+    prompt_ignore_length=3,
     embedding_bias={"oar": 1},
     end_id=5,
     num_return_sequences=2,

@@ -28,7 +28,7 @@ PREPROCESSING = st.builds(
     PreprocessingSettings,
     tokenizer_dir=st.text() | st.sampled_from(["1", "true", "null", '"quoted"', "[]"]),
     add_special_tokens=st.booleans(),
-    chat_template=st.sampled_from(["auto", "off"]),
+    chat_template=st.sampled_from(["auto", "on", "off"]),
 )
 ENGINE = st.builds(
     OnnxEngineSettings,

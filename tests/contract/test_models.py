@@ -20,6 +20,7 @@ from contract.models import (
     ensemble_model,
 )
 from contract.names import Engine
+from contract.parameters import OUR_ROWS
 from contract.tensors import Model, Tensor
 from tests.contract import upstream
 
@@ -47,7 +48,7 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
-    ours = {"priority", "min_p", "num_top_log_probs"}
+    ours = {"priority", *(row.name for row in OUR_ROWS)}
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
@@ -62,7 +63,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {*STREAM, "liveness_probes", "priority", "min_p", "num_top_log_probs"},
+            {*STREAM, "liveness_probes", "priority", *(row.name for row in OUR_ROWS)},
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
@@ -84,6 +85,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
             upstream.PREPROCESSING_INPUTS,
             {
                 *(name.upper() for name in PROMPT_EXTRAS),
+                "MIN_TOKENS",
                 "STREAM",
                 "EXCLUDE_INPUT_IN_OUTPUT",
                 "INCLUDE_STOP_STR_IN_OUTPUT",
@@ -137,8 +139,13 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         }
         for step in ensemble_steps(engine)
     )
-    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer.
-    moved = {"STREAM": "stream", "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output"}
+    # Preprocessing says whether the engine streams: also where a stop text may end a whole answer;
+    # and how many tokens no stop text ends.
+    moved = {
+        "MIN_TOKENS": "min_tokens",
+        "STREAM": "stream",
+        "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
+    }
     assert preprocessing == upstream.ENSEMBLE_MAPS["preprocessing"] | moved
     assert generation | {"streaming": "stream"} == upstream.ENSEMBLE_MAPS["tensorrt_llm"]
     assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"

@@ -151,6 +151,13 @@ def test_tensorrt_llms_own_engine_has_its_adapter_before_it() -> None:
     for ours in ("liveness_probes", "stream_context", "sequence_id"):
         assert f'"{ours}"' not in render(configs["tensorrt_llm"])
     assert not read(PreprocessingParameters, configs["preprocessing"]).exclude_input_in_output
-    for ours in ("priority", "min_p", "top_tokens", "top_log_probs"):
+    for ours in (
+        "priority",
+        "min_p",
+        "fit_max_tokens",
+        "prompt_ignore_length",
+        "top_tokens",
+        "top_log_probs",
+    ):
         assert f'"{ours}"' in render(DEFAULTS["ensemble"])
         assert f'"{ours}"' not in render(configs["ensemble"])

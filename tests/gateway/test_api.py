@@ -33,7 +33,7 @@ from tests.gateway.fakes import (
 def stream(gateway: Running, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[Any]:
     """The events of a stream, as they were sent."""
     with gateway.client() as client, client.stream("POST", path, json=body) as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         lines = [line for line in response.iter_lines() if line]
     assert all(line.startswith("data: ") for line in lines)
     data = [line.removeprefix("data: ") for line in lines]
@@ -231,6 +231,7 @@ def test_what_the_model_refuses_is_a_400():
     ("input_name", "chat", "completion"),
     [
         ("text_input", "messages", "prompt"),
+        ("input_ids", "messages", "prompt"),
         ("num_return_sequences", "n", "n"),
         ("stop_words", "stop", "stop"),
         ("embedding_bias_words", "logit_bias", "logit_bias"),

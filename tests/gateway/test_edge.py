@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import socket
 import ssl
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(gateway, data):
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"code":"request_too_large"' in answer
     assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_sends_all_of_a_body_that_is_too_long_before_reading_gets_its_answer(gateway, chunked):
+    data = b"x" * 5_000_000
+    if chunked:
+        sent = request(
+            "transfer-encoding: chunked\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+        )
+    else:
+        sent = request(f"content-length: {len(data)}\r\n", data)
+    for _ in range(3):
+        head, _, body = exchange(gateway, sent).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert json.loads(body)["error"]["code"] == "request_too_large"
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for():

@@ -52,6 +52,28 @@ def test_what_a_body_does_not_say_is_the_model_s_default():
     assert (generation.parameters.max_tokens, generation.parameters.temperature) == (40, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("asked", "length", "fits"),
+    [
+        ({}, 40, True),
+        ({"min_tokens": 30}, 40, True),
+        ({"max_tokens": 7}, 7, None),
+        ({"max_tokens": 40, "min_tokens": 30}, 40, None),
+    ],
+)
+def test_only_a_length_that_nobody_asked_for_may_be_cut(asked, length, fits):
+    parameters = order(asked).generation.parameters
+    assert (parameters.max_tokens, parameters.fit_max_tokens) == (length, fits)
+
+
+def test_a_default_makes_room_for_the_tokens_that_are_wanted_at_least():
+    settings = MODEL.model_copy(update={"default_max_tokens": 10})
+    intake = Intake(Router(configuration(models={"demo": settings}), {}), AdmissionSettings())
+    wish = Wish("demo", Texts.of(("Hi",)), {"min_tokens": 20})
+    wanted = intake.order(PRINCIPAL, Arrival("id", {}, 1.7e9, 1000.0), wish)
+    assert wanted.generation.parameters.max_tokens == 20
+
+
 def test_what_it_says_holds():
     parameters = order({"max_tokens": 7, "temperature": 0.0}).generation.parameters
     assert (parameters.max_tokens, parameters.temperature) == (7, 0)

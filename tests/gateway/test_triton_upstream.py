@@ -95,6 +95,32 @@ def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
 
 
 @pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"fit_max_tokens": True}, {"fit_max_tokens": [True]}),
+        ({"presence_penalty": 0.5}, {"prompt_ignore_length": [2**31 - 1]}),
+        ({"frequency_penalty": -1.0}, {"prompt_ignore_length": [2**31 - 1]}),
+        ({"repetition_penalty": 1.5}, {}),
+    ],
+)
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_engine_of_ours_fits_defaults_and_counts_the_answer_alone(
+    server, parameters, said, ours
+):
+    settings = TritonSettings(name="a", address=server.urls["grpc"], priorities=ours)
+    server.script = [text("a", "stop")]
+    asked = job(Texts.of(("a",)), GenerationParameters(max_tokens=9, **parameters))
+    asyncio.run(collect(Triton(settings), asked))
+    inputs = server.received[0].inputs
+    found = {
+        name: inputs[name].reshape(-1).tolist()
+        for name in ("fit_max_tokens", "prompt_ignore_length", "priority")
+        if name in inputs
+    }
+    assert found == ({**said, "priority": [5]} if ours else {})
+
+
+@pytest.mark.parametrize(
     ("failure", "kind"),
     [
         (

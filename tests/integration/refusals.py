@@ -82,7 +82,7 @@ PREPROCESSING = [
     Refusal(
         "unknown policy", "safety_policy is 'sdandard'", parameters={"safety_policy": "sdandard"}
     ),
-    Refusal("unknown template", "chat_template is 'on'", parameters={"chat_template": "on"}),
+    Refusal("unknown template", "chat_template is 'yes'", parameters={"chat_template": "yes"}),
     Refusal("bias without weights", "must come together", {"embedding_bias_words": ["a"]}),
     Refusal(
         "bias past the vocabulary",

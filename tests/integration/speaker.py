@@ -14,6 +14,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import np_to_triton_dtype
 
 DTYPES: dict[str, Any] = {
+    "messages": object,
     "text_input": object,
     "max_tokens": np.int32,
     "stream": bool,
@@ -126,11 +127,13 @@ class Speaker:
         max_tokens: Any = 64,
         request_id: str = "",
         timeout: int | None = None,
+        parameters: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Stream:
         values = {"text_input": text, "max_tokens": max_tokens, **inputs}
         tensors = [tensor(name, value) for name, value in values.items()]
-        return Stream(self.url, tensors, request_id=request_id, timeout=timeout)
+        options = {"request_id": request_id, "timeout": timeout, "parameters": parameters}
+        return Stream(self.url, tensors, **options)
 
     def ask(self, text: Any, max_tokens: Any = 64, request_id: str = "", **inputs: Any) -> Answer:
         return self.start(text, max_tokens, request_id, **inputs).answer()

@@ -141,9 +141,18 @@ def test_the_prompt_can_precede_the_output(speaker: Speaker) -> None:
     assert answer.text.endswith(speaker.ask(QUESTION, 8).text)
 
 
-def test_a_prompt_with_control_tokens_is_taken_as_it_is(speaker: Speaker) -> None:
+def test_a_prompt_that_was_rendered_is_taken_as_it_is_where_it_says_so(
+    speaker: Speaker,
+) -> None:
     templated = f"<|user|>{QUESTION}<|end|><|assistant|>"
-    assert speaker.ask(templated, 24).text == speaker.ask(QUESTION, 24).text
+    expected = speaker.ask(QUESTION, 24)
+    off = {"chat_template": "off"}
+    assert speaker.ask(templated, 24, parameters=off).text == expected.text
+    counts = [
+        speaker.ask(text, 1, return_num_input_tokens=True).array("num_input_tokens").item()
+        for text in (QUESTION, templated)
+    ]
+    assert counts[1] > counts[0] + 8  # the marks are text, and the text a user's message
 
 
 def test_the_engine_alone_speaks_tensorrt_llm(triton: Server) -> None:

@@ -176,6 +176,50 @@ def test_what_the_engine_refuses_names_openai_s_field(gateway: GatewayServer) ->
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "max_tokens"
     assert "context of 2048 tokens" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_default_length_fits_the_room_that_a_long_prompt_leaves(gateway: GatewayServer) -> None:
+    body = {"model": "demo", "prompt": "a b c d " * 500, "ignore_eos": True, "temperature": 0}
+    answer = Caller(gateway).ask(body, "/completions").json()
+    usage, (choice,) = answer["usage"], answer["choices"]
+    assert usage["prompt_tokens"] > 2048 - 256
+    assert usage["total_tokens"] == 2048
+    assert choice["finish_reason"] == "length"
+
+
+def test_penalties_count_the_answer_alone(gateway: GatewayServer) -> None:
+    body = {"model": "demo", "prompt": "The sea is in", "max_tokens": 1, "temperature": 0}
+    plain, penalized = (
+        Caller(gateway).ask({**body, "logprobs": 5, **more}, "/completions").json()["choices"]
+        for more in ({}, {"frequency_penalty": 2, "presence_penalty": 2})
+    )
+    assert plain == penalized
+    again = [
+        Caller(gateway).ask({**body, "max_tokens": 64, "ignore_eos": True, **more}, "/completions")
+        for more in ({}, {"frequency_penalty": 2, "presence_penalty": 2})
+    ]
+    assert again[0].json()["choices"] != again[1].json()["choices"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_stop_text_ends_the_tokens_that_are_wanted_at_least(
+    gateway: GatewayServer, stream: bool
+) -> None:
+    caller = Caller(gateway)
+    endless = {**COUNT, "max_tokens": 60, "ignore_eos": True}
+    whole, _ = caller.stream(endless)
+    asked = {**endless, "stop": [whole[3:6]]}
+
+    def text(body: dict[str, Any]) -> str:
+        if stream:
+            return caller.stream(body)[0]
+        return str(caller.ask(body).json()["choices"][0]["message"]["content"])
+
+    assert text(asked) == whole[:3]
+    assert whole.startswith(text({**asked, "min_tokens": 12}))
+    assert len(text({**asked, "min_tokens": 12})) > 6
+    assert text({**asked, "min_tokens": 60}) == whole
 
 
 @contextmanager

@@ -44,12 +44,13 @@ class SampleEngine(EngineCore):
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
+    def check(self, prompt: NDArray[np.int32], params: SamplingParams) -> SamplingParams:
         if not 0 < prompt.size <= CONTEXT - params.max_tokens:
             raise InvalidRequestError(
                 f"the prompt has {prompt.size} tokens and max_tokens is {params.max_tokens}; "
                 f"together they can be {CONTEXT}"
             )
+        return params
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)

@@ -94,6 +94,18 @@ def test_pieces_become_chunks_and_the_stream_ends_with_its_usage():
     assert done.sse() == b"data: [DONE]\n\n"
 
 
+@pytest.mark.parametrize("usage", [False, True])
+def test_where_sizes_are_to_tell_nothing_chunks_are_filled_up(usage):
+    options = {"include_obfuscation": True, "include_usage": usage}
+    stream = encoder(TRANSLATOR, {**CHAT, "stream": True, "stream_options": options})
+    pieces = [Delta(0, "x" * length) for length in range(1, 60)]
+    events = [event.data for event in stream.events(pieces)]
+    assert len({len(data) for data in events}) <= 3
+    assert len({json.loads(data)["obfuscation"] for data in events if b"xxx" in data}) > 50
+    contents = [json.loads(data)["choices"][0]["delta"]["content"] for data in events]
+    assert "".join(contents) == "".join(piece.text for piece in pieces)
+
+
 def test_a_stream_that_failed_ends_with_the_error():
     event = encoder(TRANSLATOR, CHAT).failed(GenerationFailed("it broke"))
     assert json.loads(event.data)["error"]["message"] == "it broke"

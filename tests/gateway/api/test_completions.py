@@ -56,6 +56,23 @@ def test_offsets_go_on_from_chunk_to_chunk():
     assert [each["text_offset"] for each in logprobs] == [[0], [2]]
 
 
+@pytest.mark.parametrize(
+    ("asked", "top", "reported"),
+    [
+        (0, (), {"a": -2.0}),
+        (1, (("b", -0.5),), {"b": -0.5, "a": -2.0}),
+        (2, (("b", -0.5), ("a", -2.0)), {"b": -0.5, "a": -2.0}),
+    ],
+)
+def test_the_chosen_token_is_always_among_the_likeliest(asked, top, reported):
+    token = TokenLogprob("a", -2.0, top=tuple(TokenLogprob(*each) for each in top))
+    piece = Delta(0, "a", "stop", 1, 5, [token])
+    answer = encoder(TRANSLATOR, {**BODY, "logprobs": asked}).answer([piece], progress(piece))
+    logprobs = json.loads(answer)["choices"][0]["logprobs"]
+    assert logprobs["token_logprobs"] == [-2.0]
+    assert logprobs["top_logprobs"] == [reported]
+
+
 def test_pieces_become_one_answer():
     pieces = [Delta(0, "a", "stop", 1, 5)]
     answer = json.loads(encoder(TRANSLATOR, BODY).answer(pieces, progress(*pieces)))

@@ -240,7 +240,9 @@ async def test_a_crash_between_note_and_removal_is_made_good(settings, log, keys
     prune(settings.directory, keys, date(2027, 1, 17))
     first.write_bytes(content)
     assert verify(settings.directory, keys)[0].problems == []
+    noted = (folder / PRUNED).read_bytes()
     assert prune(settings.directory, keys, date(2027, 1, 17)) == [first]
+    assert (folder / PRUNED).read_bytes() == noted
 
 
 async def test_what_is_not_counted_yet_stays(settings, log, keys):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import signal
 import sqlite3
 import time
@@ -268,6 +269,26 @@ class TestTokens:
             with pytest.raises(AuthenticationError):
                 await authenticator.authenticate(f"Bearer {token}")
         await authenticator.authenticate(f"Bearer {good}")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"alg": ["RS256"], "kid": "first"},
+            {"alg": {"RS256": 1}, "kid": "first"},
+            {"alg": None, "kid": "first"},
+            {"kid": "first"},
+            {"alg": "RS256", "kid": ["first"]},
+            {"alg": "RS256", "kid": 1},
+            {"alg": "RS256", "kid": "first", "crit": 1},
+            ["RS256"],
+        ],
+        ids=str,
+    )
+    async def test_a_head_of_a_token_may_be_whatever_json_has(self, with_tokens, idp, header):
+        _, payload, signature = idp.token().split(".")
+        head = jwt.utils.base64url_encode(json.dumps(header).encode()).decode()
+        with pytest.raises(AuthenticationError, match="token"):
+            await with_tokens().authenticate(f"Bearer {head}.{payload}.{signature}")
 
     async def test_a_good_token_of_a_tenant_unknown_here_is_denied(self, with_tokens, idp):
         with pytest.raises(PermissionDenied, match="no tenant globex"):

@@ -41,6 +41,14 @@ def main(base_url: str) -> None:
     assert final.choices[0].message.content == text
     print("the stream helper says the same")
 
+    said = answer.choices[0].message
+    with_helper = final.choices[0].message
+    for message in (said, said.model_dump(), said.to_dict(), with_helper, with_helper.to_dict()):
+        history = [*MESSAGES, message, {"role": "user", "content": "And?"}]
+        going_on = client.chat.completions.create(model="demo", messages=history, max_tokens=8)
+        assert going_on.usage.prompt_tokens > answer.usage.total_tokens
+    print("the conversation goes on with the message as object, dict and helper's")
+
     several = client.chat.completions.create(
         model="demo", messages=MESSAGES, n=3, temperature=1.5, seed=7, max_completion_tokens=12
     )

@@ -131,6 +131,20 @@ def test_memory_is_resident_only_where_it_was_written() -> None:
     assert memory.blocks[0].all()
 
 
+@pytest.mark.parametrize(("head_dim", "pages_left"), [(8, 16), (24, 48), (64, 120), (136, 257)])
+def test_memory_is_given_back_page_by_page_and_none_of_a_neighbour(
+    head_dim: int, pages_left: int
+) -> None:
+    """Blocks of less than a page, of two pages, and such that begin within one."""
+    layout = Layout(num_layers=1, num_heads=2, num_kv_heads=1, head_dim=head_dim)
+    memory = KVMemory(layout, 64)
+    memory.blocks[:] = 1
+    memory.give_back([0, 20, 22, 63])
+    kept = [block for block in range(64) if block not in (0, 20, 22, 63)]
+    assert (memory.blocks[kept] == 1).all()
+    assert memory.resident_bytes == pages_left * 4096
+
+
 def test_a_cache_that_can_not_be_reserved_is_named() -> None:
     layout = Layout(num_layers=4, num_heads=8, num_kv_heads=4, head_dim=64)
     with pytest.raises(EngineError, match=r"KV cache of \d+ GiB can't be reserved: lower kv_cache"):

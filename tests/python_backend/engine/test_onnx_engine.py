@@ -228,9 +228,11 @@ def test_a_failing_step_drops_what_runs_and_no_more(
     assert not any(sequence.finished for sequence in sequences[:2])
 
 
-def check(engine: OnnxEngine, prompt: NDArray[np.int32] | list[int], **settings: Any) -> None:
+def check(
+    engine: OnnxEngine, prompt: NDArray[np.int32] | list[int], **settings: Any
+) -> SamplingParams:
     params = SamplingParams(**{"max_tokens": 1} | settings)
-    engine.check(np.asarray(prompt, dtype=np.int32), params)
+    return engine.check(np.asarray(prompt, dtype=np.int32), params)
 
 
 def test_what_just_fits_is_accepted(load: Callable[..., OnnxEngine]) -> None:
@@ -242,6 +244,25 @@ def test_what_just_fits_is_accepted(load: Callable[..., OnnxEngine]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "asked", "given"), [(1, 5, 5), (100, 28, 28), (100, 29, 28), (127, 256, 1)]
+)
+def test_a_length_that_may_be_cut_fits_the_context(
+    load: Callable[..., OnnxEngine], prompt: int, asked: int, given: int
+) -> None:
+    params = check(load(), [5] * prompt, max_tokens=asked, fit_max_tokens=True)
+    assert params.max_tokens == given
+
+
+def test_it_fits_the_cache_too(load: Callable[..., OnnxEngine]) -> None:
+    engine = load(kv_cache_bytes=1 << 20)
+    pool = engine.scheduler.pool
+    pool_tokens = pool.num_blocks * pool.block_tokens
+    engine.config = engine.config.model_copy(update={"context_length": pool_tokens + 100})
+    params = check(engine, [5], max_tokens=pool_tokens + 50, fit_max_tokens=True)
+    assert params.max_tokens == pool_tokens - 1
+
+
+@pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
         ([], {}, "the prompt is empty; it needs at least 1 token"),
@@ -250,13 +271,25 @@ def test_what_just_fits_is_accepted(load: Callable[..., OnnxEngine]) -> None:
         (
             [5] * CONTEXT,
             {},
-            "the prompt has 128 tokens; with the context of 128 tokens it can have at most 127",
+            "context_length_exceeded: the prompt has 128 tokens; with the context of 128 tokens it "
+            "can have at most 127",
         ),
         (
             [5] * 100,
             {"max_tokens": 29},
-            "max_tokens is 29; after a prompt of 100 tokens the context of 128 tokens has room "
-            "for at most 28",
+            "context_length_exceeded: max_tokens is 29; after a prompt of 100 tokens the context "
+            "of 128 tokens has room for at most 28",
+        ),
+        (
+            [5] * CONTEXT,
+            {"max_tokens": 29, "fit_max_tokens": True},
+            "context_length_exceeded: the prompt has 128 tokens; with the context of 128 tokens it "
+            "can have at most 127",
+        ),
+        (
+            [5] * 100,
+            {"max_tokens": 40, "min_tokens": 29, "fit_max_tokens": True},
+            "min_tokens is 29; it must be between 0 and max_tokens (28)",
         ),
         (
             [5],

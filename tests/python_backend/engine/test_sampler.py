@@ -187,6 +187,19 @@ def test_the_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sig
     assert logits == [1.0, 1.0, -4.0, 3.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("ignored", "expected"), [(0, [3.5, 3.5]), (1, [4.0, 3.5]), (2, [4.0, 3.5]), (99, [4.0, 4.0])]
+)
+def test_what_of_the_prompt_is_ignored_counts_for_no_penalty_but_repetition(
+    ignored: int, expected: list[float]
+) -> None:
+    told = {"presence_penalty": 0.5, "prompt_ignore_length": ignored}
+    assert shaped([4.0] * 5, output=(4,), **told)[1:3] == expected
+    assert shaped([4.0] * 5, output=(4,), **told)[4] == 3.5
+    again = shaped([4.0] * 5, output=(4,), repetition_penalty=2.0, prompt_ignore_length=99)
+    assert again == [4.0, 2.0, 2.0, 4.0, 2.0]
+
+
 def test_the_presence_penalty_counts_a_token_once_and_the_frequency_penalty_every_time() -> None:
     logits = [4.0] * 5
     assert shaped(logits, output=(4,), presence_penalty=0.5) == [4.0, 3.5, 3.5, 4.0, 3.5]

@@ -348,7 +348,7 @@ def test_where_memory_runs_out_the_youngest_waits_again() -> None:
     assert scheduler.num_preempted == 1
     assert scheduler.running == [first]
     assert scheduler.waiting == [second]
-    assert second.blocks == []
+    assert (second.blocks, second.num_computed) == ([], 0)
     assert len(second.output) == 1
 
 

@@ -148,5 +148,15 @@ def test_from_end_to_end_of_the_random_numbers_what_has_a_weight_is_drawn(
         assert selection.choose(logits, [0], draws) == [expected]
 
 
+@pytest.mark.parametrize("selection", [KERNEL, NUMPY])
+@pytest.mark.parametrize(("top_p", "expected"), [(0.5, 0), (0.5 + 2**-40, 1)])
+def test_a_share_is_reached_where_it_is_reached_in_full(
+    selection: KernelSelection, top_p: float, expected: int
+) -> None:
+    logits = np.zeros((1, 2), dtype=np.float32)
+    draws = np.array([(top_p, 0.75, 1, 0, 1, 0)], dtype=DRAW)
+    assert selection.choose(logits, [0], draws) == [expected]
+
+
 def test_there_are_kernels_where_this_is_tested() -> None:
     assert isinstance(KERNEL, KernelSelection)

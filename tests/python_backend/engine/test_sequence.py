@@ -39,6 +39,16 @@ def test_a_stop_word_ends_and_is_output() -> None:
     assert (sequence.output, sequence.finish_reason) == ([1, 2, 1, 3], "stop")
 
 
+@pytest.mark.parametrize(
+    ("min_tokens", "output"), [(0, [1, 2]), (1, [1, 2]), (2, [1, 2, 1, 2]), (3, [1, 2, 1, 2])]
+)
+def test_a_stop_word_within_the_first_tokens_ends_nothing(
+    min_tokens: int, output: list[int]
+) -> None:
+    sequence = grow(1, 2, 1, 2, stop_words=((1, 2),), min_tokens=min_tokens)
+    assert (sequence.output, sequence.finish_reason) == (output, "stop")
+
+
 def test_a_stop_word_does_not_begin_in_the_prompt() -> None:
     assert not grow(1, stop_words=((5, 1),)).finished
 

@@ -20,11 +20,13 @@ from tests.python_backend.serving.fake_triton import (
     initialize_args,
     make_request,
 )
-from tests.python_backend.text.samples import byte_level
+from tests.python_backend.text.samples import byte_level, sentencepiece
 
-from python_backend.safety.scanner import Scanner  # isort: skip
+from python_backend.safety.scanner import RuleSet, Scanner  # isort: skip
 from python_backend.serving import postprocessing  # isort: skip
-from python_backend.serving.answer import StreamContext  # isort: skip
+from python_backend.serving.answer import Answer, StreamContext  # isort: skip
+from python_backend.safety.policy import Policy  # isort: skip
+from python_backend.text.detokenizer import Vocabulary  # isort: skip
 
 TOKENIZER = byte_level()
 TEXT = "déjà 🐱, write to ana@acme.example or call +44 20 7946 0123 東京"
@@ -142,6 +144,23 @@ def reasons(requests: list[Request]) -> list[str]:
     """Why answers ended."""
     outputs = [response.outputs for request in requests for response in request.responses]
     return [each["finish_reason"].item().decode() for each in outputs if "finish_reason" in each]
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"), [(StreamContext(), "is."), (StreamContext(goes_on=True), " is.")]
+)
+def test_an_answer_that_goes_on_keeps_its_first_space(
+    context: StreamContext, expected: str
+) -> None:
+    tokenizer = sentencepiece()
+    answer = Answer(
+        Vocabulary(tokenizer),
+        Policy("none", RuleSet([], "input"), RuleSet([], "output")),
+        context,
+        skip_special_tokens=True,
+    )
+    ids = tokenizer.encode("▁is.", add_special_tokens=False).ids
+    assert answer.add(ids, "stop").text == expected
 
 
 def test_a_stream_of_single_tokens_is_the_whole_text_redacted(
@@ -284,6 +303,61 @@ def test_a_stop_text_ends_the_answer_and_the_engine(
     assert texts(requests) == text
     assert reasons(requests) == ["stop"]
     assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [5]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("width", [1, 3, 40])
+def test_tokens_behind_a_stop_text_are_not_counted_however_many_come_at_once(
+    model: postprocessing.TritonPythonModel, width: int, whole: bool
+) -> None:
+    ids = TOKENIZER.encode("The cat sat on the dog and on the cat").ids
+    context = StreamContext(stops=("sat",), whole=whole)
+    requests = [
+        piece(ids[i : i + width], 1, context=None if i else context, num_output_tokens=[[1]])
+        for i in range(0, len(ids), width)
+    ]
+    model.execute(requests)
+    responses = [response for request in requests for response in request.responses]
+    counts = [response.outputs["num_output_tokens"].item() for response in responses]
+    assert sum(counts) == len(TOKENIZER.encode("The cat sat").ids)
+    assert texts(requests) == "The cat sat"
+
+
+def test_what_is_held_at_the_longest_answer_s_end_does_not_leave(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    ids = TOKENIZER.encode("call +44 20 7946 012").ids
+    request = piece(ids, 1, "length", FIRST)
+    model.execute([request])
+    assert texts([request]) == "call [PHONE]"
+    assert reasons([request]) == ["length"]
+    assert [each["kind"] for each in verdicts([request])] == ["phone"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("log_probs", [False, True])
+def test_no_stop_text_ends_the_first_tokens(
+    model: postprocessing.TritonPythonModel, together: bool, log_probs: bool
+) -> None:
+    whole = "The cat sat on the cat"
+    ids = TOKENIZER.encode(whole, add_special_tokens=False).ids
+    found = set()
+    for min_tokens in range(len(ids) + 2):
+        early = TOKENIZER.decode(ids[:min_tokens])
+        end = next((end for end in (7, 22) if end > len(early)), None)
+        context = StreamContext(stops=("cat",), min_tokens=min_tokens)
+        requests = [piece([], 90 + min_tokens, context=context)]
+        for tokens in [ids] if together else [[token] for token in ids]:
+            inputs: dict[str, Any] = (
+                {"output_log_probs": [[[-1.0] * len(tokens)]]} if log_probs else {}
+            )
+            requests.append(piece(tokens, 90 + min_tokens, **inputs))
+        requests.append(piece([], 90 + min_tokens, "length"))
+        model.execute(requests)
+        assert texts(requests) == whole[:end]
+        assert reasons(requests) == ["length" if end is None else "stop"]
+        found.add(end)
+    assert found == {7, 22, None}
 
 
 def test_a_blocked_answer_ends_before_what_blocks_it(

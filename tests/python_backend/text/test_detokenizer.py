@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -31,6 +31,10 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, len(vocabulary) + 3) | st.sampled_from(telling), max_size=24)
 
 
+def id_of(name: str, token: str) -> int:
+    return TOKENIZERS[name].get_vocab()[token]
+
+
 def stream(name: str, ids: list[int], lengths: list[int], skip: bool) -> list[str]:
     """The pieces of a stream whose tokens come in pieces of some lengths, over and over."""
     detokenizer = Detokenizer(VOCABULARIES[name], skip_special_tokens=skip)
@@ -49,6 +53,34 @@ def test_a_stream_is_the_whole_text(name: str, skip: bool, data: st.DataObject, 
     ids = data.draw(ids_of(TOKENIZERS[name]))
     whole = TOKENIZERS[name].decode(ids, skip_special_tokens=skip)
     assert "".join(stream(name, ids, lengths, skip)) == whole
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(prompt=st.text(" thecaté猫.", max_size=8), special=st.booleans(), data=st.data())
+def test_an_answer_goes_on_with_its_prompt(
+    name: str, prompt: str, special: bool, data: st.DataObject
+) -> None:
+    tokenizer, vocabulary = TOKENIZERS[name], VOCABULARIES[name]
+    before = tokenizer.encode(prompt, add_special_tokens=False).ids
+    before += [id_of(name, "<|é|>")] * special
+    after = data.draw(ids_of(tokenizer))
+    whole, said = (tokenizer.decode(ids) for ids in (before + after, before))
+    assume(whole.startswith(said))
+    goes_on = vocabulary.are_followed(before)
+    text = Detokenizer(vocabulary, goes_on=goes_on).add(after, final=True)
+    assert said + text == whole
+
+
+def test_a_continued_text_keeps_its_first_words_space() -> None:
+    vocabulary = VOCABULARIES["sentencepiece"]
+    the, start = (id_of("sentencepiece", each) for each in ("▁the", "<s>"))
+    assert not vocabulary.are_followed([])
+    assert not vocabulary.are_followed([start])
+    assert vocabulary.are_followed([start, the])
+    assert not VOCABULARIES["byte-level"].are_followed([100])
+    assert not VOCABULARIES["sentencepiece-unstripped"].are_followed([the])
+    assert Detokenizer(vocabulary).add([the]) == "the"
+    assert Detokenizer(vocabulary, goes_on=True).add([the]) == " the"
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -92,3 +92,23 @@ def test_whatever_comes_is_read_or_refused(text: str) -> None:
             read(text)
         except InvalidRequestError:
             continue
+
+
+def test_tools_and_variables_are_counted() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert read_tools(json.dumps([tool] * 128))
+    with pytest.raises(InvalidRequestError, match="tools has 129 entries; it must have at most 12"):
+        read_tools(json.dumps([tool] * 129))
+    with pytest.raises(InvalidRequestError, match="chat_template_kwargs has 65 entries"):
+        read_variables(json.dumps({str(number): 1 for number in range(65)}))
+
+
+def deep(depth: int) -> str:
+    return f'[{{"role": "a", "x": {"[" * depth}{"]" * depth}}}]'
+
+
+def test_deep_json_is_read_or_refused() -> None:
+    assert read_messages(deep(100))
+    for depth in (5_000, 200_000):
+        with pytest.raises(InvalidRequestError, match=r"recursion|nested too deeply"):
+            read_messages(deep(depth))

@@ -35,6 +35,26 @@ def test_where_a_text_ends(stops: list[str], text: str, excluded: str, included:
     assert streamed(stops, True, list(text))[0] == included
 
 
+@pytest.mark.parametrize(
+    ("early", "late", "excluded"),
+    [
+        ("ab", "ab", "ab"),
+        ("xa", "bx", "x"),
+        ("xab", "x", "xabx"),
+        ("xab", "cd", "xab"),
+        ("", "ab", ""),
+    ],
+)
+@pytest.mark.parametrize("by_character", [False, True])
+def test_a_stop_text_that_is_complete_too_early_ends_nothing(
+    early: str, late: str, excluded: str, by_character: bool
+) -> None:
+    matcher = StopTexts(["ab", "cd", "abxy"], include=False)
+    text = "".join(matcher.add(each, early=True) for each in (early if by_character else [early]))
+    text += "".join(matcher.add(each) for each in (late if by_character else [late]))
+    assert text + matcher.add("", final=True) == excluded
+
+
 def test_what_can_not_be_a_stop_text_leaves_at_once() -> None:
     matcher = StopTexts(["stop"], include=False)
     assert [matcher.add(piece) for piece in ("go", " s", "to", "ne")] == ["go", " ", "", "stone"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig
@@ -40,6 +40,31 @@ def test_special_tokens_are_texts_or_descriptions(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.load(tmp_path)
     assert tokenizer.end_id == END
     assert tokenizer.pad_id == BYTE_LEVEL.token_to_id("<|é|>") != END
+
+
+@pytest.mark.parametrize(
+    ("config", "said", "end"),
+    [
+        ({}, {"eos_token": "<|end|>"}, "<|end|>"),
+        ({"eos_token": "<|é|>"}, {"eos_token": {"content": "<|end|>"}}, "<|end|>"),
+        ({"eos_token": "<|é|>"}, {"pad_token": "<|end|>"}, "<|é|>"),
+        # transformers doesn't read the old file beside this.
+        ({"eos_token": "<|é|>", "added_tokens_decoder": {}}, {"eos_token": "<|end|>"}, "<|é|>"),
+    ],
+)
+def test_special_tokens_of_their_own_file(
+    tmp_path: Path, config: dict[str, Any], said: dict[str, Any], end: str
+) -> None:
+    write(tmp_path, **config)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(said))
+    assert TextTokenizer.load(tmp_path).end_id == BYTE_LEVEL.token_to_id(end)
+
+
+def test_the_engines_end_tokens_hold_where_the_tokenizers_is_not_one_of_them() -> None:
+    assert END is not None
+    for end_ids, expected in (((), END), ((3, END), END), ((3, 5), 3)):
+        tokenizer = TextTokenizer(byte_level(), {"eos_token": "<|end|>"}, None, end_ids)
+        assert tokenizer.end_id == expected
 
 
 def test_the_end_token_pads_where_no_other_does(tokenizer: TextTokenizer) -> None:
@@ -117,11 +142,13 @@ def test_special_tokens_are_added_where_asked_for() -> None:
     assert END not in tokenizer.encode("a", add_special_tokens=False)
 
 
-def test_a_text_that_spells_a_special_token_is_told_from_a_plain_one(
-    tokenizer: TextTokenizer,
-) -> None:
-    assert tokenizer.has_control_token("so <|end|>")
-    assert not tokenizer.has_control_token("in new york, é! <|end |>")
+def test_a_tokenizer_is_left_as_it_was() -> None:
+    theirs = byte_level()
+    before = theirs.to_str()
+    ours = TextTokenizer(theirs, {"eos_token": "<|end|>"}, "{{ eos_token }}")
+    assert ours.encode("<|end|>", add_special_tokens=False).tolist() == [END]
+    assert theirs.to_str() == before
+    assert ours.vocab_size == theirs.get_vocab_size()
 
 
 def test_every_token_id_is_below_the_vocabulary_size() -> None:
@@ -159,3 +186,29 @@ def test_every_word_can_be_read_back(rows: list[list[str]]) -> None:
             BYTE_LEVEL.decode(word.tolist(), skip_special_tokens=False) for word in words
         ] == row
         assert (offsets[len(row) :] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "factor"),
+    [(None, 1), (normalizers.Prepend("▁"), 1), (normalizers.NFC(), 4)],
+)
+def test_a_context_holds_so_many_bytes(
+    normalizer: normalizers.Normalizer | None, factor: int
+) -> None:
+    letters = Tokenizer(models.BPE({"a": 0, "é": 1, "aaaa": 2}, []))
+    letters.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    if normalizer is not None:
+        letters.normalizer = normalizer
+    assert TextTokenizer(letters, {}, None, context_length=10).max_prompt_bytes == 40 * factor
+    assert TextTokenizer(letters, {}, None).max_prompt_bytes == 16_000_000
+
+
+@given(text=st.text("aé猫 \n", max_size=400), context=st.integers(1, 40))
+def test_a_text_that_fits_is_never_too_long(text: str, context: int) -> None:
+    tokenizer = TextTokenizer(BYTE_LEVEL, {}, None, context_length=context)
+    tokens = tokenizer.encode(text, add_special_tokens=False).size
+    if tokens <= context:
+        assert not tokenizer.is_too_long(text)
+        assert len(text.encode()) <= tokenizer.max_prompt_bytes
+    if len(text) >= 8 * context and tokens > 2 * context + 32:
+        assert tokenizer.is_too_long(text + " ")

@@ -1,0 +1,43 @@
+"""How much of each input a request may bring: what is beyond is refused before it is read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bound(NamedTuple):
+    """What the texts of one input may be, for each prompt.
+
+    Attributes:
+        most: Most texts.
+        most_bytes: Most bytes of all of them together.
+    """
+
+    most: int
+    most_bytes: int
+
+
+STOP_WORDS = Bound(64, 4_096)
+BAD_WORDS = Bound(1_024, 65_536)
+BIAS_WORDS = Bound(1_024, 65_536)
+
+MAX_BIAS_IDS = 4_096
+"""Most tokens that are biased by their ids."""
+
+MAX_TOOLS = 128
+"""Most functions that a model may call; OpenAI's own bound."""
+
+MAX_TEMPLATE_VARIABLES = 64
+"""Most variables in ``chat_template_kwargs``."""
+
+MAX_PARAMETERS_BYTES = 65_536
+"""Most bytes of a request's parameters, as JSON."""
+
+MAX_PROMPT_BYTES = 16_000_000
+"""Most bytes of a prompt where the engine's context is not known."""
+
+JSON_GROWTH = 6
+"""A character of one byte takes up to so many in JSON, as ``\\u0041``."""
+
+JSON_BYTES_PER_TOKEN = 64
+"""What JSON puts around the shortest message or argument, which is a token at least."""

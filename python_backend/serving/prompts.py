@@ -1,0 +1,161 @@
+"""Prompts: what a request asks, to tokens that the policy lets through.
+
+A prompt is measured before it is worked on: by its bytes before anything reads it, by its tokens
+before the policy's rules go over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.bounds import JSON_BYTES_PER_TOKEN, JSON_GROWTH, Bound
+from contract.errors import InvalidRequestError
+from contract.model_settings import PreprocessingSettings
+from contract.models import EnsembleInputs
+from contract.names import CHAT_TEMPLATE
+from python_backend.safety.policy import Policy
+from python_backend.safety.scanner import Verdict, scan_text
+from python_backend.text.messages import Message, Tool
+from python_backend.text.origin import given
+from python_backend.text.tokenizer import TextTokenizer
+
+_MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
+CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a request.
+
+    Attributes:
+        ids: Its tokens, int32 ``[tokens]``.
+        verdicts: What was found in its text.
+        goes_on: The answer goes on with the prompt's own text: its first word keeps its space.
+    """
+
+    ids: NDArray[np.int32]
+    verdicts: list[Verdict]
+    goes_on: bool = False
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation, and what else its template is given."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    variables: dict[str, Any] | None = None
+
+
+class PromptReader:
+    """Makes prompts with one tokenizer.
+
+    Attributes:
+        text_bound: What a text may be: of more bytes than this it has more tokens than the engine
+            takes.
+        json_bound: The same of a chat, its tools and its variables, each as JSON.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        settings: PreprocessingSettings,
+        on_verdicts: Callable[[Policy, list[Verdict]], None],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._on_verdicts = on_verdicts
+        most = tokenizer.max_prompt_bytes
+        around = JSON_BYTES_PER_TOKEN * (tokenizer.context_length or 0)
+        self.text_bound = Bound(1, most)
+        self.json_bound = Bound(1, JSON_GROWTH * most + around)
+
+    def read_chat(self, chat: Chat, policy: Policy) -> Prompt:
+        """A prompt of a conversation.
+
+        Raises:
+            InvalidRequestError: The checkpoint has no template, the template or the policy refuses
+                the conversation, or it is too long.
+        """
+        template = self._tokenizer.chat_template
+        if template is None:
+            raise InvalidRequestError(
+                f"{_MESSAGES}: the checkpoint has no chat template", _MESSAGES
+            )
+        prompt = template.render(chat.messages, chat.tools, chat.variables)
+        self._measure(_MESSAGES, prompt)
+        verdicts: list[Verdict] = []
+        redacted = False
+        for index, message in enumerate(chat.messages):
+            content = message.get("content")
+            if isinstance(content, str):
+                message["content"], found = self._check(content, policy)
+                redacted = redacted or message["content"] != content
+                verdicts += [verdict._replace(message=index) for verdict in found]
+        if redacted:
+            prompt = template.render(chat.messages, chat.tools, chat.variables)
+        if not prompt:
+            raise InvalidRequestError(
+                f"{_MESSAGES}: the chat template makes an empty prompt of them", _MESSAGES
+            )
+        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+
+    def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
+        """A prompt of a plain text.
+
+        Args:
+            text: The text.
+            policy: What it is held to.
+            choice: Whether it becomes a user's message: one of `CHAT_TEMPLATE_CHOICES`.
+
+        Raises:
+            InvalidRequestError: It is empty or too long, the policy refuses it, or there is no
+                template that must be there.
+        """
+        if not text:
+            raise InvalidRequestError(f"{_TEXT} is empty; it needs at least 1 character", _TEXT)
+        template = self._tokenizer.chat_template
+        if choice == "on" and template is None:
+            raise InvalidRequestError(
+                f"{CHAT_TEMPLATE} is 'on'; the checkpoint has no chat template", CHAT_TEMPLATE
+            )
+        self._measure(_TEXT, text)
+        text, verdicts = self._check(text, policy)
+        if choice != "off" and template is not None:
+            prompt = template.render([{"role": "user", "content": text}])
+            return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+        # Taken as it is, its control tokens count only where the client says that it means them.
+        text = text if choice == "off" else given(text)
+        ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
+        goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
+        return Prompt(ids, verdicts, goes_on)
+
+    def _measure(self, name: str, text: str) -> None:
+        """Refuse what the engine can't take, before the policy's rules go over it."""
+        if self._tokenizer.is_too_long(text):
+            raise InvalidRequestError(
+                f"{name} has more tokens than the context of {self._tokenizer.context_length} "
+                "tokens has room for",
+                name,
+            )
+
+    def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:
+        """A prompt's text as the policy leaves it, and what was found in it.
+
+        Raises:
+            InvalidRequestError: The policy blocks it.
+        """
+        scanned = scan_text(policy.input, text)
+        self._on_verdicts(policy, scanned.verdicts)
+        if scanned.blocked:
+            rule = scanned.verdicts[-1].rule
+            raise InvalidRequestError(
+                f"the policy {policy.name} blocks the prompt by its rule {rule}",
+                code="content_filter",
+            )
+        return scanned.text, scanned.verdicts

@@ -1,0 +1,100 @@
+"""What is too much of an input is refused by preprocessing before it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from python_backend.text.tokenizer import TextTokenizer
+from tests.python_backend.serving.preprocessing_model import (
+    TEMPLATE,
+    answer,
+    chat,
+    refusal,
+)
+
+from python_backend.serving import preprocessing, prompts  # isort: skip
+from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_text_that_cannot_fit_is_refused_before_it_is_read(
+    load: Callable[..., TritonPythonModel],
+    monkeypatch: pytest.MonkeyPatch,
+    template: str | None,
+) -> None:
+    model = load(template, context=64)
+    most = 64 * model._tokenizer.vocabulary.longest_token_bytes
+    assert 64 < most < 64 * 32
+    assert answer(model, "a").error is None
+    monkeypatch.setattr(TextTokenizer, "encode", None)  # and so nothing is tokenized
+    expected = f"text_input has 4000000 bytes; it must have at most {most}"
+    assert refusal(model, b"\xff" * 4_000_000) == expected
+    large = json.dumps([{"role": "user", "content": "a" * 4_000_000}])
+    assert refusal(model, "", MESSAGES=chat(large)).startswith("messages has 40000")
+    tools = refusal(model, "", MESSAGES=chat(), TOOLS=[[b" " * 4_000_000]])
+    assert tools.startswith("tools has 4000000 bytes; it must have at most")
+
+
+def test_a_text_with_too_many_tokens_is_refused_before_the_policy_reads_it(
+    load: Callable[..., TritonPythonModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load("{{ messages[0].content }}", context=64)
+    text = "q" * (64 * model._tokenizer.vocabulary.longest_token_bytes)
+    assert answer(model, text[: 8 * 64]).error is None  # the engine says what is too much
+    monkeypatch.setattr(prompts, "scan_text", None)
+    too_long = "has more tokens than the context of 64 tokens has room for"
+    assert refusal(model, text) == f"text_input {too_long}"
+    large = json.dumps([{"role": "user", "content": text}])
+    assert refusal(model, "", MESSAGES=chat(large)) == f"messages {too_long}"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"STOP_WORDS_DICT": [[b"a"] * 65]}, "stop_words has 65 texts; it must have at most 64"),
+        (
+            {"STOP_WORDS_DICT": [[b"a" * 4_000, b"b" * 97]]},
+            "stop_words has 4097 bytes; it must have at most 4096",
+        ),
+        ({"BAD_WORDS_DICT": [[b"a"] * 1_025]}, "bad_words has 1025 texts"),
+        ({"BAD_WORDS_DICT": [[b"a" * 70_000]]}, "bad_words has 70000 bytes"),
+        (
+            {"EMBEDDING_BIAS_WORDS": [[b"a"] * 1_025], "EMBEDDING_BIAS_WEIGHTS": [[1.0] * 1_025]},
+            "embedding_bias_words has 1025 texts",
+        ),
+        (
+            {"EMBEDDING_BIAS_IDS": [[1] * 4_097], "EMBEDDING_BIAS_WEIGHTS": [[1.0] * 4_097]},
+            "embedding_bias_ids has 4097 ids; it must have at most 4096",
+        ),
+    ],
+)
+def test_words_and_biases_are_bounded(
+    load: Callable[..., TritonPythonModel], inputs: dict[str, Any], message: str
+) -> None:
+    assert refusal(load(), "a", **inputs).startswith(message)
+
+
+def test_bounds_hold_for_each_row_by_itself(load: Callable[..., TritonPythonModel]) -> None:
+    words = [[b"a" * 3_000], [b"b" * 3_000]]
+    assert answer(load(), "a", "b", STOP_WORDS_DICT=words).error is None
+
+
+def test_parameters_are_bounded(load: Callable[..., TritonPythonModel]) -> None:
+    message = "the request parameters have 70021 bytes; they must have at most 65536"
+    assert refusal(load(), "a", policy="x" * 70_000) == message
+
+
+def test_memory_of_a_large_request_is_given_back(
+    load: Callable[..., TritonPythonModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+    monkeypatch.setattr(preprocessing, "give_back_memory", lambda: given_back.append(True))
+    model = load(context=64)
+    refusal(model, "a" * 100_000)
+    assert not given_back
+    refusal(model, "a" * 2_000_000)
+    assert given_back
