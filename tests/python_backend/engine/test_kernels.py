@@ -284,6 +284,18 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 
 
 @X86
+@pytest.mark.usefixtures("compiler")
+def test_nor_does_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert load_compiled() is not None
+
+
+@X86
 @pytest.mark.usefixtures("changed_sources", "compiler")
 def test_changed_sources_are_compiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_kernels(1) is not None
