@@ -36,8 +36,8 @@ from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL, EngineInputs, EngineOutputs
 from contract.names import TENSORRT_LLM
 from contract.tensors import Tensor
+from python_backend.serving.arrivals import answer_all
 from python_backend.serving.encoding import Piece, number
-from python_backend.serving.intake import answer_all
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session, Sessions, Stream
 from python_backend.serving.stop_request import Stop, stop_request

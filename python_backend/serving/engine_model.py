@@ -19,11 +19,11 @@ from contract.model_settings import EngineModelSettings
 from contract.models import EngineInputs
 from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.processor import available_cores
+from python_backend.serving.arrivals import answer_all
 from python_backend.serving.engine_loop import EngineLoop
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
 from python_backend.serving.generation_request import read_request
-from python_backend.serving.intake import answer_all
 from python_backend.serving.pacing import Outbox, Pacer
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
