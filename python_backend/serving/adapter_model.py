@@ -11,7 +11,8 @@ thread that brings responses waits for the stream's lock where another comes mea
 that of all streams; and a call that has just been answered wants the latter while it holds the
 interpreter. So threads that wait for responses do nothing else, and one other does all the rest:
 then they seldom wait for the interpreter as long as an engine takes for its next response. That
-makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md).
+makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md), so a process that stands
+still ends itself.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from python_backend.serving.triton_api import (
     refusal,
     triton_tensor,
 )
+from python_backend.serving.watchdog import Watchdog
 
 _SET_HERE = (EngineInputs.STOP, EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, EngineInputs.STREAMING)
 _ENGINE_INPUTS = [
@@ -139,6 +141,7 @@ class TritonPythonModel:
         self._sessions: Sessions[_Stream] = Sessions()
         self._period_s = self._settings.liveness_period_ms / 1000
         self._closed = Event()
+        self._watchdog = Watchdog(self._settings.hung_after_s + self._period_s)
         self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
         self._spent: deque[tuple[float, Any]] = deque()
         Thread(target=self._run_sender, name="sender", daemon=True).start()
@@ -155,6 +158,7 @@ class TritonPythonModel:
         self._prober_thread.join()
         for session in {stream.session for stream in self._sessions.streams()}:
             _end(session)
+        self._watchdog.close()
 
     def _start(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
         session = self._read(request, inputs)
@@ -253,7 +257,9 @@ class TritonPythonModel:
 
     def _run_prober(self) -> None:
         prober = Prober(self._period_s)
+        self._watchdog.alive()
         while not self._closed.wait(self._period_s):
+            self._watchdog.alive()
             while self._spent and self._spent[0][0] < time.monotonic() - _KEEP_SPENT_S:
                 self._spent.popleft()
             probed, asked = prober.round(self._sessions.streams())
