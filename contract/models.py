@@ -61,6 +61,8 @@ class _StepInputs(nvidia.EngineInputs):
 
     Attributes:
         SEQUENCE_ID: Names the sequence that a ``stop`` request ends.
+        CLIENT_GONE: The client of the sequence that a ``stop`` request names went away: all
+            sequences of its request end.
         LIVENESS_PROBES: Preprocessing asks for empty responses while there are no tokens to send. A
             client that went away shows only where the ensemble's last step is called, and without
             them a request that doesn't stream would run to its end for nobody.
@@ -69,6 +71,7 @@ class _StepInputs(nvidia.EngineInputs):
     """
 
     SEQUENCE_ID = scalar("sequence_id", "UINT64")
+    CLIENT_GONE = scalar("client_gone", "BOOL")
     LIVENESS_PROBES = scalar("liveness_probes", "BOOL")
     STREAM_CONTEXT = scalar("stream_context", "STRING")
 

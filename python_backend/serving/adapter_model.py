@@ -140,6 +140,7 @@ class TritonPythonModel:
         self._ids = count(random.SystemRandom().getrandbits(60))
         self._sessions: Sessions[_Stream] = Sessions()
         self._period_s = self._settings.liveness_period_ms / 1000
+        self._prober = Prober(self._period_s)
         self._closed = Event()
         self._watchdog = Watchdog(self._settings.hung_after_s + self._period_s)
         self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
@@ -207,6 +208,8 @@ class TritonPythonModel:
 
     def _stop(self, stop: Stop) -> None:
         named = self._sessions.named(stop)
+        if named and stop.client_gone:
+            self._prober.found_gone()
         for stream in named:
             stream.stopped = True
         for session in {stream.session for stream in named}:
@@ -256,13 +259,12 @@ class TritonPythonModel:
     # The prober's thread
 
     def _run_prober(self) -> None:
-        prober = Prober(self._period_s)
         self._watchdog.alive()
         while not self._closed.wait(self._period_s):
             self._watchdog.alive()
             while self._spent and self._spent[0][0] < time.monotonic() - _KEEP_SPENT_S:
                 self._spent.popleft()
-            probed, asked = prober.round(self._sessions.streams())
+            probed, asked = self._prober.round(self._sessions.streams())
             for stream in probed:
                 self._try(stream.probe)
             for stream in asked:

@@ -120,7 +120,10 @@ class EngineLoop:
             self._engine.add(stream.sequence)
 
     def _stop(self, stop: Stop) -> None:
-        for stream in self._sessions.named(stop):
+        named = self._sessions.named(stop)
+        if named and stop.client_gone:
+            self._prober.found_gone()
+        for stream in named:
             self._cancel(stream)
 
     def _cancel(self, stream: EngineStream) -> None:

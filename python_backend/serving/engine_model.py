@@ -55,8 +55,8 @@ class EngineModel(ABC):
         per_s = self._settings.stream_responses_per_s or _RESPONSES_PER_CORE_S * available_cores()
         period_s = self._settings.cancellation_check_period_ms / 1000
         self._outbox = Outbox(Pacer(per_s, burst=max(per_s // 10, 1)))
-        # Probes may take a quarter of the responses that streams may have.
-        prober = Prober(period_s, most=max(int(per_s * period_s / 4), 1))
+        # Whoever doesn't stream may have as many responses as if it did, and they are probes.
+        prober = Prober(4 * period_s, most=max(int(per_s * period_s), 1))
         self._loop = EngineLoop(self._engine, metrics, self._outbox, prober, period_s)
         self._threads = [
             Thread(target=self._loop.run, name="engine"),

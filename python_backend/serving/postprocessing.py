@@ -123,12 +123,13 @@ class TritonPythonModel:
             self._streams[key] = stream
         if stream.answer.ended:
             return None
-        if self._is_gone(request, stream):
+        is_probe = not (tokens or reason)
+        if self._is_gone(request, stream, ask_now=is_probe):
             self._give_up(stream, "cancelled")
             if not reason:
-                self._stop(request, key)
+                self._stop(request, key, client_gone=True)
             return None
-        if not (tokens or reason):
+        if is_probe:
             return None
         piece = self._add(inputs, stream, tokens, reason)
         if piece.ends_early:
@@ -196,10 +197,12 @@ class TritonPythonModel:
             )
         return piece
 
-    def _is_gone(self, request: pb_utils.InferenceRequest, stream: _Stream) -> bool:
+    def _is_gone(
+        self, request: pb_utils.InferenceRequest, stream: _Stream, *, ask_now: bool
+    ) -> bool:
         """Whether the client went away. To ask is a message of its own, so not for every piece."""
         now_s = time.monotonic()
-        if now_s - stream.client_seen_s < _CHECK_CLIENT_EVERY_S:
+        if not ask_now and now_s - stream.client_seen_s < _CHECK_CLIENT_EVERY_S:
             return False
         stream.client_seen_s = now_s
         return bool(request.is_cancelled())
@@ -219,9 +222,13 @@ class TritonPythonModel:
         stream.pieces.clear()
         self._metrics.count_answer(answer.policy, reason, stream.signals, answer.verdicts)
 
-    def _stop(self, request: pb_utils.InferenceRequest, sequence_id: int) -> None:
-        """Ask the engine to end a sequence, without waiting for its answer."""
-        stop = stop_request(self._engine, request.request_id(), sequence_id)
+    def _stop(
+        self, request: pb_utils.InferenceRequest, sequence_id: int, *, client_gone: bool = False
+    ) -> None:
+        """Ask the engine to end a sequence, or its request, without waiting for its answer."""
+        stop = stop_request(
+            self._engine, request.request_id(), sequence_id, client_gone=client_gone
+        )
         Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
 
 

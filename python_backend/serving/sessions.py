@@ -184,7 +184,11 @@ class Sessions(Generic[S]):
             if stop.sequence_id is None:
                 return list(self._by_request_id.get(stop.request_id, {}).values())
             stream = self.by_id.get(stop.sequence_id)
-            return [] if stream is None else [stream]
+            if stream is None:
+                return []
+            if stop.client_gone:
+                return [each for each in stream.session.streams if each.id in self.by_id]
+            return [stream]
 
     def overdue(self, now_s: float) -> list[S]:
         """The open streams whose time is up; each is named once."""

@@ -18,10 +18,17 @@ from python_backend.serving.triton_api import Inputs, triton_tensor
 
 @dataclass(frozen=True)
 class Stop:
-    """What is to end: one sequence where its id is given, else all of the requests with an id."""
+    """What is to end: one sequence where its id is given, else all of the requests with an id.
+
+    Attributes:
+        sequence_id: The sequence.
+        request_id: The requests' id.
+        client_gone: Nobody waits for the sequence any more, so its whole request is to end.
+    """
 
     sequence_id: int | None = None
     request_id: str = ""
+    client_gone: bool = False
 
 
 def read_stop(request: pb_utils.InferenceRequest, inputs: Inputs) -> Stop | None:
@@ -37,13 +44,25 @@ def read_stop(request: pb_utils.InferenceRequest, inputs: Inputs) -> Stop | None
     request_id: str = request.request_id()
     if sequence_ids is None and not request_id:
         raise InvalidRequestError("stop needs a request id or a sequence_id to say what ends")
-    return Stop(None if sequence_ids is None else sequence_ids[0], request_id)
+    gone = inputs.array(EngineInputs.CLIENT_GONE)
+    return Stop(
+        None if sequence_ids is None else sequence_ids[0],
+        request_id,
+        client_gone=gone is not None and bool(gone.any()),
+    )
 
 
 def stop_request(
-    model: str, request_id: str, sequence_id: int | None = None
+    model: str, request_id: str, sequence_id: int | None = None, *, client_gone: bool = False
 ) -> pb_utils.InferenceRequest:
-    """A request to an engine's model that ends another, or one sequence of it."""
+    """A request to an engine's model that ends another, or one sequence of it.
+
+    Args:
+        model: The engine's model.
+        request_id: The request that ends.
+        sequence_id: The sequence that ends, where it is not all of them.
+        client_gone: The sequence's client went away: it only names the request, which ends.
+    """
     tensors = [
         triton_tensor(EngineInputs.INPUT_IDS, np.zeros((1, 1), dtype=np.int32)),
         triton_tensor(EngineInputs.INPUT_LENGTHS, np.ones((1, 1), dtype=np.int32)),
@@ -53,6 +72,8 @@ def stop_request(
     if sequence_id is not None:
         named = np.full((1, 1), sequence_id, dtype=np.uint64)
         tensors.append(triton_tensor(EngineInputs.SEQUENCE_ID, named))
+    if client_gone:
+        tensors.append(triton_tensor(EngineInputs.CLIENT_GONE, np.ones((1, 1), dtype=bool)))
     return pb_utils.InferenceRequest(
         model_name=model, request_id=request_id, requested_output_names=[], inputs=tensors
     )

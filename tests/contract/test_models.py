@@ -63,7 +63,13 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {*STREAM, "liveness_probes", "priority", *(row.name for row in OUR_ROWS)},
+            {
+                *STREAM,
+                "client_gone",
+                "liveness_probes",
+                "priority",
+                *(row.name for row in OUR_ROWS),
+            },
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
@@ -73,7 +79,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         (
             TENSORRT_LLM_ADAPTER_MODEL.inputs,
             upstream.ENGINE_INPUTS,
-            {*STREAM, "liveness_probes"},
+            {*STREAM, "client_gone", "liveness_probes"},
         ),
         (
             TENSORRT_LLM_ADAPTER_MODEL.outputs,
@@ -218,8 +224,9 @@ def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
 
 def test_our_engine_is_given_all_that_the_steps_before_it_know() -> None:
     mapped = ensemble_steps("onnx")[1].input_map
-    # The two that say which sequences end come from postprocessing, by another way.
-    assert set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys() == {"stop", "sequence_id"}
+    # Those that say which sequences end come from postprocessing, by another way.
+    ending = {"stop", "sequence_id", "client_gone"}
+    assert set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys() == ending
 
 
 @pytest.mark.parametrize("model", [*MODELS.values(), ENSEMBLE_MODEL])

@@ -88,6 +88,32 @@ def test_a_cancelled_grpc_stream(triton: Server, speaker: Speaker, stream: bool)
         await_cancelled(triton, before + 1)
 
 
+def steps(triton: Server) -> int:
+    return metric(triton, "trireme_batch_size_sequences_count")
+
+
+@pytest.mark.parametrize(("requests", "n"), [(50, 1), (1, 64), (10, 8)])
+@pytest.mark.parametrize("stream", [True, False])
+def test_many_who_leave_together_are_gone_in_a_few_steps(
+    triton: Server, speaker: Speaker, requests: int, n: int, stream: bool
+) -> None:
+    """They were found one after another: 50 took the engine 50 steps of this length."""
+    before = cancelled(triton)
+    with triton.braked(0.1):
+        leaving = [
+            speaker.start(**LONG, stream=stream, num_return_sequences=n) for _ in range(requests)
+        ]
+        await_running(triton, min(requests * n, 16))
+        time.sleep(1)
+        for each in leaving:
+            each.cancel()
+        at_first, at_first_s = steps(triton), time.monotonic()
+        await_cancelled(triton, before + requests * n)
+        took_s = time.monotonic() - at_first_s
+        print(f"{requests} requests, n={n}, stream={stream}: {took_s:.2f} s")
+        assert steps(triton) - at_first <= 20
+
+
 def test_a_cut_http_stream(triton: Server) -> None:
     before = cancelled(triton)
     body = {"text_input": "Count from 1 to 900.", "max_tokens": 2000, "end_id": -1, "stream": True}

@@ -231,6 +231,20 @@ def test_the_engine_is_told_to_stop_where_the_client_went_away(
     assert stop.model_name == "the_engine"
     assert stop.inputs["stop"].item() is True
     assert stop.inputs["sequence_id"].tolist() == [[7]]
+    assert stop.inputs["client_gone"].item() is True
+
+
+def test_a_probe_asks_however_lately_the_client_was_seen(
+    model: postprocessing.TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postprocessing, "_CHECK_CLIENT_EVERY_S", 3600)
+    model.execute([piece([70], 7, context=FIRST)])
+    token, probe = piece([71], 7), piece([], 7)
+    token.cancelled = probe.cancelled = True
+    model.execute([token])
+    assert InferenceRequest.made == []
+    model.execute([probe])
+    assert len(InferenceRequest.made) == 1
 
 
 def test_an_answer_whose_client_went_away_ends_once(
@@ -303,6 +317,7 @@ def test_a_stop_text_ends_the_answer_and_the_engine(
     assert texts(requests) == text
     assert reasons(requests) == ["stop"]
     assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [5]
+    assert all("client_gone" not in stop.inputs for stop in InferenceRequest.made)
 
 
 @pytest.mark.parametrize("whole", [True, False])

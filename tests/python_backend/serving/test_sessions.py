@@ -119,10 +119,12 @@ def test_streams_are_found_by_their_ids_and_by_their_requests() -> None:
     assert sessions.by_id[3].session.request_id == "a"
     assert ids(sessions.named(Stop(2, "a"))) == [2]
     assert ids(sessions.named(Stop(None, "a"))) == [1, 2, 3]
+    assert ids(sessions.named(Stop(2, "a", client_gone=True))) == [1, 2]
     assert sessions.named(Stop(9, "a")) == []
     assert sessions.named(Stop(None, "b")) == []
     sessions.close(sessions.by_id[1])
     assert ids(sessions.named(Stop(None, "a"))) == [2, 3]
+    assert ids(sessions.named(Stop(2, "a", client_gone=True))) == [2]
     assert sessions.named(Stop(1)) == []
 
 

@@ -27,9 +27,15 @@ def test_what_is_asked_is_what_is_read(sequence_id: int | None) -> None:
     assert read(Request(tensors, id="theirs")) == Stop(sequence_id, "theirs")
 
 
+def test_a_client_that_is_gone_is_said_to_be() -> None:
+    asked = stop_request("the_engine", "theirs", 5, client_gone=True)
+    tensors = {name: Tensor(name, array) for name, array in asked.inputs.items()}
+    assert read(Request(tensors, id="theirs")) == Stop(5, "theirs", client_gone=True)
+
+
 @pytest.mark.parametrize("model", [TENSORRT_LLM_MODEL, TENSORRT_LLM_ADAPTER_MODEL])
 def test_it_has_what_the_model_insists_on_and_nothing_that_it_lacks(model: Model) -> None:
-    inputs = set(stop_request("the_engine", "theirs", 5).inputs)
+    inputs = set(stop_request("the_engine", "theirs", 5, client_gone=True).inputs)
     assert {each.name for each in model.inputs if not each.optional} <= inputs
     assert inputs <= set(model.input_names())
 
