@@ -86,16 +86,28 @@ class EngineModel(ABC):
             for row in generation.rows
         ]
         waiting = self._loop.num_waiting
-        if waiting + len(generation.rows) > self._settings.max_queue_size:
+        too_many = waiting + len(generation.rows) > self._settings.max_queue_size
+        if too_many and not generation.is_probe:
             raise ServerBusyError(
                 f"the queue is full: {waiting} sequences wait and this request has "
                 f"{len(generation.rows)}; max_queue_size is {self._settings.max_queue_size}"
             )
         said = inputs.scalars(EngineInputs.STREAM_CONTEXT, generation.batch_size)
         contexts = said or [b""] * generation.batch_size
+        # Its sequences share one place in the line of requests, where no tenant is named.
+        request_key = object()
         streams = [
-            EngineStream(row, generation.reporting, contexts[row.batch_index]) for row in rows
+            EngineStream(
+                row,
+                generation.reporting,
+                contexts[row.batch_index],
+                generation.share,
+                request=request_key,
+            )
+            for row in rows
         ]
+        for stream in streams:
+            stream.sequence.is_promoted = generation.is_probe
         self._loop.start(
             Session(
                 request,

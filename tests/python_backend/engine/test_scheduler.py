@@ -113,6 +113,7 @@ class Comings(RuleBasedStateMachine):
         max_tokens=st.integers(0, 40),
         priority=st.integers(1, PRIORITY_LEVELS),
         salt=st.sampled_from([b"", b"", b"a", b"b"]),
+        share=st.sampled_from(["", "", "a", "b"]),
         scored=st.sampled_from([0, 0, 1, 20, 99]),
         ends=st.sampled_from([{}, {"end_ids": frozenset([2])}, {"stop_words": ((0, 2), (3, 1))}]),
     )
@@ -123,6 +124,7 @@ class Comings(RuleBasedStateMachine):
         max_tokens: int,
         priority: int,
         salt: bytes,
+        share: str,
         scored: int,
         ends: dict[str, Any],
     ) -> None:
@@ -131,6 +133,8 @@ class Comings(RuleBasedStateMachine):
             sequence = make_sequence(
                 [kind] * prompt, max_tokens, priority, salt, num_prompt_log_probs=scored, **ends
             )
+            sequence.share = share
+            sequence.owner = share or sequence.owner
             self.scheduler.add(sequence)
             self.alive.append(sequence)
 
