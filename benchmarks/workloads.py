@@ -55,9 +55,6 @@ WORKLOADS = (
     Workload("first token", 0, 512, 1, 1),
 )
 
-LONGEST = max(each.shared + each.own + each.output for each in WORKLOADS)
-"""Tokens of the longest sequence, prompt and output."""
-
 MOST_CONCURRENT = max(each.concurrent for each in WORKLOADS)
 
 KV_CACHE_BYTES = 1 << 29

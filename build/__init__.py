@@ -1,1 +1,3 @@
 """Checkpoint to engine: everything that happens before the ship sails."""
+
+import python_backend  # noqa: F401 - before anything imports ONNX Runtime

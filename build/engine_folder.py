@@ -248,14 +248,7 @@ def _engine_config(
     kv_cache_dtype: KVDtype,
     limits: ServingLimits,
 ) -> EngineConfig:
-    vocab_size = spec.decoder.vocab_size
     end_token_ids = end_tokens(checkpoint, spec)
-    # Some checkpoints say -1 where they have no padding token.
-    padding = [
-        token
-        for token in _token_ids(checkpoint, "pad_token_id") or spec.settings.pad_token_id
-        if 0 <= token < vocab_size
-    ]
     return EngineConfig(
         architecture=spec.architecture,
         execution_provider=provider,
@@ -264,7 +257,6 @@ def _engine_config(
         context_length=spec.context_length,
         limits=limits,
         end_token_ids=end_token_ids,
-        pad_token_id=(padding or end_token_ids)[0],
         decoder=spec.decoder,
     )
 

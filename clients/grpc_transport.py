@@ -22,7 +22,7 @@ import numpy as np
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from clients import tensors
+from clients import wire
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
@@ -156,8 +156,8 @@ def _message(request: Request) -> Any:
     for name, value in request.parameters.items():
         _set_parameter(message.parameters[name], value)
     for name, values in request.inputs.items():
-        array = tensors.to_array(name, values)
-        message.inputs.add(name=name, datatype=tensors.wire_type(name), shape=array.shape)
+        array = wire.to_array(name, values)
+        message.inputs.add(name=name, datatype=wire.wire_type(name), shape=array.shape)
         raw = serialize_byte_tensor(array).item() if array.dtype.hasobject else array.tobytes()
         message.raw_input_contents.append(raw)
     return message

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from clients import tensors
+from clients import wire
 from clients.client_errors import DeadlineExceededError, server_error, unavailable
 from clients.request import Request
 from clients.results import Outputs
@@ -152,7 +152,7 @@ def _arguments(request: Request) -> dict[str, Any]:
     """
     # What is no input of the model, the endpoint takes as a request parameter.
     body: dict[str, Any] = {**request.parameters}
-    body.update((name, tensors.to_json(name, values)) for name, values in request.inputs.items())
+    body.update((name, wire.to_json(name, values)) for name, values in request.inputs.items())
     if request.request_id:
         body["id"] = request.request_id
     endpoint = "generate" if request.single else "generate_stream"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from clients import tensors
+from clients import wire
 from clients.client_errors import InvalidRequestError
 from contract.parameter import described
 from contract.parameters import ROWS, GenerationParameters, ParameterKeywords
@@ -50,4 +50,4 @@ class GenerationOptions(GenerationParameters):
             raise InvalidRequestError(
                 "embedding_bias and logit_bias are for texts and for ids; give one", "logit_bias"
             )
-        tensors.check(self.inputs())
+        wire.check(self.inputs())

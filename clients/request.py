@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clients import tensors
+from clients import wire
 from clients.client_errors import InvalidRequestError
 from contract.models import EnsembleInputs
 from contract.parameters import GenerationParameters
@@ -41,10 +41,10 @@ class Request:
     chat: str = ""
 
     def __post_init__(self) -> None:
-        tensors.check({EnsembleInputs.TEXT_INPUT.name: (self.prompt,)})
+        wire.check({EnsembleInputs.TEXT_INPUT.name: (self.prompt,)})
 
     @property
-    def inputs(self) -> tensors.Values:
+    def inputs(self) -> wire.Values:
         """The model's inputs."""
         inputs = {EnsembleInputs.TEXT_INPUT.name: (self.prompt,), **self.options.inputs()}
         if self.chat:

@@ -145,10 +145,12 @@ class AdapterSettings(ModelSettings):
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
             the request doesn't say.
         liveness_period_ms: How often a request that has no news asks whether its client is there.
+        hung_after_s: How long its process may stand still; then it ends itself.
     """
 
     exclude_input_in_output: bool = True
     liveness_period_ms: int = Field(default=100, ge=1, le=60_000)
+    hung_after_s: int = Field(default=30, ge=1, le=3600)
 
 
 class SafetySettings(ModelSettings):

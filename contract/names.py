@@ -25,6 +25,11 @@ CHAT_TEMPLATE = "chat_template"
 REQUEST_PARAMETERS = (SAFETY_POLICY, CHAT_TEMPLATE)
 """What a request says beside its inputs, in Triton's request parameters."""
 
+SHARE = "share"
+"""The request parameter that says whose share of the engine it takes: a tenant's name."""
+PROBE = "probe"
+"""The request parameter of one that only looks whether tokens are made, and waits behind nobody."""
+
 PRIORITY_LEVELS = 5
 DEFAULT_PRIORITY = 3
 """``priority`` is Triton's: from 1, the most urgent, to the number of levels; 0 is the default."""

@@ -6,6 +6,8 @@ import importlib.util
 
 import pytest
 
+import python_backend  # noqa: F401 - before anything imports ONNX Runtime
+
 if importlib.util.find_spec("hypothesis") is not None:  # the build environment has none
     from hypothesis import HealthCheck, settings
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,19 +55,22 @@ TENSORS = {
     if isinstance(tensors, type) and issubclass(tensors, TensorSet)
     for tensor in tensors.all()
 }
-UNSPELT = (
-    "python_backend/serving",
-    "python_backend/text",
-    "ensembles",
-    "clients",
-    "gateway/upstreams",
-)
-"""Where a tensor is named by its place in the contract, never by its name."""
+UNSPELT = ("python_backend", "model_repository", "ensembles", "clients", "ops", "gateway/upstreams")
+"""Where a tensor is named by its place in the contract, never by its name. The gateway's other
+rooms speak no tensors: their words are the APIs' and the names of `GenerationParameters`' fields.
+"""
 NAMESAKES = {
+    "python_backend/engine/cuda_runner.py": {"input_ids"},  # an input of the ONNX graph
+    "python_backend/engine/onnx_runner.py": {"input_ids"},
+    "python_backend/safety/classifier.py": {"input_ids"},
+    "python_backend/engine/kernels/structures.py": {"top_k", "top_p"},  # fields in C
+    "python_backend/engine/selection.py": {"top_k", "top_p"},
+    "python_backend/engine/onnx_engine.py": {"bad_words", "max_tokens", "stop_words"},  # fields of
+    "python_backend/engine/sequence.py": {"max_tokens", "min_tokens", "stop"},  # the parameters
     "python_backend/serving/adapter_model.py": {"stop"},  # a finish reason
     "python_backend/serving/answer.py": {"stop"},
     "python_backend/serving/postprocessing.py": {"stop"},
-    "python_backend/text/chat.py": {"messages", "tools"},  # a chat template's variables
+    "python_backend/text/chat_template.py": {"messages", "tools"},  # a chat template's variables
     "python_backend/text/detokenizer.py": {"stop"},  # of a decoder in `tokenizer.json`
     "clients/__main__.py": {"stop"},  # options of the command line
     "clients/client.py": {"sequence_index"},  # what a result has
@@ -162,6 +166,17 @@ def test_what_observes_knows_nothing_of_what_it_observes():
 def test_every_package_is_a_room():
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages <= set(ROOMS)
+
+
+def test_a_file_s_name_tells_its_room():
+    names = [
+        path.name
+        for room in set(ROOMS) - {"tests", "model_repository"}  # where Triton says the name
+        for path in (ROOT / room).rglob("*.py")
+        if not path.name.startswith("__")
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert "scheduler.py" in names
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,10 @@ _TEXT_FILES = (
 )
 _FIRST = "1"
 """The version folder whose ``model.py`` is in git; those of other versions are links to it."""
-_SERVED_ENGINES = ("onnx", "onnxruntime")
-"""How manifests call the engine that is served from a model repository, now and formerly."""
+_SERVED_ENGINE = "onnx"
+"""How manifests call the engine that is served from a model repository."""
+_FORMER_ENGINE = "onnxruntime"
+"""How they called it when it had a format that is no longer read."""
 
 
 class Repository:
@@ -66,12 +68,17 @@ class Repository:
 
         Raises:
             ArtifactError: Its signature or digests don't hold, or another key is trusted.
-            BuildError: It has another tokenizer, and Triton is not started anew; or it is not for
-                ONNX Runtime.
+            BuildError: It has another tokenizer, and Triton is not started anew; it is not for
+                ONNX Runtime; or it is of a former format.
             OSError: The disk is full, or a folder cannot be written.
         """
         engine = artifact.manifest.recipe["target"]["engine"]
-        if engine not in _SERVED_ENGINES:
+        if engine == _FORMER_ENGINE:
+            raise BuildError(
+                f"version {artifact.version} is of a format that Triton would no longer load: "
+                "build it again"
+            )
+        if engine != _SERVED_ENGINE:
             raise BuildError(
                 f"version {artifact.version} is for {engine}, which is served from where it lies: "
                 "see what its build printed"

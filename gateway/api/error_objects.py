@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,18 +45,20 @@ def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
         error: What went wrong.
         prompt: What the API calls the prompt.
     """
-    param = error.param
+    param, message, code = error.param, error.message, error.code
     if param is None and error.input_name is not None:
         prompts = dict.fromkeys(_PROMPTS, prompt)
         names = {**_NAMES, **prompts}
         param = names.get(error.input_name, error.input_name)
+        message = re.sub(rf"\b{re.escape(error.input_name)}\b", param, message)
+        code = code or "invalid_value"
     return orjson.dumps(
         {
             "error": {
-                "message": error.message,
+                "message": message,
                 "type": _type(error.status),
                 "param": param,
-                "code": error.code,
+                "code": code,
             }
         }
     )

@@ -90,7 +90,6 @@ class EngineConfig(BaseModel):
         context_length: Most tokens a sequence can have, prompt and output together.
         limits: What it was built to serve.
         end_token_ids: Tokens that end a sequence.
-        pad_token_id: The padding token.
         decoder: What it is made of.
     """
 
@@ -104,7 +103,6 @@ class EngineConfig(BaseModel):
     context_length: int = Field(gt=0)
     limits: ServingLimits = ServingLimits()
     end_token_ids: tuple[int, ...] = Field(min_length=1)
-    pad_token_id: int = Field(ge=0)
     decoder: Decoder
 
     @property

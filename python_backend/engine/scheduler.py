@@ -4,10 +4,11 @@ A sequence has tokens that are known and tokens that are computed, and a step cl
 whether it is a prompt's, what was lost for want of memory, or the newest token's alone. Drafts are
 computed with what is left of a step, and what was wrong of them is taken back.
 
-The most urgent first: by priority, and within a priority in the order of arrival. Sequences join as
-soon as there is room and leave as they finish. Long prompts are computed in chunks beside the
-running sequences, under a budget of tokens a step that bounds the gap between two tokens of a
-running stream. Memory is taken as sequences grow; where it runs out, the least urgent running
+The most urgent first: by priority, and within a priority in the order of arrival, as far as that is
+fair (`fairness`). Sequences join as soon as there is room, which somebody less urgent, or with more
+than a fair share, makes for them, and leave as they finish. Long prompts are computed in chunks
+beside the running sequences, under a budget of tokens a step that bounds the gap between two tokens
+of a running stream. Memory is taken as sequences grow; where it runs out, the least urgent running
 sequence waits again and later goes on where it was.
 
 Nobody starves: after ``MAX_OVERTAKES`` others have been let in before the sequence that has waited
@@ -24,6 +25,7 @@ import time
 from bisect import insort
 from dataclasses import dataclass, field
 
+from python_backend.engine.fairness import PROMOTED_PART, Turns, first_in_line, who_yields
 from python_backend.engine.kv_cache import BlockPool, chain, root
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import Sequence
@@ -90,6 +92,7 @@ class Scheduler:
         self.num_looked_up_blocks = 0
         self.num_reused_blocks = 0
         self._overtakes = 0
+        self._turns = Turns()
         self._emptied: set[int] = set()
 
     def add(self, sequence: Sequence) -> None:
@@ -103,11 +106,12 @@ class Scheduler:
 
     def schedule(self) -> list[Scheduled]:
         """The next step's work: a token of each that decodes, then prompts as the budget allows."""
+        self._make_room()
         preempted = self.num_preempted
         # A prompt advances in every step, even where decoding alone uses the budget up.
         decodes = sum(sequence.num_pending == 1 for sequence in self.running)
         step = _Step(max(self._max_num_tokens - decodes, 1), self._spare_rows)
-        for sequence in list(self.running):
+        for sequence in sorted(self.running, key=self._turns.urgency):
             if self.num_preempted > preempted and sequence not in self.running:
                 continue
             if sequence.num_pending == 1:
@@ -162,7 +166,7 @@ class Scheduler:
         """Start sequences that wait, or only those more urgent than a running prompt."""
         while step.tokens > 0:
             if before is not None and not (
-                self.waiting and _urgency(self.waiting[0]) < _urgency(before)
+                self.waiting and self._turns.urgency(self._next()) < self._turns.urgency(before)
             ):
                 break
             admitted = self._admit()
@@ -171,6 +175,38 @@ class Scheduler:
             step.tokens -= self._continue(admitted, step.tokens, step)
             if before is not None:
                 self._note_overtaken(before)
+
+    def _make_room(self) -> None:
+        """Start who is owed a place, or memory, that another has more than a fair share of.
+
+        Before a step's work is chosen: what is in it can't be put off any more.
+        """
+        while self.waiting:
+            sequence = self._next()
+            if not self._lacks_room(sequence):
+                return
+            while self._lacks_room(sequence):
+                other = who_yields(sequence, self.running, self._kept)
+                if other is None:
+                    return
+                self._preempt(other)
+            if self._admit() is not sequence:
+                return
+
+    def _lacks_room(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence finds no place, or no memory."""
+        if len(self.running) == self._max_sequences:
+            return True
+        found = self.pool.find(self._known(sequence))
+        wanted = self.pool.blocks_for(sequence.num_tokens) - len(found)
+        lacks = wanted > self.pool.num_available
+        self._emptied.update(self.pool.release(found))
+        return lacks
+
+    @property
+    def _kept(self) -> int:
+        """How many places the promoted keep."""
+        return max(self._max_sequences // PROMOTED_PART, 1)
 
     def _note_overtaken(self, sequence: Sequence) -> None:
         """Promote a running prompt before which others were started so often."""
@@ -199,6 +235,8 @@ class Scheduler:
             self._preempt(last)
             if last is sequence:
                 return 0
+        if sequence.num_pending > 1:
+            self._turns.take(sequence)
         self._take_blocks(sequence, num_tokens)
         work = Scheduled.of(sequence, num_tokens)
         step.work.append(work)
@@ -237,10 +275,7 @@ class Scheduler:
         if not self.waiting or len(self.running) == self._max_sequences:
             return None
         sequence = self._next()
-        # What the first row that is wanted comes after is left to compute.
-        full = sequence.next_row // self.pool.block_tokens
-        self._extend_digests(sequence, full)
-        known = sequence.digests[:full]
+        known = self._known(sequence)
         sequence.blocks = self.pool.find(known)
         found = len(sequence.blocks)
         no_room = self.pool.blocks_for(sequence.num_tokens) - found > self.pool.num_available
@@ -260,14 +295,25 @@ class Scheduler:
             self.num_reused_blocks += found
         return sequence
 
+    def _known(self, sequence: Sequence) -> list[bytes]:
+        """The digests of the blocks that a waiting sequence need not compute where they are known.
+
+        What the first row that is wanted comes after is left to compute.
+        """
+        full = sequence.next_row // self.pool.block_tokens
+        self._extend_digests(sequence, full)
+        return sequence.digests[:full]
+
     def _next(self) -> Sequence:
         """The waiting sequence whose turn it is."""
-        if self._overtakes >= MAX_OVERTAKES:
+        promoted = sum(sequence.is_promoted for sequence in self.running)
+        due = self._overtakes >= MAX_OVERTAKES and not self.waiting[0].is_promoted
+        if due and promoted < self._kept:
             longest = min(self.waiting, key=lambda sequence: sequence.id)
             self.waiting.remove(longest)
             longest.is_promoted = True
             insort(self.waiting, longest, key=_urgency)
-        return self.waiting[0]
+        return first_in_line(self.waiting, self.running)
 
     def _is_being_computed(self, digest: bytes) -> bool:
         """Whether a running prompt is about to fill such a block: then it is worth to wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -165,6 +166,8 @@ class Sequence:
         params: How it is sampled.
         priority: 1 is the most urgent; see ``contract.names.PRIORITY_LEVELS``.
         salt: Sequences share keys and values only with those of the same salt.
+        share: Whose share of the engine it takes, a tenant's name; empty where nobody says.
+        owner: The same, or else the request that it belongs to.
         shapers: What changes its logits before a token is chosen, in this order.
         is_promoted: Whether it has waited so long that it goes before every priority.
         num_overtaken: How many more urgent prompts were started before the rest of this one.
@@ -193,6 +196,8 @@ class Sequence:
         priority: int = DEFAULT_PRIORITY,
         salt: bytes = b"",
         shapers: tuple[LogitsShaper, ...] = (),
+        share: str = "",
+        request: Hashable = None,
     ) -> None:
         """Begin a sequence.
 
@@ -202,12 +207,16 @@ class Sequence:
             priority: How urgent it is.
             salt: What it shares keys and values by, beside its tokens, such as a tenant's name.
             shapers: What changes its logits after what its parameters ask for.
+            share: Whose share of the engine it takes, such as a tenant's name.
+            request: What it has in common with the others of its request; None where it is alone.
         """
         self.id = next(_ids)
         self.prompt = prompt
         self.params = params
         self.priority = priority
         self.salt = salt
+        self.share = share
+        self.owner: Hashable = share or (self.id if request is None else request)
         self.shapers = (*_shapers(prompt, params), *shapers)
         self.is_promoted = False
         self.num_overtaken = 0

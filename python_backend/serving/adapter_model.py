@@ -11,7 +11,8 @@ thread that brings responses waits for the stream's lock where another comes mea
 that of all streams; and a call that has just been answered wants the latter while it holds the
 interpreter. So threads that wait for responses do nothing else, and one other does all the rest:
 then they seldom wait for the interpreter as long as an engine takes for its next response. That
-makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md).
+makes a lock-up rarer and does not rule it out (docs/tensorrt-llm.md), so a process that stands
+still ends itself.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL, EngineInputs, EngineOutputs
 from contract.names import TENSORRT_LLM
 from contract.tensors import Tensor
+from python_backend.serving.arrivals import answer_all
 from python_backend.serving.encoding import Piece, number
-from python_backend.serving.intake import answer_all
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session, Sessions, Stream
 from python_backend.serving.stop_request import Stop, stop_request
@@ -48,6 +49,7 @@ from python_backend.serving.triton_api import (
     refusal,
     triton_tensor,
 )
+from python_backend.serving.watchdog import Watchdog
 
 _SET_HERE = (EngineInputs.STOP, EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, EngineInputs.STREAMING)
 _ENGINE_INPUTS = [
@@ -140,6 +142,7 @@ class TritonPythonModel:
         self._period_s = self._settings.liveness_period_ms / 1000
         self._prober = Prober(self._period_s)
         self._closed = Event()
+        self._watchdog = Watchdog(self._settings.hung_after_s + self._period_s)
         self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
         self._spent: deque[tuple[float, Any]] = deque()
         Thread(target=self._run_sender, name="sender", daemon=True).start()
@@ -156,6 +159,7 @@ class TritonPythonModel:
         self._prober_thread.join()
         for session in {stream.session for stream in self._sessions.streams()}:
             _end(session)
+        self._watchdog.close()
 
     def _start(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
         session = self._read(request, inputs)
@@ -255,7 +259,9 @@ class TritonPythonModel:
     # The prober's thread
 
     def _run_prober(self) -> None:
+        self._watchdog.alive()
         while not self._closed.wait(self._period_s):
+            self._watchdog.alive()
             while self._spent and self._spent[0][0] < time.monotonic() - _KEEP_SPENT_S:
                 self._spent.popleft()
             probed, asked = self._prober.round(self._sessions.streams())

@@ -19,11 +19,11 @@ from contract.model_settings import EngineModelSettings
 from contract.models import EngineInputs
 from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.processor import available_cores
+from python_backend.serving.arrivals import answer_all
 from python_backend.serving.engine_loop import EngineLoop
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
 from python_backend.serving.generation_request import read_request
-from python_backend.serving.intake import answer_all
 from python_backend.serving.pacing import Outbox, Pacer
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
@@ -86,16 +86,28 @@ class EngineModel(ABC):
             for row in generation.rows
         ]
         waiting = self._loop.num_waiting
-        if waiting + len(generation.rows) > self._settings.max_queue_size:
+        too_many = waiting + len(generation.rows) > self._settings.max_queue_size
+        if too_many and not generation.is_probe:
             raise ServerBusyError(
                 f"the queue is full: {waiting} sequences wait and this request has "
                 f"{len(generation.rows)}; max_queue_size is {self._settings.max_queue_size}"
             )
         said = inputs.scalars(EngineInputs.STREAM_CONTEXT, generation.batch_size)
         contexts = said or [b""] * generation.batch_size
+        # Its sequences share one place in the line of requests, where no tenant is named.
+        request_key = object()
         streams = [
-            EngineStream(row, generation.reporting, contexts[row.batch_index]) for row in rows
+            EngineStream(
+                row,
+                generation.reporting,
+                contexts[row.batch_index],
+                generation.share,
+                request=request_key,
+            )
+            for row in rows
         ]
+        for stream in streams:
+            stream.sequence.is_promoted = generation.is_probe
         self._loop.start(
             Session(
                 request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,15 @@ class EngineStream(Stream):
         num_sent: Its tokens that were sent.
     """
 
-    def __init__(self, row: Row, reporting: Reporting, context: bytes) -> None:
-        self.sequence = Sequence(row.prompt, row.params, row.priority)
+    def __init__(
+        self,
+        row: Row,
+        reporting: Reporting,
+        context: bytes,
+        share: str = "",
+        request: Hashable = None,
+    ) -> None:
+        self.sequence = Sequence(row.prompt, row.params, row.priority, share=share, request=request)
         super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
         self.reporting = reporting
         self.num_sent = 0

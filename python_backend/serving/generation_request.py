@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
 from contract.models import UNSUPPORTED_INPUTS, EngineInputs
-from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS
+from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS, PROBE, SHARE
 from contract.parameters import SAMPLED
 from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
@@ -66,6 +66,8 @@ class GenerationRequest:
 
     Attributes:
         timeout_us: Microseconds that the answer may take; 0 is without end.
+        share: Whose share of the engine it takes, such as a tenant's name; empty where nobody says.
+        is_probe: It only looks whether tokens are made, and waits behind nobody.
     """
 
     rows: list[Row]
@@ -74,6 +76,8 @@ class GenerationRequest:
     num_return_sequences: int
     liveness_probes: bool
     timeout_us: int
+    share: str = ""
+    is_probe: bool = False
 
 
 def read_request(
@@ -175,6 +179,8 @@ def read_request(
         num_return_sequences,
         liveness_probes=flag(EngineInputs.LIVENESS_PROBES),
         timeout_us=inputs.timeout_us(),
+        share=str(inputs.parameters().get(SHARE, "")),
+        is_probe=inputs.parameters().get(PROBE) is True,
     )
 
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from contract.bounds import MAX_PROMPT_BYTES
 from contract.errors import EngineError
 from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig
-from python_backend.text.chat import ChatTemplate
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.control import ControlTokens
 from python_backend.text.detokenizer import Vocabulary
 from python_backend.text.special_tokens import special_tokens, tokenizer_config

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from contract.errors import InvalidRequestError
-from python_backend.text.chat import ChatTemplate
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.messages import read_messages, read_tools
 from python_backend.text.tokenizer import TextTokenizer
 from tests.python_backend.text.templates import (

@@ -64,7 +64,6 @@ def test_an_engine_folder_is_complete(tmp_path, checkpoint):
         precision="fp32",
         context_length=128,
         end_token_ids=(7, 2),
-        pad_token_id=7,
         decoder=decoder,
     )
     assert (decoder.vocab_size, decoder.hidden_size, decoder.heads) == (101, 64, (heads(),) * 2)
@@ -141,19 +140,18 @@ def test_blocks_leave_no_trace_in_the_engine(tmp_path, checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     ("generation", "config", "expected"),
     [
-        ({}, {"eos_token_id": 5}, ((5,), 5)),
-        ({}, {"eos_token_id": [5, 6], "pad_token_id": 0}, ((5, 6), 0)),
-        ({"eos_token_id": [8, 5]}, {"eos_token_id": 5}, ((8, 5), 8)),
-        ({"eos_token_id": 8, "pad_token_id": 9}, {"eos_token_id": 5}, ((8,), 9)),
-        ({"eos_token_id": None}, {"eos_token_id": 5, "pad_token_id": -1}, ((5,), 5)),
+        ({}, {"eos_token_id": 5}, (5,)),
+        ({}, {"eos_token_id": [5, 6]}, (5, 6)),
+        ({"eos_token_id": [8, 5]}, {"eos_token_id": 5}, (8, 5)),
+        ({"eos_token_id": 8}, {"eos_token_id": 5}, (8,)),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, (5,)),
     ],
 )
-def test_special_tokens(tmp_path, checkpoint, generation, config, expected):
+def test_the_end_tokens(tmp_path, checkpoint, generation, config, expected):
     add_json(checkpoint, "generation_config.json", **generation)
     add_json(checkpoint, "config.json", **config)
     build_engine(checkpoint, tmp_path / "1", "fp32")
-    engine = EngineConfig.load(tmp_path / "1")
-    assert (engine.end_token_ids, engine.pad_token_id) == expected
+    assert EngineConfig.load(tmp_path / "1").end_token_ids == expected
 
 
 def test_the_tokenizers_own_end_token_ends_a_text_too(tmp_path, checkpoint):

@@ -11,7 +11,7 @@ from clients import GenerationOptions, InvalidRequestError
 from clients.options import OptionKeywords
 from clients.request import Request
 from clients.results import Outputs, PerfMetrics, Piece
-from clients.tensors import to_array, to_json, wire_type
+from clients.wire import to_array, to_json, wire_type
 from contract.models import ENSEMBLE_MODEL, UNSUPPORTED_INPUTS
 
 

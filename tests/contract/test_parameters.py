@@ -100,3 +100,10 @@ def test_parameters_become_the_inputs_that_carry_them() -> None:
         "return_log_probs": (False,),
         "messages": ('[{"role": "user", "content": "Où ?"}]',),
     }
+
+
+def test_a_bound_that_is_named_is_one_whatever_it_is():
+    # 0 says so, and does not leave it to the server.
+    assert "top_p" not in GenerationParameters(temperature=0.5, top_k=0).inputs()
+    assert GenerationParameters(temperature=0.5, top_p=0.0).inputs()["top_p"] == (0.0,)
+    assert GenerationParameters(temperature=0.5).inputs()["top_p"] == (1.0,)

@@ -345,3 +345,15 @@ def test_no_place_is_lost_or_given_twice(steps):
         assert [each.in_flight for each in replicas] == [0, 0]
 
     asyncio.run(scenario())
+
+
+async def test_one_long_request_changes_little_of_what_a_wait_is_taken_for():
+    clients = Clients(admission(), replica(capacity=1))
+    await clients.come("usual")
+    await asyncio.sleep(1)
+    await clients.go("usual")
+    await clients.come("long")
+    await asyncio.sleep(11)
+    await clients.go("long")
+    assert clients.queue._hold_s == pytest.approx(2, rel=0.05)
+    await clients.end()

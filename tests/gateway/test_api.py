@@ -258,6 +258,22 @@ def test_what_is_to_blame_has_the_api_s_name(input_name, chat, completion):
     assert [each.json()["error"]["param"] for each in answers] == [chat, completion]
 
 
+@pytest.mark.parametrize(
+    ("input_name", "message", "said"),
+    [
+        ("stop_words", "stop_words has 9 bytes; most are 4", "stop has 9 bytes; most are 4"),
+        ("embedding_bias_ids", "embedding_bias_ids must be 0", "logit_bias must be 0"),
+        ("text_input", "text_input has 9 bytes", "messages has 9 bytes"),
+        ("stop_words", "stop_words_list and my_stop_words", "stop_words_list and my_stop_words"),
+        ("seed", "seed is 1", "seed is 1"),
+    ],
+)
+def test_a_model_s_refusal_calls_a_field_as_the_api_does(input_name, message, said):
+    with serving(FakeUpstream([InvalidRequestError(message, input_name)])) as gateway:
+        error = gateway.post("/v1/chat/completions", CHAT).json()["error"]
+    assert (error["message"], error["code"]) == (said, "invalid_value")
+
+
 def test_a_prompt_that_a_policy_blocks_has_a_code():
     refusal = InvalidRequestError("the policy strict blocks the prompt", code="content_filter")
     with serving(FakeUpstream([refusal])) as gateway:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import httpx
@@ -26,6 +27,8 @@ from tests.integration.speaker import Speaker
 pytestmark = pytest.mark.integration
 
 STAND_IN = Path(__file__).with_name("cpp_backend_stand_in.py")
+HANGING = Path(__file__).with_name("hanging_adapter.py")
+HUNG_AFTER_S = 10
 SETTINGS = [
     "engine=tensorrt_llm",
     f"preprocessing.tokenizer_dir={CHECKPOINT}",
@@ -60,9 +63,8 @@ class Server(NamedTuple):
         return [json.loads(line) for line in lines]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("cpp_backend")
+def make_repository(folder: Path) -> Path:
+    """A repository with the stand-in in the backend's place, and a watchdog that is soon awake."""
     repository = folder / "repository"
     assemble(repository, RepositorySettings.from_assignments(SETTINGS))
     model = repository / "tensorrt_llm"
@@ -74,7 +76,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config.parameters["log"].string_value = str(folder / "runs.jsonl")
     (model / "config.pbtxt").write_text(text_format.MessageToString(config))
     (model / "1" / "model.py").write_text(STAND_IN.read_text())
-    with TritonServer(repository, log=folder / "triton.log") as triton:
+    adapter = repository / "tensorrt_llm_adapter" / "config.pbtxt"
+    config = text_format.Parse(adapter.read_text(), pb.ModelConfig())
+    config.parameters["hung_after_s"].string_value = str(HUNG_AFTER_S)
+    adapter.write_text(text_format.MessageToString(config))
+    return repository
+
+
+@contextmanager
+def ends_with_its_models(triton: TritonServer) -> Iterator[None]:
+    """End a Triton whose model's process has ended: then nobody waits for an answer of it."""
+    left, seen = Event(), Event()
+
+    def watch() -> None:
+        while not left.wait(0.5):
+            if triton.dead_models:
+                seen.set()
+                triton.stop()
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()
+    assert not seen.is_set(), f"a model's process hung or died: {triton.log}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("cpp_backend")
+    triton = TritonServer(make_repository(folder), log=folder / "triton.log")
+    with triton, ends_with_its_models(triton):
         speaker = Speaker(f"127.0.0.1:{triton.ports.grpc}")
         yield Server(speaker, f"http://127.0.0.1:{triton.ports.http}", folder / "runs.jsonl")
 
@@ -169,3 +203,24 @@ def test_batches_and_several_sequences_find_their_state(server: Server) -> None:
         (1, 0): "A cat. ",
         (1, 1): "A cat. ",
     }
+
+
+def test_an_adapter_that_hangs_ends_and_its_clients_are_told(tmp_path: Path) -> None:
+    """For Triton it is as ready as ever; whoever started Triton sees the process that ended."""
+    repository = make_repository(tmp_path)
+    model = repository / "tensorrt_llm_adapter" / "1" / "model.py"
+    model.unlink()
+    model.symlink_to(HANGING)
+    with TritonServer(repository, log=tmp_path / "triton.log") as triton:
+        speaker = Speaker(f"127.0.0.1:{triton.ports.grpc}")
+        assert speaker.ask(prompt("A cat."), 9).text == b"A cat."
+        (repository / "hang").touch()
+        started_s = time.monotonic()
+        waiting = speaker.start(prompt("A cat."), 9, stream=True)
+        while not triton.dead_models:
+            assert time.monotonic() < started_s + 6 * HUNG_AFTER_S, "it hangs unseen"
+            time.sleep(0.1)
+        assert waiting.answer().error
+        log = triton.log.read_text()
+    assert f"Timeout (0:00:{HUNG_AFTER_S}" in log
+    assert "in execute" in log

@@ -14,7 +14,7 @@ import os
 from contract.errors import EngineError
 from python_backend.engine.kernels.kernel_compiler import load_compiled
 from python_backend.engine.kernels.kernel_libraries import (
-    are_current,
+    OutdatedLibrariesError,
     best_library,
     load_library,
     named_library,
@@ -65,9 +65,12 @@ def _find() -> ctypes.CDLL | None:
     best = best_library()
     if best is None:
         return load_compiled()
-    if are_current():
+    try:
         return load_library(best)
-    compiled = load_compiled()
-    # A library of other sources can't be trusted to agree with this Python, and numpy in its place
-    # would be a slow server that nobody asked for.
-    return load_library(best) if compiled is None else compiled
+    except OutdatedLibrariesError:
+        compiled = load_compiled()
+        # A library of other sources can't be trusted to agree with this Python, and numpy in its
+        # place would be a slow server that nobody asked for.
+        if compiled is None:
+            raise
+        return compiled

@@ -62,7 +62,11 @@ def _compile(compiler: str, flags: tuple[str, ...]) -> bytes:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "trireme"
+    try:
+        cache = Path("~/.cache").expanduser()
+    except RuntimeError:  # a user that is a number and no more, as in some containers
+        cache = Path(os.devnull)  # where nothing can be kept
+    return Path(os.environ.get("XDG_CACHE_HOME") or cache) / "trireme"
 
 
 def _read(library: Path) -> bytes | None:

@@ -32,6 +32,10 @@ _V3 = _V2 | frozenset("abm avx avx2 bmi1 bmi2 f16c fma movbe xsave".split())
 _V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
 
 
+class OutdatedLibrariesError(EngineError):
+    """The libraries were built of other sources than those beside them."""
+
+
 @dataclass(frozen=True)
 class Library:
     """One instruction set.
@@ -99,15 +103,16 @@ def load_library(library: Library) -> ctypes.CDLL:
     """Load a library that was built ahead, for a processor that can run it.
 
     Raises:
+        OutdatedLibrariesError: The sources have changed since.
         EngineError: It is not what ``digests.json`` lists.
     """
     if not are_current():
-        raise EngineError(f"{FOLDER} was built of other sources: run `make kernels`")
+        raise OutdatedLibrariesError(f"{FOLDER} was built of other sources: run `make kernels`")
     try:
         content = library.path.read_bytes()
     except OSError as error:
         raise EngineError(f"{library.path} can't be read: {error}") from error
-    if hashlib.sha256(content).hexdigest() != _digests().get(library.path.name):
+    if not _is_listed(library, content):
         raise EngineError(
             f"{library.path} is not the library that {DIGESTS.name} lists: restore both, or run "
             "`make kernels`"
@@ -118,6 +123,11 @@ def load_library(library: Library) -> ctypes.CDLL:
 def are_current() -> bool:
     """Whether the libraries were built of the sources beside them."""
     return _digests().get("sources") == digest_of_sources()
+
+
+def is_as_listed(library: Library) -> bool:
+    """Whether a library is there, to the byte as ``digests.json`` lists it."""
+    return library.path.is_file() and _is_listed(library, library.path.read_bytes())
 
 
 def digest_of_sources() -> str:
@@ -132,6 +142,10 @@ def digest_of(*more: object) -> str:
         content = source.read_bytes()
         digest.update(f"\n{source.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _is_listed(library: Library, content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == _digests().get(library.path.name)
 
 
 def _digests() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_promotion_puts_a_signed_version_beside_tritons_model(repository, workpl
     assert [path.name for path in (repository.root / "tensorrt_llm" / "1").iterdir()] == [
         "model.py"
     ]
+
+
+def test_a_version_of_a_former_format_is_to_be_built_again(repository, workplace):
+    artifact = workplace.store.get(1)
+    recipe = {**artifact.manifest.recipe, "target": {"engine": "onnxruntime"}}
+    former = replace(artifact, manifest=artifact.manifest.model_copy(update={"recipe": recipe}))
+    with pytest.raises(BuildError, match=r"version 1 is of a format .* no longer load: build it"):
+        repository.promote(former)
+    assert repository.served is None
 
 
 def test_files_are_not_copied_where_a_link_will_do(repository, workplace):

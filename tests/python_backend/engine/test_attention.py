@@ -191,7 +191,6 @@ def test_an_engine_whose_attention_does_not_fit_it_is_refused(
         precision="fp32",
         context_length=16,
         end_token_ids=(1,),
-        pad_token_id=0,
         decoder=decoder(*[heads(4, 2, 32)] * 2),
     ).model_dump()
     EngineConfig.model_validate(engine)

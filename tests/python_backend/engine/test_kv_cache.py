@@ -149,3 +149,13 @@ def test_a_cache_that_can_not_be_reserved_is_named() -> None:
     layout = Layout(num_layers=4, num_heads=8, num_kv_heads=4, head_dim=64)
     with pytest.raises(EngineError, match=r"KV cache of \d+ GiB can't be reserved: lower kv_cache"):
         KVMemory(layout, 1 << 42)
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 40])
+def test_no_other_block_loses_what_shares_a_page_with_one_that_is_given_back(head_dim: int) -> None:
+    memory = KVMemory(Layout(1, 1, 1, head_dim), 16)
+    memory.blocks[:] = 1
+    given = [1, 5, 6, 7, 8, 9, 15]
+    memory.give_back(given)
+    kept = [block for block in range(16) if block not in given]
+    assert (memory.blocks[kept] == 1).all()

@@ -113,6 +113,7 @@ class Comings(RuleBasedStateMachine):
         max_tokens=st.integers(0, 40),
         priority=st.integers(1, PRIORITY_LEVELS),
         salt=st.sampled_from([b"", b"", b"a", b"b"]),
+        share=st.sampled_from(["", "", "a", "b"]),
         scored=st.sampled_from([0, 0, 1, 20, 99]),
         ends=st.sampled_from([{}, {"end_ids": frozenset([2])}, {"stop_words": ((0, 2), (3, 1))}]),
     )
@@ -123,6 +124,7 @@ class Comings(RuleBasedStateMachine):
         max_tokens: int,
         priority: int,
         salt: bytes,
+        share: str,
         scored: int,
         ends: dict[str, Any],
     ) -> None:
@@ -131,6 +133,8 @@ class Comings(RuleBasedStateMachine):
             sequence = make_sequence(
                 [kind] * prompt, max_tokens, priority, salt, num_prompt_log_probs=scored, **ends
             )
+            sequence.share = share
+            sequence.owner = share or sequence.owner
             self.scheduler.add(sequence)
             self.alive.append(sequence)
 
@@ -408,6 +412,17 @@ def test_where_memory_runs_out_the_least_urgent_waits_again(urgent: int) -> None
     advance(scheduler, scheduler.schedule())
     assert scheduler.running == [sequences[urgent]]
     assert scheduler.waiting == [sequences[1 - urgent]]
+
+
+def test_where_memory_runs_out_who_was_promoted_goes_before_the_most_urgent() -> None:
+    scheduler = make_scheduler(blocks=3)
+    urgent, humble = make_sequence([1] * 16, 30, priority=1), make_sequence([2] * 16, 30, 5)
+    humble.is_promoted = True
+    for sequence in (urgent, humble):
+        scheduler.add(sequence)
+    advance(scheduler, scheduler.schedule())
+    advance(scheduler, scheduler.schedule())
+    assert (scheduler.running, scheduler.waiting) == ([humble], [urgent])
 
 
 def test_an_urgent_prompt_takes_memory_from_streams_that_are_less_urgent() -> None:

@@ -41,7 +41,6 @@ def engine_config(context: int) -> EngineConfig:
         precision="fp32",
         context_length=context,
         end_token_ids=(END,),
-        pad_token_id=PAD,
         decoder=decoder(heads(), vocab_size=400),
     )
 

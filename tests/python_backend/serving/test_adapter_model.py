@@ -24,6 +24,7 @@ from tests.python_backend.serving.fake_triton import (
     make_request,
 )
 
+from python_backend.serving import adapter_model  # isort: skip
 from python_backend.serving.adapter_model import TritonPythonModel  # isort: skip
 
 
@@ -386,3 +387,26 @@ def test_the_end_of_the_model_ends_what_runs(load: Load, backend: Backend) -> No
     model.finalize()
     answered(*requests)
     assert sorted(backend.stopped) == sorted(each.request_id for each in backend.asked)
+
+
+def test_it_says_that_it_lives_as_long_as_it_does(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[float | str] = []
+
+    class Recorder:
+        def __init__(self, patience_s: float) -> None:
+            watched.append(patience_s)
+
+        def alive(self) -> None:
+            watched.append("alive")
+
+        def close(self) -> None:
+            watched.append("closed")
+
+    monkeypatch.setattr(adapter_model, "Watchdog", Recorder)
+    model = load(liveness_period_ms=10, hung_after_s="7")
+    wait_for(lambda: watched.count("alive") > 3)
+    model.finalize()
+    assert watched[0] == pytest.approx(7.01)
+    assert watched[-1] == "closed"

@@ -27,6 +27,8 @@ from tests.python_backend.serving.fake_triton import (
 )
 
 from python_backend.serving.engine_model import EngineModel  # isort: skip
+from python_backend.serving.engine_stream import EngineStream  # isort: skip
+from python_backend.serving.sessions import Session  # isort: skip
 
 ENDLESS = 4000
 
@@ -175,6 +177,16 @@ def test_a_wrong_request_is_refused_alone(load: Load) -> None:
     assert reasons(right) == ["length"]
 
 
+def started(model: EngineModel, request: Request) -> list[EngineStream]:
+    """The streams of a request that the model takes in."""
+    sessions: list[Session[EngineStream]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model._loop, "start", sessions.append)
+        model.execute([request])
+    (session,) = sessions
+    return list(session.streams)
+
+
 def test_a_full_queue_says_so(load: Load) -> None:
     model = load(max_queue_size=3)
     too_many = generate([5], num_return_sequences=[4])
@@ -183,6 +195,26 @@ def test_a_full_queue_says_so(load: Load) -> None:
         Status.UNAVAILABLE,
         "the queue is full: 0 sequences wait and this request has 4; max_queue_size is 3",
     )
+
+
+def test_a_probe_waits_behind_nobody(load: Load) -> None:
+    model = load(max_queue_size=1)
+    probe = generate([5], [6])  # two sequences, where one may wait
+    probe.parameters_json = json.dumps({"probe": True})
+    streams = started(model, probe)
+    assert all(each.sequence.is_promoted for each in streams)
+    usual = generate([5])
+    usual.parameters_json = json.dumps({"probe": "yes"})
+    assert not any(each.sequence.is_promoted for each in started(model, usual))
+
+
+def test_a_sequence_knows_whose_share_it_takes(load: Load) -> None:
+    model = load()
+    named, unnamed, other = (generate([5], [6]) for _ in range(3))
+    named.parameters_json = json.dumps({"share": "tenant-a"})
+    assert {each.sequence.owner for each in started(model, named)} == {"tenant-a"}
+    (owner,) = {each.sequence.owner for each in started(model, unnamed)}
+    assert owner not in {each.sequence.owner for each in started(model, other)}
 
 
 def test_a_request_is_stopped_by_its_id(load: Load) -> None:

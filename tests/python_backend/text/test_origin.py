@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_backend.text.chat import ChatTemplate
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.origin import GIVEN, OWN, Traced, origin_of
 
 OWN_LETTERS, GIVEN_LETTERS = "abc \n", "xyz\t\rßŉİ"

@@ -80,7 +80,6 @@ def test_a_tokenizer_without_an_end_token_takes_the_engines(tmp_path: Path) -> N
         precision="fp32",
         context_length=8,
         end_token_ids=(7, 5),
-        pad_token_id=0,
         decoder=decoder(heads(), vocab_size=400),
     ).save(tmp_path)
     assert TextTokenizer.load(tmp_path).end_id == 7

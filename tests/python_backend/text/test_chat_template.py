@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.errors import EngineError, InvalidRequestError
-from python_backend.text.chat import ChatTemplate
+from python_backend.text.chat_template import ChatTemplate
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -1,0 +1,157 @@
+"""Who asks for much takes what is free, and no more than that from the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from python_backend.engine.scheduler import Scheduler
+from python_backend.engine.sequence import SamplingParams, Sequence
+from tests.python_backend.engine.test_scheduler import advance, make_scheduler, make_sequence
+
+BATCH, STANDARD, INTERACTIVE = 5, 3, 1
+
+
+def ask(
+    scheduler: Scheduler,
+    count: int,
+    *,
+    priority: int = STANDARD,
+    share: str = "",
+    request: int | None = None,
+    prompt: int = 4,
+    max_tokens: int = 200,
+) -> list[Sequence]:
+    """A request of so many sequences, each with a prompt of its own."""
+    made = []
+    for _ in range(count):
+        sequence = make_sequence(prompt, max_tokens, priority)
+        sequence.prompt[:] = sequence.id % 2**31
+        sequence.share = share
+        sequence.owner = share or (sequence.id if request is None else request)
+        scheduler.add(sequence)
+        made.append(sequence)
+    return made
+
+
+def step(scheduler: Scheduler, count: int = 1) -> None:
+    for _ in range(count):
+        advance(scheduler, scheduler.schedule())
+
+
+def held(scheduler: Scheduler) -> Counter[object]:
+    return Counter(sequence.owner for sequence in scheduler.running)
+
+
+def test_a_sequence_belongs_to_its_tenant_or_else_to_its_request() -> None:
+    prompt, params = make_sequence(3).prompt, SamplingParams(max_tokens=1)
+    assert Sequence(prompt, params, share="a", request=7).owner == "a"
+    assert Sequence(prompt, params, request=7).owner == 7
+    alone = Sequence(prompt, params)
+    assert alone.owner == alone.id
+
+
+def test_the_more_urgent_take_the_places_of_the_less_urgent() -> None:
+    scheduler = make_scheduler(max_sequences=8, max_num_tokens=999)
+    ask(scheduler, 64, priority=BATCH, share="a")
+    step(scheduler, 5)
+    people = ask(scheduler, 3, priority=INTERACTIVE, share="a", max_tokens=2)
+    step(scheduler)
+    assert all(len(each.output) == 1 for each in people)
+    assert (scheduler.num_preempted, len(scheduler.running)) == (3, 8)
+    step(scheduler)
+    assert all(each.finished for each in people)
+    step(scheduler)
+    assert len(scheduler.running) == 8  # and give them back
+
+
+def test_they_take_memory_as_well() -> None:
+    scheduler = make_scheduler(blocks=16, max_sequences=8, max_num_tokens=999)
+    ask(scheduler, 4, priority=BATCH, prompt=60, max_tokens=4)
+    step(scheduler)
+    assert scheduler.pool.num_available == 0
+    (person,) = ask(scheduler, 1, priority=INTERACTIVE, prompt=60, max_tokens=1)
+    step(scheduler)
+    assert person.finished
+
+
+def test_who_has_two_more_than_another_gives_one_up() -> None:
+    scheduler = make_scheduler(max_sequences=8, max_num_tokens=999)
+    ask(scheduler, 64, share="a")
+    step(scheduler, 3)
+    ask(scheduler, 1, share="b")
+    step(scheduler)
+    assert held(scheduler) == {"a": 7, "b": 1}
+    ask(scheduler, 64, share="b")
+    step(scheduler)
+    assert held(scheduler) == {"a": 4, "b": 4}
+    preempted = scheduler.num_preempted
+    step(scheduler, 20)
+    assert scheduler.num_preempted == preempted  # and that is that
+    ask(scheduler, 9, share="c")
+    step(scheduler)
+    assert sorted(held(scheduler).values()) == [2, 3, 3]
+
+
+def test_where_no_tenant_is_known_requests_share() -> None:
+    scheduler = make_scheduler(max_sequences=8, max_num_tokens=999)
+    ask(scheduler, 64, request=1)
+    step(scheduler, 3)
+    (single,) = ask(scheduler, 1)
+    ask(scheduler, 64, request=2)
+    step(scheduler)
+    assert len(single.output) == 1
+    assert (held(scheduler)[1], held(scheduler)[2]) == (4, 3)
+
+
+def test_a_place_that_comes_free_goes_to_who_has_the_fewest() -> None:
+    scheduler = make_scheduler(max_sequences=4, max_num_tokens=999)
+    first = ask(scheduler, 4, share="a")
+    ask(scheduler, 4, share="a")
+    step(scheduler)
+    ask(scheduler, 4, share="b")
+    step(scheduler)
+    for each in first[:2]:
+        scheduler.remove(each)
+    step(scheduler)
+    assert held(scheduler) == {"a": 2, "b": 2}
+
+
+def test_prompts_of_tenants_take_turns() -> None:
+    scheduler = make_scheduler(blocks=200, max_sequences=16, max_num_tokens=32)
+    ask(scheduler, 8, share="a", prompt=160, max_tokens=1)
+    step(scheduler, 2)
+    (other,) = ask(scheduler, 1, share="b", prompt=96, max_tokens=1)
+    steps = 0
+    while not other.finished:
+        steps += 1
+        step(scheduler)
+    assert steps == 5  # three parts of its prompt, and two of the other's between them
+
+
+def test_what_has_waited_long_keeps_one_place_of_eight() -> None:
+    """Otherwise those who hurry would find all places with what they once overtook."""
+    scheduler = make_scheduler(max_sequences=16, max_num_tokens=999, blocks=999)
+    ask(scheduler, 64, priority=BATCH, share="a", max_tokens=10_000)
+    before: list[Sequence] = []
+    for _ in range(400):
+        people = ask(scheduler, 1, priority=INTERACTIVE, share="b", max_tokens=1)
+        step(scheduler)  # in which somebody's time may have come
+        assert all(each.finished for each in before)
+        before = people
+        assert sum(each.is_promoted for each in scheduler.running) <= 2
+    assert sum(each.is_promoted for each in scheduler.running) == 2
+
+
+def test_all_end_whatever_is_given_up() -> None:
+    scheduler = make_scheduler(max_sequences=4, max_num_tokens=64)
+    everything = [
+        each
+        for round_ in range(20)
+        for each in ask(scheduler, 3, priority=1 + 2 * (round_ % 3), share="ab"[round_ % 2])
+    ]
+    for _ in range(8_000):
+        step(scheduler)
+        if not scheduler.has_work:
+            break
+    assert all(each.finish_reason == "length" for each in everything)
+    assert all(len(each.output) == 200 for each in everything)
