@@ -465,6 +465,22 @@ def test_a_websocket_needs_a_key_and_no_foreign_page():
             assert receive_all(socket)
 
 
+def test_a_revoked_key_ends_its_websocket_at_the_next_message():
+    keys = Keys({"good": LOCAL})
+    header = {"authorization": "Bearer good"}
+    with (
+        serving(None, authenticator=keys) as gateway,
+        connect(socket_url(gateway), additional_headers=header) as socket,
+    ):
+        socket.send(json.dumps(CHAT))
+        assert text_of([*receive_all(socket), "[DONE]"]) == "Hello there."
+        keys.principals = {}
+        socket.send(json.dumps(CHAT))
+        assert json.loads(socket.recv(timeout=20))["error"]["code"] == "invalid_api_key"
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=20)
+
+
 def test_one_request_at_a_time_on_a_websocket():
     upstream = FakeUpstream([*words("a", reason=""), HANG])
     with serving(upstream) as gateway, connect(socket_url(gateway)) as socket:
