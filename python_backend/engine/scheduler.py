@@ -182,15 +182,14 @@ class Scheduler:
         Before a step's work is chosen: what is in it can't be put off any more.
         """
         while self.waiting:
-            sequence = self._next()
-            if not self._lacks_room(sequence):
-                return
+            sequence, yielded = self._next(), False
             while self._lacks_room(sequence):
                 other = who_yields(sequence, self.running, self._kept)
                 if other is None:
                     return
                 self._preempt(other)
-            if self._admit() is not sequence:
+                yielded = True
+            if not yielded or self._admit() is not sequence:
                 return
 
     def _lacks_room(self, sequence: Sequence) -> bool:
