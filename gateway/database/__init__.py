@@ -2,6 +2,8 @@
 
 from gateway.database.connection import DatabaseError, open_database
 from gateway.database.tables import (
+    USAGE_COUNTS,
+    USAGE_TOKENS,
     admins,
     api_keys,
     metadata,
@@ -12,6 +14,8 @@ from gateway.database.tables import (
 )
 
 __all__ = [
+    "USAGE_COUNTS",
+    "USAGE_TOKENS",
     "DatabaseError",
     "admins",
     "api_keys",

@@ -81,6 +81,16 @@ prices = Table(
 )
 """What a million tokens of a model cost from a day on."""
 
+USAGE_TOKENS = (
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "charged_prompt_tokens",
+    "charged_output_tokens",
+)
+"""What usage sums of an audit record, under the record's own names."""
+USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS)
+
 usage = Table(
     "usage",
     metadata,
@@ -89,14 +99,7 @@ usage = Table(
     Column("application", String(64), primary_key=True),
     Column("key_id", String(160), primary_key=True),
     Column("model", String(256), primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("errors", BigInteger, nullable=False),
-    Column("interrupted", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("charged_prompt_tokens", BigInteger, nullable=False),
-    Column("charged_output_tokens", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
     Index(None, "tenant", "day"),
 )
 """Sums of the audit log. A request counts on the day it came."""

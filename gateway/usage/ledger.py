@@ -23,27 +23,18 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from gateway.audit.audit_segments import segment_path, segments, writers
 from gateway.audit.chain import START, BrokenLine, Link, read
 from gateway.audit.tail import day_of
-from gateway.database import usage, usage_cursors
+from gateway.database import USAGE_COUNTS, USAGE_TOKENS, usage, usage_cursors
 from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Period
 
 _log = logging.getLogger(__name__)
 _LINES_A_STEP = 5000
 _DIMENSIONS = ("day", "tenant", "application", "key_id", "model")
-_TOKENS = (
-    "prompt_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "charged_prompt_tokens",
-    "charged_output_tokens",
-)
-_COUNTS = ("requests", "errors", "interrupted", *_TOKENS)
 _FORMERLY = {
     "charged_prompt_tokens": "prompt_tokens",
     "charged_output_tokens": "output_tokens",
 }
 """What lines say that were written before these were counted apart."""
-
 
 Sums = dict[tuple[str, ...], list[int]]
 
@@ -163,7 +154,7 @@ class Ledger:
 
 def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
     """Read on from a cursor; return where that leads, how many lines it is, and their sums."""
-    sums: Sums = defaultdict(lambda: [0] * len(_COUNTS))
+    sums: Sums = defaultdict(lambda: [0] * len(USAGE_COUNTS))
     path = segment_path(folder, cursor.segment)
     if not path.exists():
         later = [each.number for each in segments(folder) if each.number > cursor.segment]
@@ -203,8 +194,8 @@ def _count(fields: dict[str, Any], sums: Sums) -> None:
         counts[2] += 1
         return
     counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
-    for place, name in enumerate(_TOKENS, 3):
-        counts[place] += fields.get(name, fields.get(_FORMERLY.get(name, ""), 0))
+    for name in USAGE_TOKENS:
+        counts[USAGE_COUNTS.index(name)] += fields.get(name, fields.get(_FORMERLY.get(name, ""), 0))
 
 
 def _advance(connection: Connection, writer: str, cursor: Cursor, following: Cursor) -> bool:
@@ -237,11 +228,11 @@ def _add(connection: Connection, sums: Sums) -> None:
     statement = dialect.insert(usage)
     statement = statement.on_conflict_do_update(
         index_elements=list(_DIMENSIONS),
-        set_={name: usage.c[name] + statement.excluded[name] for name in _COUNTS},
+        set_={name: usage.c[name] + statement.excluded[name] for name in USAGE_COUNTS},
     )
     # In one order, so that two who add to the same sums wait for each other and don't lock up.
     rows = [
-        dict(zip((*_DIMENSIONS, *_COUNTS), (*key, *counts), strict=True))
+        dict(zip((*_DIMENSIONS, *USAGE_COUNTS), (*key, *counts), strict=True))
         for key, counts in sorted(sums.items())
     ]
     connection.execute(statement, rows)

@@ -13,21 +13,10 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, field_serializer
 from sqlalchemy import ColumnElement, Engine, select
 
-from gateway.database import usage
+from gateway.database import USAGE_COUNTS, usage
 from gateway.usage.prices import PriceBook, PriceList
 
 Dimension = Literal["day", "tenant", "application", "key_id", "model"]
-
-_COUNTS = (
-    "requests",
-    "errors",
-    "interrupted",
-    "prompt_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "charged_prompt_tokens",
-    "charged_output_tokens",
-)
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
@@ -135,7 +124,7 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
 
 
 def _add(group: UsageRow, row: Any, prices: PriceList) -> None:
-    for name in _COUNTS:
+    for name in USAGE_COUNTS:
         setattr(group, name, getattr(group, name) + getattr(row, name))
     price = prices.find(row.model, row.day)
     if price is None:
