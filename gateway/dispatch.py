@@ -57,6 +57,7 @@ class Progress:
     """What is known of a run so far.
 
     Attributes:
+        n: How many answers each prompt has.
         upstream: Who answers; empty while nobody does.
         version: What the answer calls the model.
         queue_s: How long it waited for a place.
@@ -70,6 +71,7 @@ class Progress:
         attempts: How many upstreams were asked.
     """
 
+    n: int = 1
     upstream: str = ""
     version: str = ""
     queue_s: float = 0.0
@@ -82,10 +84,10 @@ class Progress:
     computed: dict[int, Computed] = field(default_factory=dict)
     attempts: int = 0
 
-    def add(self, delta: Delta, n: int) -> None:
-        """Count a piece of one of the `n` answers to a prompt."""
+    def add(self, delta: Delta) -> None:
+        """Count a piece of one of the answers."""
         if delta.prompt_tokens is not None:
-            self.prompt_tokens[delta.index // n] = delta.prompt_tokens
+            self.prompt_tokens[delta.index // self.n] = delta.prompt_tokens
         self.output_tokens += delta.output_tokens
         if delta.text:
             self.texts.setdefault(delta.index, []).append(delta.text)
@@ -100,12 +102,13 @@ class Progress:
         """Length of all prompts."""
         return sum(self.prompt_tokens.values())
 
-    def cached_tokens(self, n: int) -> int:
-        """Tokens of all prompts that were in a cache, where each has `n` answers."""
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of all prompts that were in a cache, whichever of their answers was computed."""
         of_prompt: dict[int, int] = {}
         for index, computed in self.computed.items():
-            known = of_prompt.get(index // n, computed.cached)
-            of_prompt[index // n] = min(known, computed.cached)
+            known = of_prompt.get(index // self.n, computed.cached)
+            of_prompt[index // self.n] = min(known, computed.cached)
         return sum(of_prompt.values())
 
     @property
@@ -169,7 +172,7 @@ class Run:
 
     def __init__(self, dispatcher: Dispatcher, order: Order, trace: Context) -> None:
         self.mailbox = Mailbox()
-        self.progress = Progress()
+        self.progress = Progress(order.generation.n)
         self._order = order
         self._generation = order.generation
         self._trace = trace
@@ -325,7 +328,7 @@ class Run:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
                         if self._stopping is not None:
-                            self.progress.add(delta, self._generation.n)
+                            self.progress.add(delta)
                             continue
                         if not streams:
                             kept.append(delta)
@@ -351,7 +354,7 @@ class Run:
         if self._stopping is not None:
             self._stopping.cancel()
             for delta in kept:
-                self.progress.add(delta, self._generation.n)
+                self.progress.add(delta)
             # Whoever left doesn't hear of it.
             raise RequestTimeoutError("the deadline has passed")
         if scope.cancelled_caught:
@@ -392,7 +395,7 @@ class Run:
         self._begun.set_result(None)
 
     def _put(self, delta: Delta, now_s: float) -> None:
-        self.progress.add(delta, self._generation.n)
+        self.progress.add(delta)
         if now_s > self._last_piece_s and delta.output_tokens:
             self._dispatcher.metrics.token(self._labels, now_s - self._last_piece_s)
             self._last_piece_s = now_s

@@ -191,7 +191,7 @@ class Exchange:
             policy=order.generation.policy,
             prompt_tokens=progress.all_prompt_tokens,
             output_tokens=progress.output_tokens,
-            cached_tokens=progress.cached_tokens(order.generation.n),
+            cached_tokens=progress.cached_tokens,
             charged_prompt_tokens=progress.charged_prompt_tokens,
             charged_output_tokens=progress.charged_output_tokens,
             ttft_s=progress.ttft_s,
@@ -216,7 +216,7 @@ class Exchange:
             tokens={
                 "prompt": progress.all_prompt_tokens,
                 "output": progress.output_tokens,
-                "cached": progress.cached_tokens(order.generation.n),
+                "cached": progress.cached_tokens,
                 "charged_prompt": progress.charged_prompt_tokens,
                 "charged_output": progress.charged_output_tokens,
             },

@@ -36,5 +36,5 @@ def progress(*deltas: Delta) -> Progress:
     """What is known after some pieces of one answer."""
     known = Progress()
     for delta in deltas:
-        known.add(delta, 1)
+        known.add(delta)
     return known
