@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from build.engine_folder import build_engine
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig, Precision
+from python_backend.engine.kernels import load_kernels
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
@@ -120,20 +121,27 @@ def test_it_computes_what_the_graphs_say(
         assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
 
 
-@pytest.mark.usefixtures("instructions")
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_logits_are_the_same_bits_in_any_company_on_any_threads(
-    built: Build, precision: Precision
-) -> None:
-    folder = built("qwen2", precision, **ODD)
+@pytest.fixture(params=["int8", "int4"])
+def odd_folder(built: Build, request: pytest.FixtureRequest) -> Path:
+    return built("qwen2", request.param, **ODD)
+
+
+# Built before, as a build has threads, too.
+@pytest.mark.usefixtures("instructions", "odd_folder", "own_threads")
+def test_logits_are_the_same_bits_in_any_company_on_any_threads(odd_folder: Path) -> None:
+    folder = odd_folder
     inputs = prompts(*range(1, 33))
+    # In this order: there are never fewer threads than there were.
+    alone = [logits_of(load(folder, num_threads=1), each) for each in inputs[::3]]
+    kernels = load_kernels(num_threads=1)
+    assert kernels is not None
+    assert kernels.trireme_num_threads() == 1
     together = logits_of(load(folder), *inputs)
     chunked = logits_of(load(folder, num_threads=5, max_num_tokens=7), *inputs)
-    for each in inputs[::3]:
-        key = each.tobytes()
-        alone = logits_of(load(folder, num_threads=1), each)[key]
-        for found in (together[key], chunked[key]):
-            assert np.array_equal(np.array(found), np.array(alone))
+    for each in alone:
+        for key, expected in each.items():
+            for found in (together[key], chunked[key]):
+                assert np.array_equal(np.array(found), np.array(expected))
 
 
 def test_its_name_says_the_instructions(built: Build, instructions: str) -> None:
