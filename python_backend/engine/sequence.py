@@ -257,7 +257,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
+        """Tokens that are known and not in the cache yet."""
         return self.num_tokens - self.num_computed
 
     @property
