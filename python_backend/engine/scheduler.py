@@ -105,12 +105,16 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def schedule(self) -> list[Scheduled]:
-        """The next step's work: a token of each that decodes, then prompts as the budget allows."""
+        """The next step's work: what each running sequence lacks, as far as the budget goes.
+
+        Whoever lacks one token has it in any case, as that is all that a stream waits for: nobody's
+        many tokens put it off, and it takes no turn. The others share what is left, which is never
+        nothing, so that they advance in every step.
+        """
         self._make_room()
         preempted = self.num_preempted
-        # A prompt advances in every step, even where decoding alone uses the budget up.
-        decodes = sum(sequence.num_pending == 1 for sequence in self.running)
-        step = _Step(max(self._max_num_tokens - decodes, 1), self._spare_rows)
+        single = sum(sequence.num_pending == 1 for sequence in self.running)
+        step = _Step(max(self._max_num_tokens - single, 1), self._spare_rows)
         for sequence in sorted(self.running, key=self._turns.urgency):
             if self.num_preempted > preempted and sequence not in self.running:
                 continue
@@ -163,7 +167,7 @@ class Scheduler:
         return emptied
 
     def _start_waiting(self, step: _Step, before: Sequence | None = None) -> None:
-        """Start sequences that wait, or only those more urgent than a running prompt."""
+        """Start sequences that wait, or only those more urgent than a running one."""
         while step.tokens > 0:
             if before is not None and not (
                 self.waiting and self._turns.urgency(self._next()) < self._turns.urgency(before)
@@ -208,7 +212,7 @@ class Scheduler:
         return max(self._max_sequences // PROMOTED_PART, 1)
 
     def _note_overtaken(self, sequence: Sequence) -> None:
-        """Promote a running prompt before which others were started so often."""
+        """Promote a running sequence before the rest of which others were started so often."""
         sequence.num_overtaken += 1
         if sequence.num_overtaken >= MAX_OVERTAKES and sequence in self.running:
             self.running.remove(sequence)
@@ -315,11 +319,10 @@ class Scheduler:
         return first_in_line(self.waiting, self.running)
 
     def _is_being_computed(self, digest: bytes) -> bool:
-        """Whether a running prompt is about to fill such a block: then it is worth to wait."""
+        """Whether a running sequence is about to fill such a block: then it is worth to wait."""
         return any(
             digest in sequence.digests[sequence.num_computed // self.pool.block_tokens :]
             for sequence in self.running
-            if sequence.num_pending > 1
         )
 
     def _fits(self, sequence: Sequence, num_tokens: int) -> bool:

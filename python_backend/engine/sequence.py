@@ -185,7 +185,12 @@ class Sequence:
         num_cached_tokens: Tokens of its prompt that it found in the cache when it began.
         num_prompt_done: Tokens of its prompt that are or were in the cache, once computed.
         num_generated: Tokens that were chosen for it, the end token too.
-        gap_ns: Time between its last two tokens; 0 before the second.
+        num_new_tokens: Those of them that the newest step gave it: several where drafts were right.
+        num_drafts: Drafts that were computed for it.
+        num_right_drafts: Those of them that were right.
+        first_token_ns: When its first token came, or it was known that none will.
+        last_token_ns: When its newest tokens came; all of a step come at once.
+        gap_ns: Time between the last two steps that gave it tokens; 0 before the second.
         finish_reason: Empty while it runs, else one of ``contract.names.ENGINE_FINISH_REASONS``.
     """
 
@@ -232,6 +237,9 @@ class Sequence:
         self.num_cached_tokens = 0
         self.num_prompt_done = 0
         self.num_generated = 0
+        self.num_new_tokens = 0
+        self.num_drafts = 0
+        self.num_right_drafts = 0
         self.finish_reason = ""
         self.arrival_ns = time.time_ns()
         self.first_scheduled_ns = 0
@@ -249,7 +257,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
+        """Tokens that are known and not in the cache yet."""
         return self.num_tokens - self.num_computed
 
     @property
@@ -311,25 +319,37 @@ class Sequence:
         """
         scored, tokens, log_probs = outcome
         self.prompt_log_probs += scored
+        self.num_new_tokens = 0
         if not tokens:
             return 0
+        self._note_time()
+        generated = self.num_generated
         drafts, self.drafts = self.drafts, []
         right = 0
         for token in tokens:
-            self.append(token, log_probs[right] if log_probs else None)
+            self._append(token, log_probs[right] if log_probs else None)
             if right == len(tokens) - 1 or self.finished or token != drafts[right]:
                 break
             right += 1
+        self.num_new_tokens = self.num_generated - generated
+        self.num_drafts += len(tokens) - 1
+        self.num_right_drafts += right
         return right
 
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
-        """Take a chosen token and see whether it ends the sequence."""
+        """Take a step's only token and see whether it ends the sequence."""
+        self.take(Outcome([], [token], [] if log_probs is None else [log_probs]))
+
+    def _note_time(self) -> None:
+        """Note that a step gave it tokens."""
         now_ns = time.time_ns()
         if self.first_token_ns:
             self.gap_ns = max(now_ns - self.last_token_ns, 0)  # the clock may be set back
         else:
             self.first_token_ns = now_ns
         self.last_token_ns = now_ns
+
+    def _append(self, token: int, log_probs: LogProbs | None) -> None:
         if not self.params.max_tokens:
             self.finish_reason = "length"
             return

@@ -54,6 +54,8 @@ _MAX_REPEAT = 1000
 _WORD_CHARACTERS = 32
 _QUIET_WORDS = 1 << 14
 """Longest word, and how many words, that are remembered."""
+_PAIRS = 1 << 14
+"""How many pairs of characters are remembered."""
 
 Tree = list[tuple[Any, Any]]
 
@@ -98,7 +100,7 @@ class Pattern:
         self.full = f"{opening}{_full(parsed)})"
         self.beginning = f"{opening}{_beginning(list(parsed))})"
         self._search = _compile(self.full).search
-        self._begins = _compile(self.beginning.encode()).fullmatch
+        self._horizon = _Horizon(self.beginning, self.width)
 
     def search(self, text: str, start: int = 0) -> tuple[int, int] | None:
         """Where the leftmost match from a place on begins and ends; the text before counts."""
@@ -107,7 +109,7 @@ class Pattern:
 
     def horizon(self, text: str, start: int = 0) -> int:
         """Where from on more text could make or change a match: the text's length for nowhere."""
-        return _horizon(self._begins, text, start, self.width)
+        return self._horizon.of(text, start)
 
 
 class AnyOf:
@@ -117,8 +119,7 @@ class AnyOf:
         patterns = list(patterns)
         self._search = _compile("|".join(each.full for each in patterns)).search
         beginnings = "|".join(each.beginning for each in patterns)
-        self._begins = _compile(beginnings.encode()).fullmatch
-        self._width = max(each.width for each in patterns)
+        self._horizon = _Horizon(beginnings, max(each.width for each in patterns))
         self._is_quiet = lru_cache(_QUIET_WORDS)(self._ask_word)
 
     def skip_words(self, text: str, start: int) -> int:
@@ -146,23 +147,40 @@ class AnyOf:
 
     def horizon(self, text: str, start: int = 0) -> int:
         """Where from on more text could make or change a match of any of them."""
-        return _horizon(self._begins, text, start, self._width)
+        return self._horizon.of(text, start)
 
 
-def _horizon(begins: Any, text: str, start: int, width: int) -> int:
+class _Horizon:
     """The first place from which the rest of a text is the beginning of a match.
 
     Asked place by place: read from its end, an expression with bounded repeats has so many states
     that RE2 gives up its automaton; read forward, it has few, and most places are refused at once.
-    In UTF-8, as RE2 would encode the text at each place anew.
+    At most places the character itself says no: a beginning of a match has beginnings down to its
+    first character, and that sees no more than the one before it, so what such a pair says is
+    remembered. In UTF-8, as RE2 would encode the text at each place anew.
     """
-    data = text.encode()
-    place = max(start, len(text) - width)
-    byte = len(text[:place].encode())
-    while place < len(text) and begins(data, byte) is None:
-        byte += len(text[place].encode())
-        place += 1
-    return place
+
+    def __init__(self, beginning: str, width: int) -> None:
+        self._begins = _compile(beginning.encode()).fullmatch
+        self._width = width
+        self._may_begin = lru_cache(_PAIRS)(self._ask_pair)
+
+    def of(self, text: str, start: int) -> int:
+        data = text.encode()
+        place = max(start, len(text) - self._width)
+        byte_place = byte = 0
+        while place < len(text):
+            if self._may_begin(text[max(place - 1, 0) : place], text[place]):
+                byte += len(text[byte_place:place].encode())
+                byte_place = place
+                if self._begins(data, byte) is not None:
+                    break
+            place += 1
+        return place
+
+    def _ask_pair(self, before: str, character: str) -> bool:
+        """Whether a match may begin with a character that stands behind another, or first."""
+        return self._begins((before + character).encode(), len(before.encode())) is not None
 
 
 def _compile(source: str | bytes) -> Any:

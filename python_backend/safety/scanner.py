@@ -193,11 +193,15 @@ class Scanner:
         known = len(text) - unknown
         self._text += text[:known] + beyond
         self._search(final=False)
-        starts = dict(enumerate(self._resume))
+        # A finder that its group was not asked for yet is asked now: where it goes on decides what
+        # it takes for a beginning.
         for quiet, group in zip(self._quiet, self._rules.groups, strict=True):
-            starts |= {i: max(quiet, self._resume[i]) for i in group.finders}
+            for i in group.finders:
+                self._resume[i] = max(quiet, self._resume[i])
+                self._ask(i, final=False)
         self._text += text[known:]
-        asked = [self._ask_cut(i, start - self._offset, unknown) for i, start in starts.items()]
+        starts = [resume - self._offset for resume in self._resume]
+        asked = [self._ask_cut(i, start, unknown) for i, start in enumerate(starts)]
         begun = sorted(match for match in asked if match is not None)
         # What begins later is taken out with it, and may be none: one thing a rule is told of it.
         end = self._offset + len(self._text)

@@ -77,16 +77,18 @@ class EngineMetrics:
         )
 
     def step(self, advanced: list[Sequence]) -> None:
-        """Take note of a step and of the sequences that it gave a token or ended."""
+        """Take note of a step and of the sequences that it gave tokens or ended."""
         self._batch_size.observe(self._engine.batch_size)
         for sequence in advanced:
-            if sequence.last_token_ns > sequence.first_token_ns:
+            if sequence.num_generated > sequence.num_new_tokens:
                 self._gap_s.observe(sequence.gap_ns / 1e9)
             else:
                 self._prompt_tokens.value += len(sequence.prompt)
                 self._queue_s.observe((sequence.first_scheduled_ns - sequence.arrival_ns) / 1e9)
                 self._first_token_s.observe((sequence.first_token_ns - sequence.arrival_ns) / 1e9)
-        self._output_tokens.value += len(advanced)
+            for _ in range(sequence.num_new_tokens - 1):
+                self._gap_s.observe(0)
+            self._output_tokens.value += sequence.num_new_tokens
 
     def end(self, reason: str, sequence: Sequence) -> None:
         """Take note of a sequence that ended, by one of the finish reasons, timeout or error."""

@@ -98,8 +98,9 @@ def _computed(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:
 
 
 def _perf_metrics(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:
-    """Times, and what of the KV cache was new; no drafts are made."""
+    """Times, what of the KV cache was new, and how many drafts were right."""
     new, reused = sequence.num_new_blocks, sequence.num_reused_blocks
+    drafts, right = sequence.num_drafts, sequence.num_right_drafts
     return {
         EngineOutputs.KV_CACHE_ALLOC_NEW_BLOCKS: number(new),
         EngineOutputs.KV_CACHE_REUSED_BLOCKS: number(reused),
@@ -108,9 +109,9 @@ def _perf_metrics(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:
         EngineOutputs.FIRST_SCHEDULED_TIME_NS: _time(sequence.first_scheduled_ns),
         EngineOutputs.FIRST_TOKEN_TIME_NS: _time(sequence.first_token_ns),
         EngineOutputs.LAST_TOKEN_TIME_NS: _time(sequence.last_token_ns),
-        EngineOutputs.ACCEPTANCE_RATE: np.zeros((1, 1), dtype=np.float32),
-        EngineOutputs.TOTAL_ACCEPTED_DRAFT_TOKENS: number(0),
-        EngineOutputs.TOTAL_DRAFT_TOKENS: number(0),
+        EngineOutputs.ACCEPTANCE_RATE: np.array([[right / max(drafts, 1)]], dtype=np.float32),
+        EngineOutputs.TOTAL_ACCEPTED_DRAFT_TOKENS: number(right),
+        EngineOutputs.TOTAL_DRAFT_TOKENS: number(drafts),
     }
 
 

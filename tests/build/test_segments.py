@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from tests.build.checkpoints import KINDS, make_config, make_tensors, write_chec
 from tests.build.packed import PackedEngine
 from tests.build.test_quantize import dequantize, relative_error
 
+Reference = Callable[[list[int]], NDArray[np.float64]]
+Build = Callable[..., tuple[Path, Reference]]
+
 TOKENS = [[5, 17, 93, 2, 44, 61, 8, 30, 99, 12, 71, 3], [88, 4, 19, 23, 50], [7]]
 NEXT = [31, 100, 0]
 
@@ -27,25 +31,32 @@ def kind(request):
     return request.param
 
 
-def build(
-    folder: Path, kind: str, precision: Precision = "fp32", dtype: str = "fp32", **changes: Any
-) -> tuple[Path, Callable[[list[int]], NDArray[np.float64]]]:
-    """Build a tiny engine; returns its folder and the reference for the same checkpoint."""
-    config = make_config(kind, **changes)
-    tensors = make_tensors(config, dtype)
-    checkpoint = write_checkpoint(folder / "checkpoint", config, tensors)
-    build_engine(checkpoint, folder / "engine", precision)
-    return folder / "engine", lambda tokens: reference.logits(config, tensors, tokens)
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds tiny engines, each once; gives a folder and the reference for the same checkpoint."""
+
+    @cache
+    def build(
+        kind: str, precision: Precision = "fp32", dtype: str = "fp32", **changes: Any
+    ) -> tuple[Path, Reference]:
+        config = make_config(kind, **changes)
+        tensors = make_tensors(config, dtype)
+        root = tmp_path_factory.mktemp(kind)
+        checkpoint = write_checkpoint(root / "checkpoint", config, tensors)
+        build_engine(checkpoint, root / "engine", precision)
+        return root / "engine", lambda tokens: reference.logits(config, tensors, tokens)
+
+    return build
 
 
-def test_prefill(tmp_path, kind):
-    folder, expected = build(tmp_path, kind)
+def test_prefill(build, kind):
+    folder, expected = build(kind)
     actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
-def test_chunked_prefill_onto_a_past(tmp_path, kind):
-    folder, expected = build(tmp_path, kind)
+def test_chunked_prefill_onto_a_past(build, kind):
+    folder, expected = build(kind)
     engine = PackedEngine(folder)
     logits = expected(TOKENS[0])
     for start, end in ((0, 5), (5, 6), (6, 12)):
@@ -53,8 +64,8 @@ def test_chunked_prefill_onto_a_past(tmp_path, kind):
         np.testing.assert_allclose(actual[0], logits[end - 1], atol=1e-4)
 
 
-def test_sequences_of_different_lengths_packed(tmp_path, kind):
-    folder, expected = build(tmp_path, kind)
+def test_sequences_of_different_lengths_packed(build, kind):
+    folder, expected = build(kind)
     engine = PackedEngine(folder)
     # Together: whole prompts; then decode, the rest of a prompt and a new one; then decode.
     steps = [
@@ -70,9 +81,9 @@ def test_sequences_of_different_lengths_packed(tmp_path, kind):
             np.testing.assert_allclose(actual[row], expected(so_far[sequence])[-1], atol=1e-4)
 
 
-def test_the_residual_can_stay_in_its_memory(tmp_path):
+def test_the_residual_can_stay_in_its_memory(build):
     """A runner may keep the residual stream in one place: outputs bound to the inputs' memory."""
-    folder, _ = build(tmp_path, "llama")
+    folder, _ = build("llama")
     segment = PackedEngine(folder).segments[1]
     rng = np.random.default_rng(0)
     attention, residual = rng.standard_normal((2, 5, 64), dtype=np.float32)
@@ -90,29 +101,29 @@ def test_the_residual_can_stay_in_its_memory(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("kind", ["llama", "llama-untied", "qwen2"], indirect=True)
-def test_half_precision_checkpoints(tmp_path, kind, dtype):
-    folder, expected = build(tmp_path, kind, dtype=dtype)
+def test_half_precision_checkpoints(build, kind, dtype):
+    folder, expected = build(kind, dtype=dtype)
     actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
-def test_a_single_layer(tmp_path):
-    folder, expected = build(tmp_path, "llama", num_hidden_layers=1)
+def test_a_single_layer(build):
+    folder, expected = build("llama", num_hidden_layers=1)
     actual = PackedEngine(folder).step([(0, TOKENS[0])])
     np.testing.assert_allclose(actual[0], expected(TOKENS[0])[-1], atol=1e-4)
 
 
-def test_positions_up_to_the_context_length(tmp_path):
-    folder, expected = build(tmp_path, "llama3-scaling")
+def test_positions_up_to_the_context_length(build):
+    folder, expected = build("llama3-scaling")
     tokens = [(7 * i) % 101 for i in range(128)]
     actual = PackedEngine(folder).step([(0, tokens)])
     np.testing.assert_allclose(actual[0], expected(tokens)[-1], atol=1e-4)
 
 
-def test_tied_embeddings_are_stored_once_in_fp32(tmp_path):
+def test_tied_embeddings_are_stored_once_in_fp32(build):
     sizes = {}
     for kind in ("llama", "llama-untied"):
-        folder, _ = build(tmp_path / kind, kind)
+        folder, _ = build(kind)
         sizes[kind] = (folder / WEIGHTS_FILE).stat().st_size
     table_bytes = 101 * 64 * 4
     assert sizes["llama-untied"] - sizes["llama"] >= table_bytes
@@ -122,8 +133,8 @@ def test_tied_embeddings_are_stored_once_in_fp32(tmp_path):
 # where it is done once for a row (int8) than once for 32 of its values (int4).
 @pytest.mark.parametrize(("precision", "error"), [("int8", 0.06), ("int4", 0.06)])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_an_engine_is_near_the_weights_it_rounds_to(tmp_path, kind, precision, error, dtype):
-    folder, _ = build(tmp_path, kind, precision, dtype)
+def test_an_engine_is_near_the_weights_it_rounds_to(build, kind, precision, error, dtype):
+    folder, _ = build(kind, precision, dtype)
     config = make_config(kind)
     tensors = make_tensors(config, dtype)
     table = tensors["model.embed_tokens.weight"]
@@ -148,9 +159,9 @@ def rounded_weight(tensor: NDArray[Any], precision: Precision) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize("rows", [[0], [39], [7, 8, 9], [38, 0, 17, 5], list(range(1, 40, 2))])
-def test_int8_rows_do_not_depend_on_their_neighbours(tmp_path, kind, rows):
+def test_int8_rows_do_not_depend_on_their_neighbours(build, kind, rows):
     """To the bit, whichever rows a token is computed with and wherever it stands among them."""
-    folder, _ = build(tmp_path, kind, "int8")
+    folder, _ = build(kind, "int8")
     rng = np.random.default_rng(5)
     for index, segment in enumerate(PackedEngine(folder).segments):
         inputs: dict[str, NDArray[Any]] = {"input_ids": rng.integers(0, 101, 40)}
@@ -189,9 +200,9 @@ def test_int8_products_do_not_overflow(tmp_path):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_int8_rows_of_zeros(tmp_path):
+def test_int8_rows_of_zeros(build):
     """Nothing to divide by: the product is zero, and what is added to it stays."""
-    folder, _ = build(tmp_path, "llama", "int8")
+    folder, _ = build("llama", "int8")
     segment = PackedEngine(folder).segments[1]
     residual = np.random.default_rng(0).standard_normal((3, 64), dtype=np.float32)
     attention = np.zeros((3, 64), np.float32)

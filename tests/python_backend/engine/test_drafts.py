@@ -58,6 +58,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return root / "1"
 
 
+def load(folder: Path, **settings: Any) -> OnnxEngine:
+    return OnnxEngine(folder, **{"num_threads": 1, "kv_cache_bytes": 16 << 20, **settings})
+
+
 GREEDY = SamplingParams(max_tokens=24)
 SEEDED = replace(GREEDY, top_p=0.95, top_k=40, temperature=1.5, seed=3)
 WORDS = tuple((token,) for token in range(0, VOCAB, 7))
@@ -115,11 +119,11 @@ def check_log_probs(engine: OnnxEngine, found: list[Sequence], expected: list[Se
 @pytest.mark.parametrize("way", WAYS)
 def test_whatever_is_guessed_the_same_comes_of_it(folder: Path, way: str) -> None:
     ways = [WAYS[way]]
-    expected = run(OnnxEngine(folder, num_threads=1), ways)
+    expected = run(load(folder), ways)
     if way != "stop words":
         assert len({tuple(each.output) for each in expected}) == len(PROMPTS)
     for propose in (oracle, wrong, chance):
-        engine = OnnxEngine(folder, num_threads=1)
+        engine = load(folder)
         found = run(engine, ways, propose, expected)
         assert told(found) == told(expected)
         check_log_probs(engine, found, expected)
@@ -130,11 +134,10 @@ def test_so_it_does_in_little_memory_in_chunks_and_with_known_prefixes(
     folder: Path, propose: Propose
 ) -> None:
     ways = list(WAYS.values())
-    expected = run(OnnxEngine(folder, num_threads=1), ways)
+    expected = run(load(folder), ways)
     block_bytes = OnnxEngine(folder).layout.block_bytes
-    engine = OnnxEngine(
+    engine = load(
         folder,
-        num_threads=1,
         max_sequences=4,
         max_num_tokens=21,
         kv_cache_bytes=8 * block_bytes,
@@ -151,12 +154,12 @@ def test_so_it_does_in_little_memory_in_chunks_and_with_known_prefixes(
 
 def test_shapers_see_the_drafts_before_a_row(folder: Path) -> None:
     ways = [GREEDY, SEEDED]
-    expected = run(OnnxEngine(folder, num_threads=1), ways, shapers=(Odd(),))
+    expected = run(load(folder), ways, shapers=(Odd(),))
     for each in expected:
         parities = np.array(each.output) % 2
         assert (parities[1:] != parities[:-1]).all()
     for propose in (oracle, wrong, chance):
-        found = run(OnnxEngine(folder, num_threads=1), ways, propose, expected, (Odd(),))
+        found = run(load(folder), ways, propose, expected, (Odd(),))
         assert told(found) == told(expected)
 
 
@@ -169,7 +172,7 @@ def test_a_quantized_engine_here_keeps_keys_and_values_in_int8(folder: Path) -> 
 
 def test_what_is_guessed_right_takes_fewer_steps(folder: Path) -> None:
     def steps(propose: Propose | None) -> int:
-        engine, count = OnnxEngine(folder, num_threads=1), 0
+        engine, count = load(folder), 0
         sequence = Sequence(PROMPTS[1], GREEDY)
         engine.add(sequence)
         while engine.has_work:
@@ -179,7 +182,7 @@ def test_what_is_guessed_right_takes_fewer_steps(folder: Path) -> None:
             count += 1
         return count
 
-    (output,) = OnnxEngine(folder, num_threads=1).generate([PROMPTS[1]], GREEDY)
+    (output,) = load(folder).generate([PROMPTS[1]], GREEDY)
     assert (steps(None), steps(wrong)) == (24, 24)
     # Six drafts and the token after them in each step, the prompt's too.
     assert steps(oracle) == 4

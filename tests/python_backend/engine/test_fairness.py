@@ -128,6 +128,20 @@ def test_prompts_of_tenants_take_turns() -> None:
     assert steps == 5  # three parts of its prompt, and two of the other's between them
 
 
+def test_a_stream_takes_no_turn() -> None:
+    """A tenant whose streams run has its turn with the next prompt all the same."""
+    scheduler = make_scheduler(blocks=200, max_sequences=16, max_num_tokens=33)
+    ask(scheduler, 1, share="a")
+    step(scheduler, 2)
+    ask(scheduler, 1, share="b", prompt=160, max_tokens=1)
+    (second,) = ask(scheduler, 1, share="a", prompt=96, max_tokens=1)
+    steps = 0
+    while not second.finished:
+        steps += 1
+        step(scheduler)
+    assert steps == 6  # three parts of its prompt, each after one of the other's
+
+
 def test_what_has_waited_long_keeps_one_place_of_eight() -> None:
     """Otherwise those who hurry would find all places with what they once overtook."""
     scheduler = make_scheduler(max_sequences=16, max_num_tokens=999, blocks=999)

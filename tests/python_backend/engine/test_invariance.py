@@ -56,7 +56,7 @@ def load(variant: tuple[Precision, bool], tmp_path_factory: pytest.TempPathFacto
     precision, native = variant
     root = tmp_path_factory.mktemp(precision)
     build_engine(make_checkpoint(root / "checkpoint"), root / "1", precision)
-    load = partial(OnnxEngine, root / "1", num_threads=2, native=native)
+    load = partial(OnnxEngine, root / "1", num_threads=2, native=native, kv_cache_bytes=16 << 20)
     if isinstance(load().runner, NativeRunner) != native:
         pytest.skip("this machine has no native decoder")
     return load
@@ -80,7 +80,9 @@ def told(engine: OnnxEngine, indices: list[int]) -> list[Told]:
 
 @pytest.fixture(scope="module")
 def is_alone(variant: tuple[Precision, bool], load: Load) -> Check:
-    """Whether each prompt became what it becomes by itself in an engine that knows no prefix."""
+    """Whether each prompt became what it becomes by itself, on one thread, in an engine that
+    knows no prefix.
+    """
     precision, native = variant
 
     def is_alone(together: list[Told]) -> bool:
@@ -91,7 +93,7 @@ def is_alone(variant: tuple[Precision, bool], load: Load) -> Check:
         near = np.allclose(log_probs, alone_log_probs, rtol=0, atol=1e-4)
         return tokens == alone_tokens and near
 
-    alone = [told(load(), [index])[0] for index in ALL]
+    alone = [told(load(num_threads=1), [index])[0] for index in ALL]
     return is_alone
 
 

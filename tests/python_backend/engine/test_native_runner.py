@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from numpy.typing import NDArray
 from build.engine_folder import build_engine
 from contract.errors import EngineError
 from python_backend.engine.engine_config import EngineConfig, Precision
+from python_backend.engine.kernels import load_kernels
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.checkpoints import KINDS, make_checkpoint
 from tests.python_backend.engine import instruction_sets
+
+Build = Callable[..., Path]
 
 VOCAB = 101
 PARAMS = SamplingParams(max_tokens=6)
@@ -38,14 +43,29 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return str(request.param)
 
 
-def build(folder: Path, kind: str, precision: Precision, **changes: int) -> Path:
-    checkpoint = make_checkpoint(folder / "checkpoint", kind, "bf16", **changes)
-    build_engine(checkpoint, folder / precision, precision)
-    return folder / precision
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds each engine once; whoever changes one takes a copy."""
+
+    @cache
+    def build(kind: str, precision: Precision, **changes: int) -> Path:
+        root = tmp_path_factory.mktemp(kind)
+        checkpoint = make_checkpoint(root / "checkpoint", kind, "bf16", **changes)
+        build_engine(checkpoint, root / precision, precision)
+        return root / precision
+
+    return build
+
+
+@pytest.fixture
+def folder(built: Build, tmp_path: Path) -> Path:
+    """A copy of an engine."""
+    return shutil.copytree(built("llama", "int8"), tmp_path / "int8")
 
 
 def load(folder: Path, native: bool = True, **settings: Any) -> OnnxEngine:
-    engine = OnnxEngine(folder, native=native, **{"num_threads": 2, **settings})
+    small = {"num_threads": 2, "kv_cache_bytes": 16 << 20}
+    engine = OnnxEngine(folder, native=native, **{**small, **settings})
     assert engine.runner.name.startswith("native" if native else "ONNX")
     return engine
 
@@ -87,11 +107,11 @@ def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
     ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("llama", ODD)], ids=str
 )
 def test_it_computes_what_the_graphs_say(
-    tmp_path: Path, kind: str, changes: dict[str, int], precision: Precision
+    built: Build, kind: str, changes: dict[str, int], precision: Precision
 ) -> None:
     """Up to roundings: far closer to the graphs than these are to full precision."""
-    folder = build(tmp_path, kind, precision, **changes)
-    full = build(tmp_path, kind, "fp32", **changes)
+    folder = built(kind, precision, **changes)
+    full = built(kind, "fp32", **changes)
     inputs = prompts(3, 40, 1)
     native = logits_of(load(folder), *inputs)
     graphs = logits_of(load(folder, native=False), *inputs)
@@ -101,48 +121,55 @@ def test_it_computes_what_the_graphs_say(
         assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
 
 
-@pytest.mark.usefixtures("instructions")
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_logits_are_the_same_bits_in_any_company_on_any_threads(
-    tmp_path: Path, precision: Precision
-) -> None:
-    folder = build(tmp_path, "qwen2", precision, **ODD)
+@pytest.fixture(params=["int8", "int4"])
+def odd_folder(built: Build, request: pytest.FixtureRequest) -> Path:
+    return built("qwen2", request.param, **ODD)
+
+
+# Built before, as a build has threads, too.
+@pytest.mark.usefixtures("instructions", "odd_folder", "own_threads")
+def test_logits_are_the_same_bits_in_any_company_on_any_threads(odd_folder: Path) -> None:
+    folder = odd_folder
     inputs = prompts(*range(1, 33))
+    # In this order: there are never fewer threads than there were.
+    alone = [logits_of(load(folder, num_threads=1), each) for each in inputs[::3]]
+    kernels = load_kernels(num_threads=1)
+    assert kernels is not None
+    assert kernels.trireme_num_threads() == 1
     together = logits_of(load(folder), *inputs)
     chunked = logits_of(load(folder, num_threads=5, max_num_tokens=7), *inputs)
-    for each in inputs[::3]:
-        key = each.tobytes()
-        alone = logits_of(load(folder, num_threads=1), each)[key]
-        for found in (together[key], chunked[key]):
-            assert np.array_equal(np.array(found), np.array(alone))
+    for each in alone:
+        for key, expected in each.items():
+            for found in (together[key], chunked[key]):
+                assert np.array_equal(np.array(found), np.array(expected))
 
 
-def test_its_name_says_the_instructions(tmp_path: Path, instructions: str) -> None:
-    engine = load(build(tmp_path, "llama", "int8"))
+def test_its_name_says_the_instructions(built: Build, instructions: str) -> None:
+    engine = load(built("llama", "int8"))
     assert engine.runner.name == f"native decoder ({NAMES[instructions]})"
     if instructions == "avx512_vnni":
         assert engine.layout.kv_dtype == "int8"
     else:
         assert engine.layout.kv_dtype == "float32"
         with pytest.raises(EngineError, match=r"kv_cache_dtype int8 needs .* AVX-512 VNNI"):
-            OnnxEngine(tmp_path / "int8", kv_cache_dtype="int8")
+            OnnxEngine(built("llama", "int8"), kv_cache_dtype="int8")
 
 
 @pytest.mark.parametrize(("kernels", "attention"), [("sse4", "C"), ("none", "numpy (no kernels)")])
 def test_without_a_native_decoder_the_graphs_are_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str, attention: str
+    built: Build, monkeypatch: pytest.MonkeyPatch, kernels: str, attention: str
 ) -> None:
-    folder = build(tmp_path, "llama", "int8")
     monkeypatch.setenv("TRIREME_KERNELS", kernels)
-    assert OnnxEngine(folder).runner.name == f"ONNX Runtime, attention in {attention}"
+    assert (
+        OnnxEngine(built("llama", "int8")).runner.name == f"ONNX Runtime, attention in {attention}"
+    )
 
 
-def test_fp32_is_run_by_the_graphs(tmp_path: Path) -> None:
-    load(build(tmp_path, "llama", "fp32"), native=False)
+def test_fp32_is_run_by_the_graphs(built: Build) -> None:
+    load(built("llama", "fp32"), native=False)
 
 
-def test_damaged_weights_are_named(tmp_path: Path) -> None:
-    folder = build(tmp_path, "llama", "int8")
+def test_damaged_weights_are_named(folder: Path) -> None:
     whole = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EngineError, match=r"weights\.bin ends before .* does: build the engine"):
@@ -165,15 +192,13 @@ def widen(config: Any) -> None:
     part["down"]["columns"] = 97
 
 
-def test_a_description_of_another_decoder_is_named(tmp_path: Path) -> None:
-    folder = build(tmp_path, "llama", "int8")
+def test_a_description_of_another_decoder_is_named(folder: Path) -> None:
     change(folder / "engine.json", widen)
     with pytest.raises(EngineError, match=r"has no .*gate_proj.* \[64, 97\]: build the engine"):
         OnnxEngine(folder)
 
 
-def test_damaged_places_are_named(tmp_path: Path) -> None:
-    folder = build(tmp_path, "llama", "int8")
+def test_damaged_places_are_named(folder: Path) -> None:
     path = folder / "tensors.json"
     change(path, lambda places: places["model.norm.weight"].update(offset=-1))
     with pytest.raises(EngineError, match=r"tensors\.json does not list tensors: .*offset: Input"):
@@ -208,16 +233,15 @@ def test_damaged_places_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_part_that_is_not_known_is_named(
-    tmp_path: Path, edit: Callable[[Any], None], message: str
+    folder: Path, edit: Callable[[Any], None], message: str
 ) -> None:
-    folder = build(tmp_path, "llama", "int8")
     change(folder / "engine.json", lambda config: edit(config["decoder"]["layers"][0]))
     with pytest.raises(EngineError, match=message):
         OnnxEngine(folder)
 
 
-def test_the_description_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_the_description_is_read_as_it_was_written(built: Build, tmp_path: Path) -> None:
     for kind in KINDS:
-        config = EngineConfig.load(build(tmp_path / kind, kind, "int4"))
+        config = EngineConfig.load(built(kind, "int4"))
         config.save(tmp_path)
         assert EngineConfig.load(tmp_path) == config

@@ -246,6 +246,8 @@ class Comings(RuleBasedStateMachine):
             assert len(sequence.blocks) <= pool.blocks_for(sequence.num_tokens)
             full = sequence.num_computed // BLOCK_TOKENS
             assert full <= len(sequence.digests) <= sequence.num_tokens // BLOCK_TOKENS
+            if sequence.num_pending == 1:  # it is about to fill no block that another waits for
+                assert len(sequence.digests) == full
 
     @invariant()
     def what_is_written_to_is_shared_with_nobody(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import runpy
+import time
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,55 @@ def test_without_tokens_to_generate_it_ends_when_it_is_scored() -> None:
     sequence.take(Outcome([LogProbs(-2.0, [], [])], [3], []))
     assert [each.chosen for each in sequence.prompt_log_probs] == [-1, -2]
     assert (sequence.output, sequence.finish_reason) == ([], "length")
+
+
+def test_what_was_guessed_and_what_was_right_is_counted() -> None:
+    sequence = grow()
+    for drafts, chosen in (([1, 3], [1, 2, 6]), ([], [4]), ([5, 7], [5, 7, 8])):
+        sequence.drafts = drafts
+        sequence.take(Outcome([], chosen, []))
+    assert sequence.output == [1, 2, 4, 5, 7, 8]
+    assert (sequence.num_drafts, sequence.num_right_drafts) == (4, 3)
+
+
+def test_it_knows_how_many_tokens_the_newest_step_gave_it() -> None:
+    sequence = grow(end_ids=frozenset([6]))
+    assert sequence.num_new_tokens == 0
+    sequence.drafts = [1]
+    sequence.take(Outcome([], [1, 2], []))
+    assert sequence.num_new_tokens == 2
+    sequence.take(Outcome([], [3], []))
+    assert sequence.num_new_tokens == 1
+    sequence.take(Outcome([], [], []))  # a part of what it lost for want of memory
+    assert sequence.num_new_tokens == 0
+    sequence.drafts = [4, 6]
+    sequence.take(Outcome([], [4, 6, 7], []))  # the end is generated, too; what follows it is not
+    assert (sequence.num_new_tokens, sequence.num_generated) == (2, 5)
+
+
+def test_a_step_that_only_scores_gives_no_token() -> None:
+    params = SamplingParams(max_tokens=0, num_prompt_log_probs=1)
+    sequence = Sequence(np.array([5, 6], dtype=np.int32), params)
+    sequence.take(Outcome([LogProbs(-1.0, [], [])], [], []))
+    assert sequence.num_new_tokens == 0
+    sequence.take(Outcome([], [3], []))
+    assert sequence.finished
+    assert (sequence.num_new_tokens, sequence.num_generated) == (0, 0)
+
+
+def test_tokens_of_one_step_have_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told of a gap is the time between steps, not between two lines of code."""
+    sequence = grow()
+    times = iter([100, 250, 240])
+    monkeypatch.setattr(time, "time_ns", lambda: next(times))
+    sequence.drafts = [1, 2]
+    sequence.take(Outcome([], [1, 2, 3], []))
+    assert (sequence.first_token_ns, sequence.last_token_ns, sequence.gap_ns) == (100, 100, 0)
+    sequence.drafts = [4]
+    sequence.take(Outcome([], [4, 5], []))
+    assert (sequence.first_token_ns, sequence.last_token_ns, sequence.gap_ns) == (100, 250, 150)
+    sequence.take(Outcome([], [6], []))  # the clock was set back
+    assert sequence.gap_ns == 0
 
 
 def test_times_are_in_order() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from python_backend.engine.kernels import load_kernels
 
 
+@pytest.mark.usefixtures("own_threads")
 def test_every_unit_runs_once_whether_the_threads_were_awake_or_not() -> None:
     library = load_kernels(num_threads=4)
     assert library is not None
+    assert library.trireme_num_threads() == 4
     unit = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
     for units in [*range(40), 1000]:
         ran: list[int] = []
@@ -18,6 +22,7 @@ def test_every_unit_runs_once_whether_the_threads_were_awake_or_not() -> None:
         assert sorted(ran) == list(range(units))
 
 
+@pytest.mark.usefixtures("own_threads")
 def test_engines_compute_while_others_start_their_threads() -> None:
     # Nothing is computed twice or not at all; and `make sanitize` sees who reads what is written.
     library = load_kernels(num_threads=2)

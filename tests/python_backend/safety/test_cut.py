@@ -168,6 +168,15 @@ def test_own_rules_take_out_what_is_more_than_half_there(
     assert scan_cut(rules((finder,)), text).text == left
 
 
+def test_a_cut_is_the_same_where_a_finder_was_not_asked_before() -> None:
+    """Those of a group aren't asked while another one of it still holds the text."""
+    rule_set = rules((*EVERYWHERE, PatternFinder("code", Pattern(r"[^ a-z]{2,5}"))))
+    text = "+44 20 7946 0123a078-05-1120"
+    scanner = Scanner(rule_set)
+    scans = [scanner.add(each) for each in text]
+    assert together([*scans, scanner.cut("")]) == together([scan_cut(rule_set, text)])
+
+
 @settings(max_examples=200, deadline=None)
 @given(POLICIES, TEXTS, CUTS, st.integers(0, 12), st.integers(0, 2))
 def test_a_cut_is_the_same_however_the_text_came(

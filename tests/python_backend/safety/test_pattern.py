@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,29 @@ def test_a_match_that_may_still_change_begins_at_the_horizon_or_later(
     for match in (before, after):
         if match is not None and match[0] < horizon:
             assert before == after
+
+
+ASSERTIONS = st.sampled_from(["", r"\b", r"\B", "^", "(?m:^)", r"\A", "$", "(?m:$)"])
+
+
+@settings(max_examples=300)
+@given(
+    st.tuples(ASSERTIONS, SOURCES, ASSERTIONS, SOURCES, ASSERTIONS).map("".join),
+    st.text("ab1é \n", max_size=12),
+    st.integers(0, 13),
+)
+def test_the_horizon_is_the_first_place_where_the_rest_begins_a_match(
+    source: str, text: str, start: int
+) -> None:
+    try:
+        pattern = Pattern(source)
+    except PatternError:
+        return
+    begins = re2.compile(pattern.beginning).fullmatch
+    places = range(max(start, len(text) - pattern.width), len(text))
+    expected = next((place for place in places if begins(text, place)), max(start, len(text)))
+    for _ in range(2):  # asked, and remembered
+        assert pattern.horizon(text, start) == expected
 
 
 QUIET = [

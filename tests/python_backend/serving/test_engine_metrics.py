@@ -53,6 +53,7 @@ def make_sequence(arrival_s: float, scheduled_s: float, *tokens_s: float) -> Seq
     sequence.last_token_ns = times[-1]
     if len(times) > 3:
         sequence.gap_ns = times[-1] - times[-2]
+    sequence.num_new_tokens, sequence.num_generated = 1, len(tokens_s)
     return sequence
 
 
@@ -99,6 +100,60 @@ def test_later_tokens_tell_of_the_gaps_between_them(
     assert value("batch_size_sequences_bucket", le="4") == 2
     assert value("batch_size_sequences_sum") == 6
     assert value("prompt_tokens_total") == 0
+
+
+def test_every_token_of_a_step_counts(engine: FakeEngine, metrics: EngineMetrics) -> None:
+    """Those that come together have no time between them."""
+    engine.batch_size = 1
+    sequence = make_sequence(5, 5, 6, 6.5)
+    sequence.num_new_tokens, sequence.num_generated = 3, 4
+    metrics.step([sequence])
+    metrics.publish()
+    assert value("output_tokens_total") == 3
+    gaps = "inter_token_latency_seconds"
+    assert value(f"{gaps}_bucket", le="0.001") == 2
+    assert value(f"{gaps}_count") == 3
+    assert value(f"{gaps}_sum") == 0.5
+
+
+def test_a_first_step_may_give_several_tokens(engine: FakeEngine, metrics: EngineMetrics) -> None:
+    engine.batch_size = 1
+    sequence = make_sequence(5, 5.25, 6)
+    sequence.num_new_tokens = sequence.num_generated = 2
+    metrics.step([sequence])
+    metrics.publish()
+    assert series("queue_time_seconds").observed == [0.25]
+    assert series("time_to_first_token_seconds").observed == [1.0]
+    assert value("prompt_tokens_total") == 3
+    assert value("output_tokens_total") == 2
+    assert value("inter_token_latency_seconds_bucket", le="0.001") == 1
+    assert value("inter_token_latency_seconds_count") == 1
+
+
+def test_a_later_step_is_one_though_the_clock_was_set_back(
+    engine: FakeEngine, metrics: EngineMetrics
+) -> None:
+    engine.batch_size = 1
+    sequence = make_sequence(5, 5, 6, 4)
+    sequence.gap_ns = 0
+    metrics.step([sequence])
+    metrics.publish()
+    assert value("prompt_tokens_total") == 0
+    assert value("inter_token_latency_seconds_count") == 1
+
+
+def test_what_was_only_scored_has_a_prompt_and_no_token(
+    engine: FakeEngine, metrics: EngineMetrics
+) -> None:
+    engine.batch_size = 1
+    sequence = make_sequence(5, 5.25, 6)
+    sequence.num_new_tokens = sequence.num_generated = 0
+    metrics.step([sequence])
+    metrics.publish()
+    assert series("queue_time_seconds").observed == [0.25]
+    assert value("prompt_tokens_total") == 3
+    assert value("output_tokens_total") == 0
+    assert value("inter_token_latency_seconds_count") == 0
 
 
 def test_memory_and_queues_are_the_engines(engine: FakeEngine, metrics: EngineMetrics) -> None:

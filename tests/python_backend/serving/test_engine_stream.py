@@ -144,3 +144,15 @@ def test_all_that_can_be_asked_is_in_the_types_of_the_contract(ended: bool) -> N
     assert outputs["arrival_time_ns"].item() == sequence.arrival_ns
     assert outputs["last_token_time_ns"].item() == sequence.last_token_ns
     assert outputs["total_draft_tokens"].item() == 0
+
+
+@pytest.mark.parametrize(("drafts", "right", "rate"), [(8, 6, 0.75), (4, 0, 0), (0, 0, 0)])
+def test_drafts_and_those_that_were_right_are_told(drafts: int, right: int, rate: float) -> None:
+    stream = make_stream(perf_metrics=True)
+    stream.sequence.num_drafts, stream.sequence.num_right_drafts = drafts, right
+    stream.sequence.append(2)
+    stream.send_news()
+    (outputs,) = responses(stream)
+    assert outputs["total_draft_tokens"].item() == drafts
+    assert outputs["total_accepted_draft_tokens"].item() == right
+    assert outputs["acceptance_rate"].item() == rate
