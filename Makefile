@@ -82,8 +82,8 @@ serve: repository ## Serve the demo model on Triton behind the gateway, from thi
 	    $(if $(GATEWAY_CONFIG),--gateway-config "$(GATEWAY_CONFIG)")
 
 .PHONY: repository
-repository: venv ## Build, promote what was built, assemble the model repository that Triton reads
-	@$(build) --promote "$(REPOSITORY)"
+repository: venv ## Build what is named, promote it (else what is served stays), assemble the model repository that Triton reads
+	@$(build) --promote "$(REPOSITORY)" $(if $(RECIPE)$(CHECKPOINT)$(PRECISION),,--keep-served)
 	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)')
 
 # Exit code 3: all is done that this machine can do; the message says how to go on.

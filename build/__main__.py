@@ -56,6 +56,16 @@ def _run(options: argparse.Namespace) -> None:
         print(plan.describe())
         return
     store = Store(options.store)
+    if options.promote and options.keep_served:
+        repository = Repository(options.promote)
+        kept = repository.kept_from(plan.inputs.recipe, store)
+        if kept is not None:
+            print(
+                f"version {kept} ({repository.name_of(kept)}) is served as before; "
+                f"RECIPE={recipe.name} serves the {recipe.name} model"
+            )
+            repository.check()
+            return
     key = signing_key(options.key)
     workshop = Workshop(
         store=store,
@@ -147,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--promote", type=Path, metavar="REPOSITORY", help="serve what was built")
+    parser.add_argument(
+        "--keep-served", action="store_true", help="build nothing where another version is served"
+    )
     parser.add_argument("--quality", choices=["on", "off"], default="on", help="the quality gate")
     parser.add_argument("--reason", default="", help="why it is off")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))

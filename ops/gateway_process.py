@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +18,19 @@ from ops.triton_process import ROOT, end_with_parent
 
 class GatewayError(Exception):
     """The gateway cannot be started or failed. The message is for a person."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a gateway lets somebody without a key see of itself.
+
+    Attributes:
+        model: A model that it serves; None where only those with a key may know.
+        needs_key: Whether a request needs a key.
+    """
+
+    model: str | None
+    needs_key: bool
 
 
 class GatewayServer:
@@ -104,6 +118,23 @@ class GatewayServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def offer(self) -> Offer:
+        """What it offers, and to whom.
+
+        Raises:
+            GatewayError: It doesn't say.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://{self.address}/v1/models", timeout=5) as response:
+                return Offer(json.loads(response.read())["data"][0]["id"], needs_key=False)
+        except urllib.error.HTTPError as error:
+            if error.code == 401:
+                return Offer(None, needs_key=True)
+            raise GatewayError(f"the gateway answers /v1/models with {error.code}") from None
+        except (OSError, ValueError, LookupError) as error:
+            raise GatewayError(f"the gateway does not list its models: {error}") from None
 
     def failure(self) -> str:
         """The end of its log, in words."""
