@@ -48,13 +48,20 @@ supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11
     $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
     2>/dev/null))),python3)
 
+# A misspelt variable on the command line would be ignored without a word.
+given := $(foreach each,$(.VARIABLES),$(if $(findstring command line,$(origin $(each))),$(each)))
+known := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile) MAKEFLAGS SHELL
+ifneq ($(filter-out $(known),$(given)),)
+    $(error $(shell python3 ops/make_variables.py $(filter-out $(known),$(given))))
+endif
+
 # What a shell or a pip.conf may hold that would send a package elsewhere than the environment.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A lock lists all that is needed with its digests, so the resolver has no say, nor has who serves it.
-install_lock = -m pip install -qq --no-input --no-deps --require-hashes --only-binary :all: --requirement
+install_lock = -m pip install --no-input --no-deps --require-hashes --only-binary :all: --requirement
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
