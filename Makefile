@@ -60,8 +60,7 @@ unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# A lock lists all that is needed with its digests, so the resolver has no say, nor has who serves it.
-install_lock = -m pip install --no-input --no-deps --require-hashes --only-binary :all: --requirement
+install_lock = ops/install_lock.py
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
