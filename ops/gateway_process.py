@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ops.log_file import rotate, since
 from ops.triton_process import ROOT, end_with_parent
 
 
@@ -57,7 +58,7 @@ class GatewayServer:
         Args:
             triton: `host:port` of Triton's gRPC endpoint; None where a file says it.
             port: Where to listen.
-            log: The file that takes its log; written anew.
+            log: The file that takes its log, at its end; a long one is put aside first.
             host: The address to bind.
             config: Its configuration, see docs/gateway.md; None is one local Triton, no tenants.
             arguments: Further arguments of `python -m gateway`.
@@ -70,6 +71,7 @@ class GatewayServer:
         if triton is not None:
             self._command += ["--triton", triton]
         self._command += arguments
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +87,9 @@ class GatewayServer:
             GatewayError: It ended early, or no upstream was ready in time.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        rotate(self.log)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -138,7 +142,7 @@ class GatewayServer:
 
     def failure(self) -> str:
         """The end of its log, in words."""
-        lines = self.log.read_text(errors="replace").splitlines()[-5:]
+        lines = since(self.log, self._log_start).splitlines()[-5:]
         return "\n".join(map(_message, lines)) + f"\n(the whole log: {self.log})"
 
     def __enter__(self) -> GatewayServer:

@@ -20,6 +20,7 @@ from types import FrameType
 import yaml
 
 from ops.gateway_process import GatewayError, GatewayServer
+from ops.log_file import rotate
 from ops.reload import make_token
 from ops.served_model import ServedModel
 from ops.triton_process import Ports, TritonError, TritonServer
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if dead & triton.dead_models:  # for longer than an unloaded model's process is
                     raise TritonError(f"the process of a model ended:\n{triton.failure()}")
                 dead = triton.dead_models
+                for log in (triton.log, gateway and gateway.log):
+                    if log:
+                        rotate(log)
                 time.sleep(_WATCH_S)
             status = triton.wait()
             raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
