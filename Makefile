@@ -18,6 +18,7 @@ REPOSITORY ?= model_repository#! the model repository that Triton reads
 RECIPE ?=#! the recipe to build: a name in build/recipes or a YAML file (demo)
 CHECKPOINT ?=#! a checkpoint in place of the recipe's, or without a recipe
 PRECISION ?=#! the precision of the weights in place of the recipe's: fp32, int8, int4, …
+LICENCE ?=#! IDENTIFIER: REASON, for a checkpoint that states no licence or one that isn't allowed
 QUALITY ?= on#! off publishes an engine that was not measured; needs REASON
 REASON ?=#! why QUALITY is off, kept in the manifest
 VERSION ?=#! the version to promote
@@ -66,7 +67,7 @@ run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
 build = $(run) -m build $(or $(RECIPE),$(if $(CHECKPOINT),,demo)) \
     $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(PRECISION),--precision "$(PRECISION)") \
-    --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)" \
+    $(if $(LICENCE),--licence "$(LICENCE)") --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)" \
     --modelopt $(run_modelopt)
 artifacts = $(run) -m build.artifacts --store "$(ARTIFACTS)" --repository "$(REPOSITORY)"
 reload = $(run) -m ops.reload --url "$(HOST):$(PORT)"

@@ -109,6 +109,10 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         # What follows from the weights follows from the new ones.
         follow = {"weights": options.precision, "activations": None, "kv_cache": None}
         changes["target"] = follow | changes.get("target", {})
+    if options.licence:
+        licence, _, reason = options.licence.partition(":")
+        override = {"licence": licence.strip(), "reason": reason.strip()}
+        changes["licence"] = {**changes.get("licence", {}), "override": override}
     if options.recipe is not None:
         return load_recipe(Path(options.recipe), changes)
     if options.checkpoint is None:
@@ -152,6 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", nargs="?", help="a YAML file, or a name in build/recipes")
     parser.add_argument("--checkpoint", type=Path, help="takes the place of the recipe's")
     parser.add_argument("--precision", help="takes the place of target.weights")
+    parser.add_argument(
+        "--licence",
+        metavar="IDENTIFIER: REASON",
+        default="",
+        help="takes the place of the checkpoint's licence, and says why it may",
+    )
     parser.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting"
     )

@@ -187,6 +187,20 @@ def test_a_version_that_was_rolled_back_is_not_promoted_by_itself(tmp_path, here
     assert repository.served == 1
 
 
+def test_a_checkpoint_without_a_licence_needs_one_word(tmp_path, here, checkpoint, capsys):
+    mine = tmp_path / "mine"
+    shutil.copytree(checkpoint, mine)
+    for name in ("README.md", "LICENSE"):
+        (mine / name).unlink(missing_ok=True)
+    plan = ["--checkpoint", str(mine), *here, "--dry-run"]
+    assert main(plan) == 1
+    assert "LICENCE='IDENTIFIER: REASON'" in capsys.readouterr().err
+    assert main([*plan, "--licence", "LicenseRef-ours: trained by us, for us"]) == 0
+    assert "LicenseRef-ours" in capsys.readouterr().out
+    assert main([*plan, "--licence", "LicenseRef-ours"]) == 1  # why?
+    assert "licence.override.reason" in capsys.readouterr().err
+
+
 def test_what_is_served_stays_until_another_is_named(tmp_path, here, checkpoint, capsys):
     """Ctrl-C and `make serve` again is no wish for another model."""
     off = ["--quality", "off", "--reason", "a test that needs no figures"]
