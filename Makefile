@@ -18,6 +18,7 @@ REPOSITORY ?= model_repository#! the model repository that Triton reads
 RECIPE ?=#! the recipe to build: a name in build/recipes or a YAML file (demo)
 CHECKPOINT ?=#! a checkpoint in place of the recipe's, or without a recipe
 PRECISION ?=#! the precision of the weights in place of the recipe's: fp32, int8, int4, …
+LICENCE ?=#! IDENTIFIER: REASON, for a checkpoint that states no licence or one that isn't allowed
 QUALITY ?= on#! off publishes an engine that was not measured; needs REASON
 REASON ?=#! why QUALITY is off, kept in the manifest
 VERSION ?=#! the version to promote
@@ -48,19 +49,25 @@ supported_python = $(or $(firstword $(foreach each,python3 python3.12 python3.11
     $(shell $(each) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) and print("$(each)")' \
     2>/dev/null))),python3)
 
+# A misspelt variable on the command line would be ignored without a word.
+given := $(foreach each,$(.VARIABLES),$(if $(findstring command line,$(origin $(each))),$(each)))
+known := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile) MAKEFLAGS SHELL
+ifneq ($(filter-out $(known),$(given)),)
+    $(error $(shell python3 ops/make_variables.py $(filter-out $(known),$(given))))
+endif
+
 # What a shell or a pip.conf may hold that would send a package elsewhere than the environment.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# A lock lists all that is needed with its digests, so the resolver has no say, nor has who serves it.
-install_lock = -m pip install -qq --no-input --no-deps --require-hashes --only-binary :all: --requirement
+install_lock = ops/install_lock.py
 
 run := "$(VENV)/bin/python"
 run_build := "$(BUILD_VENV)/bin/python"
 build = $(run) -m build $(or $(RECIPE),$(if $(CHECKPOINT),,demo)) \
     $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(PRECISION),--precision "$(PRECISION)") \
-    --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)" \
+    $(if $(LICENCE),--licence "$(LICENCE)") --quality "$(QUALITY)" --reason "$(REASON)" --store "$(ARTIFACTS)" --key "$(SIGNING_KEY)" \
     --modelopt $(run_modelopt)
 artifacts = $(run) -m build.artifacts --store "$(ARTIFACTS)" --repository "$(REPOSITORY)"
 reload = $(run) -m ops.reload --url "$(HOST):$(PORT)"
@@ -82,8 +89,8 @@ serve: repository ## Serve the demo model on Triton behind the gateway, from thi
 	    $(if $(GATEWAY_CONFIG),--gateway-config "$(GATEWAY_CONFIG)")
 
 .PHONY: repository
-repository: venv ## Build, promote what was built, assemble the model repository that Triton reads
-	@$(build) --promote "$(REPOSITORY)"
+repository: venv ## Build what is named, promote it (else what is served stays), assemble the model repository that Triton reads
+	@$(build) --promote "$(REPOSITORY)" $(if $(RECIPE)$(CHECKPOINT)$(PRECISION),,--keep-served)
 	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)')
 
 # Exit code 3: all is done that this machine can do; the message says how to go on.

@@ -56,6 +56,16 @@ def _run(options: argparse.Namespace) -> None:
         print(plan.describe())
         return
     store = Store(options.store)
+    if options.promote and options.keep_served:
+        repository = Repository(options.promote)
+        kept = repository.kept_from(plan.inputs.recipe, store)
+        if kept is not None:
+            print(
+                f"version {kept} ({repository.name_of(kept)}) is served as before; "
+                f"RECIPE={recipe.name} serves the {recipe.name} model"
+            )
+            repository.check()
+            return
     key = signing_key(options.key)
     workshop = Workshop(
         store=store,
@@ -99,6 +109,10 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         # What follows from the weights follows from the new ones.
         follow = {"weights": options.precision, "activations": None, "kv_cache": None}
         changes["target"] = follow | changes.get("target", {})
+    if options.licence:
+        licence, _, reason = options.licence.partition(":")
+        override = {"licence": licence.strip(), "reason": reason.strip()}
+        changes["licence"] = {**changes.get("licence", {}), "override": override}
     if options.recipe is not None:
         return load_recipe(Path(options.recipe), changes)
     if options.checkpoint is None:
@@ -143,10 +157,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, help="takes the place of the recipe's")
     parser.add_argument("--precision", help="takes the place of target.weights")
     parser.add_argument(
+        "--licence",
+        metavar="IDENTIFIER: REASON",
+        default="",
+        help="takes the place of the checkpoint's licence, and says why it may",
+    )
+    parser.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--promote", type=Path, metavar="REPOSITORY", help="serve what was built")
+    parser.add_argument(
+        "--keep-served", action="store_true", help="build nothing where another version is served"
+    )
     parser.add_argument("--quality", choices=["on", "off"], default="on", help="the quality gate")
     parser.add_argument("--reason", default="", help="why it is off")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))

@@ -127,7 +127,10 @@ def audit(checkpoint: Path, policy: LicencePolicy) -> LicenceFinding:
     return LicenceFinding(licence=licence, sources=sources, decision="policy")
 
 
-_ADVICE = "licence.override in the recipe takes the licence and the reason to build nevertheless"
+_ADVICE = (
+    "LICENCE='IDENTIFIER: REASON', or licence.override in the recipe, takes the licence and the "
+    "reason to build nevertheless"
+)
 
 
 def _sources(checkpoint: Path) -> dict[str, str]:

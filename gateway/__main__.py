@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _configuration(options: argparse.Namespace) -> Configuration:
     """The file's, or one local Triton; the command line says where to listen in either."""
     if options.config is None:
-        configuration = Configuration.for_triton(options.triton, model=options.model)
+        configuration = Configuration.for_triton(
+            options.triton,
+            model=options.model,
+            created_s=options.created,
+            context_length=options.context_length,
+        )
     else:
         configuration = load(Configuration, options.config)
     listen = {
@@ -59,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "--triton", default="127.0.0.1:8001", help="gRPC address, where there is no file"
     )
     parser.add_argument("--model", default="demo", help="what its model is called, then")
+    parser.add_argument(
+        "--created", type=int, default=0, help="when it was made, in seconds since 1970"
+    )
+    parser.add_argument("--context-length", type=int, help="most tokens of its sequences")
     parser.add_argument("--host", help="the address to listen on, in place of the file's")
     parser.add_argument("--port", type=int, help="the port, likewise")
     parser.add_argument("--metrics-port", type=int, help="the port of Prometheus' endpoint")

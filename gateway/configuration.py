@@ -187,6 +187,9 @@ class ModelSettings(Settings):
         default_max_tokens: How long an answer may get where the request doesn't say.
         default_temperature: How its tokens are drawn then: OpenAI's 1; 0 is greedy.
         max_tokens: The most that a request may ask for.
+        created_s: When it was made, in seconds since 1970, as `/v1/models` says.
+        context_length: Most tokens of a prompt and its answer, as `/v1/models` says; None leaves it
+            out.
     """
 
     versions: tuple[VersionSettings, ...] = Field(min_length=1)
@@ -196,6 +199,8 @@ class ModelSettings(Settings):
     default_max_tokens: int = Field(default=256, ge=1)
     default_temperature: float = Field(default=1.0, ge=0, le=2)
     max_tokens: int = Field(default=32768, ge=1)
+    created_s: int = Field(default=0, ge=0)
+    context_length: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -361,13 +366,24 @@ class Configuration(ServiceSettings):
         return self
 
     @classmethod
-    def for_triton(cls, address: str, *, model: str = "demo") -> Self:
+    def for_triton(
+        cls,
+        address: str,
+        *,
+        model: str = "demo",
+        created_s: int = 0,
+        context_length: int | None = None,
+    ) -> Self:
         """One local Triton, one model: what `make serve` runs.
 
         Greedy unless a request says otherwise: the demo is a small model.
         """
-        version = VersionSettings(name=model, upstreams=("local",))
+        settings = ModelSettings(
+            versions=(VersionSettings(name=model, upstreams=("local",)),),
+            default_temperature=0,
+            created_s=created_s,
+            context_length=context_length,
+        )
         return cls(
-            upstreams=(TritonSettings(name="local", address=address),),
-            models={model: ModelSettings(versions=(version,), default_temperature=0)},
+            upstreams=(TritonSettings(name="local", address=address),), models={model: settings}
         )

@@ -9,14 +9,29 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ops.log_file import rotate, since
 from ops.triton_process import ROOT, end_with_parent
 
 
 class GatewayError(Exception):
     """The gateway cannot be started or failed. The message is for a person."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a gateway lets somebody without a key see of itself.
+
+    Attributes:
+        model: A model that it serves; None where only those with a key may know.
+        needs_key: Whether a request needs a key.
+    """
+
+    model: str | None
+    needs_key: bool
 
 
 class GatewayServer:
@@ -43,7 +58,7 @@ class GatewayServer:
         Args:
             triton: `host:port` of Triton's gRPC endpoint; None where a file says it.
             port: Where to listen.
-            log: The file that takes its log; written anew.
+            log: The file that takes its log, at its end; a long one is put aside first.
             host: The address to bind.
             config: Its configuration, see docs/gateway.md; None is one local Triton, no tenants.
             arguments: Further arguments of `python -m gateway`.
@@ -56,6 +71,7 @@ class GatewayServer:
         if triton is not None:
             self._command += ["--triton", triton]
         self._command += arguments
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +87,9 @@ class GatewayServer:
             GatewayError: It ended early, or no upstream was ready in time.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        rotate(self.log)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -105,9 +123,26 @@ class GatewayServer:
             process.kill()
             process.wait()
 
+    def offer(self) -> Offer:
+        """What it offers, and to whom.
+
+        Raises:
+            GatewayError: It doesn't say.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://{self.address}/v1/models", timeout=5) as response:
+                return Offer(json.loads(response.read())["data"][0]["id"], needs_key=False)
+        except urllib.error.HTTPError as error:
+            if error.code == 401:
+                return Offer(None, needs_key=True)
+            raise GatewayError(f"the gateway answers /v1/models with {error.code}") from None
+        except (OSError, ValueError, LookupError) as error:
+            raise GatewayError(f"the gateway does not list its models: {error}") from None
+
     def failure(self) -> str:
         """The end of its log, in words."""
-        lines = self.log.read_text(errors="replace").splitlines()[-5:]
+        lines = since(self.log, self._log_start).splitlines()[-5:]
         return "\n".join(map(_message, lines)) + f"\n(the whole log: {self.log})"
 
     def __enter__(self) -> GatewayServer:

@@ -17,12 +17,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+import yaml
+
 from ops.gateway_process import GatewayError, GatewayServer
+from ops.log_file import rotate
 from ops.reload import make_token
+from ops.served_model import ServedModel
 from ops.triton_process import Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
 
+_KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if gateway is not None:
                 servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
-            print(message(triton, options.model, gateway.address if gateway else None), flush=True)
+            print(message(triton, options.model, _commands(options, gateway)), flush=True)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
@@ -58,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if dead & triton.dead_models:  # for longer than an unloaded model's process is
                     raise TritonError(f"the process of a model ended:\n{triton.failure()}")
                 dead = triton.dead_models
+                for log in (triton.log, gateway and gateway.log):
+                    if log:
+                        rotate(log)
                 time.sleep(_WATCH_S)
             status = triton.wait()
             raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
@@ -69,13 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def message(triton: TritonServer, model: str, gateway: str | None = None) -> str:
+def message(triton: TritonServer, model: str, gateway: str = "") -> str:
     """What a person reads once the server is ready; each command can be pasted as it is.
 
     Args:
         triton: The server.
         model: The model to ask it for.
-        gateway: `host:port` of the gateway, None where there is none.
+        gateway: What to read of the gateway before it; empty where there is none.
     """
     programs = Path(sys.prefix, "bin")
     body = f'{{"text_input": "{PROMPT}", "max_tokens": 64}}'
@@ -89,7 +97,7 @@ def message(triton: TritonServer, model: str, gateway: str | None = None) -> str
         "--streaming --async \\\n"
         "      --input-data clients/perf_analyzer.json --concurrency-range 4"
     )
-    return f"""{"" if gateway is None else _openai(gateway)}
+    return f"""{gateway}
 Triton itself, for what the gateway does not pass on:
 
   HTTP     http://{triton.http_address}
@@ -106,36 +114,72 @@ Triton itself, for what the gateway does not pass on:
 Ctrl-C stops it."""
 
 
-def _openai(gateway: str) -> str:
-    body = f'{{"model": "demo", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
+def openai_commands(gateway: str, model: str, config: Path | None = None) -> str:
+    """How OpenAI's API is asked; each command can be pasted as it is.
+
+    Args:
+        gateway: `host:port` of the gateway.
+        model: A model that it serves.
+        config: Its configuration, where it wants a key.
+    """
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
+    key, python_key, header = "", '"none"', ""
+    if config is not None:
+        admin = f"{_command(Path(sys.prefix, 'bin', 'python'))} -m gateway.admin"
+        admin += f" --config {shlex.quote(_short(config))}"
+        python_key, header = f'os.environ["{_KEY}"]', f' -H "authorization: Bearer ${_KEY}"'
+        key = f"""
+It wants a key. If there is none yet (acme and chat are names of your choice):
+
+  {admin} tenants create acme
+  export {_KEY}=$({admin} keys create acme --application chat)
+"""
     curl = (
-        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json' "
-        f"-d {shlex.quote(body)}"
+        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json'"
+        f"{header} -d {shlex.quote(body)}"
     )
     return f"""
 OpenAI's API at http://{gateway}/v1. From another terminal, in this folder:
-
+{key}
   {curl}
 
 or with the openai package:
 
-  import openai
-  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key="none")
+  import {"openai" if config is None else "os, openai"}
+  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key={python_key})
   messages = [{{"role": "user", "content": "{PROMPT}"}}]
-  for chunk in client.chat.completions.create(model="demo", messages=messages, stream=True):
+  for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 """
+
+
+def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str:
+    if gateway is None:
+        return ""
+    offer = gateway.offer()
+    model = offer.model or _first_model(options.gateway_config)
+    config = options.gateway_config if offer.needs_key else None
+    return openai_commands(gateway.address, model, config)
+
+
+def _first_model(config: Path) -> str:
+    """A model of a gateway's configuration, which the gateway has read already."""
+    return str(next(iter(yaml.safe_load(config.read_text(encoding="utf-8"))["models"])))
 
 
 def _gateway(options: argparse.Namespace, triton: TritonServer) -> GatewayServer | None:
     if options.gateway_port is None:
         return None
+    served = (
+        () if options.gateway_config else ServedModel.of(options.repository).gateway_arguments()
+    )
     return GatewayServer(
         None if options.gateway_config else triton.grpc_address,
         host=options.gateway_host,
         port=options.gateway_port,
         config=options.gateway_config,
         log=options.log.with_name("gateway.log"),
+        arguments=served,
     )
 
 

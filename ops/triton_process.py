@@ -27,6 +27,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
+from ops.leftovers import REGION_ARGUMENT, sweep
+from ops.log_file import rotate, since
 from ops.preflight import (
     WRAPPER_MARK,
     PreflightError,
@@ -108,7 +110,8 @@ class TritonServer:
 
         Args:
             repository: What `--model-repository` reads.
-            log: The file that takes all that Triton and its models print; written anew.
+            log: The file that takes all that Triton and its models print, at its end; a long one
+                is put aside first.
             host: The name or IPv4 address to bind, for all three ports.
             ports: Where to listen; free ports by default.
             arguments: Further arguments of tritonserver, e.g. `["--log-verbose=1"]`.
@@ -124,6 +127,7 @@ class TritonServer:
         self.ports = ports or Ports.free()
         self.arguments = tuple(arguments)
         self._control_token = control_token
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -191,7 +195,10 @@ class TritonServer:
             raise TritonError(str(error)) from None
         self.ports.check(self.host)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        sweep()
+        rotate(self.log)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(install()),
                 stdin=subprocess.DEVNULL,
@@ -224,6 +231,7 @@ class TritonServer:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.poll()
                 time.sleep(0.01)
+        sweep()
 
     def wait(self) -> int:
         """Return the exit status when the process ends by itself."""
@@ -233,7 +241,7 @@ class TritonServer:
 
     def failure(self) -> str:
         """What the log says went wrong, in Triton's own words, and where the log is."""
-        return f"{failure(self.log.read_text(errors='replace'))}\n(the whole log: {self.log})"
+        return f"{failure(since(self.log, self._log_start))}\n(the whole log: {self.log})"
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -424,7 +432,7 @@ def _wrapper(program: str, arguments: Iterable[str] = (), libraries: Iterable[Pa
         *(_prepend("LD_LIBRARY_PATH", folder) for folder in libraries),
     ]
     command = " ".join(shlex.quote(word) for word in [program, *arguments])
-    return "\n".join([*lines, f'exec {command} "$@"', ""])
+    return "\n".join([*lines, f'exec {command} {REGION_ARGUMENT} "$@"', ""])
 
 
 def _prepend(variable: str, folder: Path) -> str:

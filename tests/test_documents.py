@@ -43,6 +43,14 @@ def test_every_link_leads_somewhere(document):
     assert broken(document) == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_name_the_python_that_works(document):
+    """The system's own has none of our packages."""
+    text = " ".join(document.read_text().split())
+    ours = "benchmarks|build|clients|ensembles|gateway|ops|python_backend"
+    assert re.findall(rf"(?<![/\w.-])python3? -m (?:{ours})\b\S*", text) == []
+
+
 def test_a_broken_link_is_found(tmp_path):
     (tmp_path / "b.md").write_text("# What follows, and why\n")
     text = "[a](b.md) [b](b.md#what-follows-and-why) [c](c.md) [d](b.md#d)\n```\n[e](e.md)\n```\n"

@@ -14,6 +14,12 @@ _OURS = {"engine": "#0b6e8f", "server": "#5fa8bf"}
 _PEER = "#b9c2cb"
 _BEST_PEER = "#7a2230"
 _COLUMNS = 3
+_LEGEND = {
+    "Trireme's engine": _OURS["engine"],
+    "Trireme's whole server": _OURS["server"],
+    "the best peer": _BEST_PEER,
+    "other peers": _PEER,
+}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -22,6 +28,7 @@ def draw(report: Report, path: Path) -> None:
 
     mpl.use("agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     workloads = report.workloads
     rows = -(-len(workloads) // _COLUMNS)
@@ -48,6 +55,11 @@ def draw(report: Report, path: Path) -> None:
             color=_MUTED,
             va="top",
         )
+        figure.legend(
+            handles=[Patch(color=color, label=label) for label, color in _LEGEND.items()],
+            title="× as fast as the best peer of like precision", title_fontsize=9,
+            loc="upper right", bbox_to_anchor=(0.99, 1 - 0.04 / height), ncols=2, frameon=False,
+        )  # fmt: skip
         figure.subplots_adjust(
             left=0.125, right=0.985, top=1 - 1.15 / height, bottom=0.25 / height,
             wspace=0.06, hspace=0.22,

@@ -80,6 +80,14 @@ class Store:
                     return artifact
         return None
 
+    def newest_of(self, recipe: str) -> int | None:
+        """The newest version that was built from a recipe, by its digest."""
+        for version in reversed(self.versions()):
+            with contextlib.suppress(BuildError):
+                if self.get(version).manifest.inputs.recipe == recipe:
+                    return version
+        return None
+
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A folder to be built, which becomes a version when it is published.

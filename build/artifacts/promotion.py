@@ -16,12 +16,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from build.artifacts.artifact_store import Artifact, Store, link_or_copy
-from build.artifacts.manifest import MANIFEST_FILE
+from build.artifacts.manifest import MANIFEST_FILE, Manifest
 from build.build_errors import BuildError
 from contract.errors import ArtifactError
 from contract.names import TENSORRT_LLM
 from python_backend.artifact import file_digest, load_public_key, public_pem, verify_artifact
-from python_backend.engine.engine_config import ENGINE_FILE, served_version
+from python_backend.engine.engine_config import ENGINE_FILE, EngineConfig, served_version
 
 TRUSTED_KEY_FILE = "trusted.pem"
 _HISTORY_FILE = ".promoted.json"
@@ -154,6 +154,35 @@ class Repository:
     def was_rolled_back(self, artifact: Artifact) -> bool:
         """Whether an artifact was left by a roll-back and not promoted again since."""
         return file_digest(artifact.folder / MANIFEST_FILE) in self._history().rolled_back
+
+    def kept_from(self, recipe: str, store: Store) -> int | None:
+        """The served version, where a build that nobody asked for must not take its place.
+
+        It may take the place of its own recipe's newest version, and of one that this checkout
+        can't read.
+
+        Args:
+            recipe: The digest of the recipe of that build.
+            store: Where the versions are.
+        """
+        served = self.served
+        if served is None:
+            return None
+        folder = self._model / str(served)
+        try:
+            EngineConfig.load(folder)
+            of_recipe = Manifest.read(folder).inputs.recipe == recipe
+        except (ArtifactError, BuildError):
+            return None
+        return None if of_recipe and served == store.newest_of(recipe) else served
+
+    def name_of(self, version: int) -> str:
+        """What a version that was promoted is called.
+
+        Raises:
+            BuildError: Its manifest is missing or not a manifest.
+        """
+        return Manifest.read(self._model / str(version)).name
 
     def keeps(self, version: int) -> bool:
         """Whether a version is served, or is where a roll-back would go."""

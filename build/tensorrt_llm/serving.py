@@ -12,7 +12,7 @@ from build.tensorrt_llm.builder import ENGINE
 
 def assemble_command(recipe: TensorRTLLMRecipe, folder: Path) -> str:
     """The command, for a shell, that writes the model repository of a version."""
-    command = ["python", "-m", "ensembles", "--repository", "gpu_repository"]
+    command = [".venv/bin/python", "-m", "ensembles", "--repository", "gpu_repository"]
     for name, value in repository_settings(recipe, folder).items():
         command += ["--set", f"{name}={value}"]
     return shlex.join(command)

@@ -149,4 +149,12 @@ async def ready(request: Request) -> Response:
 
 
 def _model_object(found: Model) -> dict[str, Any]:
-    return {"id": found.asked, "object": "model", "created": 0, "owned_by": "trireme"}
+    described = {
+        "id": found.asked,
+        "object": "model",
+        "created": found.settings.created_s,
+        "owned_by": "trireme",
+    }
+    if found.settings.context_length is not None:
+        described["context_length"] = found.settings.context_length
+    return described

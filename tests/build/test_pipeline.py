@@ -17,6 +17,7 @@ import build.quantize
 import build.storage
 from build.__main__ import main
 from build.artifacts.artifact_store import Store
+from build.artifacts.manifest import tools
 from build.artifacts.promotion import Repository
 from build.build_errors import CheckpointError, QualityError
 from build.pipeline import build as build_plan
@@ -183,6 +184,54 @@ def test_a_version_that_was_rolled_back_is_not_promoted_by_itself(tmp_path, here
     capsys.readouterr()
     assert main(["demo", "--precision", "int4", *here, *off, *promote]) == 0
     assert "version 2 was rolled back: version 1 stays" in capsys.readouterr().out
+    assert repository.served == 1
+
+
+def test_a_checkpoint_without_a_licence_needs_one_word(tmp_path, here, checkpoint, capsys):
+    mine = tmp_path / "mine"
+    shutil.copytree(checkpoint, mine)
+    for name in ("README.md", "LICENSE"):
+        (mine / name).unlink(missing_ok=True)
+    plan = ["--checkpoint", str(mine), *here, "--dry-run"]
+    assert main(plan) == 1
+    assert "LICENCE='IDENTIFIER: REASON'" in capsys.readouterr().err
+    assert main([*plan, "--licence", "LicenseRef-ours: trained by us, for us"]) == 0
+    assert "LicenseRef-ours" in capsys.readouterr().out
+    assert main([*plan, "--licence", "LicenseRef-ours"]) == 1  # why?
+    assert "licence.override.reason" in capsys.readouterr().err
+
+
+def test_what_is_served_stays_until_another_is_named(tmp_path, here, checkpoint, capsys):
+    """Ctrl-C and `make serve` again is no wish for another model."""
+    off = ["--quality", "off", "--reason", "a test that needs no figures"]
+    promote = [*here, *off, "--promote", f"{tmp_path}/repository"]
+    unnamed = ["demo", *promote, "--keep-served"]
+    repository = Repository(tmp_path / "repository")
+    assert main(unnamed) == 0  # nothing is served yet
+    assert repository.name_of(1) == "demo"
+    assert main(["--checkpoint", str(checkpoint), "--set", "name=mine", *promote]) == 0
+    capsys.readouterr()
+    assert main(unnamed) == 0
+    assert "version 2 (mine) is served as before; RECIPE=demo" in capsys.readouterr().out
+    assert repository.served == 2
+    main(["demo", "--precision", "int4", *promote])
+    assert main(unnamed) == 0  # the same recipe by name, another by its settings
+    assert repository.served == 3
+    assert main(["demo", *promote]) == 0
+    assert repository.served == 1
+
+
+def test_an_older_version_of_the_same_recipe_stays_too(tmp_path, here, monkeypatch):
+    off = ["--quality", "off", "--reason", "a test that needs no figures"]
+    unnamed = ["demo", *here, *off, "--promote", f"{tmp_path}/repository", "--keep-served"]
+    repository = Repository(tmp_path / "repository")
+    assert main(unnamed) == 0
+    other = tools() | {"trireme": "another"}
+    monkeypatch.setattr("build.plan.tools", lambda: other)
+    assert main(unnamed) == 0  # this checkout's own demo follows its sources
+    assert repository.served == 2
+    repository.promote(Store(tmp_path / "artifacts").get(1))
+    assert main(unnamed) == 0
     assert repository.served == 1
 
 

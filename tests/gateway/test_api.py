@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 from contract.errors import GenerationError, InvalidRequestError, ServerUnavailableError
 from contract.version import VERSION
-from gateway.configuration import ListenSettings
+from gateway.configuration import Configuration, ListenSettings
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Delta, TokenLogprob
 from gateway.open_access import LOCAL
@@ -406,8 +406,18 @@ def test_models_and_health(gateway):
     with gateway.client() as client:
         assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["demo"]
         assert client.get("/v1/models/demo").json()["object"] == "model"
+        assert "context_length" not in client.get("/v1/models/demo").json()
         assert client.get("/v1/models/none").status_code == 404
         assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_a_model_says_when_it_was_made_and_how_long_its_context_is():
+    settings = Configuration.for_triton(
+        "127.0.0.1:1", model="mine", created_s=86_400, context_length=2048
+    )
+    with serving({"local": FakeUpstream()}, settings) as gateway, gateway.client() as client:
+        described = client.get("/v1/models/mine").json()
+    assert (described["created"], described["context_length"]) == (86_400, 2048)
 
 
 def test_not_ready_without_a_token():

@@ -33,16 +33,27 @@ def test_the_message_names_addresses_and_commands(tmp_path):
 
 def test_with_the_gateway_its_commands_come_first(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
-    message = serve.message(server, "ensemble", "127.0.0.1:8080")
+    message = serve.message(server, "ensemble", serve.openai_commands("127.0.0.1:8080", "mine"))
     lines = message.splitlines()
     curl = next(line for line in lines if "curl" in line)
     words = shlex.split(curl)
     assert words[2] == "http://127.0.0.1:8080/v1/chat/completions"
     assert json.loads(words[-1])["messages"][0]["content"] == serve.PROMPT
+    assert json.loads(words[-1])["model"] == "mine"
     python = [line[2:] for line in lines if line.startswith("  ") and "curl" not in line]
     example = "\n".join(python[: python.index(next(p for p in python if "print(" in p)) + 1])
     compile(example, "example", "exec")
     assert 'base_url="http://127.0.0.1:8080/v1"' in example
+    assert 'create(model="mine"' in example
+
+
+def test_where_a_key_is_wanted_the_commands_make_and_send_one(tmp_path, monkeypatch):
+    config = tmp_path / "gateway.yaml"
+    text = serve.openai_commands("127.0.0.1:8080", "mine", config)
+    curl = next(line for line in text.splitlines() if "curl" in line)
+    assert "authorization: Bearer $TRIREME_API_KEY" in shlex.split(curl)
+    assert f"-m gateway.admin --config {config} keys create acme --application chat)" in text
+    assert 'api_key=os.environ["TRIREME_API_KEY"]' in text
 
 
 @dataclass

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import astuple
+from pathlib import Path
 
 import pytest
 
@@ -136,7 +137,8 @@ def test_the_systems_tritonserver_gets_our_python(fake):
     path, libraries, arguments = done.stdout.strip().split("|")
     assert path.split(":")[0] == f"{sys.prefix}/bin"
     assert libraries == ""
-    assert arguments == "--model-repository=a b"
+    assert arguments.startswith("--backend-config=python,shm-region-prefix-name=trireme_")
+    assert arguments.endswith("_ --model-repository=a b")
 
 
 def test_only_an_environment_gets_a_wrapper(monkeypatch):
@@ -284,3 +286,20 @@ def wait_until(condition, timeout_s: float = 30.0) -> None:
             pass
         time.sleep(0.1)
     pytest.fail(f"not within {timeout_s:g} s")
+
+
+@pytest.mark.integration
+def test_a_killed_triton_leaves_its_log_and_nothing_else(server):
+    server.start()
+    pid = server.pid
+    regions = list(Path("/dev/shm").glob(f"trireme_*_{pid}_*"))
+    assert regions
+    children = set(processes_of_group(pid)) - {pid}
+    os.kill(pid, signal.SIGKILL)
+    server.stop()
+    assert processes_of_group(pid) == []
+    assert children
+    assert not any(region.exists() for region in regions)
+    before = server.log.read_text()
+    server.start()
+    assert server.log.read_text().startswith(before)
