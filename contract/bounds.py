@@ -24,6 +24,9 @@ BIAS_WORDS = Bound(1_024, 65_536)
 MAX_BIAS_IDS = 4_096
 """Most tokens that are biased by their ids."""
 
+MAX_ANSWERS = 128
+"""Most answers to one request, to all of its prompts together; OpenAI's own bound for one."""
+
 MAX_TOOLS = 128
 """Most functions that a model may call; OpenAI's own bound."""
 

@@ -208,7 +208,12 @@ class Run:
             waited_from_s = time.monotonic()
             try:
                 async with self._dispatcher.admission.place(
-                    remaining, order.tenant_class, self._prefix, order.deadline_s
+                    remaining,
+                    order.tenant_class,
+                    self._prefix,
+                    order.deadline_s,
+                    order.principal.tenant,
+                    order.generation.num_answers,
                 ) as replica:
                     self.progress.queue_s += time.monotonic() - waited_from_s
                     await self._ask(target, replica)
