@@ -39,6 +39,12 @@ MAX_PARAMETERS_BYTES = 65_536
 MAX_PROMPT_BYTES = 16_000_000
 """Most bytes of a prompt where the engine's context is not known."""
 
+MAX_JSON_VALUES = 32_768
+"""Most values in the body of a request to the gateway: each becomes an object."""
+
+MAX_BODY_NAME = 64
+"""Most characters of a name in a body that an error repeats, or looks for what is like it."""
+
 JSON_GROWTH = 6
 """A character of one byte takes up to so many in JSON, as ``\\u0041``."""
 
