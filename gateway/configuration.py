@@ -69,8 +69,10 @@ class UpstreamSettings(Settings):
             in the gateway, by class and by tenant. No more than the engine runs at once
             (`max_num_sequences`).
         region: Where it processes data. A tenant with a data-residency rule is served only there.
-        first_token_timeout_s: Longest wait for the first token; then another one is asked.
-        token_timeout_s: Longest wait between two pieces of a stream.
+        first_token_timeout_s: Longest wait for the first token; then another one is asked. Where
+            the upstream answers others meanwhile, or a probe, it is ten times as long: others may
+            be more urgent.
+        token_timeout_s: Longest wait between two pieces of a stream, likewise.
     """
 
     name: Name

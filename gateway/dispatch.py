@@ -42,6 +42,7 @@ from gateway.observability.tracing import Tracing
 from gateway.order import Order
 from gateway.routing import Router, Target
 from gateway.upstreams.fleet import Replica
+from gateway.upstreams.silence import PATIENCE, Silence
 
 _log = logging.getLogger("gateway.dispatch")
 _RESCHEDULE_S = 1.0
@@ -96,6 +97,10 @@ class Progress:
     def answer(self) -> str:
         """All answers, one after the other."""
         return "\n".join("".join(self.texts[index]) for index in sorted(self.texts))
+
+
+class _PutOffError(ServerUnavailableError):
+    """A replica that is well has not come to a request: another may."""
 
 
 class _TryElsewhereError(Exception):
@@ -260,7 +265,8 @@ class Run:
                 span.failed(error)
                 raise _TryElsewhereError(replica, busy=True) from None
             except ServerUnavailableError as error:
-                replica.fail(error)
+                if not isinstance(error, _PutOffError):
+                    replica.fail(error)
                 span.failed(error)
                 _log.warning("%s went away: %s", replica.name, error)
                 if self._begun.done():
@@ -285,7 +291,10 @@ class Run:
         end_s = anyio.current_time() + job.timeout_s
         # A request that doesn't stream has no first token to wait for; a probe tells instead.
         limit_s = settings.first_token_timeout_s if streams else math.inf
-        with anyio.move_on_after(min(limit_s, job.timeout_s)) as scope:
+        with (
+            anyio.move_on_after(min(PATIENCE * limit_s, job.timeout_s)) as scope,
+            Silence(replica, scope, limit_s) as silence,
+        ):
             replica.unanswered.add(scope)
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
@@ -293,13 +302,15 @@ class Run:
                         if not streams:
                             kept.append(delta)
                             continue
-                        now_s = time.monotonic()
+                        replica.heard_s = now_s = time.monotonic()
                         if not self._begun.done():
                             replica.unanswered.discard(scope)
                             replica.answering.add(scope)
+                            silence.limit(settings.token_timeout_s)
                             self._begin(target, replica, now_s)
                         self._put(delta, now_s)
-                        deadline_s = min(anyio.current_time() + settings.token_timeout_s, end_s)
+                        patience_s = PATIENCE * settings.token_timeout_s
+                        deadline_s = min(anyio.current_time() + patience_s, end_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
             finally:
@@ -308,9 +319,11 @@ class Run:
         if scope.cancelled_caught:
             if anyio.current_time() >= end_s:
                 raise RequestTimeoutError("the deadline has passed")
-            raise ServerUnavailableError("it fell silent")
+            if silence.is_whole or not replica.circuit.closed:
+                raise ServerUnavailableError("it fell silent")
+            raise _PutOffError("it answered others only")
         if kept:
-            now_s = time.monotonic()
+            replica.heard_s = now_s = time.monotonic()
             self._begin(target, replica, now_s)
             for delta in kept:
                 self._put(delta, now_s)

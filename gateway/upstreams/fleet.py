@@ -14,7 +14,12 @@ from contextlib import aclosing
 
 import anyio
 
-from contract.errors import ServerBrokenError, ServerBusyError, TriremeError
+from contract.errors import (
+    RequestTimeoutError,
+    ServerBrokenError,
+    ServerBusyError,
+    TriremeError,
+)
 from contract.parameters import GenerationParameters
 from gateway.configuration import HealthSettings, TritonSettings, UpstreamSettings
 from gateway.generation import Generation, Job, Texts
@@ -38,6 +43,7 @@ class Replica:
         by_class: Sequences under way, by class.
         by_tenant: The same, by tenant.
         in_flight: All of them.
+        heard_s: When it last had something to say, to whomever, on the clock of `time.monotonic`.
         unanswered: Scopes of requests that have got nothing yet and may begin again elsewhere.
         answering: Scopes of streams that have begun.
     """
@@ -58,6 +64,7 @@ class Replica:
         self.by_class: Counter[TenantClass] = Counter()
         self.by_tenant: Counter[str] = Counter()
         self.in_flight = 0
+        self.heard_s = float("-inf")
         self.unanswered: set[anyio.CancelScope] = set()
         self.answering: set[anyio.CancelScope] = set()
         self.probe_model = probe_model
@@ -130,6 +137,7 @@ class Replica:
             is_probe=True,
         )
         job = Job(generation, generation.request_id, self.probe_model, self._probe_timeout_s)
+        asked_s = time.monotonic()
         try:
             with anyio.fail_after(self._probe_timeout_s):
                 async with aclosing(self.upstream.generate(job)) as pieces:
@@ -138,9 +146,12 @@ class Replica:
         except ServerBusyError:
             pass  # full is not ill: what runs there shows whether it goes on
         except (TriremeError, TimeoutError) as error:
-            self.fail(error, probed=True)
+            late = isinstance(error, TimeoutError | RequestTimeoutError)
+            if not (late and self.circuit.succeeded_since(asked_s)):
+                self.fail(error, probed=True)  # else it is busy: others got their first tokens
         else:
-            self.circuit.succeed(time.monotonic())
+            self.heard_s = time.monotonic()
+            self.circuit.succeed(self.heard_s)
 
 
 class Fleet:
