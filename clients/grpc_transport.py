@@ -26,6 +26,7 @@ from clients import wire
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
+from contract.models import EngineInputs
 
 _CHANNEL = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -34,6 +35,9 @@ _CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+_STOP_TIMEOUT_S = 1.0
 
 
 class GrpcTransport:
@@ -106,6 +110,21 @@ class AsyncGrpcTransport:
         except grpc.RpcError:
             return False
 
+    async def stop(self, model: str, request_id: str) -> None:
+        """End the requests of an id in an engine's model: they answer with what there is.
+
+        Raises:
+            ClientError: The server didn't take that.
+        """
+        call = self._connected().infer(_stop(model, request_id), timeout=_STOP_TIMEOUT_S)
+        try:
+            async for _ in call:
+                pass
+        except grpc.RpcError as error:
+            raise _error(error, self._address) from None
+        finally:
+            call.cancel()
+
     async def aclose(self) -> None:
         """Close the connection."""
         if self._channel is not None:
@@ -141,6 +160,21 @@ def _message(request: Request) -> Any:
         message.inputs.add(name=name, datatype=wire.wire_type(name), shape=array.shape)
         raw = serialize_byte_tensor(array).item() if array.dtype.hasobject else array.tobytes()
         message.raw_input_contents.append(raw)
+    return message
+
+
+def _stop(model: str, request_id: str) -> Any:
+    """A request to end another, TensorRT-LLM's own way: it has what every request must have."""
+    message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    for tensor in (
+        EngineInputs.INPUT_IDS,
+        EngineInputs.INPUT_LENGTHS,
+        EngineInputs.REQUEST_OUTPUT_LEN,
+        EngineInputs.STOP,
+    ):
+        array = np.ones((1, 1), dtype=bool if tensor is EngineInputs.STOP else np.int32)
+        message.inputs.add(name=tensor.name, datatype=tensor.data_type, shape=array.shape)
+        message.raw_input_contents.append(array.tobytes())
     return message
 
 

@@ -82,16 +82,28 @@ class EngineInputs(_StepInputs):
     Attributes:
         PRIORITY: Which requests go first; Triton doesn't show its own request priority to a Python
             model.
+        RETURN_COMPUTED_TOKENS: Whether responses say what was computed: see `OurStatistics`.
         SAMPLED: Parameters of sampling that are ours: rows of `contract.parameters`.
     """
 
+    RETURN_COMPUTED_TOKENS = scalar("return_computed_tokens", "BOOL")
     PRIORITY = scalar("priority", "INT32")
     SAMPLED = tuple(row.engine for row in OUR_ROWS)
 
 
 class OurStatistics(TensorSet):
-    """What only our engine adds to a response: ``[beams, tokens, num_top_log_probs]``."""
+    """What only our engine adds to a response: ``[beams, tokens, num_top_log_probs]``, and numbers.
 
+    Attributes:
+        NUM_CACHED_TOKENS: Tokens of the prompt that an earlier request had left in the cache.
+        NUM_COMPUTED_INPUT_TOKENS: Those that were computed, of this sequence, until now.
+        NUM_COMPUTED_OUTPUT_TOKENS: Tokens that were generated, of this sequence, until now: also an
+            end token, and those that are not part of the answer.
+    """
+
+    NUM_CACHED_TOKENS = Tensor("num_cached_tokens", "INT32")
+    NUM_COMPUTED_INPUT_TOKENS = Tensor("num_computed_input_tokens", "INT32")
+    NUM_COMPUTED_OUTPUT_TOKENS = Tensor("num_computed_output_tokens", "INT32")
     TOP_LOG_PROB_IDS = Tensor("top_log_prob_ids", "INT32", (-1, -1, -1))
     TOP_LOG_PROBS = Tensor("top_log_probs", "FP32", (-1, -1, -1))
 

@@ -33,6 +33,7 @@ class OwnInputs(TensorSet):
     CHAT_TEMPLATE_KWARGS = optional("chat_template_kwargs", "STRING")
     EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
     INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
+    RETURN_COMPUTED_TOKENS = optional("return_computed_tokens", "BOOL")
     PRIORITY = optional("priority", "INT32")
 
 
@@ -286,6 +287,14 @@ class GenerationParameters:
             tensor=EnsembleInputs.RETURN_NUM_OUTPUT_TOKENS,
         ),
     ] = None
+    return_computed_tokens: Annotated[
+        bool | None,
+        Parameter(
+            meaning="Report what the engine computed, behind a stop text and for a client that "
+            "left too; it may come in a response of its own. Not known to TensorRT-LLM's engine.",
+            tensor=OwnInputs.RETURN_COMPUTED_TOKENS,
+        ),
+    ] = None
     return_perf_metrics: Annotated[
         bool | None,
         Parameter(
@@ -368,6 +377,7 @@ class ParameterKeywords(TypedDict, total=False):
     include_stop_str_in_output: bool | None
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
+    return_computed_tokens: bool | None
     return_perf_metrics: bool | None
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]]

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 from opentelemetry.context import Context
@@ -35,7 +38,7 @@ from gateway.gateway_errors import (
     Overloaded,
     Unavailable,
 )
-from gateway.generation import Delta, Job
+from gateway.generation import STOP_GRACE_S, Computed, Delta, Job
 from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
@@ -45,6 +48,7 @@ from gateway.upstreams.fleet import Replica
 from gateway.upstreams.silence import PATIENCE, Silence
 
 _log = logging.getLogger("gateway.dispatch")
+_STOP_AGAIN_S = 0.1
 _RESCHEDULE_S = 1.0
 """Moving a time limit costs more than to look at the clock: it is moved this often at most."""
 
@@ -63,6 +67,7 @@ class Progress:
         finish_reasons: Of each answer, by its index.
         texts: The pieces of each answer, by its index.
         verdicts: What the safety policy found.
+        computed: What was done for each answer, by its index, where the upstream tells.
         attempts: How many upstreams were asked.
     """
 
@@ -75,6 +80,7 @@ class Progress:
     finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
+    computed: dict[int, Computed] = field(default_factory=dict)
     attempts: int = 0
 
     def add(self, delta: Delta, n: int) -> None:
@@ -87,11 +93,35 @@ class Progress:
         if delta.finish_reason:
             self.finish_reasons[delta.index] = delta.finish_reason
         self.verdicts += delta.verdicts
+        if delta.computed is not None:
+            self.computed[delta.index] = delta.computed
 
     @property
     def all_prompt_tokens(self) -> int:
         """Length of all prompts."""
         return sum(self.prompt_tokens.values())
+
+    def cached_tokens(self, n: int) -> int:
+        """Tokens of all prompts that were in a cache, where each has `n` answers."""
+        of_prompt: dict[int, int] = {}
+        for index, computed in self.computed.items():
+            known = of_prompt.get(index // n, computed.cached)
+            of_prompt[index // n] = min(known, computed.cached)
+        return sum(of_prompt.values())
+
+    @property
+    def charged_prompt_tokens(self) -> int:
+        """Tokens of prompts to be paid for: those computed, or all where nobody tells."""
+        if not self.computed:
+            return self.all_prompt_tokens
+        return sum(each.prompt for each in self.computed.values())
+
+    @property
+    def charged_output_tokens(self) -> int:
+        """Tokens of answers to be paid for: those generated, or else those of the answers."""
+        if not self.computed:
+            return self.output_tokens
+        return sum(each.output for each in self.computed.values())
 
     @property
     def answer(self) -> str:
@@ -151,8 +181,12 @@ class Run:
         self._dispatcher = dispatcher
         self._prefix = order.prefix(dispatcher.affinity)
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Clients may share an id, and what one of them ends is not to end another's.
+        self._nonce = secrets.token_hex(4)
         self._last_piece_s = 0.0
         self._labels = RequestLabels(order.tenant_class, order.model.name)
+        self._stop: Callable[[], None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name=order.generation.request_id)
 
     async def begun(self) -> None:
@@ -164,7 +198,10 @@ class Run:
         await asyncio.shield(self._begun)
 
     async def aclose(self) -> None:
-        """End it, also at the upstream."""
+        """End it, also at the upstream; where it was asked, see what it came to until then."""
+        if self._stop is not None:
+            self._stop()
+            await asyncio.wait([self._task], timeout=STOP_GRACE_S)
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -248,7 +285,7 @@ class Run:
         ) as span:
             job = Job(
                 self._generation,
-                request_id=f"{self._generation.request_id}.{progress.attempts}",
+                request_id=f"{self._generation.request_id}.{self._nonce}.{progress.attempts}",
                 model=target.model,
                 timeout_s=remaining_s,
                 headers=span.headers(),
@@ -292,13 +329,18 @@ class Run:
         # A request that doesn't stream has no first token to wait for; a probe tells instead.
         limit_s = settings.first_token_timeout_s if streams else math.inf
         with (
-            anyio.move_on_after(min(PATIENCE * limit_s, job.timeout_s)) as scope,
+            anyio.move_on_after(min(PATIENCE * limit_s, job.timeout_s + STOP_GRACE_S)) as scope,
             Silence(replica, scope, limit_s) as silence,
         ):
             replica.unanswered.add(scope)
+            self._stop = partial(self._begin_to_stop, job, replica, scope)
+            timer = asyncio.get_running_loop().call_later(job.timeout_s, self._stop)
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
+                        if self._stopping is not None:
+                            self.progress.add(delta, self._generation.n)
+                            continue
                         if not streams:
                             kept.append(delta)
                             continue
@@ -310,15 +352,25 @@ class Run:
                             self._begin(target, replica, now_s)
                         self._put(delta, now_s)
                         patience_s = PATIENCE * settings.token_timeout_s
-                        deadline_s = min(anyio.current_time() + patience_s, end_s)
+                        last_s = end_s + STOP_GRACE_S
+                        deadline_s = min(anyio.current_time() + patience_s, last_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
+            except GenerationError:
+                if self._stopping is None:
+                    raise
             finally:
+                timer.cancel()
+                self._stop = None
                 replica.unanswered.discard(scope)
                 replica.answering.discard(scope)
+        if self._stopping is not None:
+            self._stopping.cancel()
+            for delta in kept:
+                self.progress.add(delta, self._generation.n)
+            # Whoever left doesn't hear of it.
+            raise RequestTimeoutError("the deadline has passed")
         if scope.cancelled_caught:
-            if anyio.current_time() >= end_s:
-                raise RequestTimeoutError("the deadline has passed")
             if silence.is_whole or not replica.circuit.closed:
                 raise ServerUnavailableError("it fell silent")
             raise _PutOffError("it answered others only")
@@ -332,6 +384,21 @@ class Run:
             raise ServerUnavailableError("its answer ended too early")
         if "error" in reasons.values():
             raise GenerationFailed("the model failed in the middle of the answer")
+
+    def _begin_to_stop(self, job: Job, replica: Replica, scope: anyio.CancelScope) -> None:
+        """Have the upstream end a job, rather than leave it and never know what it computed."""
+        if self._stopping is None:
+            scope.deadline = min(scope.deadline, anyio.current_time() + STOP_GRACE_S)
+            self._stopping = asyncio.create_task(self._ask_to_stop(job, replica, scope))
+
+    async def _ask_to_stop(self, job: Job, replica: Replica, scope: anyio.CancelScope) -> None:
+        """Ask until it has ended: a job that is still on its way is not there to be stopped."""
+        try:
+            while await replica.upstream.stop(job):
+                await asyncio.sleep(_STOP_AGAIN_S)
+        except GenerationError as error:
+            _log.warning("%s could not be told to stop: %s", replica.name, error)
+        scope.cancel()
 
     def _begin(self, target: Target, replica: Replica, now_s: float) -> None:
         replica.circuit.succeed(now_s)

@@ -146,7 +146,9 @@ class Exchange:
         latency_s = time.monotonic() - order.arrival.received_s
         cause = None if error is None else error_cause(error)
         try:
-            await self._reservation.settle(progress.all_prompt_tokens, progress.output_tokens)
+            await self._reservation.settle(
+                progress.charged_prompt_tokens, progress.charged_output_tokens
+            )
         finally:
             try:
                 await self._gateway.audit.append(self._record(status, cause, latency_s))
@@ -190,6 +192,9 @@ class Exchange:
             policy=order.generation.policy,
             prompt_tokens=progress.all_prompt_tokens,
             output_tokens=progress.output_tokens,
+            cached_tokens=progress.cached_tokens(order.generation.n),
+            charged_prompt_tokens=progress.charged_prompt_tokens,
+            charged_output_tokens=progress.charged_output_tokens,
             ttft_s=progress.ttft_s,
             latency_s=latency_s,
             finish_reason=reason,
@@ -209,8 +214,13 @@ class Exchange:
             cause=cause,
             duration_s=latency_s,
             queue_s=progress.queue_s,
-            prompt_tokens=progress.all_prompt_tokens,
-            output_tokens=progress.output_tokens,
+            tokens={
+                "prompt": progress.all_prompt_tokens,
+                "output": progress.output_tokens,
+                "cached": progress.cached_tokens(order.generation.n),
+                "charged_prompt": progress.charged_prompt_tokens,
+                "charged_output": progress.charged_output_tokens,
+            },
         )
         reasons: list[str] = [*progress.finish_reasons.values()]
         self._span.set(
@@ -243,6 +253,8 @@ class Exchange:
                 "finish_reasons": reasons,
                 "prompt_tokens": progress.all_prompt_tokens,
                 "output_tokens": progress.output_tokens,
+                "charged_prompt_tokens": progress.charged_prompt_tokens,
+                "charged_output_tokens": progress.charged_output_tokens,
                 "queue_s": round(progress.queue_s, 4),
                 "ttft_s": None if progress.ttft_s is None else round(progress.ttft_s, 4),
                 "latency_s": round(latency_s, 4),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from typing_extensions import Self
@@ -15,6 +15,9 @@ from typing_extensions import Self
 from contract.codes import FinishReason
 from contract.parameters import GenerationParameters
 from gateway.interfaces import TenantClass
+
+STOP_GRACE_S = 2.0
+"""How long an upstream that was asked to end a job may take to tell what it came to."""
 
 Message = Mapping[str, Any]
 """One message of a chat, as OpenAI's API has it."""
@@ -157,6 +160,20 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
+class Computed(NamedTuple):
+    """What an engine did for one answer, until now.
+
+    Attributes:
+        prompt: Tokens of its prompt that were computed.
+        output: Tokens that were generated, also those that are no part of the answer.
+        cached: Tokens of its prompt that the engine had from an earlier request.
+    """
+
+    prompt: int
+    output: int
+    cached: int
+
+
 @dataclass
 class Delta:
     """What was added to one answer.
@@ -169,6 +186,7 @@ class Delta:
         prompt_tokens: Length of the prompt; None where this delta doesn't say.
         logprobs: Of each token, where they were asked for.
         verdicts: What the safety policy found, as ``output:email:redact``.
+        computed: What was done for the answer; None where the upstream doesn't tell.
     """
 
     index: int = 0
@@ -178,3 +196,4 @@ class Delta:
     prompt_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None
     verdicts: tuple[str, ...] = ()
+    computed: Computed | None = None

@@ -109,6 +109,11 @@ class AuditRecord:
         policy: The safety policy in force; None is the server's own.
         prompt_tokens: Length of the prompt.
         output_tokens: Length of all answers.
+        cached_tokens: Tokens of the prompt that the engine had computed before.
+        charged_prompt_tokens: Tokens of prompts that the engine computed, once for each answer that
+            didn't find them in its cache; the prompt's length where that isn't known.
+        charged_output_tokens: Tokens that the engine generated, also behind a stop text and for a
+            client that had left; the answers' length where that isn't known.
         ttft_s: Time to the first token; None where there was none.
         latency_s: Time to the end.
         finish_reason: Why it ended; ``cancelled`` and ``error`` beside OpenAI's own.
@@ -128,6 +133,9 @@ class AuditRecord:
     policy: str | None
     prompt_tokens: int
     output_tokens: int
+    cached_tokens: int
+    charged_prompt_tokens: int
+    charged_output_tokens: int
     ttft_s: float | None
     latency_s: float
     finish_reason: str

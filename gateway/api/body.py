@@ -7,6 +7,7 @@ them becomes an object. Then it is parsed and checked in that thread.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import anyio
@@ -16,6 +17,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from contract.bounds import MAX_JSON_VALUES
+from contract.memory import give_back_memory
 from gateway.api.error_objects import invalid
 from gateway.api.translator import Translator
 from gateway.gateway_errors import InvalidRequest
@@ -23,13 +25,18 @@ from gateway.order import Wish
 
 _SMALL_BYTES = 16 << 10
 """Read at once: a thread would take longer than this can."""
-_AT_ONCE = 2
-"""Large bodies that are read at a time: more would wait for each other, and the loop for all."""
+_AT_ONCE = 1
+"""Large bodies that are read at a time, and as many huge ones, behind which no other stands in
+line: more would wait for each other, and the loop for all."""
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_HUGE_BYTES = 1 << 20
+_GIVEN_BACK_AFTER_S = 2.0
+"""After so long without a huge body, what the last ones took of memory is given back."""
 _COMMA, _ARRAY, _OBJECT = ord(","), ord("["), ord("{")
 _PART_BYTES = 256 << 10
 
-_limiter: anyio.CapacityLimiter | None = None
+_limiters: dict[bool, anyio.CapacityLimiter] = {}
+_giving_back: asyncio.TimerHandle | None = None
 
 
 class Read(NamedTuple):
@@ -57,10 +64,25 @@ async def read(translator: Translator[Any], raw: bytes, *, streaming: bool = Fal
     """
     if len(raw) <= _SMALL_BYTES:
         return _read(translator, raw, streaming)
-    global _limiter
-    if _limiter is None:
-        _limiter = anyio.CapacityLimiter(_AT_ONCE)
-    return await anyio.to_thread.run_sync(_read_large, translator, raw, streaming, limiter=_limiter)
+    is_huge = len(raw) > _HUGE_BYTES
+    if is_huge:
+        _give_back_later()
+    if is_huge not in _limiters:
+        _limiters[is_huge] = anyio.CapacityLimiter(_AT_ONCE)
+    return await anyio.to_thread.run_sync(
+        _read_large, translator, raw, streaming, limiter=_limiters[is_huge]
+    )
+
+
+def _give_back_later() -> None:
+    """Have memory given back when the huge bodies of now are done with, in a thread."""
+    global _giving_back
+    loop = asyncio.get_running_loop()
+    if _giving_back is not None:
+        _giving_back.cancel()
+    _giving_back = loop.call_later(
+        _GIVEN_BACK_AFTER_S, loop.run_in_executor, None, give_back_memory
+    )
 
 
 def count_values(raw: bytes) -> int:

@@ -44,6 +44,7 @@ class OpenAIEncoder:
             "model": order.model.asked,
             "service_tier": TIERS[order.tenant_class],
         }
+        self._num_answers = order.generation.n
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._include_usage = include_usage
         head = orjson.dumps(self._fields)[:-1]
@@ -62,7 +63,7 @@ class OpenAIEncoder:
 
     def end(self, progress: Progress) -> Iterable[Event]:
         if self._include_usage:
-            yield Event(self._no_choices + orjson.dumps(_usage(progress)) + b"}")
+            yield Event(self._no_choices + orjson.dumps(self._usage(progress)) + b"}")
         yield DONE
 
     def failed(self, error: GatewayError) -> Event:
@@ -74,15 +75,16 @@ class OpenAIEncoder:
                 **self._fields,
                 "object": self.object_name,
                 "choices": choices,
-                "usage": _usage(progress),
+                "usage": self._usage(progress),
             }
         )
 
-
-def _usage(progress: Progress) -> dict[str, int]:
-    prompt, answer = progress.all_prompt_tokens, progress.output_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-    }
+    def _usage(self, progress: Progress) -> dict[str, Any]:
+        prompt, answer = progress.all_prompt_tokens, progress.output_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+            "prompt_tokens_details": {"cached_tokens": progress.cached_tokens(self._num_answers)},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }

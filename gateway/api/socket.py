@@ -16,11 +16,17 @@ from gateway.api.edge import with_id
 from gateway.api.reply import events
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
-from gateway.gateway_errors import BodyTooLarge, GatewayError, PermissionDenied
+from gateway.gateway_errors import (
+    AuthenticationError,
+    BodyTooLarge,
+    GatewayError,
+    PermissionDenied,
+)
 from gateway.interfaces import Principal
 from gateway.order import Arrival
 
 _POLICY_VIOLATION = 1008
+_TRY_AGAIN_LATER = 1013
 
 
 class Conversation:
@@ -39,7 +45,7 @@ class Conversation:
         """Answer until the client leaves."""
         arrival: Arrival = self._socket.scope["trireme.arrival"]
         try:
-            principal = await self._admit()
+            await self._admit()
         except GatewayError as error:
             await self._socket.close(_POLICY_VIOLATION, error.message)
             return
@@ -47,6 +53,8 @@ class Conversation:
         try:
             while True:
                 text = await self._socket.receive_text()
+                # A key may have been revoked since the last message.
+                principal = await self._admit_again()
                 await self._answer(principal, arrival, text)
                 arrival = with_id(arrival, secrets.token_hex(12))
         except WebSocketDisconnect:
@@ -58,6 +66,22 @@ class Conversation:
         if origin is not None and origin not in self._gateway.configuration.listen.cors_origins:
             raise PermissionDenied("the page's origin is not among cors_origins", code="origin")
         return await self._gateway.authenticator.authenticate(headers.get("authorization"))
+
+    async def _admit_again(self) -> Principal:
+        """Who sends another message; nobody that is known any more is told so, and cut off.
+
+        Raises:
+            WebSocketDisconnect: It was closed.
+        """
+        try:
+            return await self._admit()
+        except GatewayError as error:
+            await self._socket.send_text(self._translator.error(error).decode())
+            if isinstance(error, AuthenticationError | PermissionDenied):
+                await self._socket.close(_POLICY_VIOLATION, error.message)
+            else:  # it can't be found out now
+                await self._socket.close(_TRY_AGAIN_LATER, error.message)
+            raise WebSocketDisconnect(_POLICY_VIOLATION) from None
 
     async def _answer(self, principal: Principal, arrival: Arrival, text: str) -> None:
         """Answer one message. Whatever the client sends meanwhile, or that it leaves, ends it."""

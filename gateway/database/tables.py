@@ -94,6 +94,9 @@ usage = Table(
     Column("interrupted", BigInteger, nullable=False),
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("charged_prompt_tokens", BigInteger, nullable=False),
+    Column("charged_output_tokens", BigInteger, nullable=False),
     Index(None, "tenant", "day"),
 )
 """Sums of the audit log. A request counts on the day it came."""

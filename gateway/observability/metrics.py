@@ -45,7 +45,7 @@ class Metrics:
         self._duration = self._histogram("request_duration", "Arrival to end", _LATENCY_S)
         self._queue = self._histogram("queue_time", "Wait for a place at a replica", _LATENCY_S)
         self._requests = self._counter("requests", "Requests that ended, by status", "status")
-        self._tokens = self._counter("tokens", "Tokens of prompts and answers", "direction")
+        self._tokens = self._counter("tokens", "Tokens, told and charged", "direction")
         self._errors = self._counter("errors", "Requests that failed, by cause", "cause")
         self._fallbacks = self._counter("fallbacks", "Sent to another provider", "cause")
         self._retries = Counter(
@@ -97,15 +97,14 @@ class Metrics:
         cause: str | None,
         duration_s: float,
         queue_s: float,
-        prompt_tokens: int,
-        output_tokens: int,
+        tokens: Mapping[str, int],
     ) -> None:
         """A request is over; `cause` is why it failed, None where it didn't."""
         self._requests.labels(*labels, str(status)).inc()
         self._duration.labels(*labels).observe(duration_s)
         self._queue.labels(*labels).observe(queue_s)
-        self._tokens.labels(*labels, "prompt").inc(prompt_tokens)
-        self._tokens.labels(*labels, "output").inc(output_tokens)
+        for direction, count in tokens.items():
+            self._tokens.labels(*labels, direction).inc(count)
         if cause is not None:
             self._errors.labels(*labels, cause).inc()
 

@@ -23,5 +23,15 @@ class Upstream(Protocol):
             GenerationError: It took the request and failed.
         """
 
+    async def stop(self, job: Job) -> bool:
+        """Have a job that runs end soon, and its generator with its last pieces.
+
+        They tell what was computed, as nobody would hear of it where the generator was closed. It
+        may be called again and again: a job may not be there yet.
+
+        Returns:
+            Whether it will; else the generator is to be closed.
+        """
+
     async def aclose(self) -> None:
         """Close the connections; what runs is lost."""

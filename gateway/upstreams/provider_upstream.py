@@ -80,6 +80,10 @@ class Provider:
         except (ValueError, KeyError, TypeError, IndexError):
             raise GenerationError("the provider's answer is not OpenAI's") from None
 
+    async def stop(self, job: Job) -> bool:
+        """Say that a provider knows no such way; see `Upstream`."""
+        return False
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

@@ -16,10 +16,18 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
 from contract.models import EnsembleOutputs
-from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE
+from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE, TENSORRT_LLM
 from contract.parameters import INT32_MAX, GenerationParameters
 from gateway.configuration import TritonSettings
-from gateway.generation import Chat, Delta, Generation, Job, TokenLogprob
+from gateway.generation import (
+    STOP_GRACE_S,
+    Chat,
+    Computed,
+    Delta,
+    Generation,
+    Job,
+    TokenLogprob,
+)
 from gateway.interfaces import TenantClass
 
 _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch": 5}
@@ -29,6 +37,9 @@ _FINISH_REASON = EnsembleOutputs.FINISH_REASON.name
 _INDEX = EnsembleOutputs.SEQUENCE_INDEX.name
 _PROMPT_TOKENS = EnsembleOutputs.NUM_INPUT_TOKENS.name
 _OUTPUT_TOKENS = EnsembleOutputs.NUM_OUTPUT_TOKENS.name
+_COMPUTED_PROMPT = EnsembleOutputs.NUM_COMPUTED_INPUT_TOKENS.name
+_COMPUTED_OUTPUT = EnsembleOutputs.NUM_COMPUTED_OUTPUT_TOKENS.name
+_CACHED = EnsembleOutputs.NUM_CACHED_TOKENS.name
 _VERDICTS = EnsembleOutputs.SAFETY_VERDICTS.name
 _TOKENS = EnsembleOutputs.OUTPUT_TOKENS.name
 _LOG_PROBS = EnsembleOutputs.OUTPUT_LOG_PROBS.name
@@ -65,6 +76,15 @@ class Triton:
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise
 
+    async def stop(self, job: Job) -> bool:
+        """Tell the engine; see `Upstream`."""
+        if not self._settings.priorities:
+            return False
+        num_prompts = len(job.generation.prompt)
+        names = [_name(job, place) for place in range(num_prompts)]
+        await asyncio.gather(*(self._transport.stop(TENSORRT_LLM, name) for name in names))
+        return True
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._transport.aclose()
@@ -82,7 +102,7 @@ class Triton:
             model=job.model,
             options=self._options(generation),
             stream=generation.stream,
-            timeout_s=job.timeout_s,
+            timeout_s=job.timeout_s + STOP_GRACE_S,
             headers=job.headers,
         )
         parameters: dict[str, Any] = {}
@@ -94,14 +114,10 @@ class Triton:
             parameters[PROBE] = True
         if isinstance(prompt, Chat):
             chat = prompt.encoded.decode()
-            return [make(prompt="", chat=chat, request_id=job.request_id, parameters=parameters)]
+            return [make(prompt="", chat=chat, request_id=_name(job, 0), parameters=parameters)]
         parameters[CHAT_TEMPLATE] = "off"
         return [
-            make(
-                prompt=text,
-                request_id=job.request_id if len(prompt) == 1 else f"{job.request_id}.{i}",
-                parameters=parameters,
-            )
+            make(prompt=text, request_id=_name(job, i), parameters=parameters)
             for i, text in enumerate(prompt.texts)
         ]
 
@@ -121,7 +137,13 @@ class Triton:
             include_stop_str_in_output=False,
             return_num_input_tokens=True,
             return_num_output_tokens=True,
+            return_computed_tokens=True if ours else None,
         )
+
+
+def _name(job: Job, place: int) -> str:
+    """What the engine knows the request for one of a job's prompts by."""
+    return job.request_id if len(job.generation.prompt) == 1 else f"{job.request_id}.{place}"
 
 
 def _delta(outputs: Outputs, first_index: int) -> Delta:
@@ -137,7 +159,12 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
         logprobs=_logprobs(outputs) if _LOG_PROBS in outputs else None,
         verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
+        computed=_computed(outputs) if _COMPUTED_OUTPUT in outputs else None,
     )
+
+
+def _computed(outputs: Outputs) -> Computed:
+    return Computed(outputs[_COMPUTED_PROMPT][0], outputs[_COMPUTED_OUTPUT][0], outputs[_CACHED][0])
 
 
 def _logprobs(outputs: Outputs) -> list[TokenLogprob]:

@@ -30,7 +30,20 @@ from gateway.limits.account import Account, Period
 _log = logging.getLogger(__name__)
 _LINES_A_STEP = 5000
 _DIMENSIONS = ("day", "tenant", "application", "key_id", "model")
-_COUNTS = ("requests", "errors", "interrupted", "prompt_tokens", "output_tokens")
+_TOKENS = (
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "charged_prompt_tokens",
+    "charged_output_tokens",
+)
+_COUNTS = ("requests", "errors", "interrupted", *_TOKENS)
+_FORMERLY = {
+    "charged_prompt_tokens": "prompt_tokens",
+    "charged_output_tokens": "output_tokens",
+}
+"""What lines say that were written before these were counted apart."""
+
 
 Sums = dict[tuple[str, ...], list[int]]
 
@@ -105,7 +118,7 @@ class Ledger:
             raise LimitsUnavailable("what you have used can't be told now") from error
 
     def _spent(self, account: Account, period: Period) -> Sequence[tuple[int, int]]:
-        tokens = usage.c.prompt_tokens + usage.c.output_tokens
+        tokens = usage.c.charged_prompt_tokens + usage.c.charged_output_tokens
         today = usage.c.day == period.day
         own = usage.c.key_id == account.key_id
         query = select(
@@ -190,8 +203,8 @@ def _count(fields: dict[str, Any], sums: Sums) -> None:
         counts[2] += 1
         return
     counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
-    counts[3] += fields["prompt_tokens"]
-    counts[4] += fields["output_tokens"]
+    for place, name in enumerate(_TOKENS, 3):
+        counts[place] += fields.get(name, fields.get(_FORMERLY.get(name, ""), 0))
 
 
 def _advance(connection: Connection, writer: str, cursor: Cursor, following: Cursor) -> bool:

@@ -18,6 +18,17 @@ from gateway.usage.prices import PriceBook, PriceList
 
 Dimension = Literal["day", "tenant", "application", "key_id", "model"]
 
+_COUNTS = (
+    "requests",
+    "errors",
+    "interrupted",
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "charged_prompt_tokens",
+    "charged_output_tokens",
+)
+
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
@@ -31,9 +42,13 @@ class UsageRow(BaseModel):
         interrupted: Those that a killed gateway left; what they used is not known.
         prompt_tokens: Tokens of prompts.
         output_tokens: Tokens of answers.
-        cost: What the priced tokens cost, to the last digit; None where no model has a price.
+        cached_tokens: Tokens of prompts that the engine had computed before.
+        charged_prompt_tokens: Tokens of prompts that the engine computed.
+        charged_output_tokens: Tokens that it generated, also behind a stop text and for clients
+            that had left.
+        cost: What the charged tokens cost, to the last digit; None where no model has a price.
         currency: Of the cost.
-        unpriced_tokens: Tokens of models without a price on their day.
+        unpriced_tokens: Charged tokens of models without a price on their day.
     """
 
     group: dict[Dimension, str]
@@ -42,6 +57,9 @@ class UsageRow(BaseModel):
     interrupted: int
     prompt_tokens: int
     output_tokens: int
+    cached_tokens: int
+    charged_prompt_tokens: int
+    charged_output_tokens: int
     cost: Decimal | None
     currency: str | None
     unpriced_tokens: int
@@ -107,6 +125,9 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
         interrupted=0,
         prompt_tokens=0,
         output_tokens=0,
+        cached_tokens=0,
+        charged_prompt_tokens=0,
+        charged_output_tokens=0,
         cost=None,
         currency=None,
         unpriced_tokens=0,
@@ -114,11 +135,12 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
 
 
 def _add(group: UsageRow, row: Any, prices: PriceList) -> None:
-    for name in ("requests", "errors", "interrupted", "prompt_tokens", "output_tokens"):
+    for name in _COUNTS:
         setattr(group, name, getattr(group, name) + getattr(row, name))
     price = prices.find(row.model, row.day)
     if price is None:
-        group.unpriced_tokens += row.prompt_tokens + row.output_tokens
+        group.unpriced_tokens += row.charged_prompt_tokens + row.charged_output_tokens
         return
-    group.cost = (group.cost or Decimal(0)) + price.cost(row.prompt_tokens, row.output_tokens)
+    cost = price.cost(row.charged_prompt_tokens, row.charged_output_tokens)
+    group.cost = (group.cost or Decimal(0)) + cost
     group.currency = price.currency

@@ -136,6 +136,8 @@ class Scheduler:
         sequence = work.sequence
         full_before = sequence.num_computed // self.pool.block_tokens
         sequence.num_computed += work.num_tokens - work.num_drafts + right
+        prompt_done = min(sequence.num_computed, len(sequence.prompt))
+        sequence.num_prompt_done = max(sequence.num_prompt_done, prompt_done)
         full = sequence.num_computed // self.pool.block_tokens
         if full > full_before:
             self._extend_digests(sequence, full)
@@ -288,6 +290,7 @@ class Scheduler:
         if not sequence.first_scheduled_ns:
             sequence.first_scheduled_ns = time.time_ns()
             sequence.num_reused_blocks = found
+            sequence.num_cached_tokens = sequence.num_computed
             self.num_looked_up_blocks += len(known)
             self.num_reused_blocks += found
         return sequence

@@ -182,6 +182,9 @@ class Sequence:
         digests: What identifies each of its full blocks, as far as that was worked out.
         num_new_blocks: Blocks taken for it so far.
         num_reused_blocks: Blocks that were there when it began.
+        num_cached_tokens: Tokens of its prompt that it found in the cache when it began.
+        num_prompt_done: Tokens of its prompt that are or were in the cache, once computed.
+        num_generated: Tokens that were chosen for it, the end token too.
         gap_ns: Time between its last two tokens; 0 before the second.
         finish_reason: Empty while it runs, else one of ``contract.names.ENGINE_FINISH_REASONS``.
     """
@@ -226,6 +229,9 @@ class Sequence:
         self.digests: list[bytes] = []
         self.num_new_blocks = 0
         self.num_reused_blocks = 0
+        self.num_cached_tokens = 0
+        self.num_prompt_done = 0
+        self.num_generated = 0
         self.finish_reason = ""
         self.arrival_ns = time.time_ns()
         self.first_scheduled_ns = 0
@@ -245,6 +251,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens that are not in the cache yet: one where it decodes, more in its prompt."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def num_prompt_computed(self) -> int:
+        """Tokens of its prompt that were computed for it; once, however often it had to wait."""
+        return max(self.num_prompt_done - self.num_cached_tokens, 0)
 
     @property
     def num_unscored(self) -> int:
@@ -322,6 +333,7 @@ class Sequence:
         if not self.params.max_tokens:
             self.finish_reason = "length"
             return
+        self.num_generated += 1
         if token in self.params.end_ids:
             self.finish_reason = "stop"
             return

@@ -151,7 +151,7 @@ class EngineLoop:
         self._outbox.put(partial(stream.session.fail, stream, error))
 
     def _forget(self, stream: EngineStream, reason: str) -> None:
-        self._metrics.end(reason)
+        self._metrics.end(reason, stream.sequence)
         self._sessions.close(stream)
 
     def _check_clients(self) -> None:

@@ -50,6 +50,9 @@ class EngineMetrics:
         )
         self._reused = counter("prefix_reused_blocks_total", "Those of them that were found")
         self._prompt_tokens = counter("prompt_tokens_total", "Prompt tokens of started sequences")
+        self._computed_prompt_tokens = counter(
+            "computed_prompt_tokens_total", "Prompt tokens computed for sequences that ended"
+        )
         self._output_tokens = counter("output_tokens_total", "Tokens generated")
         ended = _family(
             "ended_sequences_total",
@@ -85,9 +88,10 @@ class EngineMetrics:
                 self._first_token_s.observe((sequence.first_token_ns - sequence.arrival_ns) / 1e9)
         self._output_tokens.value += len(advanced)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, sequence: Sequence) -> None:
         """Take note of a sequence that ended, by one of the finish reasons, timeout or error."""
         self._ended[reason].value += 1
+        self._computed_prompt_tokens.value += sequence.num_prompt_computed
 
     def publish(self) -> None:
         """Bring tritonserver's figures up to date."""
@@ -104,7 +108,7 @@ class EngineMetrics:
         self._reused.value = stats.num_reused_blocks
         for counter in (
             *(self._preempted, self._looked_up, self._reused),
-            *(self._prompt_tokens, self._output_tokens),
+            *(self._prompt_tokens, self._computed_prompt_tokens, self._output_tokens),
             *self._ended.values(),
         ):
             counter.publish()

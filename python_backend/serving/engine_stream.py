@@ -81,9 +81,20 @@ class EngineStream(Stream):
             outputs[EngineOutputs.NUM_INPUT_TOKENS] = number(self.sequence.prompt.size)
         if reporting.num_output_tokens:
             outputs[EngineOutputs.NUM_OUTPUT_TOKENS] = number(num_tokens)
+        if reporting.computed_tokens:
+            outputs.update(_computed(self.sequence))
         if reporting.perf_metrics:
             outputs.update(_perf_metrics(self.sequence))
         return outputs
+
+
+def _computed(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:
+    """What was computed of it; what it found in the cache was not."""
+    return {
+        EngineOutputs.NUM_CACHED_TOKENS: number(sequence.num_cached_tokens),
+        EngineOutputs.NUM_COMPUTED_INPUT_TOKENS: number(sequence.num_prompt_computed),
+        EngineOutputs.NUM_COMPUTED_OUTPUT_TOKENS: number(sequence.num_generated),
+    }
 
 
 def _perf_metrics(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:

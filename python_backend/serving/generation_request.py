@@ -49,6 +49,7 @@ class Reporting:
         perf_metrics: Times and cache statistics.
         num_input_tokens: Number of prompt tokens.
         num_output_tokens: Number of generated tokens in the response.
+        computed_tokens: What was computed of the sequence until then.
     """
 
     streaming: bool
@@ -56,6 +57,7 @@ class Reporting:
     perf_metrics: bool
     num_input_tokens: bool
     num_output_tokens: bool
+    computed_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def read_request(
         perf_metrics=flag(EngineInputs.RETURN_PERF_METRICS),
         num_input_tokens=flag(EngineInputs.RETURN_NUM_INPUT_TOKENS),
         num_output_tokens=flag(EngineInputs.RETURN_NUM_OUTPUT_TOKENS),
+        computed_tokens=flag(EngineInputs.RETURN_COMPUTED_TOKENS),
     )
     return GenerationRequest(
         rows,

@@ -63,6 +63,7 @@ class _Stream:
         pieces: What the client is still to get: all of it where it wants one response, else tokens
             whose text is held back.
         num_output_tokens: The tokens of those.
+        gone: Whether its client went away.
         client_seen_s: When its client was last known to be there.
     """
 
@@ -71,6 +72,7 @@ class _Stream:
     signals: AnswerSignals = field(default_factory=AnswerSignals)
     pieces: list[Piece] = field(default_factory=list)
     num_output_tokens: int = 0
+    gone: bool = False
     client_seen_s: float = field(default_factory=time.monotonic)
 
 
@@ -122,10 +124,11 @@ class TritonPythonModel:
         if not reason:
             self._streams[key] = stream
         if stream.answer.ended:
-            return None
+            return _what_it_cost(inputs) if reason and not stream.gone else None
         is_probe = not (tokens or reason)
         if self._is_gone(request, stream, ask_now=is_probe):
             self._give_up(stream, "cancelled")
+            stream.gone = True
             if not reason:
                 self._stop(request, key, client_gone=True)
             return None
@@ -249,6 +252,14 @@ def _response(
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
+
+
+def _what_it_cost(inputs: Inputs) -> pb_utils.InferenceResponse | None:
+    """What the engine computed of an answer that had ended before; None where nobody asked."""
+    if inputs.array(_In.NUM_COMPUTED_OUTPUT_TOKENS) is None:
+        return None
+    text = triton_tensor(_Out.OUTPUT, np.array([b""], dtype=object))
+    return pb_utils.InferenceResponse([text, *_statistics(inputs, _WHOLE_STATISTICS)])
 
 
 def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tensor]:

@@ -95,6 +95,7 @@ ALL = GenerationOptions(
     num_top_log_probs=2,
     return_num_input_tokens=True,
     return_num_output_tokens=False,
+    return_computed_tokens=True,
     return_perf_metrics=True,
     messages=[{"role": "user", "content": "Où ?"}],
     tools=[{"type": "function", "function": {"name": "now"}}],

@@ -34,7 +34,13 @@ MODELS = {
     )
 }
 ENGINES = get_args(Engine)
-TOP_LOG_PROBS = {"top_log_prob_ids", "top_log_probs"}
+OUR_STATISTICS = {
+    "top_log_prob_ids",
+    "top_log_probs",
+    "num_cached_tokens",
+    "num_computed_input_tokens",
+    "num_computed_output_tokens",
+}
 ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
 PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
 STREAM = {"sequence_id", "stream_context"}
@@ -48,12 +54,12 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
-    ours = {"priority", *(row.name for row in OUR_ROWS)}
+    ours = {"priority", "return_computed_tokens", *(row.name for row in OUR_ROWS)}
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == upstream.ENSEMBLE_INPUTS
     added = outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys()
-    assert added == {*ANSWER_EXTRAS, *TOP_LOG_PROBS}
+    assert added == {*ANSWER_EXTRAS, *OUR_STATISTICS}
     assert {name: outputs[name] for name in upstream.ENSEMBLE_OUTPUTS} == upstream.ENSEMBLE_OUTPUTS
 
 
@@ -68,13 +74,14 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
                 "client_gone",
                 "liveness_probes",
                 "priority",
+                "return_computed_tokens",
                 *(row.name for row in OUR_ROWS),
             },
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
             upstream.ENGINE_OUTPUTS,
-            {*STREAM, "finish_reason", *TOP_LOG_PROBS},
+            {*STREAM, "finish_reason", *OUR_STATISTICS},
         ),
         (
             TENSORRT_LLM_ADAPTER_MODEL.inputs,

@@ -43,7 +43,11 @@ def test_every_row_s_tensors_are_the_contract_s() -> None:
 
 def test_what_is_ours_is_in_the_contract_without_being_spelt_there() -> None:
     assert {row.name for row in OUR_ROWS} >= {"min_p", "num_top_log_probs"}
-    assert set(EngineInputs.own()) == {EngineInputs.PRIORITY, *EngineInputs.SAMPLED}
+    assert set(EngineInputs.own()) == {
+        EngineInputs.PRIORITY,
+        EngineInputs.RETURN_COMPUTED_TOKENS,
+        *EngineInputs.SAMPLED,
+    }
     assert set(EnsembleInputs.own()) == set(EnsembleInputs.SAMPLED)
 
 

@@ -56,6 +56,8 @@ class FakeUpstream:
     jobs: list[Job] = field(default_factory=list)
     probes: list[Job] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    stops: bool = False
     running: int = 0
     most_running: int = 0
 
@@ -90,6 +92,10 @@ class FakeUpstream:
         finally:
             self.running -= 1
             self.ended.append(how)
+
+    async def stop(self, job: Job) -> bool:
+        self.stopped.append(job.request_id)
+        return self.stops
 
     async def aclose(self) -> None:
         return None

@@ -60,7 +60,13 @@ def test_a_chat_in_one_answer():
             "finish_reason": "stop",
         }
     ]
-    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert answer["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
     assert answer["id"] == f"chatcmpl-{response.headers['x-request-id']}"
     (generation,) = (job.generation for job in upstream.jobs)
     parameters = generation.parameters
@@ -457,6 +463,22 @@ def test_a_websocket_needs_a_key_and_no_foreign_page():
         with connect(socket_url(gateway), additional_headers=headers) as socket:
             socket.send(json.dumps(CHAT))
             assert receive_all(socket)
+
+
+def test_a_revoked_key_ends_its_websocket_at_the_next_message():
+    keys = Keys({"good": LOCAL})
+    header = {"authorization": "Bearer good"}
+    with (
+        serving(None, authenticator=keys) as gateway,
+        connect(socket_url(gateway), additional_headers=header) as socket,
+    ):
+        socket.send(json.dumps(CHAT))
+        assert text_of([*receive_all(socket), "[DONE]"]) == "Hello there."
+        keys.principals = {}
+        socket.send(json.dumps(CHAT))
+        assert json.loads(socket.recv(timeout=20))["error"]["code"] == "invalid_api_key"
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=20)
 
 
 def test_one_request_at_a_time_on_a_websocket():

@@ -66,6 +66,7 @@ REPORTS = {
     "include_stop_str_in_output": [False],
     "return_num_input_tokens": [True],
     "return_num_output_tokens": [True],
+    "return_computed_tokens": [True],
     "stream": [True],
 }
 

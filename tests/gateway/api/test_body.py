@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import Any
@@ -100,3 +101,15 @@ async def test_a_bound_is_told_by_its_field_and_in_few_words(more, param, said):
     assert said in error.message
     assert len(error.message) < 400
     assert len(str(error.param)) < 200
+
+
+async def test_what_huge_bodies_took_of_memory_is_given_back_once_they_are_done(monkeypatch):
+    given_back: list[bool] = []
+    monkeypatch.setattr(body_module, "_GIVEN_BACK_AFTER_S", 0.2)
+    monkeypatch.setattr(body_module, "give_back_memory", lambda: given_back.append(True))
+    huge = orjson.dumps({**CHAT, "messages": [{"role": "user", "content": "word " * 300_000}]})
+    for raw in (orjson.dumps(LARGE), huge, huge):
+        await read(ChatTranslator(), raw)
+    assert not given_back
+    await asyncio.sleep(1)
+    assert given_back == [True]

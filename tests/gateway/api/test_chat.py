@@ -89,6 +89,8 @@ def test_pieces_become_chunks_and_the_stream_ends_with_its_usage():
         "prompt_tokens": 5,
         "completion_tokens": 2,
         "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert done == DONE
     assert done.sse() == b"data: [DONE]\n\n"

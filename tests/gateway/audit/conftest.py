@@ -32,6 +32,7 @@ def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> Audit
         "policy": "strict",
         "prompt_tokens": 7,
         "output_tokens": 5,
+        "cached_tokens": 0,
         "ttft_s": 0.01,
         "latency_s": 0.5,
         "finish_reason": "stop",
@@ -40,7 +41,9 @@ def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> Audit
         "prompt_text": PROMPT,
         "answer_text": ANSWER,
     }
-    return AuditRecord(request_id=request_id, **{**values, **fields})
+    values |= fields
+    charged = {f"charged_{name}": values[name] for name in ("prompt_tokens", "output_tokens")}
+    return AuditRecord(request_id=request_id, **{**charged, **values})
 
 
 async def serve(log: FileAuditLog, request_id: str = "r1", tenant: str = "acme") -> None:

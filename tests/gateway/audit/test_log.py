@@ -77,6 +77,9 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
         "policy": "strict",
         "prompt_tokens": 7,
         "output_tokens": 5,
+        "cached_tokens": 0,
+        "charged_prompt_tokens": 7,
+        "charged_output_tokens": 5,
         "ttft_s": 0.01,
         "latency_s": 0.5,
         "finish_reason": "stop",
@@ -154,7 +157,7 @@ async def test_segments_follow_each_other(settings, verified):
     assert report.problems == []
     assert report.events["begin"] == report.events["end"] == 41
     headers = [line for line in lines(settings.directory) if line["event"] == "segment"]
-    assert all([each["request_id"] for each in line["open"]] == ["long"] for line in headers[1:])
+    assert all(line["open"][0]["request_id"] == "long" for line in headers[1:])
 
 
 async def test_segments_follow_each_other_across_processes(settings, verified):

@@ -43,10 +43,12 @@ def ledger(engine, settings):
     return Ledger(engine, settings.directory)
 
 
-def sums(engine: Engine) -> dict[tuple[str, ...], tuple[int, ...]]:
+def sums(engine: Engine, *, charged: bool = False) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """What clients were told, or what they are charged, by the sums' keys."""
     with engine.connect() as connection:
         rows = connection.execute(select(usage).order_by(*usage.primary_key))
-        return {tuple(row[:5]): tuple(row[5:]) for row in rows}
+        which = slice(10, None) if charged else slice(5, 10)
+        return {tuple(row[:5]): tuple(row[which]) for row in rows}
 
 
 async def write(log: FileAuditLog, number: int, tenant: str = "acme", **fields: Any) -> None:
@@ -70,6 +72,22 @@ async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, 
         ("2027-01-15", "globex", "chat", "k1", "demo"): (1, 0, 0, 7, 5),
         ("2027-01-16", "acme", "chat", "corp:chat", "demo"): (1, 0, 0, 7, 5),
     }
+
+
+async def test_what_is_charged_is_summed_apart_from_what_is_told(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 1, cached_tokens=4, charged_prompt_tokens=3, charged_output_tokens=9)
+    await write(log, 2, prompt_tokens=0, output_tokens=0, charged_prompt_tokens=7)
+    ledger.fold()
+    await log.close()
+    key = ("2027-01-15", "acme", "chat", "k1", "demo")
+    assert sums(engine) == {key: (2, 0, 0, 7, 5)}
+    assert sums(engine, charged=True) == {key: (4, 10, 9)}
+    spent = await ledger.spent(
+        Account("acme", "k1", (Holder("tenant", Limits()), Holder("key:k1", Limits()))),
+        Period.at(TIME),
+    )
+    assert spent == [(19, 19), (19, 19)]
 
 
 async def test_each_line_counts_once_whatever_happens_between(ledger, engine, settings):

@@ -42,7 +42,9 @@ def engine(database_url):
     ]
     with engine.begin() as connection:
         connection.execute(
-            insert(usage), [dict(zip(usage.c.keys(), row, strict=True)) for row in rows]
+            # Charged is what was told.
+            insert(usage),
+            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:]), strict=True)) for row in rows],
         )
     book = PriceBook(engine)
     book.set(price())
@@ -89,6 +91,9 @@ def test_csv_has_the_same_in_a_line_each(engine):
         "interrupted": "0",
         "prompt_tokens": "10",
         "output_tokens": "20",
+        "cached_tokens": "0",
+        "charged_prompt_tokens": "10",
+        "charged_output_tokens": "20",
         "cost": "",
         "currency": "",
         "unpriced_tokens": "30",
@@ -102,11 +107,14 @@ def test_small_costs_are_written_without_exponents():
         group={},
         **empty,
         output_tokens=1,
+        cached_tokens=0,
+        charged_prompt_tokens=0,
+        charged_output_tokens=1,
         cost=price(output="0.001").cost(0, 1),
         currency="EUR",
         unpriced_tokens=0,
     )
-    assert to_csv([row], ()).splitlines()[1].split(",")[5] == "0.000000001"
+    assert to_csv([row], ()).splitlines()[1].split(",")[8] == "0.000000001"
 
 
 def test_a_price_holds_from_its_day_on():

@@ -57,12 +57,15 @@ def make_sequence(arrival_s: float, scheduled_s: float, *tokens_s: float) -> Seq
 
 
 def test_nothing_is_told_before_it_is_published(metrics: EngineMetrics) -> None:
-    metrics.end("stop")
+    ended = make_sequence(1, 1, 1)
+    ended.num_prompt_done, ended.num_cached_tokens = 3, 1
+    metrics.end("stop", ended)
     assert value("ended_sequences_total", reason="stop") == 0
     metrics.publish()
     metrics.publish()
     assert value("ended_sequences_total", reason="stop") == 1
     assert value("ended_sequences_total", reason="timeout") == 0
+    assert value("computed_prompt_tokens_total") == 2
 
 
 def test_the_first_token_tells_of_the_wait_for_it(

@@ -1,0 +1,90 @@
+"""Who left, or ran out of time, is charged what the upstream says that it computed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.generation import Computed, Delta
+from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, Ledger, Running, serving
+from tests.gateway.test_dispatch import eventually
+
+COMPUTED = Computed(prompt=4, output=40, cached=1)
+
+
+class Stoppable(FakeUpstream):
+    """Hangs until it is told to stop, and then says what it has done by then."""
+
+    def __init__(self, *, deaf: int = 0) -> None:
+        """Not hear the first so many words."""
+        self.told = threading.Event()
+        self.deaf = deaf
+        last = Delta(0, "", "cancelled", 30, prompt_tokens=5, computed=COMPUTED)
+        super().__init__([self.told, last], stops=True)
+
+    async def stop(self, job: Any) -> bool:
+        if len(self.stopped) >= self.deaf:
+            self.told.set()
+        return await super().stop(job)
+
+
+def leave(gateway: Running, body: dict[str, Any], upstream: FakeUpstream) -> None:
+    """Ask, and go away when the upstream works."""
+
+    def ask() -> None:
+        with pytest.raises(httpx.ReadTimeout), gateway.client() as client:
+            client.post("/v1/chat/completions", json=body, timeout=1)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    eventually(lambda: upstream.running)
+    thread.join()
+
+
+@pytest.mark.parametrize("deaf", [0, 3])
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+def test_who_leaves_pays_what_was_computed(body, deaf):
+    upstream, ledger = Stoppable(deaf=deaf), Ledger()
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        leave(gateway, body, upstream)
+        eventually(lambda: ledger.records)
+        assert gateway.metric("trireme_gateway_retries_total", upstream="a") == 0
+    (record,) = ledger.records
+    assert ("settle", 4, 40) in ledger.events
+    assert (record.status, record.finish_reason) == (499, "cancelled")
+    assert (record.charged_prompt_tokens, record.charged_output_tokens) == (4, 40)
+    assert (record.prompt_tokens, record.output_tokens, record.cached_tokens) == (5, 30, 1)
+    assert len(upstream.stopped) > deaf
+    assert len(upstream.jobs) == 1
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+def test_a_deadline_charges_what_was_computed(body):
+    upstream, ledger = Stoppable(), Ledger()
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        headers = {"x-trireme-timeout-s": "0.2"}
+        answer = gateway.post("/v1/chat/completions", body, headers=headers)
+    assert answer.status_code == 504
+    assert ("settle", 4, 40) in ledger.events
+    assert ledger.records[0].charged_output_tokens == 40
+
+
+def test_an_upstream_that_says_no_more_is_left():
+    upstream, ledger = Stoppable(deaf=10**6), Ledger()
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        leave(gateway, CHAT, upstream)
+        eventually(lambda: ledger.records)
+        eventually(lambda: upstream.ended)
+    assert upstream.ended == ["cancelled"]
+    assert ("settle", 0, 0) in ledger.events
+
+
+def test_who_share_a_request_id_don_t_share_the_engine_s():
+    upstream = FakeUpstream()
+    with serving(upstream) as gateway:
+        for _ in range(2):
+            gateway.post("/v1/chat/completions", CHAT, headers={"x-request-id": "same"})
+    assert len({job.request_id for job in upstream.jobs}) == 2
