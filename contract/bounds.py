@@ -24,6 +24,9 @@ BIAS_WORDS = Bound(1_024, 65_536)
 MAX_BIAS_IDS = 4_096
 """Most tokens that are biased by their ids."""
 
+MAX_ANSWERS = 128
+"""Most answers to one request, to all of its prompts together; OpenAI's own bound for one."""
+
 MAX_TOOLS = 128
 """Most functions that a model may call; OpenAI's own bound."""
 
@@ -35,6 +38,12 @@ MAX_PARAMETERS_BYTES = 65_536
 
 MAX_PROMPT_BYTES = 16_000_000
 """Most bytes of a prompt where the engine's context is not known."""
+
+MAX_JSON_VALUES = 32_768
+"""Most values in the body of a request to the gateway: each becomes an object."""
+
+MAX_BODY_NAME = 64
+"""Most characters of a name in a body that an error repeats, or looks for what is like it."""
 
 JSON_GROWTH = 6
 """A character of one byte takes up to so many in JSON, as ``\\u0041``."""

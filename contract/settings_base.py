@@ -110,8 +110,11 @@ def explain(kind: type[BaseModel], error: ValidationError, group: str = "") -> s
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that a wrong one was most likely meant to be."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
+    """The known name that a wrong one was most likely meant to be.
+
+    Of a long one the beginning is looked at: the time that it takes grows with the square.
+    """
+    return difflib.get_close_matches(name[:_LONGEST_SHOWN], list(known), n=1, cutoff=0)[0]
 
 
 def _within(path: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:

@@ -20,11 +20,11 @@ class Loaded(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
+        """Sequences under way."""
 
     @property
     def capacity(self) -> int:
-        """Requests that it may have."""
+        """Sequences that it may have."""
 
 
 L = TypeVar("L", bound=Loaded)

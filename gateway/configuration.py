@@ -65,12 +65,14 @@ class UpstreamSettings(Settings):
 
     Attributes:
         name: Names it in headers, metrics and the audit.
-        max_concurrent: Most requests at once; others wait in the gateway, by class. No more than
-            the engine runs at once (`max_num_sequences`): where all of its places are taken by
-            batch work, its own priorities can only wait for one to end.
+        max_concurrent: Most answers at once, each a sequence of the engine; further requests wait
+            in the gateway, by class and by tenant. No more than the engine runs at once
+            (`max_num_sequences`).
         region: Where it processes data. A tenant with a data-residency rule is served only there.
-        first_token_timeout_s: Longest wait for the first token; then another one is asked.
-        token_timeout_s: Longest wait between two pieces of a stream.
+        first_token_timeout_s: Longest wait for the first token; then another one is asked. Where
+            the upstream answers others meanwhile, or a probe, it is ten times as long: others may
+            be more urgent.
+        token_timeout_s: Longest wait between two pieces of a stream, likewise.
     """
 
     name: Name
@@ -86,8 +88,9 @@ class TritonSettings(UpstreamSettings):
     Attributes:
         address: ``host:port`` of its gRPC endpoint.
         priorities: Whether its ensemble knows the input `priority`, as Trireme's own engine does
-            and TensorRT-LLM's doesn't; and so `fit_max_tokens`, by which a default never refuses a
-            request, and `prompt_ignore_length`, by which penalties count the answer only.
+            and TensorRT-LLM's doesn't, and shares its places out by that and by tenant; and so
+            `fit_max_tokens`, by which a default never refuses a request, and
+            `prompt_ignore_length`, by which penalties count the answer only.
     """
 
     kind: Literal["triton"] = "triton"
@@ -219,11 +222,13 @@ class ClassSettings(Settings):
     """How one priority class waits.
 
     Attributes:
-        max_waiting: Most requests of the class that wait; a further one is refused at once.
+        max_waiting: Most requests of the class that wait; a further one is refused at once, unless
+            its tenant has less than its part of them.
         ceiling: The class gets in only while an upstream is filled to less than this part of its
-            `max_concurrent`: the rest is kept free for higher classes.
+            `max_concurrent`: the rest is kept free for higher classes. The request that fills it
+            may have more answers than that; the engine lets the higher classes go before them.
         guarantee: The part of `max_concurrent` that the class gets whatever the others want, so
-            that none starves; at least one request.
+            that none starves; at least one answer.
     """
 
     max_waiting: int = Field(default=256, ge=0, le=1_000_000)

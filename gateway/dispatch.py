@@ -45,6 +45,7 @@ from gateway.observability.tracing import Tracing
 from gateway.order import Order
 from gateway.routing import Router, Target
 from gateway.upstreams.fleet import Replica
+from gateway.upstreams.silence import PATIENCE, Silence
 
 _log = logging.getLogger("gateway.dispatch")
 _STOP_AGAIN_S = 0.1
@@ -129,6 +130,10 @@ class Progress:
     def answer(self) -> str:
         """All answers, one after the other."""
         return "\n".join("".join(self.texts[index]) for index in sorted(self.texts))
+
+
+class _PutOffError(ServerUnavailableError):
+    """A replica that is well has not come to a request: another may."""
 
 
 class _TryElsewhereError(Exception):
@@ -248,7 +253,12 @@ class Run:
             waited_from_s = time.monotonic()
             try:
                 async with self._dispatcher.admission.place(
-                    remaining, order.tenant_class, self._prefix, order.deadline_s
+                    remaining,
+                    order.tenant_class,
+                    self._prefix,
+                    order.deadline_s,
+                    order.principal.tenant,
+                    order.generation.num_answers,
                 ) as replica:
                     self.progress.queue_s += time.monotonic() - waited_from_s
                     await self._ask(target, replica)
@@ -295,7 +305,8 @@ class Run:
                 span.failed(error)
                 raise _TryElsewhereError(replica, busy=True) from None
             except ServerUnavailableError as error:
-                replica.fail(error)
+                if not isinstance(error, _PutOffError):
+                    replica.fail(error)
                 span.failed(error)
                 _log.warning("%s went away: %s", replica.name, error)
                 if self._begun.done():
@@ -320,7 +331,10 @@ class Run:
         end_s = anyio.current_time() + job.timeout_s
         # A request that doesn't stream has no first token to wait for; a probe tells instead.
         limit_s = settings.first_token_timeout_s if streams else math.inf
-        with anyio.move_on_after(min(limit_s, job.timeout_s + STOP_GRACE_S)) as scope:
+        with (
+            anyio.move_on_after(min(PATIENCE * limit_s, job.timeout_s + STOP_GRACE_S)) as scope,
+            Silence(replica, scope, limit_s) as silence,
+        ):
             replica.unanswered.add(scope)
             self._stop = partial(self._begin_to_stop, job, replica, scope)
             timer = asyncio.get_running_loop().call_later(job.timeout_s, self._stop)
@@ -333,14 +347,16 @@ class Run:
                         if not streams:
                             kept.append(delta)
                             continue
-                        now_s = time.monotonic()
+                        replica.heard_s = now_s = time.monotonic()
                         if not self._begun.done():
                             replica.unanswered.discard(scope)
                             replica.answering.add(scope)
+                            silence.limit(settings.token_timeout_s)
                             self._begin(target, replica, now_s)
                         self._put(delta, now_s)
+                        patience_s = PATIENCE * settings.token_timeout_s
                         last_s = end_s + STOP_GRACE_S
-                        deadline_s = min(anyio.current_time() + settings.token_timeout_s, last_s)
+                        deadline_s = min(anyio.current_time() + patience_s, last_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
             except GenerationError:
@@ -358,9 +374,11 @@ class Run:
             # Whoever left doesn't hear of it.
             raise RequestTimeoutError("the deadline has passed")
         if scope.cancelled_caught:
-            raise ServerUnavailableError("it fell silent")
+            if silence.is_whole or not replica.circuit.closed:
+                raise ServerUnavailableError("it fell silent")
+            raise _PutOffError("it answered others only")
         if kept:
-            now_s = time.monotonic()
+            replica.heard_s = now_s = time.monotonic()
             self._begin(target, replica, now_s)
             for delta in kept:
                 self._put(delta, now_s)

@@ -73,6 +73,7 @@ class Gateway:
                 asked,
                 len(generation.prompt.encoded) // _BYTES_PER_TOKEN + 1,
                 generation.parameters.max_tokens * generation.num_answers,
+                generation.num_answers,
             )
             try:
                 written = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)

@@ -100,6 +100,8 @@ class Generation:
         stream: Whether pieces are wanted as they are made, or each answer in one.
         tenant_class: The priority.
         policy: The safety policy; None is the upstream's own.
+        tenant: Whose share of an upstream it takes; empty is nobody's.
+        is_probe: It only looks whether tokens are made, and waits behind nobody.
     """
 
     request_id: str
@@ -108,6 +110,8 @@ class Generation:
     stream: bool
     tenant_class: TenantClass
     policy: str | None
+    tenant: str = ""
+    is_probe: bool = False
 
     @property
     def n(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contract.bounds import MAX_ANSWERS
 from contract.parameters import GenerationParameters, ParameterKeywords
 from gateway.configuration import AdmissionSettings, ModelSettings
 from gateway.gateway_errors import InvalidRequest
 from gateway.generation import Generation
 from gateway.interfaces import TENANT_CLASSES, Principal, TenantClass
+from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order, Wish
 from gateway.routing import Router
 
@@ -37,7 +39,10 @@ class Intake:
             stream=wish.stream,
             tenant_class=_tenant_class(principal, wish),
             policy=principal.policy,
+            # Where nobody is asked who they are, the engine shares out by requests.
+            tenant="" if principal == LOCAL else principal.tenant,
         )
+        _check_answers(generation)
         return Order(
             arrival=arrival,
             principal=principal,
@@ -85,6 +90,23 @@ def _parameters(
             code="invalid_value",
         )
     return parameters
+
+
+def _check_answers(generation: Generation) -> None:
+    """A request is as large as its answers are many: each is a sequence of the engine.
+
+    Raises:
+        InvalidRequest: They are too many.
+    """
+    if generation.num_answers > MAX_ANSWERS:
+        prompts = len(generation.prompt)
+        of_prompts = f" to each of {prompts} prompts" if prompts > 1 else ""
+        raise InvalidRequest(
+            f"n is {generation.n}{of_prompts}: that is {generation.num_answers} answers, and a "
+            f"request has at most {MAX_ANSWERS}",
+            param="n",
+            code="invalid_value",
+        )
 
 
 def _tenant_class(principal: Principal, wish: Wish) -> TenantClass:

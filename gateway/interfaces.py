@@ -73,7 +73,12 @@ class Limiter(Protocol):
     """Holds tenants to their rates and quotas."""
 
     async def reserve(
-        self, principal: Principal, model: str, prompt_tokens: int, max_tokens: int
+        self,
+        principal: Principal,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        answers: int = 1,
     ) -> Reservation:
         """Put aside one request and what it may cost at most.
 
@@ -82,6 +87,7 @@ class Limiter(Protocol):
             model: What is asked.
             prompt_tokens: Length of the prompt, an estimate.
             max_tokens: The most tokens that all of its answers together may have.
+            answers: How many these are.
 
         Raises:
             LimitExceeded: One of the limits has no room for it.

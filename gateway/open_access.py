@@ -35,7 +35,12 @@ class Unlimited:
     """Limits nothing."""
 
     async def reserve(
-        self, principal: Principal, model: str, prompt_tokens: int, max_tokens: int
+        self,
+        principal: Principal,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        answers: int = 1,
     ) -> NoReservation:
         return NoReservation()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
+import sys
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,6 +18,7 @@ from gateway.exchange import Gateway
 from gateway.observability.logs import configure
 
 _log = logging.getLogger("gateway.server")
+_SWITCH_S = 0.001
 _SEND_BUFFER_BYTES = 256 << 10
 """What the kernel holds for a client that reads slowly, beside what the mailbox does."""
 
@@ -27,6 +30,7 @@ def serve(app: FastAPI, settings: ListenSettings, log_level: str = "INFO") -> No
         OSError: An address can't be bound.
     """
     configure(log_level)
+    _let_nothing_hold_up_the_loop()
     gateway: Gateway = app.state.gateway
     listener = listen(settings)
     if settings.metrics_port is not None:
@@ -36,6 +40,17 @@ def serve(app: FastAPI, settings: ListenSettings, log_level: str = "INFO") -> No
     scheme = "http" if settings.tls is None else "https"
     _log.info("listening", extra={"address": f"{scheme}://{host}:{port}"})
     server.run(sockets=[listener])
+
+
+def _let_nothing_hold_up_the_loop() -> None:
+    """Keep short for how long a thread, or the search for garbage, stops the event loop.
+
+    What is there at the start stays to the end, and isn't looked through for garbage: that took
+    40 ms. A thread that reads a large body gives Python's lock up within a millisecond.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def config(app: FastAPI, settings: ListenSettings) -> uvicorn.Config:

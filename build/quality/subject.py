@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from build.build_errors import BuildError
 from build.progress import Progress, silent
 from build.quality.suite import Suite
+from contract.memory import give_back_memory
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
-from python_backend.memory import give_back_memory
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import TextTokenizer
 

@@ -33,7 +33,7 @@ class UpstreamInfo(BaseModel):
         name: Its name.
         available: Whether it gets requests.
         drained: Whether it was drained.
-        in_flight: Requests under way there: a drained one can be stopped when there are none.
+        in_flight: Sequences under way there: a drained one can be stopped when there are none.
     """
 
     name: str

@@ -42,7 +42,7 @@ class ChatMessage(_Open):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=4096, fail_fast=True)]
     name: str | None = Field(default=None, max_length=64)
 
     @model_validator(mode="before")
@@ -74,7 +74,7 @@ class ChatRequest(GenerationRequest):
         "echo": (False,),
     }
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=4096, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOG_PROBS)

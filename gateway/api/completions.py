@@ -30,7 +30,10 @@ class CompletionRequest(GenerationRequest):
 
     prompt: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=64)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)]],
+            Field(min_length=1, max_length=64, fail_fast=True),
+        ]
     )
     echo: bool = Field(default=False, description="Put the prompt before the answer.")
     logprobs: int | None = Field(default=None, ge=0, le=5)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from contract.bounds import MAX_BODY_NAME
 from contract.codes import ErrorCode
 from contract.models import EngineInputs, EnsembleInputs
 from contract.parameters import ROWS
@@ -80,11 +81,14 @@ def error_headers(error: GatewayError) -> dict[str, str]:
 
 def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """What is wrong with a body, in one error that names the field."""
-    errors = error.errors() if isinstance(error, ValidationError) else error
+    if isinstance(error, ValidationError):
+        errors: Sequence[Mapping[str, Any]] = error.errors(include_url=False, include_input=False)
+    else:
+        errors = error
     # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
     # furthest into the value is the one that was meant.
     worst = max(errors, key=lambda each: len(each["loc"]))
-    path = [str(part) for part in worst["loc"] if not _is_kind(str(part))]
+    path = [str(part)[:MAX_BODY_NAME] for part in worst["loc"] if not _is_kind(str(part))]
     context = worst.get("ctx") or {}
     code: ErrorCode = "invalid_value"
     message = str(worst["msg"]).removeprefix("Value error, ")

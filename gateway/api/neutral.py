@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from contract.bounds import MAX_BODY_NAME
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     # Known here, and these values of them are nobody's wish.
     "top_k": (-1, 0),
@@ -140,9 +142,10 @@ def carrying(values: Any, known: Set[str]) -> Any:
 
 
 def _unknown(name: Any, known: Set[str]) -> PydanticCustomError:
-    near = difflib.get_close_matches(str(name)[:64], known, n=1)
+    name = str(name)[:MAX_BODY_NAME]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return unsupported("unknown parameter {name}{hint}", name=str(name)[:64], hint=hint)
+    return unsupported("unknown parameter {name}{hint}", name=name, hint=hint)
 
 
 def _same(value: Any, neutral: Any) -> bool:

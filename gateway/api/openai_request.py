@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_t
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
+from contract.bounds import STOP_WORDS
 from contract.parameters import (
     ASKED,
     INT32_MAX,
@@ -36,6 +37,8 @@ TIERS: dict[TenantClass, ServiceTier] = {
 
 _CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
 
+_MOST_DIGITS = 10
+"""Of a token's id."""
 _STREAM_NEUTRAL = {"continuous_usage_stats": (False,)}
 
 
@@ -96,7 +99,7 @@ class GenerationRequest(_AskedWithParameters):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
     """Values that ask for nothing."""
 
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = None
     ignore_eos: bool = False
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         default=None,
@@ -138,16 +141,23 @@ class GenerationRequest(_AskedWithParameters):
 
     @field_validator("stop")
     @classmethod
-    def _no_empty_stop(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if stop is not None and "" in ([stop] if isinstance(stop, str) else stop):
+    def _stop_texts(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        texts = [stop] if isinstance(stop, str) else stop or []
+        if "" in texts:
             raise ValueError("a stop text must not be empty")
+        size = sum(len(text.encode()) for text in texts)
+        if size > STOP_WORDS.most_bytes:
+            raise ValueError(
+                f"the texts have {size} bytes; they must have at most {STOP_WORDS.most_bytes}"
+            )
         return stop
 
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
         for token in bias or ():
-            if not (token.isdecimal() and token.isascii() and int(token) < 2**31):
+            known = len(token) <= _MOST_DIGITS and token.isdecimal() and token.isascii()
+            if not (known and int(token) <= INT32_MAX):
                 raise ValueError(f"{token[:32]!r} is no token id")
         return bias
 

@@ -9,7 +9,9 @@ import orjson
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope
 
+from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
 from gateway.api.edge import ERROR_WRITER
@@ -26,6 +28,10 @@ TRANSLATORS: tuple[Translator[Any], ...] = (ChatTranslator(), CompletionTranslat
 class AuthenticatedRoute(APIRoute):
     """Knows who asks before anything of the body is looked at."""
 
+    async def take(self, request: Request) -> Request:
+        """What the handler gets, once it is known who asks."""
+        return request
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the route's own handler."""
         handler = super().get_route_handler()
@@ -35,7 +41,7 @@ class AuthenticatedRoute(APIRoute):
             request.state.principal = await gateway.authenticator.authenticate(
                 request.headers.get("authorization")
             )
-            return await handler(_JsonRequest(request.scope, request.receive))
+            return await handler(await self.take(request))
 
         return authenticated
 
@@ -44,6 +50,12 @@ def _route_of(translator: Translator[Any]) -> type[AuthenticatedRoute]:
     """The route of an API: whatever goes wrong behind it is said in its words."""
 
     class TranslatedRoute(AuthenticatedRoute):
+        async def take(self, request: Request) -> Request:
+            raw = await request.body()
+            if raw:
+                request.state.read = await read(translator, raw)
+            return _ReadRequest(request.scope, request.receive, raw)
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
 
@@ -56,11 +68,15 @@ def _route_of(translator: Translator[Any]) -> type[AuthenticatedRoute]:
     return TranslatedRoute
 
 
-class _JsonRequest(Request):
-    """A request whose body is read strictly: no NaN, and no text that isn't Unicode."""
+class _ReadRequest(Request):
+    """A request whose body has been read: what FastAPI asks for is there."""
+
+    def __init__(self, scope: Scope, receive: Receive, raw: bytes) -> None:
+        super().__init__(scope, receive)
+        self._body = raw
 
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        return self.state.read.body
 
 
 class ErrorDetail(BaseModel):
@@ -91,7 +107,7 @@ def add_api(router: APIRouter, translator: Translator[Any]) -> None:
     async def answer(body: BaseModel, request: Request) -> Response:
         gateway: Gateway = request.app.state.gateway
         order = gateway.intake.order(
-            request.state.principal, request.scope["trireme.arrival"], translator.wish(body)
+            request.state.principal, request.scope["trireme.arrival"], request.state.read.wish
         )
         return Reply(gateway, order, translator.encoder(body, order))
 

@@ -8,13 +8,11 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
-import orjson
 from fastapi import WebSocket
-from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
+from gateway.api.body import Read, read
 from gateway.api.edge import with_id
-from gateway.api.error_objects import invalid
 from gateway.api.reply import events
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
@@ -22,7 +20,6 @@ from gateway.gateway_errors import (
     AuthenticationError,
     BodyTooLarge,
     GatewayError,
-    InvalidRequest,
     PermissionDenied,
 )
 from gateway.interfaces import Principal
@@ -91,8 +88,8 @@ class Conversation:
         with anyio.CancelScope() as connection:
             watcher = asyncio.create_task(self._cancel_at_next_message(connection))
             try:
-                body = self._body(text)
-                order = self._gateway.intake.order(principal, arrival, self._translator.wish(body))
+                body, wish = await self._read(text)
+                order = self._gateway.intake.order(principal, arrival, wish)
                 encoder = self._translator.encoder(body, order)
                 async with await self._gateway.open(order) as exchange:
                     await exchange.begun()
@@ -109,26 +106,13 @@ class Conversation:
             await self._socket.close(_POLICY_VIOLATION, "one request at a time")
             raise WebSocketDisconnect(_POLICY_VIOLATION)
 
-    def _body(self, text: str) -> Any:
+    async def _read(self, text: str) -> Read:
         limit = self._gateway.configuration.listen.max_body_bytes
-        if len(text) > limit:
+        raw = text.encode(errors="replace")
+        if len(raw) > limit:
             raise BodyTooLarge(f"the message has more than {limit} bytes")
-        try:
-            value = self._translator.streaming(_json_object(text))
-            return self._translator.body.model_validate(value)
-        except ValidationError as error:
-            raise invalid(error) from None
+        return await read(self._translator, raw, streaming=True)
 
     async def _cancel_at_next_message(self, connection: anyio.CancelScope) -> None:
         await self._socket.receive()
         connection.cancel()
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the message is not a JSON object", code="invalid_json")
-    return value

@@ -52,7 +52,7 @@ class Count(NamedTuple):
         tokens: Tokens in the last minute.
         tokens_wait_s: Until it has room for the request's tokens.
         tokens_reset_s: Until it is empty.
-        running: Requests that run.
+        running: Answers that are made: a request may make several.
         day: Tokens of the day.
         month: Tokens of the month.
     """
@@ -102,7 +102,20 @@ RETRY_S = 1.0
 """When to try again where too many requests run: nobody knows when one of them ends."""
 
 
-def shortages(limits: Limits, count: Count, period: Period, tokens: int) -> dict[str, float]:
+def lease_of(name: str, answers: int) -> str:
+    """Name a request so that its lease tells how many answers it makes at a time."""
+    return f"{name}*{answers}"
+
+
+def answers_of(lease: str) -> int:
+    """How many answers a lease counts as; 1 where its name doesn't tell."""
+    _, star, answers = lease.rpartition("*")
+    return int(answers) if star else 1
+
+
+def shortages(
+    limits: Limits, count: Count, period: Period, tokens: int, answers: int = 1
+) -> dict[str, float]:
     """Return each limit that has no room for one more request, and when it may have, in seconds.
 
     Args:
@@ -110,13 +123,15 @@ def shortages(limits: Limits, count: Count, period: Period, tokens: int) -> dict
         count: What it has used without the request, waits reckoned with the limits and `tokens`.
         period: The day and month.
         tokens: What the request may cost.
+        answers: How many it makes at a time.
     """
     found: dict[str, float] = {}
     if count.requests_wait_s:
         found["requests_per_minute"] = count.requests_wait_s
     if count.tokens_wait_s:
         found["tokens_per_minute"] = count.tokens_wait_s
-    if limits.concurrent_requests is not None and count.running >= limits.concurrent_requests:
+    concurrent = limits.concurrent_requests
+    if concurrent is not None and count.running + answers > concurrent:
         found["concurrent_requests"] = RETRY_S
     if limits.tokens_per_day is not None and count.day + tokens > limits.tokens_per_day:
         found["tokens_per_day"] = period.day_rest_s
@@ -158,7 +173,7 @@ class Store(Protocol):
         """Count a request and its tokens, or nothing where a limit has no room.
 
         Args:
-            lease: Names the request.
+            lease: Names the request, and its answers: see `lease_of`.
             account: Who asks.
             tokens: The most that it may cost.
 

@@ -56,6 +56,15 @@ local function window(name, most, amount)
   return {total, wait, reset}
 end
 
+-- A lease's name ends with how many answers it counts as.
+local function answers(name) return tonumber(string.match(name, '%*(%d+)$')) or 1 end
+
+local function running(name)
+  local sum = 0
+  for _, each in ipairs(redis.call('ZRANGE', name, 0, -1)) do sum = sum + answers(each) end
+  return sum
+end
+
 local function count(holder, asked)
   local requests_most, tokens_most = -1, -1
   if asked then requests_most, tokens_most = limit(holder, 1), limit(holder, 2) end
@@ -63,7 +72,7 @@ local function count(holder, asked)
   local all = window(key(holder, 2), tokens_most, tokens)
   return {
     requests[1], requests[2], requests[3], all[1], all[2], all[3],
-    redis.call('ZCARD', key(holder, 3)),
+    running(key(holder, 3)),
     tonumber(redis.call('GET', key(holder, 4))),
     tonumber(redis.call('GET', key(holder, 5))),
   }
@@ -85,7 +94,7 @@ else
     local used = count(holder, true)
     local running_most, day_most, month_most = limit(holder, 3), limit(holder, 4), limit(holder, 5)
     granted = granted and used[2] == 0 and used[5] == 0
-      and (running_most < 0 or used[7] < running_most)
+      and (running_most < 0 or used[7] + answers(lease) <= running_most)
       and (day_most < 0 or used[8] + tokens <= day_most)
       and (month_most < 0 or used[9] + tokens <= month_most)
     counts[holder] = used

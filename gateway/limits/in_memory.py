@@ -13,6 +13,7 @@ from gateway.limits.account import (
     Holder,
     Period,
     Spent,
+    answers_of,
     nothing_spent,
     shortages,
 )
@@ -39,7 +40,7 @@ class _Counters:
             tokens=self.tokens.total,
             tokens_wait_s=self.tokens.wait_s(now, limits.tokens_per_minute, tokens),
             tokens_reset_s=self.tokens.reset_s(now),
-            running=len(self.running),
+            running=sum(map(answers_of, self.running)),
             day=self.spent[period.day],
             month=self.spent[period.month],
         )
@@ -80,7 +81,8 @@ class MemoryStore:
             each.count(now, period, own, tokens) for each, own in zip(counters, limits, strict=True)
         ]
         granted = not any(
-            shortages(own, count, period, tokens) for own, count in zip(limits, counts, strict=True)
+            shortages(own, count, period, tokens, answers_of(lease))
+            for own, count in zip(limits, counts, strict=True)
         )
         second = int(now)
         if granted:

@@ -19,7 +19,8 @@ class Limits(Settings):
     Attributes:
         requests_per_minute: Most requests in any 60 seconds.
         tokens_per_minute: Most tokens in any 60 seconds.
-        concurrent_requests: Most requests at a time.
+        concurrent_requests: Most requests at a time, a request of several answers (`n`, a list of
+            prompts) as so many.
         tokens_per_day: Most tokens in a day, UTC.
         tokens_per_month: Most tokens in a calendar month, UTC.
     """

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from gateway.gateway_errors import InvalidRequest, LimitExceeded, LimitsUnavailable
 from gateway.interfaces import Principal
-from gateway.limits.account import Account, Count, Grant, Holder, Store, shortages
+from gateway.limits.account import Account, Count, Grant, Holder, Store, lease_of, shortages
 from gateway.limits.limit import Limits
 
 LimitSource = Callable[[Principal], Awaitable[tuple[Limits, Limits]]]
@@ -42,7 +42,12 @@ class TenantLimiter:
         self._allow_when_unavailable = allow_when_unavailable
 
     async def reserve(
-        self, principal: Principal, model: str, prompt_tokens: int, max_tokens: int
+        self,
+        principal: Principal,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        answers: int = 1,
     ) -> TenantReservation:
         """Put aside one request and what it may cost at most.
 
@@ -57,7 +62,8 @@ class TenantLimiter:
         tokens = prompt_tokens + max_tokens
         for holder in holders:
             _refuse_what_never_fits(holder, prompt_tokens, max_tokens)
-        lease = secrets.token_hex(12)
+            _refuse_too_many_answers(holder, answers)
+        lease = lease_of(secrets.token_hex(12), answers)
         try:
             grant = await self._store.acquire(lease, account, tokens)
         except LimitsUnavailable:
@@ -65,7 +71,7 @@ class TenantLimiter:
                 raise
             return TenantReservation(self._store, lease, account, None, tokens)
         if not grant.granted:
-            raise _exceeded(account, grant, tokens)
+            raise _exceeded(account, grant, tokens, answers)
         return TenantReservation(self._store, lease, account, grant, tokens)
 
     async def close(self) -> None:
@@ -149,13 +155,26 @@ def _refuse_what_never_fits(holder: Holder, prompt_tokens: int, max_tokens: int)
             )
 
 
-def _exceeded(account: Account, grant: Grant, tokens: int) -> LimitExceeded:
+def _refuse_too_many_answers(holder: Holder, answers: int) -> None:
+    limit = holder.limits.concurrent_requests
+    if limit is not None and answers > limit:
+        raise InvalidRequest(
+            f"this request makes {answers} answers at a time, each of which counts as a request; "
+            f"the {_owner(holder)} has {_WORDS['concurrent_requests'].format(limit=limit)}",
+            param="n",
+            code="request_exceeds_limit",
+        )
+
+
+def _exceeded(account: Account, grant: Grant, tokens: int, answers: int) -> LimitExceeded:
     """Tell of the limit that takes longest to have room, so that the next try may succeed."""
     wait_s, limit, holder = max(
         (
             (wait_s, limit, holder)
             for holder, count in zip(account.holders, grant.counts, strict=True)
-            for limit, wait_s in shortages(holder.limits, count, grant.period, tokens).items()
+            for limit, wait_s in shortages(
+                holder.limits, count, grant.period, tokens, answers
+            ).items()
         ),
         key=lambda each: each[0],
     )

@@ -40,6 +40,10 @@ class Circuit:
         self._open_s = self._settings.open_s
         self._last_success_s = now_s
 
+    def succeeded_since(self, when_s: float) -> bool:
+        """Whether a token came after a moment."""
+        return self._last_success_s > when_s
+
     def fail(self, now_s: float, *, lost: bool = False) -> None:
         """A request or a probe failed for a reason that isn't its own.
 

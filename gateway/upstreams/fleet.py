@@ -14,9 +14,14 @@ from contextlib import aclosing
 
 import anyio
 
-from contract.errors import ServerBrokenError, ServerBusyError, TriremeError
+from contract.errors import (
+    RequestTimeoutError,
+    ServerBrokenError,
+    ServerBusyError,
+    TriremeError,
+)
 from contract.parameters import GenerationParameters
-from gateway.configuration import HealthSettings, UpstreamSettings
+from gateway.configuration import HealthSettings, TritonSettings, UpstreamSettings
 from gateway.generation import Generation, Job, Texts
 from gateway.interfaces import TenantClass
 from gateway.upstreams.base import Upstream
@@ -35,7 +40,10 @@ class Replica:
         upstream: What generates.
         circuit: Whether it is to be asked.
         drained: It gets nothing new; what runs there ends by itself.
-        by_class: Requests under way, by class.
+        by_class: Sequences under way, by class.
+        by_tenant: The same, by tenant.
+        in_flight: All of them.
+        heard_s: When it last had something to say, to whomever, on the clock of `time.monotonic`.
         unanswered: Scopes of requests that have got nothing yet and may begin again elsewhere.
         answering: Scopes of streams that have begun.
     """
@@ -54,7 +62,9 @@ class Replica:
         self.circuit = Circuit(health, probed=probe_model is not None)
         self.drained = False
         self.by_class: Counter[TenantClass] = Counter()
+        self.by_tenant: Counter[str] = Counter()
         self.in_flight = 0
+        self.heard_s = float("-inf")
         self.unanswered: set[anyio.CancelScope] = set()
         self.answering: set[anyio.CancelScope] = set()
         self.probe_model = probe_model
@@ -67,23 +77,32 @@ class Replica:
 
     @property
     def capacity(self) -> int:
-        """Requests that it may have at once."""
+        """Sequences that it may have at once."""
         return self.settings.max_concurrent
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it has one sequence give way to another, by class and by tenant."""
+        return isinstance(self.settings, TritonSettings) and self.settings.priorities
 
     @property
     def available(self) -> bool:
         """Whether it may get requests, if it has room."""
         return not self.drained and self.circuit.allows(time.monotonic())
 
-    def enter(self, tenant_class: TenantClass) -> None:
-        """Count a request in."""
-        self.by_class[tenant_class] += 1
-        self.in_flight += 1
+    def enter(self, tenant_class: TenantClass, tenant: str = "", sequences: int = 1) -> None:
+        """Count a request's sequences in."""
+        self.by_class[tenant_class] += sequences
+        self.by_tenant[tenant] += sequences
+        self.in_flight += sequences
 
-    def leave(self, tenant_class: TenantClass) -> None:
-        """Count it out."""
-        self.by_class[tenant_class] -= 1
-        self.in_flight -= 1
+    def leave(self, tenant_class: TenantClass, tenant: str = "", sequences: int = 1) -> None:
+        """Count them out."""
+        self.by_class[tenant_class] -= sequences
+        self.by_tenant[tenant] -= sequences
+        if not self.by_tenant[tenant]:
+            del self.by_tenant[tenant]
+        self.in_flight -= sequences
 
     def fail(self, error: Exception, *, probed: bool = False) -> None:
         """Tell the circuit of a failure that isn't the request's own.
@@ -115,8 +134,10 @@ class Replica:
             stream=False,
             tenant_class="interactive",
             policy=None,
+            is_probe=True,
         )
         job = Job(generation, generation.request_id, self.probe_model, self._probe_timeout_s)
+        asked_s = time.monotonic()
         try:
             with anyio.fail_after(self._probe_timeout_s):
                 async with aclosing(self.upstream.generate(job)) as pieces:
@@ -125,9 +146,12 @@ class Replica:
         except ServerBusyError:
             pass  # full is not ill: what runs there shows whether it goes on
         except (TriremeError, TimeoutError) as error:
-            self.fail(error, probed=True)
+            late = isinstance(error, TimeoutError | RequestTimeoutError)
+            if not (late and self.circuit.succeeded_since(asked_s)):
+                self.fail(error, probed=True)  # else it is busy: others got their first tokens
         else:
-            self.circuit.succeed(time.monotonic())
+            self.heard_s = time.monotonic()
+            self.circuit.succeed(self.heard_s)
 
 
 class Fleet:

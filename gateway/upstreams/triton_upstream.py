@@ -16,7 +16,7 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
 from contract.models import EnsembleOutputs
-from contract.names import CHAT_TEMPLATE, SAFETY_POLICY, TENSORRT_LLM
+from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE, TENSORRT_LLM
 from contract.parameters import INT32_MAX, GenerationParameters
 from gateway.configuration import TritonSettings
 from gateway.generation import (
@@ -108,6 +108,10 @@ class Triton:
         parameters: dict[str, Any] = {}
         if generation.policy is not None:
             parameters[SAFETY_POLICY] = generation.policy
+        if self._settings.priorities and generation.tenant:
+            parameters[SHARE] = generation.tenant
+        if self._settings.priorities and generation.is_probe:
+            parameters[PROBE] = True
         if isinstance(prompt, Chat):
             chat = prompt.encoded.decode()
             return [make(prompt="", chat=chat, request_id=_name(job, 0), parameters=parameters)]

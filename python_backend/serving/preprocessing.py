@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from contract.bounds import BAD_WORDS, BIAS_WORDS, MAX_BIAS_IDS, STOP_WORDS, Bound
 from contract.ensemble import ensemble_steps
 from contract.errors import InvalidRequestError
+from contract.memory import give_back_memory
 from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import EnsembleInputs
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
 from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
-from python_backend.memory import give_back_memory
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader

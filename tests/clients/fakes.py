@@ -74,6 +74,7 @@ class Received:
     request_id: str
     inputs: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -129,7 +130,11 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
                 for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
             }
             headers = dict(context.invocation_metadata())
-            self.fake.received.append(Received(request.id, inputs, headers))
+            parameters = {
+                name: getattr(value, value.WhichOneof("parameter_choice"))
+                for name, value in request.parameters.items()
+            }
+            self.fake.received.append(Received(request.id, inputs, headers, parameters))
             answered = threading.Event()
             context.add_callback(lambda answered=answered: self._ended(answered))
             for step, final in self.fake.steps():

@@ -225,7 +225,12 @@ class Ledger:
     durable_after_s: float = 0.0
 
     async def reserve(
-        self, principal: Principal, model: str, prompt_tokens: int, max_tokens: int
+        self,
+        principal: Principal,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        answers: int = 1,
     ) -> _Reservation:
         if self.refuse is not None:
             raise self.refuse

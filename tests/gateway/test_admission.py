@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import Admission
+from gateway.admission import Admission, _Waiter
 from gateway.configuration import (
     AdmissionSettings,
     AffinitySettings,
@@ -27,8 +27,10 @@ from tests.gateway.fakes import FakeUpstream
 pytestmark = pytest.mark.anyio
 
 
-def replica(name: str = "a", capacity: int = 4, *, well: bool = True) -> Replica:
-    settings = TritonSettings(name=name, address="localhost:1", max_concurrent=capacity)
+def replica(name: str = "a", capacity: int = 4, *, well: bool = True, fair: bool = True) -> Replica:
+    settings = TritonSettings(
+        name=name, address="localhost:1", max_concurrent=capacity, priorities=fair
+    )
     made = Replica(settings, FakeUpstream(), HealthSettings(), probe_model="ensemble")
     if well:
         made.circuit.succeed(time.monotonic())
@@ -37,6 +39,11 @@ def replica(name: str = "a", capacity: int = 4, *, well: bool = True) -> Replica
 
 def admission(**more: Any) -> Admission:
     return Admission(AdmissionSettings(**more), AffinitySettings())
+
+
+def waiter(tenant: str = "", sequences: int = 1) -> _Waiter:
+    place = asyncio.get_running_loop().create_future()
+    return _Waiter((), None, tenant, sequences, place)
 
 
 class Clients:
@@ -56,13 +63,17 @@ class Clients:
         tenant_class: TenantClass = "standard",
         replicas: tuple[Replica, ...] | None = None,
         prefix: bytes | None = None,
+        tenant: str = "",
+        sequences: int = 1,
     ) -> None:
         self._leave[name] = asyncio.Event()
 
         async def stay() -> None:
             deadline_s = time.monotonic() + 60
             wanted = self.replicas if replicas is None else replicas
-            async with self.queue.place(wanted, tenant_class, prefix, deadline_s) as replica:
+            async with self.queue.place(
+                wanted, tenant_class, prefix, deadline_s, tenant, sequences
+            ) as replica:
                 self.order.append(name)
                 self.served_by[name] = replica.name
                 await self._leave[name].wait()
@@ -103,6 +114,65 @@ async def test_batch_leaves_room_for_people():
         await clients.come(f"i{index}", "interactive")
     assert clients.order[-2:] == ["i0", "i1"]
     assert only.in_flight == 8
+    await clients.end()
+
+
+async def test_a_request_takes_a_place_for_each_of_its_answers():
+    only = replica(capacity=8)
+    clients = Clients(admission(), only)
+    await clients.come("b0", "batch", sequences=5)
+    await clients.come("b1", "batch", sequences=64)  # five of batch's six are filled
+    await clients.come("b2", "batch")
+    assert clients.order == ["b0", "b1"]
+    assert (only.in_flight, only.by_class["batch"]) == (69, 69)
+    # However many there are, batch fills no more than its own part.
+    await clients.come("i0", "interactive", sequences=2)
+    await clients.come("i1", "interactive")
+    assert clients.order == ["b0", "b1", "i0"]
+    await clients.go("b1")
+    assert clients.order == ["b0", "b1", "i0", "i1"]
+    await clients.end()
+    assert (only.in_flight, only.by_class.total(), only.by_tenant.total()) == (0, 0, 0)
+
+
+async def test_tenants_of_a_class_take_turns():
+    clients = Clients(admission(), replica(capacity=1, fair=False))
+    for name in ("a0", "a1", "a2", "a3", "b0", "b1"):
+        await clients.come(name, tenant=name[0])
+    await clients.go("a0", "b0", "a1", "b1", "a2", "a3")
+    await clients.end()
+    assert clients.order == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+@pytest.mark.parametrize("fair", [True, False])
+async def test_who_has_little_gets_in_where_the_engine_shares_its_places_out(fair: bool):
+    only = replica(capacity=16, fair=fair)
+    clients = Clients(admission(), only)
+    for index in range(20):
+        await clients.come(f"a{index}", "interactive", tenant="a")
+    assert only.in_flight == 16
+    for index in range(4):
+        await clients.come(f"b{index}", "interactive", tenant="b")
+    assert only.by_tenant["b"] == (2 if fair else 0)
+    await clients.come("c", "batch", tenant="c", sequences=128)  # more than may wait there
+    assert only.by_tenant["c"] == 0
+    await clients.end()
+
+
+async def test_a_tenant_that_fills_the_queue_fills_its_own():
+    settings = ClassSettings(max_waiting=4)
+    clients = Clients(admission(standard=settings), replica(capacity=1, fair=False))
+    for index in range(5):
+        await clients.come(f"a{index}", tenant="a")
+    for index in range(2):
+        await clients.come(f"b{index}", tenant="b")
+    assert clients.queue.waiting("standard") == 6
+    for tenant in "ab":
+        with pytest.raises(Overloaded, match="class standard is full"):
+            async with clients.queue.place(
+                clients.replicas, "standard", None, time.monotonic() + 60, tenant
+            ):
+                pass
     await clients.end()
 
 
@@ -304,14 +374,23 @@ async def test_the_wait_is_what_those_before_take_at_the_places_there_are(tenant
     replicas = (replica("a", 4), replica("b", 4), replica("c", 100, well=False))
     halves = {"standard": ClassSettings(ceiling=0.5), "batch": ClassSettings(ceiling=0.25)}
     queue = admission(**halves)
-    assert queue._expected_wait_s(replicas, tenant_class) == 0
+    assert queue._expected_wait_s(replicas, tenant_class, "") == 0
     queue._hold_s = 10
     for count, each in zip((2, 3, 4), TENANT_CLASSES, strict=True):
-        queue._waiting[each].extend([None] * count)  # type: ignore[list-item]
-    assert queue._expected_wait_s(replicas, tenant_class) == expected_s
+        queue._waiting[each].append(waiter(sequences=count))
+    assert queue._expected_wait_s(replicas, tenant_class, "") == expected_s
     # A fraction of a place is taken for a whole one.
     few = (replica("d", 1),)
-    assert queue._expected_wait_s(few, "batch") == 9 * 10
+    assert queue._expected_wait_s(few, "batch", "") == 9 * 10
+
+
+async def test_who_asks_for_little_does_not_wait_for_all_that_another_asked_for():
+    queue = admission()
+    queue._hold_s = 10
+    queue._waiting["standard"].extend([waiter("much", 90), waiter("little", 1)])
+    replicas = (replica(capacity=10),)
+    assert queue._expected_wait_s(replicas, "standard", "little") == pytest.approx(2 * 10 / 9)
+    assert queue._expected_wait_s(replicas, "standard", "much") == pytest.approx(91 * 10 / 9)
 
 
 @given(st.lists(st.tuples(st.sampled_from(TENANT_CLASSES), st.booleans()), max_size=60))

@@ -122,6 +122,34 @@ def test_a_replica_that_falls_silent_in_a_stream_ends_it_with_an_error():
     assert events[-1]["error"]["code"] == "upstream_lost"
 
 
+def test_a_stream_that_is_put_off_goes_on_where_its_replica_answers_others():
+    """Probes get their tokens meanwhile: it waits for a place, that is all."""
+    busy = FakeUpstream([*words("Hello", reason=""), 2.5, *words(" there.")])
+    with serving(busy, configuration((silent("a", token_timeout_s=1),))) as gateway:
+        assert text_of(stream(gateway, STREAM)) == "Hello there."
+
+
+def test_a_replica_that_does_not_come_to_a_request_is_not_ill(monkeypatch):
+    monkeypatch.setattr("gateway.dispatch.PATIENCE", 2)
+    busy, good = FakeUpstream([HANG]), FakeUpstream()
+    upstreams = (silent("a", first_token_timeout_s=1), silent("b"))
+    health = HealthSettings(interval_s=0.01, failures=1)
+    settings = configuration(upstreams, health=health)
+    with serving({"a": busy, "b": good}, settings) as gateway:
+        assert text_of(stream(gateway, STREAM)) == "Hello there."
+        assert busy.ended == ["cancelled"]
+        assert gateway.app.state.fleet["a"].circuit.closed
+
+
+def test_a_replica_that_says_nothing_to_anybody_is_ill():
+    hung, good = FakeUpstream([HANG]), FakeUpstream()
+    upstreams = (silent("a", first_token_timeout_s=0.1), silent("b"))
+    settings = configuration(upstreams, health=HealthSettings(interval_s=60, failures=1))
+    with serving({"a": hung, "b": good}, settings) as gateway:
+        assert text_of(stream(gateway, STREAM)) == "Hello there."
+        assert not gateway.app.state.fleet["a"].circuit.closed
+
+
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 def test_a_probe_that_fails_frees_the_requests_that_wait_for_a_hung_replica(body):
     hung, good = FakeUpstream([HANG]), FakeUpstream()

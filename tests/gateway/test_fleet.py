@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
 
+import anyio
 import pytest
 
 from gateway.configuration import HealthSettings, TritonSettings
-from gateway.generation import Texts
+from gateway.generation import Delta, Job, Texts
 from gateway.upstreams.fleet import Replica
 from tests.gateway.fakes import FakeUpstream
 
@@ -24,3 +26,20 @@ async def test_a_probe_asks_what_every_checkpoint_can_answer() -> None:
     generation = job.generation
     assert (generation.prompt, generation.parameters.max_tokens) == (Texts.of(("Hi",)), 1)
     assert replica.circuit.allows(time.monotonic())
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_late_probe_is_no_failure_where_others_get_first_tokens(busy: bool) -> None:
+    class Late(FakeUpstream):
+        async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
+            if busy:
+                replica.circuit.succeed(time.monotonic())
+            await anyio.sleep(10)
+            yield Delta()
+
+    settings = TritonSettings(name="a", address="localhost:1")
+    health = HealthSettings(timeout_s=0.05, failures=1)
+    replica = Replica(settings, Late(), health, probe_model="ensemble")
+    replica.circuit.succeed(time.monotonic())
+    await replica.probe()
+    assert replica.circuit.closed is busy

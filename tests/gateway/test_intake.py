@@ -13,7 +13,7 @@ from gateway.configuration import AdmissionSettings, ModelSettings, VersionSetti
 from gateway.gateway_errors import InvalidRequest, ModelNotFound
 from gateway.generation import Texts
 from gateway.intake import DEADLINE_HEADER, Intake
-from gateway.interfaces import TenantClass
+from gateway.interfaces import Principal, TenantClass
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order, Wish
 from gateway.routing import Router
@@ -34,13 +34,15 @@ def order(
     headers: Mapping[str, str] = MappingProxyType({}),
     model: str = "d",
     tenant_class: TenantClass | None = None,
+    prompts: tuple[str, ...] = ("Hi",),
+    principal: Principal = PRINCIPAL,
 ) -> Order:
     intake = Intake(
         Router(configuration(models={"demo": MODEL}), {}),
         AdmissionSettings(default_deadline_s=60, max_deadline_s=100),
     )
-    wish = Wish(model, Texts.of(("Hi",)), parameters or {}, tenant_class=tenant_class)
-    return intake.order(PRINCIPAL, Arrival("id", headers, 1.7e9, 1000.0), wish)
+    wish = Wish(model, Texts.of(prompts), parameters or {}, tenant_class=tenant_class)
+    return intake.order(principal, Arrival("id", headers, 1.7e9, 1000.0), wish)
 
 
 def test_what_a_body_does_not_say_is_the_model_s_default():
@@ -50,6 +52,20 @@ def test_what_a_body_does_not_say_is_the_model_s_default():
     generation = wanted.generation
     assert (generation.request_id, generation.policy) == ("id", "strict")
     assert (generation.parameters.max_tokens, generation.parameters.temperature) == (40, 0.5)
+
+
+def test_a_request_has_so_many_answers_and_no_more():
+    assert order({"num_return_sequences": 128}).generation.num_answers == 128
+    with pytest.raises(InvalidRequest, match="129 answers, and a request has at most 128") as error:
+        order({"num_return_sequences": 129})
+    assert (error.value.param, error.value.code) == ("n", "invalid_value")
+    with pytest.raises(InvalidRequest, match="n is 43 to each of 3 prompts: that is 129 answers"):
+        order({"num_return_sequences": 43}, prompts=("a", "b", "c"))
+
+
+def test_a_tenant_s_name_goes_with_its_request_where_there_are_tenants():
+    assert order(principal=replace(PRINCIPAL, tenant="acme")).generation.tenant == "acme"
+    assert order(principal=LOCAL).generation.tenant == ""
 
 
 @pytest.mark.parametrize(

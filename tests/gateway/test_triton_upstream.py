@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -93,6 +94,22 @@ def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
         {"text_input": [text], **said, **REPORTS} for text in (b"a", b"b")
     ]
     assert {each.request_id for each in server.received} == {"id.0", "id.1"}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_engine_of_ours_is_told_whose_share_it_is_and_what_is_a_probe(server, ours):
+    settings = TritonSettings(name="a", address=server.urls["grpc"], priorities=ours)
+    said: list[dict[str, Any]] = [{"tenant": "acme"}, {"is_probe": True}]
+    for more in said:
+        usual = job(Texts.of(("a",)))
+        server.script = [text("a", "stop")]
+        asked = replace(usual, generation=replace(usual.generation, **more))
+        asyncio.run(collect(Triton(settings), asked))
+    found = [
+        {name: each.parameters[name] for name in ("share", "probe") if name in each.parameters}
+        for each in server.received
+    ]
+    assert found == ([{"share": "acme"}, {"probe": True}] if ours else [{}, {}])
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,20 @@ async def test_a_store_gives_back_once_and_only_what_it_counted(store):
     ] * 2
 
 
+async def test_a_request_of_several_answers_counts_as_so_many_at_a_time(limiter):
+    limited = limiter(Limits(concurrent_requests=5))
+    several = await limited.reserve(PRINCIPAL, "m", 1, 1, 3)
+    await limited.reserve(PRINCIPAL, "m", 1, 1)
+    with pytest.raises(LimitExceeded, match="5 requests at a time"):
+        await limited.reserve(PRINCIPAL, "m", 1, 1, 2)
+    with pytest.raises(InvalidRequest, match="makes 6 answers at a time") as never:
+        await limited.reserve(PRINCIPAL, "m", 1, 1, 6)
+    assert (never.value.param, never.value.code) == ("n", "request_exceeds_limit")
+    await limited.reserve(PRINCIPAL, "m", 1, 1)
+    await several.settle(0, 0)
+    await limited.reserve(PRINCIPAL, "m", 1, 1, 3)
+
+
 async def test_requests_at_a_time(limiter):
     limited = limiter(Limits(concurrent_requests=2))
     running = [await limited.reserve(PRINCIPAL, "m", 1, 1) for _ in range(2)]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gateway.gateway_errors import LimitExceeded, LimitsUnavailable
-from gateway.limits.account import Account, Grant, Holder, Period, Store
+from gateway.limits.account import Account, Grant, Holder, Period, Store, lease_of
 from gateway.limits.in_memory import MemoryStore
 from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
@@ -65,7 +65,7 @@ def test_redis_and_memory_say_the_same(redis, tenant, key, moves):
             if move == "wait":
                 clock.now = round(clock.now + which / 1000, 3)
             elif move == "ask":
-                lease = f"lease-{number}"
+                lease = lease_of(f"lease-{number}", 1 + amount % 3)
                 account = accounts[which]
                 grants = [await store.acquire(lease, account, amount) for store in stores]
                 assert grants[0].granted == grants[1].granted
