@@ -288,7 +288,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_event():
     with serving(FakeUpstream(script), audit=ledger) as gateway:
         events = stream(gateway, STREAM)
     assert events[-1]["error"]["code"] == "generation_failed"
-    assert ledger.records[0].finish_reason == "error"
+    assert ledger.records[0].finish_reasons == ("error",)
     assert ledger.records[0].output_tokens == 2
 
 
@@ -333,7 +333,7 @@ def test_an_answer_is_reserved_begun_settled_and_audited_in_this_order(body):
     ]
     (record,) = ledger.records
     assert (record.upstream, record.model_version, record.status) == ("a", "demo-1", 200)
-    assert (record.finish_reason, record.answer_text) == ("stop", "Hello there.")
+    assert (record.finish_reasons, record.answer_text) == (("stop",), "Hello there.")
     assert '"content":"Hi"' in record.prompt_text
 
 
