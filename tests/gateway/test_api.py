@@ -141,6 +141,7 @@ def test_log_probabilities_in_both_forms():
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"repetition_penalty": 10.1}, "repetition_penalty", "less than or equal to 10"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"max_tokens": 10**6}, "max_tokens", "gives at most 32768"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "are the same"),

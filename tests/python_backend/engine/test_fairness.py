@@ -142,6 +142,19 @@ def test_a_stream_takes_no_turn() -> None:
     assert steps == 6  # three parts of its prompt, each after one of the other's
 
 
+def test_a_prompt_of_two_tokens_takes_a_turn() -> None:
+    scheduler = make_scheduler(max_num_tokens=2)
+    (same,) = ask(scheduler, 1, share="a", prompt=96)
+    (other,) = ask(scheduler, 1, share="b", prompt=96)
+    step(scheduler, 2)
+    assert (same.num_computed, other.num_computed) == (2, 2)
+    (short,) = ask(scheduler, 1, priority=INTERACTIVE, share="a", prompt=2, max_tokens=1)
+    step(scheduler)
+    assert short.finished
+    step(scheduler)
+    assert (same.num_computed, other.num_computed) == (2, 4)
+
+
 def test_what_has_waited_long_keeps_one_place_of_eight() -> None:
     """Otherwise those who hurry would find all places with what they once overtook."""
     scheduler = make_scheduler(max_sequences=16, max_num_tokens=999, blocks=999)
