@@ -6,7 +6,7 @@ from collections import Counter
 
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
-from tests.python_backend.engine.test_scheduler import advance, make_scheduler, make_sequence
+from tests.python_backend.engine.scheduling import advance, make_scheduler, make_sequence
 
 BATCH, STANDARD, INTERACTIVE = 5, 3, 1
 
