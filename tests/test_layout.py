@@ -11,6 +11,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import coverage
@@ -124,12 +125,15 @@ def engine_imports(root: Path) -> list[str]:
     ]
 
 
-def spelt_tensors(root: Path, room: str) -> Iterator[tuple[str, int, str]]:
-    """Yield the file, the line and the word of every string that is a tensor's name."""
-    for path in sorted((root / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and node.value in TENSORS:
-                yield path.relative_to(root).as_posix(), node.lineno, node.value
+@cache
+def spelt_tensors(root: Path, room: str) -> list[tuple[str, int, str]]:
+    """Return the file, the line and the word of every string that is a tensor's name."""
+    return [
+        (path.relative_to(root).as_posix(), node.lineno, node.value)
+        for path in sorted((root / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in TENSORS
+    ]
 
 
 def imports(source: str, path: Path) -> Iterator[tuple[int, str]]:
