@@ -71,7 +71,8 @@ class TritonPythonModel:
 
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
         for tensor in (_In.DECODER_QUERY, _In.PROMPT_TABLE_EXTRA_ID):
-            if inputs.array(tensor) is not None:
+            given = inputs.array(tensor)
+            if given is not None and given.any():
                 name = _client_name(tensor)
                 raise InvalidRequestError(f"{name} is not supported", name)
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
@@ -93,6 +94,7 @@ class TritonPythonModel:
             [
                 triton_tensor(_Out.INPUT_ID, ids),
                 triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
+                *self._decoder_input(inputs, batch),
                 triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
                 triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
                 triton_tensor(
@@ -113,6 +115,14 @@ class TritonPythonModel:
                 triton_tensor(_Out.STREAM_CONTEXT, np.array(said, dtype=object)),
             ]
         )
+
+    def _decoder_input(self, inputs: Inputs, batch: int) -> list[pb_utils.Tensor]:
+        """The token that a decoder beside an encoder would begin with, as TensorRT-LLM says it."""
+        first = _or(inputs, _In.PAD_ID, self._tokenizer.pad_id, batch)
+        return [
+            triton_tensor(_Out.DECODER_INPUT_ID, first),
+            triton_tensor(_Out.REQUEST_DECODER_INPUT_LEN, np.ones_like(first)),
+        ]
 
     def _contexts(
         self, inputs: Inputs, prompts: list[Prompt], policy: Policy

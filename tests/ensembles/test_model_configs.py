@@ -26,11 +26,12 @@ from contract.models import (
     TENSORRT_LLM_MODEL,
 )
 from contract.settings_base import Settings
-from contract.tensors import Model
+from contract.tensors import Model, Tensor, optional
 from ensembles.cpp_backend import CppBackendSettings
 from ensembles.model_configs import render
 from ensembles.repository import model_configs
 from ensembles.repository_settings import RepositorySettings
+from tests.contract import declared
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {
@@ -74,6 +75,34 @@ def test_a_config_has_the_tensors_of_the_contract(model: Model) -> None:
     for entry, tensor in zip(config.input, model.inputs, strict=True):
         assert entry.optional == tensor.optional
         assert entry.allow_ragged_batch == tensor.ragged
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tensorrt_llm"])
+@pytest.mark.parametrize(
+    "name", ["ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_adapter"]
+)
+def test_what_nvidias_programs_look_for_is_rendered_as_nvidia_declares_it(
+    engine: str, name: str
+) -> None:
+    config = model_configs(RepositorySettings.model_validate({"engine": engine})).get(name)
+    if config is None:
+        return
+    theirs = declared.read(name.removesuffix("_adapter"))
+    for entries, known in ((config.input, theirs.inputs), (config.output, theirs.outputs)):
+        shared = [entry for entry in entries if entry.name in known]
+        assert shared
+        for entry in shared:
+            tensor = known[entry.name]
+            assert pb.DataType.Name(entry.data_type) == f"TYPE_{tensor.data_type}"
+            assert tuple(entry.dims) == tensor.dims
+    for entry in config.input:
+        tensor = known_input(theirs, entry.name)
+        assert (entry.optional, entry.allow_ragged_batch) == (tensor.optional, tensor.ragged)
+
+
+def known_input(theirs: declared.Declared, name: str) -> Tensor:
+    """What NVIDIA declares, or of ours what harms none of its clients: that it may be left out."""
+    return theirs.inputs.get(name) or optional(name, "")
 
 
 def test_the_ensemble_has_the_steps_of_the_contract() -> None:

@@ -27,6 +27,7 @@ _NUMPY = {
     "INT64": np.int64,
     "STRING": np.object_,
     "UINT64": np.uint64,
+    "UINT8": np.uint8,
 }
 
 
