@@ -190,3 +190,22 @@ def test_tensorrt_llms_own_engine_has_its_adapter_before_it() -> None:
     ):
         assert f'"{ours}"' in render(DEFAULTS["ensemble"])
         assert f'"{ours}"' not in render(configs["ensemble"])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tensorrt_llm"])
+def test_a_repository_without_decoupled_mode_has_no_decoupled_model(engine: str) -> None:
+    settings = {"engine": engine, "decoupled_mode": False}
+    configs = model_configs(RepositorySettings.model_validate(settings))
+    assert not any(each.model_transaction_policy.decoupled for each in configs.values())
+    assert not read(PreprocessingParameters, configs["preprocessing"]).decoupled
+    assert not read(PostprocessingParameters, configs["postprocessing"]).decoupled
+
+
+def test_the_prompt_is_part_of_an_answer_by_default_as_nvidia_documents_it() -> None:
+    for kind in (OnnxEngineSettings, CppBackendSettings, AdapterSettings, PreprocessingParameters):
+        assert kind().exclude_input_in_output is False
+
+
+def test_the_llm_apis_own_model_has_a_setting_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"llm_api\.triton_config\.decoupled"):
+        RepositorySettings.model_validate({"engine": "llm_api", "decoupled_mode": False})
