@@ -285,13 +285,13 @@ def test_a_request_in_an_ensemble_is_probed_and_no_other(load: Load, probes: boo
 
 
 def test_a_model_that_is_not_decoupled_answers_once(load: Load) -> None:
-    model = load(decoupled=False, exclude_input_in_output=False)
+    model = load(decoupled=False, exclude_input_in_output=False, cancellation_check_period_ms=1)
     # In an ensemble, too, no probe may come before the answer.
-    request = generate([8, 9], liveness_probes=[True])
+    request = generate([8, 9], max_tokens=300, liveness_probes=[True])
     model.execute([request])
     answered(request)
     (response,) = request.responses
-    assert response.outputs["output_ids"].tolist() == [[[8, 9, 8, 9, 8, 9, 8, 9]]]
+    assert response.outputs["output_ids"].tolist() == [[[8, 9] * 151]]
     assert reasons(request) == ["length"]
 
 
