@@ -14,12 +14,13 @@ from starlette.types import Receive, Scope
 from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
-from gateway.api.edge import ERROR_WRITER
+from gateway.api.edge import ERROR_WRITER, route_of
 from gateway.api.reply import Reply
 from gateway.api.socket import Conversation
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
 from gateway.routing import Model
+from gateway.visit import SCOPE_KEY
 
 TRANSLATORS: tuple[Translator[Any], ...] = (ChatTranslator(), CompletionTranslator())
 """The APIs."""
@@ -38,7 +39,9 @@ class AuthenticatedRoute(APIRoute):
 
         async def authenticated(request: Request) -> Response:
             gateway: Gateway = request.app.state.gateway
-            request.state.principal = await gateway.authenticator.authenticate(
+            visit = request.scope[SCOPE_KEY]
+            visit.route = route_of(request.scope)
+            visit.principal = request.state.principal = await gateway.authenticator.authenticate(
                 request.headers.get("authorization")
             )
             return await handler(await self.take(request))

@@ -19,13 +19,14 @@ from gateway.audit import records
 from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import segment_path
 from gateway.audit.audit_settings import AuditSettings
+from gateway.audit.calls import FLUSH_S, Calls
 from gateway.audit.chain import BrokenLine, seal
 from gateway.audit.keys import AuditKeys, create_once
 from gateway.audit.records import Fields
 from gateway.audit.tail import Tail, day_of, read_tail
 from gateway.audit.writer import LineWriter, Reserve
 from gateway.gateway_errors import AuditUnavailable
-from gateway.interfaces import AuditRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, CallRecord, Principal, Ticket
 
 _RETRY_S = 0.5
 _log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class FileAuditLog:
         self._failure: str | None = None
         self._failed_at = 0.0
         self._lost = 0
+        self._calls = Calls(self._write_call)
+        self._flushing: asyncio.TimerHandle | None = None
 
     @classmethod
     def open(cls, settings: AuditSettings) -> FileAuditLog:
@@ -139,6 +142,11 @@ class FileAuditLog:
             raise _unavailable()
         await self._durable()
 
+    def call(self, record: CallRecord) -> None:
+        """Write down a request that no model heard of; see `Calls`."""
+        self._calls.add(record)
+        self._flush_later()
+
     async def change(
         self, actor: str, action: str, subject: str, details: dict[str, Any] | None = None
     ) -> None:
@@ -166,15 +174,41 @@ class FileAuditLog:
                 if task is self._recovering:
                     task.cancel()
                 await asyncio.wait([task])
+        if self._flushing is not None:
+            self._flushing.cancel()
         try:
             self._file.recover()
             self._tell_lost()
+            self._failure = None
+            self._calls.flush(all_of_it=True)
+            self._file.synced(self._file.sync())
         except OSError as error:
             _log.error("audit records are lost: %s", error)
         self._file.close()
         self._reserve.release()
         self._disk.shutdown()
         os.close(self._lock)
+
+    def _write_call(self, fields: Fields) -> bool:
+        """Whether a call is with the operating system; it is on disk with what comes next."""
+        if self._failure is not None:
+            return False
+        try:
+            self._write(fields)
+        except OSError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _flush_later(self) -> None:
+        if self._calls.pending and self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self._calls.flush()
+        self._flush_later()
 
     def _write(self, fields: Fields) -> None:
         line, link = seal(self._keys.current, self._link, fields)

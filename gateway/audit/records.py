@@ -6,7 +6,7 @@ import time as clock
 from typing import Any
 
 from gateway.audit.keys import AuditKey
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, CallRecord, Principal
 
 Fields = dict[str, Any]
 
@@ -73,6 +73,25 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
         "verdicts": list(record.verdicts),
         "prompt_digest": key.digest(who.tenant, record.prompt_text) if record.prompt_text else None,
         "answer_digest": key.digest(who.tenant, record.answer_text) if record.answer_text else None,
+    }
+
+
+def call(call: CallRecord, count: int, until: float) -> Fields:
+    """Requests that no model heard of: so many, from the first one's time until the last one's."""
+    return {
+        "event": "call",
+        "time": call.time,
+        "until": until,
+        "count": count,
+        "request_id": call.request_id,
+        "tenant": call.tenant,
+        "application": call.application,
+        "key_id": call.key_id,
+        "address": call.address,
+        "route": call.route,
+        "model": call.model,
+        "status": call.status,
+        "code": call.code,
     }
 
 
