@@ -68,7 +68,8 @@ class Door:
             status = error.status
         code = "disconnected" if status == CLIENT_CLOSED_REQUEST else ""
         if error is not None:
-            code = error.code or type(error).__name__
+            is_http = type(error) is GatewayError  # a status, and nothing that has a word
+            code = error.code or (f"http_{status}" if is_http else type(error).__name__)
         record = _record(visit, status, code)
         self._count(visit, record)
         if record.tenant or visit.arrival.headers.get("authorization"):

@@ -89,7 +89,7 @@ USAGE_TOKENS = (
     "charged_output_tokens",
 )
 """What usage sums of an audit record, under the record's own names."""
-USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS)
+USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS, "refused")
 
 usage = Table(
     "usage",

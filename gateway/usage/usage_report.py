@@ -29,6 +29,8 @@ class UsageRow(BaseModel):
         requests: Requests that were taken in.
         errors: Those that the gateway or a model failed.
         interrupted: Those that a killed gateway left; what they used is not known.
+        refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
+            the key had ended.
         prompt_tokens: Tokens of prompts.
         output_tokens: Tokens of answers.
         cached_tokens: Tokens of prompts that the engine had computed before.
@@ -44,6 +46,7 @@ class UsageRow(BaseModel):
     requests: int
     errors: int
     interrupted: int
+    refused: int
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -112,6 +115,7 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
         requests=0,
         errors=0,
         interrupted=0,
+        refused=0,
         prompt_tokens=0,
         output_tokens=0,
         cached_tokens=0,

@@ -44,7 +44,7 @@ def engine(database_url):
         connection.execute(
             # Charged is what was told.
             insert(usage),
-            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:]), strict=True)) for row in rows],
+            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:], 0), strict=True)) for row in rows],
         )
     book = PriceBook(engine)
     book.set(price())
@@ -89,6 +89,7 @@ def test_csv_has_the_same_in_a_line_each(engine):
         "requests": "2",
         "errors": "0",
         "interrupted": "0",
+        "refused": "0",
         "prompt_tokens": "10",
         "output_tokens": "20",
         "cached_tokens": "0",
@@ -102,7 +103,7 @@ def test_csv_has_the_same_in_a_line_each(engine):
 
 
 def test_small_costs_are_written_without_exponents():
-    empty = dict.fromkeys(("requests", "errors", "interrupted", "prompt_tokens"), 0)
+    empty = dict.fromkeys(("requests", "errors", "interrupted", "refused", "prompt_tokens"), 0)
     row = UsageRow(
         group={},
         **empty,
@@ -114,7 +115,7 @@ def test_small_costs_are_written_without_exponents():
         currency="EUR",
         unpriced_tokens=0,
     )
-    assert to_csv([row], ()).splitlines()[1].split(",")[8] == "0.000000001"
+    assert to_csv([row], ()).splitlines()[1].split(",")[9] == "0.000000001"
 
 
 def test_a_price_holds_from_its_day_on():
