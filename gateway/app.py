@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +29,7 @@ from gateway.configuration import (
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Gateway
 from gateway.gateway_errors import GatewayError
-from gateway.interfaces import TENANT_CLASSES, AuditLog, Authenticator, Limiter
+from gateway.interfaces import TENANT_CLASSES, AuditLog, AuditState, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
@@ -78,6 +79,12 @@ def create_app(
     fleet = Fleet(replicas)
     admission = Admission(configuration.admission, configuration.affinity)
     fleet.on_change = admission.wake
+    metrics.watch(
+        "audit",
+        "1 for what the audit log is",
+        "state",
+        lambda: {each: float(gateway.audit.state == each) for each in get_args(AuditState)},
+    )
     held = Held(configuration.listen.max_held_bytes)
     _watch(metrics, fleet, admission)
     metrics.watch("body_bytes", "Held of bodies", "of", lambda: {"requests": held.total})

@@ -189,8 +189,20 @@ class Ticket:
     written: Awaitable[None]
 
 
+AuditState = Literal["none", "written", "damaged", "unavailable"]
+"""How an audit log is: there is none, it is written, it is and a part of it was taken away under
+this process, it can't be written now."""
+
+
 class AuditLog(Protocol):
-    """Writes down what was served."""
+    """Writes down what was served.
+
+    Attributes:
+        state: How it is now.
+    """
+
+    @property
+    def state(self) -> AuditState: ...
 
     async def check(self) -> None:
         """Return where a record could be written now.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gateway.interfaces import AuditRecord, CallRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 
 LOCAL = Principal(
     tenant="local",
@@ -58,6 +58,10 @@ class NoReservation:
 
 class NoAudit:
     """Writes nothing down."""
+
+    @property
+    def state(self) -> AuditState:
+        return "none"
 
     async def check(self) -> None:
         return None

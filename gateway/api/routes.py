@@ -19,6 +19,8 @@ from gateway.api.reply import Reply
 from gateway.api.socket import Conversation
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
+from gateway.gateway_errors import AuditUnavailable
+from gateway.interfaces import AuditLog
 from gateway.routing import Model
 from gateway.visit import SCOPE_KEY
 
@@ -158,10 +160,17 @@ async def live() -> dict[str, str]:
 
 @health.get("/health/ready", summary="Whether it can answer", responses={503: {}})
 async def ready(request: Request) -> Response:
-    """Whether an upstream is there that has lately generated a token."""
-    available = [replica.name for replica in request.app.state.fleet if replica.available]
+    """Whether an upstream is there that has lately generated a token, and the audit is written."""
+    audit: AuditLog = request.app.state.gateway.audit
+    available = any(replica.available for replica in request.app.state.fleet)
+    try:
+        await audit.check()
+    except AuditUnavailable:
+        available = False
     return Response(
-        orjson.dumps({"status": "ready" if available else "unavailable"}),
+        orjson.dumps(
+            {"status": "ready" if available else "unavailable", "audit": audit.state},
+        ),
         status_code=200 if available else 503,
         media_type="application/json",
     )

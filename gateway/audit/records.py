@@ -100,6 +100,11 @@ def interrupted(begun: Fields) -> Fields:
     return {**begun, "event": "interrupted"}
 
 
+def damage(segment: int, how: str) -> Fields:
+    """Somebody else took away a segment that was being written, or changed it."""
+    return {"event": "damage", "time": clock.time(), "segment": segment, "how": how}
+
+
 def gap(lost: int, since: float) -> Fields:
     """Requests were served while the log couldn't be written, as its settings allow."""
     return {"event": "gap", "time": clock.time(), "since": since, "lost": lost}

@@ -26,7 +26,7 @@ from gateway.configuration import (
 )
 from gateway.gateway_errors import AuditUnavailable, AuthenticationError
 from gateway.generation import Delta, Job
-from gateway.interfaces import AuditRecord, CallRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 from gateway.open_access import LOCAL
 from gateway.server import config, listen
 
@@ -237,6 +237,10 @@ class Ledger:
             raise self.refuse
         self.events.append(("reserve", model, max_tokens))
         return _Reservation(self)
+
+    @property
+    def state(self) -> AuditState:
+        return "unavailable" if self.full else "written"
 
     async def check(self) -> None:
         if self.full:
