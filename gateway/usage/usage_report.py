@@ -29,8 +29,6 @@ class UsageRow(BaseModel):
         requests: Requests that were taken in.
         errors: Those that the gateway or a model failed.
         interrupted: Those that a killed gateway left; what they used is not known.
-        refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
-            the key had ended.
         prompt_tokens: Tokens of prompts.
         output_tokens: Tokens of answers.
         cached_tokens: Tokens of prompts that the engine had computed before.
@@ -40,13 +38,14 @@ class UsageRow(BaseModel):
         cost: What the charged tokens cost, to the last digit; None where no model has a price.
         currency: Of the cost.
         unpriced_tokens: Charged tokens of models without a price on their day.
+        refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
+            the key had ended.
     """
 
     group: dict[Dimension, str]
     requests: int
     errors: int
     interrupted: int
-    refused: int
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -55,6 +54,7 @@ class UsageRow(BaseModel):
     cost: Decimal | None
     currency: str | None
     unpriced_tokens: int
+    refused: int
 
     @field_serializer("cost", when_used="json")
     def _plain(self, cost: Decimal | None) -> str | None:

@@ -115,7 +115,7 @@ def test_small_costs_are_written_without_exponents():
         currency="EUR",
         unpriced_tokens=0,
     )
-    assert to_csv([row], ()).splitlines()[1].split(",")[9] == "0.000000001"
+    assert to_csv([row], ()).splitlines()[1].split(",")[8] == "0.000000001"
 
 
 def test_a_price_holds_from_its_day_on():
