@@ -78,6 +78,7 @@ prices = Table(
     Column("prompt_per_million", String(32), nullable=False),
     Column("output_per_million", String(32), nullable=False),
     Column("currency", String(3), nullable=False),
+    Column("cached_per_million", String(32), nullable=False),
 )
 """What a million tokens of a model cost from a day on."""
 

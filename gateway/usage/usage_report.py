@@ -35,7 +35,8 @@ class UsageRow(BaseModel):
         charged_prompt_tokens: Tokens of prompts that the engine computed.
         charged_output_tokens: Tokens that it generated, also behind a stop text and for clients
             that had left.
-        cost: What the charged tokens cost, to the last digit; None where no model has a price.
+        cost: What the charged tokens cost, and the cached ones where these have a price, to the
+            last digit; None where no model has a price.
         currency: Of the cost.
         unpriced_tokens: Charged tokens of models without a price on their day.
         refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
@@ -134,6 +135,6 @@ def _add(group: UsageRow, row: Any, prices: PriceList) -> None:
     if price is None:
         group.unpriced_tokens += row.charged_prompt_tokens + row.charged_output_tokens
         return
-    cost = price.cost(row.charged_prompt_tokens, row.charged_output_tokens)
+    cost = price.cost(row.charged_prompt_tokens, row.charged_output_tokens, row.cached_tokens)
     group.cost = (group.cost or Decimal(0)) + cost
     group.currency = price.currency

@@ -67,6 +67,24 @@ def test_usage_is_grouped_and_priced_by_the_prices_of_its_day(engine):
     assert globex.cost == Decimal("0.2")
 
 
+def test_cached_tokens_cost_what_the_price_list_says_and_else_nothing(database_url):
+    engine = open_database(database_url)
+    row = ("2026-11-02", "acme", "chat", "k1", "demo", 1, 0, 0, 1000, 10, 900, 100, 10, 0)
+    with engine.begin() as connection:
+        connection.execute(insert(usage), [dict(zip(usage.c.keys(), row, strict=True))])
+    book = PriceBook(engine)
+    book.set(price(prompt="1000000", output="0"))
+    [total] = report(engine, query(by=()))
+    assert total.cost == 100  # what was computed
+    dear = price(prompt="1000000", output="0").model_copy(
+        update={"cached_per_million": Decimal("500000")}
+    )
+    book.set(dear)
+    assert book.all() == [dear]
+    [total] = report(engine, query(by=()))
+    assert total.cost == 100 + 450
+
+
 def test_only_what_was_asked_for_is_reported(engine):
     assert [row.group for row in report(engine, query(by=("day", "model"), tenant="acme"))] == [
         {"day": "2026-11-01", "model": "demo"},
