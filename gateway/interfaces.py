@@ -149,6 +149,36 @@ class AuditRecord:
 
 
 @dataclass(frozen=True)
+class CallRecord:
+    """One request that no model heard of: refused, or only looking something up.
+
+    Attributes:
+        request_id: Its id.
+        time: When it came, seconds since the epoch.
+        tenant: Who asked; empty where that isn't known.
+        application: Which of the tenant's applications; likewise.
+        key_id: Which credential it showed: the public part, also of one that nobody has; empty
+            where it has none.
+        address: Where it came from.
+        route: Method and route.
+        model: The model as asked, where it was found; else empty.
+        status: The HTTP status.
+        code: Why it was refused; empty where it wasn't.
+    """
+
+    request_id: str
+    time: float
+    tenant: str
+    application: str
+    key_id: str
+    address: str
+    route: str
+    model: str
+    status: int
+    code: str
+
+
+@dataclass(frozen=True)
 class Ticket:
     """That a request was taken in, as the audit has it.
 
@@ -162,8 +192,20 @@ class Ticket:
     written: Awaitable[None]
 
 
+AuditState = Literal["none", "written", "damaged", "unavailable"]
+"""How an audit log is: there is none, it is written, it is and a part of it was taken away under
+this process, it can't be written now."""
+
+
 class AuditLog(Protocol):
-    """Writes down what was served."""
+    """Writes down what was served.
+
+    Attributes:
+        state: How it is now.
+    """
+
+    @property
+    def state(self) -> AuditState: ...
 
     async def check(self) -> None:
         """Return where a record could be written now.
@@ -190,3 +232,6 @@ class AuditLog(Protocol):
         Raises:
             AuditUnavailable: It could not be written.
         """
+
+    def call(self, record: CallRecord) -> None:
+        """Write down a request that no model heard of, soon; many alike may become one line."""

@@ -47,7 +47,7 @@ def sums(engine: Engine, *, charged: bool = False) -> dict[tuple[str, ...], tupl
     """What clients were told, or what they are charged, by the sums' keys."""
     with engine.connect() as connection:
         rows = connection.execute(select(usage).order_by(*usage.primary_key))
-        which = slice(10, None) if charged else slice(5, 10)
+        which = slice(10, 13) if charged else slice(5, 10)
         return {tuple(row[:5]): tuple(row[which]) for row in rows}
 
 
