@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 from types import TracebackType
 
 import anyio
@@ -20,7 +19,7 @@ from gateway.configuration import Configuration
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
-from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation
+from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation, Ticket
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
@@ -76,7 +75,7 @@ class Gateway:
                 generation.num_answers,
             )
             try:
-                written = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)
+                ticket = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)
             except BaseException:
                 await reservation.settle(0, 0)
                 raise
@@ -86,7 +85,7 @@ class Gateway:
             span.failed(error, error_cause(error))
             span.end()
             raise
-        return Exchange(self, order, reservation, written, span)
+        return Exchange(self, order, reservation, ticket, span)
 
 
 class Exchange:
@@ -102,14 +101,15 @@ class Exchange:
         gateway: Gateway,
         order: Order,
         reservation: Reservation,
-        written: Awaitable[None],
+        ticket: Ticket,
         span: RequestSpan,
     ) -> None:
         self.order = order
         self.run: Run = gateway.dispatcher.start(order, span.context)
         self._gateway = gateway
         self._reservation = reservation
-        self._written = asyncio.ensure_future(written)
+        self._ticket = ticket
+        self._written = asyncio.ensure_future(ticket.written)
         self._span = span
         self._closed = False
 
@@ -151,7 +151,9 @@ class Exchange:
             )
         finally:
             try:
-                await self._gateway.audit.append(self._record(status, cause, latency_s))
+                await self._gateway.audit.append(
+                    self._record(status, cause, latency_s), self._ticket
+                )
             finally:
                 self._report(status, cause, error, latency_s)
 

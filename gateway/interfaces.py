@@ -145,6 +145,20 @@ class AuditRecord:
     answer_text: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """That a request was taken in, as the audit has it.
+
+    Attributes:
+        sequence: The number of its beginning in the log, by which its end is told from others',
+            whatever ids their clients gave them; None where it goes on unaudited.
+        written: Returns when the beginning is on disk.
+    """
+
+    sequence: int | None
+    written: Awaitable[None]
+
+
 class AuditLog(Protocol):
     """Writes down what was served."""
 
@@ -155,21 +169,19 @@ class AuditLog(Protocol):
             AuditUnavailable: It could not, and nothing is to be served unaudited.
         """
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
         """Write down that a request was taken in, before a model hears of it.
 
         The record is with the operating system when this returns, so a killed process can't lose
-        it, and on disk when what it returns has been awaited: await that before the answer's first
-        byte goes out, beside the model's work on the prompt rather than before it. Every request
-        that began ends with one `append`.
+        it, and on disk when the ticket's `written` has been awaited: await that before the answer's
+        first byte goes out, beside the model's work on the prompt rather than before it. Every
+        request that began ends with one `append` of its ticket.
 
         Raises:
             AuditUnavailable: It could not be written.
         """
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         """Write down how a request ended. The record is on disk when this returns.
 
         Raises:

@@ -7,9 +7,9 @@ who can reach it is on this machine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, Principal, Ticket
 
 LOCAL = Principal(
     tenant="local",
@@ -62,10 +62,8 @@ class NoAudit:
     async def check(self) -> None:
         return None
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
-        return asyncio.sleep(0)
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
+        return Ticket(None, asyncio.sleep(0))
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         return None

@@ -29,6 +29,9 @@ PROMPT = "What is the capital of France?"
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
+_ANSWERS_ONCE = """
+No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
+"""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         with ExitStack() as servers:
             servers.enter_context(triton)
-            gateway = _gateway(options, triton)
+            streams = triton.is_decoupled(options.model)
+            gateway = _gateway(options, triton, streams)
             if gateway is not None:
                 servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
-            print(message(triton, options.model, _commands(options, gateway)), flush=True)
+            told = _commands(options, gateway)
+            print(message(triton, options.model, told, streams=streams), flush=True)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
@@ -77,26 +82,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def message(triton: TritonServer, model: str, gateway: str = "") -> str:
+def message(triton: TritonServer, model: str, gateway: str = "", *, streams: bool = True) -> str:
     """What a person reads once the server is ready; each command can be pasted as it is.
 
     Args:
         triton: The server.
         model: The model to ask it for.
         gateway: What to read of the gateway before it; empty where there is none.
+        streams: Whether the model does.
     """
     programs = Path(sys.prefix, "bin")
-    body = f'{{"text_input": "{PROMPT}", "max_tokens": 64}}'
+    body = f'{{"text_input": "{PROMPT}", "max_tokens": 64, "exclude_input_in_output": true}}'
     curl = f"curl -s {triton.http_address}/v2/models/{model}/generate -d {shlex.quote(body)}"
     client = (
         f"{_command(programs / 'python')} -m clients {shlex.quote(PROMPT)} "
-        f"--stream --url {triton.grpc_address}"
+        f"{'--stream ' if streams else ''}--url {triton.grpc_address}"
     )
     load = (
-        f"{_command(programs / 'perf_analyzer')} -m {model} -u {triton.grpc_address} -i grpc "
+        f"\n  {_command(programs / 'perf_analyzer')} -m {model} -u {triton.grpc_address} -i grpc "
         "--streaming --async \\\n"
-        "      --input-data clients/perf_analyzer.json --concurrency-range 4"
+        "      --input-data clients/perf_analyzer.json --concurrency-range 4\n"
     )
+    if not streams:  # what perf_analyzer is given to ask does
+        gateway, load = _ANSWERS_ONCE, ""
     return f"""{gateway}
 Triton itself, for what the gateway does not pass on:
 
@@ -108,9 +116,7 @@ Triton itself, for what the gateway does not pass on:
   {curl}
 
   {client}
-
-  {load}
-
+{load}
 Ctrl-C stops it."""
 
 
@@ -167,9 +173,23 @@ def _first_model(config: Path) -> str:
     return str(next(iter(yaml.safe_load(config.read_text(encoding="utf-8"))["models"])))
 
 
-def _gateway(options: argparse.Namespace, triton: TritonServer) -> GatewayServer | None:
+def _gateway(
+    options: argparse.Namespace, triton: TritonServer, streams: bool
+) -> GatewayServer | None:
+    """The gateway that was asked for; before a Triton that can't stream there is none.
+
+    Raises:
+        GatewayError: It can't stream, and a configuration says what the gateway has to be.
+    """
     if options.gateway_port is None:
         return None
+    if not streams:
+        if options.gateway_config is None:
+            return None
+        raise GatewayError(
+            "the gateway streams, and this model repository was assembled with "
+            "decoupled_mode=false: serve without GATEWAY_CONFIG, or with decoupled_mode=true"
+        )
     served = (
         () if options.gateway_config else ServedModel.of(options.repository).gateway_arguments()
     )

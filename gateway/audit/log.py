@@ -25,7 +25,7 @@ from gateway.audit.records import Fields
 from gateway.audit.tail import Tail, day_of, read_tail
 from gateway.audit.writer import LineWriter, Reserve
 from gateway.gateway_errors import AuditUnavailable
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, Principal, Ticket
 
 _RETRY_S = 0.5
 _log = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ class FileAuditLog:
         self._link = tail.link
         self._segment = tail.segment
         self._open: dict[int, Fields] = {}
-        self._begun: dict[str, list[int]] = {}
         self._file = self._resume(tail)
         self._waiters: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -102,10 +101,8 @@ class FileAuditLog:
         if self._failure is not None and self._settings.when_unavailable == "refuse":
             raise _unavailable()
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
-        """Write down that a request was taken in; what is returned waits until it is on disk.
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
+        """Write down that a request was taken in.
 
         Raises:
             AuditUnavailable: It could not be written.
@@ -119,21 +116,21 @@ class FileAuditLog:
                 self._fail(error)
             else:
                 self._open[self._link.sequence] = fields
-                self._begun.setdefault(request_id, []).append(self._link.sequence)
-                return self._durable()
+                return Ticket(self._link.sequence, self._durable())
         if refuse:
             raise _unavailable()
-        return _done()
+        return Ticket(None, _done())
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         """Write down how a request ended. The record is on disk when this returns.
 
         Raises:
             AuditUnavailable: It is not on disk. It will be as soon as the disk allows, unless this
                 process is killed before.
         """
-        begun = self._ended(record.request_id)
-        fields = records.end(self._keys.current, record, begun)
+        if ticket.sequence is not None:
+            del self._open[ticket.sequence]
+        fields = records.end(self._keys.current, record, ticket.sequence)
         if not self._write_end(fields):
             if self._settings.when_unavailable == "serve":
                 self._lost += 1
@@ -178,16 +175,6 @@ class FileAuditLog:
         self._reserve.release()
         self._disk.shutdown()
         os.close(self._lock)
-
-    def _ended(self, request_id: str) -> int | None:
-        sequences = self._begun.get(request_id)
-        if not sequences:
-            return None
-        sequence = sequences.pop(0)
-        if not sequences:
-            del self._begun[request_id]
-        del self._open[sequence]
-        return sequence
 
     def _write(self, fields: Fields) -> None:
         line, link = seal(self._keys.current, self._link, fields)

@@ -23,6 +23,8 @@ from gateway.tenants.tenant_settings import IdentityProviderSettings
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trireme"'}
 _ENDED: dict[str, ErrorCode] = {"revoked": "revoked_api_key", "expired": "expired_api_key"}
 _MAX_TOKEN_LENGTH = 16 << 10
+_ODD = (TypeError, ValueError, ArithmeticError, RecursionError)
+"""What a library raises on a stranger's token beside its own errors."""
 
 _name: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -159,13 +161,16 @@ class TokenVerifier:
             raise _refused("the token has expired", code="expired_token") from None
         except jwt.PyJWTError as error:
             raise _refused(f"the token is not good: {error}", code="invalid_token") from None
+        except _ODD:
+            # A key of another kind than the algorithm's, or a value that nobody thought of.
+            raise _refused("the token is not good", code="invalid_token") from None
 
 
 def _issuer(token: str) -> str:
     """Who a token says made it, unchecked: it only picks who checks it."""
     try:
         return str(jwt.decode(token, options={"verify_signature": False}).get("iss"))
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, *_ODD):
         raise _refused("this is neither an API key nor a token", code="invalid_token") from None
 
 

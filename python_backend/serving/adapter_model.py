@@ -39,6 +39,7 @@ from contract.names import TENSORRT_LLM
 from contract.tensors import Tensor
 from python_backend.serving.arrivals import answer_all
 from python_backend.serving.encoding import Piece, number
+from python_backend.serving.once import check_single, check_whole, is_decoupled
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session, Sessions, Stream
 from python_backend.serving.stop_request import Stop, stop_request
@@ -136,7 +137,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the thread that asks whether clients are still there."""
-        self._settings = from_model_config(AdapterSettings, model_config(args))
+        config = model_config(args)
+        self._settings = from_model_config(AdapterSettings, config)
+        self._decoupled = is_decoupled(config)
         self._ids = count(random.SystemRandom().getrandbits(60))
         self._sessions: Sessions[_Stream] = Sessions()
         self._period_s = self._settings.liveness_period_ms / 1000
@@ -182,6 +185,9 @@ class TritonPythonModel:
             raise InvalidRequestError(
                 "beam_width is above 1; beams can't be streamed", EngineInputs.BEAM_WIDTH.name
             )
+        if not self._decoupled:
+            check_whole(streaming, EngineInputs.STREAMING)
+            check_single(batch, copies)
         excludes = self._settings.exclude_input_in_output
         echo = not streaming and not all(scalars(EngineInputs.EXCLUDE_INPUT_IN_OUTPUT, excludes))
         # Triton takes the request's memory back before the engine is done: copy.
@@ -203,7 +209,7 @@ class TritonPythonModel:
             ],
             batch_size=batch,
             num_return_sequences=copies,
-            probes=any(scalars(EngineInputs.LIVENESS_PROBES, False)),
+            probes=self._decoupled and any(scalars(EngineInputs.LIVENESS_PROBES, False)),
         )
 
     def _stop(self, stop: Stop) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from gateway.configuration import (
 )
 from gateway.gateway_errors import AuditUnavailable, AuthenticationError
 from gateway.generation import Delta, Job
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, Principal, Ticket
 from gateway.open_access import LOCAL
 from gateway.server import config, listen
 
@@ -241,13 +241,11 @@ class Ledger:
         if self.full:
             raise AuditUnavailable("the audit's disk is full")
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
         self.events.append(("begin", request_id))
-        return asyncio.sleep(self.durable_after_s)
+        return Ticket(len(self.events), asyncio.sleep(self.durable_after_s))
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         if self.full:
             raise AuditUnavailable("the audit's disk is full")
         self.events.append(("append", record.request_id))

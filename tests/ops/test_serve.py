@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ops import serve
+from ops.gateway_process import GatewayError
 from ops.triton_process import ROOT, Ports, TritonServer
 from tests.ops.conftest import processes_of_group, write_model
 
@@ -45,6 +46,20 @@ def test_with_the_gateway_its_commands_come_first(tmp_path):
     compile(example, "example", "exec")
     assert 'base_url="http://127.0.0.1:8080/v1"' in example
     assert 'create(model="mine"' in example
+
+
+def test_before_a_triton_that_cannot_stream_there_is_no_gateway(tmp_path):
+    server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
+    message = serve.message(server, "ensemble", "OpenAI's API", streams=False)
+    assert "No gateway: it streams" in message
+    assert "decoupled_mode=false" in message
+    assert "OpenAI" not in message
+    assert "--stream" not in message
+    asked = serve._parser().parse_args(["--repository", "r", "--gateway-port", "8080"])
+    assert serve._gateway(asked, server, streams=False) is None
+    asked.gateway_config = tmp_path / "gateway.yaml"
+    with pytest.raises(GatewayError, match="serve without GATEWAY_CONFIG"):
+        serve._gateway(asked, server, streams=False)
 
 
 def test_where_a_key_is_wanted_the_commands_make_and_send_one(tmp_path, monkeypatch):

@@ -17,7 +17,16 @@ from gateway.audit.audit_segments import segments, writers
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.gateway_errors import AuditUnavailable
-from tests.gateway.audit.conftest import ANSWER, PROMPT, events, lines, principal, record, serve
+from tests.gateway.audit.conftest import (
+    ANSWER,
+    PROMPT,
+    begun,
+    events,
+    lines,
+    principal,
+    record,
+    serve,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -96,8 +105,8 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
 async def test_a_text_that_is_empty_has_no_digest(settings):
     log = FileAuditLog.open(settings)
     for texts in (("", ANSWER), (PROMPT, "")):
-        await log.begin("r", 1.0, principal(), "demo")
-        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]))
+        ticket = await begun(log, "r")
+        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]), ticket)
     await log.close()
     ends = [line for line in lines(settings.directory) if line["event"] == "end"]
     there = [(bool(each["prompt_digest"]), bool(each["answer_digest"])) for each in ends]
@@ -134,8 +143,8 @@ async def test_many_at_once_share_a_sync(settings, verified, monkeypatch):
 
 async def test_one_who_goes_away_disturbs_nobody(settings, verified):
     log = FileAuditLog.open(settings)
-    await log.begin("left", 1.0, principal(), "demo")
-    leaving = asyncio.create_task(log.append(record("left")))
+    ticket = await begun(log, "left")
+    leaving = asyncio.create_task(log.append(record("left"), ticket))
     staying = asyncio.create_task(serve(log, "stays"))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -146,10 +155,10 @@ async def test_one_who_goes_away_disturbs_nobody(settings, verified):
 
 async def test_segments_follow_each_other(settings, verified):
     log = FileAuditLog.open(settings.model_copy(update={"segment_bytes": 4096}))
-    await log.begin("long", 1.0, principal(), "demo")
+    ticket = await begun(log, "long")
     for number in range(40):
         await serve(log, f"r{number}")
-    await log.append(record("long"))
+    await log.append(record("long"), ticket)
     await log.close()
     [folder] = writers(settings.directory)
     assert len(segments(folder)) > 5
@@ -203,13 +212,13 @@ async def test_processes_have_chains_of_their_own_and_go_on_with_those_left(sett
 
 async def test_ids_that_come_twice_are_kept_apart(settings):
     log = FileAuditLog.open(settings)
-    for _ in range(2):
-        await log.begin("same", 1.0, principal(), "demo")
-    for _ in range(3):
-        await log.append(record("same"))
+    first = await begun(log, "same", who=principal("acme"))
+    second = await begun(log, "same", who=principal("globex"))
+    await log.append(record("same", "globex"), second)
+    await log.append(record("same", "acme"), first)
     await log.close()
-    ends = [line["begun"] for line in lines(settings.directory) if line["event"] == "end"]
-    assert ends == [2, 3, None]
+    ends = [line for line in lines(settings.directory) if line["event"] == "end"]
+    assert [(end["begun"], end["tenant"]) for end in ends] == [(3, "globex"), (2, "acme")]
 
 
 async def test_a_change_by_an_administrator_is_written_down(settings):
@@ -250,7 +259,7 @@ WRITE = """
 import asyncio, sys
 from gateway.audit.log import FileAuditLog
 from gateway.audit.audit_settings import AuditSettings
-from tests.gateway.audit.conftest import principal, record
+from tests.gateway.audit.conftest import begun, record
 
 async def main():
     log = FileAuditLog.open(AuditSettings(directory=sys.argv[1], segment_bytes=65536))
@@ -258,13 +267,13 @@ async def main():
         number = 0
         while True:
             request_id = f"{name}-{number}"
-            await log.begin(request_id, 1.0, principal(), "demo")
+            ticket = await begun(log, request_id)
             print("begun", request_id, flush=True)
             await asyncio.sleep(0)
-            await log.append(record(request_id))
+            await log.append(record(request_id), ticket)
             print("answered", request_id, flush=True)
             number += 1
-    await log.begin(f"{sys.argv[2]}-runs", 1.0, principal(), "demo")  # and never ends
+    await begun(log, f"{sys.argv[2]}-runs")  # and never ends
     await asyncio.gather(*(client(f"{sys.argv[2]}-{name}") for name in range(16)))
 
 asyncio.run(main())
@@ -407,12 +416,12 @@ async def test_a_disk_that_fails_to_sync_is_tried_again_with_the_same_lines(
         os.pwrite(descriptor, b"garbage", on_disk)  # what a failed write-back may leave
         raise OSError(errno.EIO, "Input/output error")
 
-    await log.begin("running", 1.0, principal(), "demo")
+    ticket = await begun(log, "running")
     [path] = settings.directory.rglob("00000000.jsonl")
     on_disk = path.stat().st_size
     monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(AuditUnavailable):
-        await log.append(record("running"))
+        await log.append(record("running"), ticket)
     with pytest.raises(AuditUnavailable):
         await log.check()
     with pytest.raises(AuditUnavailable):
