@@ -118,17 +118,18 @@ async def _audit(folder: Path) -> None:
     append = Stopwatch("audit: the end, on disk")
     for number in range(_ROUNDS):
         with begin:
-            waiting = log.begin(f"r{number}", time.time(), _WHO, "demo")
+            ticket = log.begin(f"r{number}", time.time(), _WHO, "demo")
         with durable:
-            await waiting
+            await ticket.written
         with append:
-            await log.append(_record(f"r{number}"))
+            await log.append(_record(f"r{number}"), ticket)
     print(begin, durable, append, sep="\n")
 
     async def client(name: int) -> None:
         for number in range(_ROUNDS // _CONCURRENT):
-            await log.begin(f"{name}-{number}", time.time(), _WHO, "demo")
-            await log.append(_record(f"{name}-{number}"))
+            ticket = log.begin(f"{name}-{number}", time.time(), _WHO, "demo")
+            await ticket.written
+            await log.append(_record(f"{name}-{number}"), ticket)
 
     began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(client(name) for name in range(_CONCURRENT)))

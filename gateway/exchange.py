@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 from types import TracebackType
 
 import anyio
@@ -20,16 +19,15 @@ from gateway.configuration import Configuration
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
-from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation
+from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation, Ticket
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
+from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
 _log = logging.getLogger("gateway.requests")
 _BYTES_PER_TOKEN = 3
 """For the estimate that limits are reserved by; the true count replaces it."""
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that went away."""
 
 
 class Gateway:
@@ -54,15 +52,18 @@ class Gateway:
         self.tracing = tracing
         self.router = dispatcher.router
         self.intake = Intake(dispatcher.router, configuration.admission)
+        self.door = Door(metrics, audit)
 
-    async def open(self, order: Order) -> Exchange:
+    async def open(self, order: Order, visit: Visit) -> Exchange:
         """Take a request in: audited, within the limits, on its way to a replica.
+
+        From then on the exchange tells of it, and no longer the door.
 
         Raises:
             GatewayError: It isn't taken in, and nothing was done for it.
         """
         arrival, generation, asked = order.arrival, order.generation, order.model.asked
-        labels = RequestLabels(order.tenant_class, order.model.name)
+        visit.order = order
         span = self.tracing.request(
             generation.prompt.operation, asked, arrival.request_id, arrival.headers
         )
@@ -76,17 +77,16 @@ class Gateway:
                 generation.num_answers,
             )
             try:
-                written = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)
+                ticket = self.audit.begin(arrival.request_id, arrival.time, order.principal, asked)
             except BaseException:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            _log_refusal(order, error)
-            self.metrics.refused(labels, error.status, error_cause(error))
             span.failed(error, error_cause(error))
             span.end()
             raise
-        return Exchange(self, order, reservation, written, span)
+        visit.is_told = True
+        return Exchange(self, order, visit.route, reservation, ticket, span)
 
 
 class Exchange:
@@ -101,15 +101,18 @@ class Exchange:
         self,
         gateway: Gateway,
         order: Order,
+        route: str,
         reservation: Reservation,
-        written: Awaitable[None],
+        ticket: Ticket,
         span: RequestSpan,
     ) -> None:
         self.order = order
         self.run: Run = gateway.dispatcher.start(order, span.context)
         self._gateway = gateway
+        self._route = route
         self._reservation = reservation
-        self._written = asyncio.ensure_future(written)
+        self._ticket = ticket
+        self._written = asyncio.ensure_future(ticket.written)
         self._span = span
         self._closed = False
 
@@ -151,7 +154,9 @@ class Exchange:
             )
         finally:
             try:
-                await self._gateway.audit.append(self._record(status, cause, latency_s))
+                await self._gateway.audit.append(
+                    self._record(status, cause, latency_s), self._ticket
+                )
             finally:
                 self._report(status, cause, error, latency_s)
 
@@ -240,6 +245,7 @@ class Exchange:
             "request",
             extra={
                 "request_id": order.arrival.request_id,
+                "route": self._route,
                 "tenant": order.principal.tenant,
                 "application": order.principal.application,
                 "key_id": order.principal.key_id,
@@ -249,7 +255,7 @@ class Exchange:
                 "served_by": progress.upstream,
                 "attempts": progress.attempts,
                 "status": status,
-                "cause": cause,
+                "code": cause,
                 "finish_reasons": reasons,
                 "prompt_tokens": progress.all_prompt_tokens,
                 "output_tokens": progress.output_tokens,
@@ -267,17 +273,3 @@ def error_cause(error: BaseException) -> str:
     if isinstance(error, GatewayError):
         return error.code or type(error).__name__
     return "disconnected" if isinstance(error, asyncio.CancelledError) else "internal"
-
-
-def _log_refusal(order: Order, error: GatewayError) -> None:
-    _log.info(
-        "refused",
-        extra={
-            "request_id": order.arrival.request_id,
-            "tenant": order.principal.tenant,
-            "key_id": order.principal.key_id,
-            "model": order.model.asked,
-            "status": error.status,
-            "cause": error_cause(error),
-        },
-    )

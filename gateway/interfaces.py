@@ -148,8 +148,64 @@ class AuditRecord:
     answer_text: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class CallRecord:
+    """One request that no model heard of: refused, or only looking something up.
+
+    Attributes:
+        request_id: Its id.
+        time: When it came, seconds since the epoch.
+        tenant: Who asked; empty where that isn't known.
+        application: Which of the tenant's applications; likewise.
+        key_id: Which credential it showed: the public part, also of one that nobody has; empty
+            where it has none.
+        address: Where it came from.
+        route: Method and route.
+        model: The model as asked, where it was found; else empty.
+        status: The HTTP status.
+        code: Why it was refused; empty where it wasn't.
+    """
+
+    request_id: str
+    time: float
+    tenant: str
+    application: str
+    key_id: str
+    address: str
+    route: str
+    model: str
+    status: int
+    code: str
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """That a request was taken in, as the audit has it.
+
+    Attributes:
+        sequence: The number of its beginning in the log, by which its end is told from others',
+            whatever ids their clients gave them; None where it goes on unaudited.
+        written: Returns when the beginning is on disk.
+    """
+
+    sequence: int | None
+    written: Awaitable[None]
+
+
+AuditState = Literal["none", "written", "damaged", "unavailable"]
+"""How an audit log is: there is none, it is written, it is and a part of it was taken away under
+this process, it can't be written now."""
+
+
 class AuditLog(Protocol):
-    """Writes down what was served."""
+    """Writes down what was served.
+
+    Attributes:
+        state: How it is now.
+    """
+
+    @property
+    def state(self) -> AuditState: ...
 
     async def check(self) -> None:
         """Return where a record could be written now.
@@ -158,23 +214,24 @@ class AuditLog(Protocol):
             AuditUnavailable: It could not, and nothing is to be served unaudited.
         """
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
         """Write down that a request was taken in, before a model hears of it.
 
         The record is with the operating system when this returns, so a killed process can't lose
-        it, and on disk when what it returns has been awaited: await that before the answer's first
-        byte goes out, beside the model's work on the prompt rather than before it. Every request
-        that began ends with one `append`.
+        it, and on disk when the ticket's `written` has been awaited: await that before the answer's
+        first byte goes out, beside the model's work on the prompt rather than before it. Every
+        request that began ends with one `append` of its ticket.
 
         Raises:
             AuditUnavailable: It could not be written.
         """
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         """Write down how a request ended. The record is on disk when this returns.
 
         Raises:
             AuditUnavailable: It could not be written.
         """
+
+    def call(self, record: CallRecord) -> None:
+        """Write down a request that no model heard of, soon; many alike may become one line."""

@@ -7,9 +7,9 @@ who can reach it is on this machine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 
 LOCAL = Principal(
     tenant="local",
@@ -59,13 +59,18 @@ class NoReservation:
 class NoAudit:
     """Writes nothing down."""
 
+    @property
+    def state(self) -> AuditState:
+        return "none"
+
     async def check(self) -> None:
         return None
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
-        return asyncio.sleep(0)
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
+        return Ticket(None, asyncio.sleep(0))
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
+        return None
+
+    def call(self, record: CallRecord) -> None:
         return None

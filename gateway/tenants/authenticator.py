@@ -11,7 +11,12 @@ import jwt
 from pydantic import TypeAdapter, ValidationError
 
 from contract.codes import ErrorCode
-from gateway.gateway_errors import AuthenticationError, IdentityUnavailable, PermissionDenied
+from gateway.gateway_errors import (
+    AuthenticationError,
+    GatewayError,
+    IdentityUnavailable,
+    PermissionDenied,
+)
 from gateway.interfaces import Principal
 from gateway.tenants import credentials
 from gateway.tenants.credentials import Credential
@@ -23,6 +28,8 @@ from gateway.tenants.tenant_settings import IdentityProviderSettings
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trireme"'}
 _ENDED: dict[str, ErrorCode] = {"revoked": "revoked_api_key", "expired": "expired_api_key"}
 _MAX_TOKEN_LENGTH = 16 << 10
+_ODD = (TypeError, ValueError, ArithmeticError, RecursionError)
+"""What a library raises on a stranger's token beside its own errors."""
 
 _name: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -67,11 +74,17 @@ class TenantAuthenticator:
 
     async def _of_key(self, credential: Credential) -> Principal:
         key = await self._registry.key(credential.id)
-        if not credential.matches(key.digest if key else credentials.NOBODY) or key is None:
-            raise _refused("this API key is not known")
-        if reason := key.ended(self._clock()):
-            raise _refused(f"this API key is {reason}", code=_ENDED[reason])
-        return _principal(await self._tenant(key.tenant), key.application, key.id, key)
+        shown = ("", "", credential.id)
+        try:
+            if not credential.matches(key.digest if key else credentials.NOBODY) or key is None:
+                raise _refused("this API key is not known")
+            shown = (key.tenant, key.application, key.id)
+            if reason := key.ended(self._clock()):
+                raise _refused(f"this API key is {reason}", code=_ENDED[reason])
+            return _principal(await self._tenant(key.tenant), key.application, key.id, key)
+        except GatewayError as error:
+            error.shown = shown
+            raise
 
     async def _of_token(self, token: str) -> Principal:
         verifier = self._providers.get(_issuer(token))
@@ -79,7 +92,11 @@ class TenantAuthenticator:
             raise _refused("the token's issuer is not known", code="invalid_token")
         tenant, application = await verifier.verify(token)
         key_id = f"{verifier.name}:{application}"
-        return _principal(await self._tenant(tenant), application, key_id, None)
+        try:
+            return _principal(await self._tenant(tenant), application, key_id, None)
+        except GatewayError as error:
+            error.shown = ("", application, key_id)  # a tenant's name is the provider's word only
+            raise
 
     async def _tenant(self, name: str) -> Tenant:
         tenant = await self._registry.tenant(name)
@@ -159,13 +176,16 @@ class TokenVerifier:
             raise _refused("the token has expired", code="expired_token") from None
         except jwt.PyJWTError as error:
             raise _refused(f"the token is not good: {error}", code="invalid_token") from None
+        except _ODD:
+            # A key of another kind than the algorithm's, or a value that nobody thought of.
+            raise _refused("the token is not good", code="invalid_token") from None
 
 
 def _issuer(token: str) -> str:
     """Who a token says made it, unchecked: it only picks who checks it."""
     try:
         return str(jwt.decode(token, options={"verify_signature": False}).get("iss"))
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, *_ODD):
         raise _refused("this is neither an API key nor a token", code="invalid_token") from None
 
 

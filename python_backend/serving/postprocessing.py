@@ -98,6 +98,8 @@ class TritonPythonModel:
                 response = self._answer(request)
             except Exception as error:  # a piece that fails ends its own stream and no other
                 response = refusal(error)
+            if response is None and not self._settings.decoupled:
+                response = pb_utils.InferenceResponse([])
             # One message where one will do: each costs about as much as all the work above.
             if response is None:
                 sender.send(flags=_FINAL)
@@ -112,13 +114,14 @@ class TritonPythonModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
-        key = int(inputs.required(_In.SEQUENCE_ID).item())
+        sequence_id = inputs.array(_In.SEQUENCE_ID)
         ended = inputs.array(_In.FINISH_REASON)
         reason: Ending = "" if ended is None else ended.item().decode()
         lengths = inputs.required(_In.SEQUENCE_LENGTH).reshape(-1)
         rows = inputs.required(_In.TOKENS_BATCH).reshape(lengths.size, -1)
-        if lengths.size != 1:
+        if lengths.size != 1 or sequence_id is None:
             return self._answer_beams(inputs, rows, lengths, reason)
+        key = int(sequence_id.item())
         tokens: list[int] = rows[0, : lengths[0]].tolist()
         stream = self._streams.pop(key, None) or self._open(inputs)
         self._forget_old()
@@ -154,7 +157,10 @@ class TritonPythonModel:
         lengths: NDArray[np.int32],
         reason: Ending,
     ) -> pb_utils.InferenceResponse:
-        """All beams of one prompt at once: each is an answer of its own, and ends here."""
+        """All beams of one prompt at once: each is an answer of its own, and ends here.
+
+        So are tokens without a sequence's id: a program asks for their text alone.
+        """
         pieces = []
         for row, length in zip(rows, lengths, strict=True):
             stream = self._open(inputs)
@@ -168,7 +174,7 @@ class TritonPythonModel:
         """A sequence's first piece."""
         context = inputs.array(_In.STREAM_CONTEXT)
         policies = self._policies.current
-        lost = context is None
+        lost = context is None and inputs.array(_In.SEQUENCE_ID) is not None
         try:
             policy = policies.get(inputs.parameters().get("safety_policy"))
         except InvalidRequestError:  # it was there when the prompt was read

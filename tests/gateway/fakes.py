@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ from gateway.configuration import (
 )
 from gateway.gateway_errors import AuditUnavailable, AuthenticationError
 from gateway.generation import Delta, Job
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 from gateway.open_access import LOCAL
 from gateway.server import config, listen
 
@@ -220,6 +220,7 @@ class Ledger:
 
     events: list[tuple[Any, ...]] = field(default_factory=list)
     records: list[AuditRecord] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
     refuse: Exception | None = None
     full: bool = False
     durable_after_s: float = 0.0
@@ -237,21 +238,26 @@ class Ledger:
         self.events.append(("reserve", model, max_tokens))
         return _Reservation(self)
 
+    @property
+    def state(self) -> AuditState:
+        return "unavailable" if self.full else "written"
+
     async def check(self) -> None:
         if self.full:
             raise AuditUnavailable("the audit's disk is full")
 
-    def begin(
-        self, request_id: str, time: float, principal: Principal, model: str
-    ) -> Awaitable[None]:
+    def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
         self.events.append(("begin", request_id))
-        return asyncio.sleep(self.durable_after_s)
+        return Ticket(len(self.events), asyncio.sleep(self.durable_after_s))
 
-    async def append(self, record: AuditRecord) -> None:
+    async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         if self.full:
             raise AuditUnavailable("the audit's disk is full")
         self.events.append(("append", record.request_id))
         self.records.append(record)
+
+    def call(self, record: CallRecord) -> None:
+        self.calls.append(record)
 
 
 @dataclass

@@ -409,7 +409,7 @@ def test_models_and_health(gateway):
         assert client.get("/v1/models/demo").json()["object"] == "model"
         assert "context_length" not in client.get("/v1/models/demo").json()
         assert client.get("/v1/models/none").status_code == 404
-        assert client.get("/health/ready").json() == {"status": "ready"}
+        assert client.get("/health/ready").json() == {"status": "ready", "audit": "none"}
 
 
 def test_a_model_says_when_it_was_made_and_how_long_its_context_is():

@@ -12,7 +12,7 @@ from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.verification import ChainReport, verify
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, Principal, Ticket
 
 PROMPT = "the quick brown fox is my password"
 ANSWER = "and the lazy dog is mine"
@@ -46,10 +46,19 @@ def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> Audit
     return AuditRecord(request_id=request_id, **{**charged, **values})
 
 
+async def begun(
+    log: FileAuditLog, request_id: str, time: float = 1.0, who: Principal | None = None
+) -> Ticket:
+    """A beginning that is on disk."""
+    ticket = log.begin(request_id, time, who or principal(), "demo")
+    await ticket.written
+    return ticket
+
+
 async def serve(log: FileAuditLog, request_id: str = "r1", tenant: str = "acme") -> None:
     """One request, from its beginning to its end."""
-    await log.begin(request_id, 1_800_000_000.0, principal(tenant), "demo")
-    await log.append(record(request_id, tenant))
+    ticket = await begun(log, request_id, 1_800_000_000.0, principal(tenant))
+    await log.append(record(request_id, tenant), ticket)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.log import FileAuditLog
 from gateway.gateway_errors import AuditUnavailable
-from tests.gateway.audit.conftest import events, lines, principal, record, serve
+from gateway.interfaces import Ticket
+from tests.gateway.audit.conftest import begun, events, lines, principal, record, serve
 from tests.gateway.servers import fill
 
 pytestmark = pytest.mark.anyio
@@ -30,10 +31,10 @@ async def fill_until_refused(log: FileAuditLog, disk: Path) -> int:
     fill(disk)
     for served in range(100):
         try:
-            await log.begin(f"late-{served}", 1.0, principal(), "demo")
+            ticket = await begun(log, f"late-{served}")
         except AuditUnavailable:
             return served
-        await log.append(record(f"late-{served}"))
+        await log.append(record(f"late-{served}"), ticket)
     raise AssertionError("the disk is not full")
 
 
@@ -50,13 +51,12 @@ async def recovered(log: FileAuditLog) -> None:
 
 async def test_a_full_disk_stops_intake_and_loses_nothing(disk, settings, verified):
     log = FileAuditLog.open(settings)
-    for number in range(10):
-        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+    tickets = [await begun(log, f"running-{number}") for number in range(10)]
     await fill_until_refused(log, disk)
     with pytest.raises(AuditUnavailable, match="none is served without"):
         await log.check()
-    for number in range(10):  # what runs may end, in the space of the reserve, and is on disk
-        await log.append(record(f"running-{number}"))
+    for number, ticket in enumerate(tickets):  # what runs may end, in the reserve, and is on disk
+        await log.append(record(f"running-{number}"), ticket)
     ends = [line["request_id"] for line in lines(settings.directory) if line["event"] == "end"]
     assert set(ends) >= {f"running-{number}" for number in range(10)}
     with pytest.raises(AuditUnavailable):
@@ -72,13 +72,13 @@ async def test_a_full_disk_stops_intake_and_loses_nothing(disk, settings, verifi
 
 async def test_what_the_reserve_has_no_room_for_is_written_later(disk, settings, verified):
     log = FileAuditLog.open(settings)
-    for number in range(60):  # their ends take twice the reserve
-        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+    # Their ends take twice the reserve.
+    tickets = [await begun(log, f"running-{number}") for number in range(60)]
     await fill_until_refused(log, disk)
     told = 0
-    for number in range(60):
+    for number, ticket in enumerate(tickets):
         try:
-            await log.append(record(f"running-{number}"))
+            await log.append(record(f"running-{number}"), ticket)
         except AuditUnavailable:
             told += 1
     assert 10 < told < 60
@@ -92,17 +92,17 @@ async def test_what_the_reserve_has_no_room_for_is_written_later(disk, settings,
     assert report.events["begin"] == report.events["end"]
 
 
-async def begin_and_fill(log: FileAuditLog, disk: Path, count: int) -> None:
-    for number in range(count):
-        await log.begin(f"running-{number}", 1.0, principal(), "demo")
+async def begin_and_fill(log: FileAuditLog, disk: Path, count: int) -> list[Ticket]:
+    tickets = [await begun(log, f"running-{number}") for number in range(count)]
     fill(disk)
+    return tickets
 
 
-async def end_until_told(log: FileAuditLog, count: int) -> int:
+async def end_until_told(log: FileAuditLog, tickets: list[Ticket]) -> int:
     """End requests until one is not on disk; return how many were ended, it included."""
-    for number in range(count):
+    for number, ticket in enumerate(tickets):
         try:
-            await log.append(record(f"running-{number}"))
+            await log.append(record(f"running-{number}"), ticket)
         except AuditUnavailable:
             return number + 1
     raise AssertionError("the disk and the reserve are not full")
@@ -110,9 +110,9 @@ async def end_until_told(log: FileAuditLog, count: int) -> int:
 
 async def test_the_first_to_find_no_room_stops_intake_whoever_it_is(disk, settings):
     log = FileAuditLog.open(settings)
-    await begin_and_fill(log, disk, 60)
+    tickets = await begin_and_fill(log, disk, 60)
     await log.check()
-    ended = await end_until_told(log, 60)
+    ended = await end_until_told(log, tickets)
     assert ended > 10  # in the space of the reserve
     with pytest.raises(AuditUnavailable):
         await log.check()
@@ -142,11 +142,11 @@ async def test_what_waits_in_memory_keeps_its_place_before_what_comes_later(
     disk, settings, verified
 ):
     log = FileAuditLog.open(settings)
-    await begin_and_fill(log, disk, 60)
-    ended = await end_until_told(log, 60)
+    tickets = await begin_and_fill(log, disk, 60)
+    ended = await end_until_told(log, tickets)
     (disk / "filler").unlink()
     with pytest.raises(AuditUnavailable):  # it has room, but what comes before isn't written
-        await log.append(record(f"running-{ended}"))
+        await log.append(record(f"running-{ended}"), tickets[ended])
     await log.close()  # and what waits is written
     [report] = verified()
     assert report.problems == []
@@ -156,8 +156,8 @@ async def test_what_waits_in_memory_keeps_its_place_before_what_comes_later(
 
 async def test_a_process_ends_though_the_disk_stays_full(disk, settings, verified, caplog):
     log = FileAuditLog.open(settings)
-    await begin_and_fill(log, disk, 60)
-    ended = await end_until_told(log, 60)
+    tickets = await begin_and_fill(log, disk, 60)
+    ended = await end_until_told(log, tickets)
     fill(disk)  # the reserve, too
     await asyncio.wait_for(log.close(), 20)
     assert "audit records are lost" in caplog.text

@@ -14,7 +14,16 @@ from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import segments, writers
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
-from tests.gateway.audit.conftest import ANSWER, PROMPT, events, lines, principal, record, serve
+from tests.gateway.audit.conftest import (
+    ANSWER,
+    PROMPT,
+    begun,
+    events,
+    lines,
+    principal,
+    record,
+    serve,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -93,8 +102,8 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
 async def test_a_text_that_is_empty_has_no_digest(settings):
     log = FileAuditLog.open(settings)
     for texts in (("", ANSWER), (PROMPT, "")):
-        await log.begin("r", 1.0, principal(), "demo")
-        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]))
+        ticket = await begun(log, "r")
+        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]), ticket)
     await log.close()
     ends = [line for line in lines(settings.directory) if line["event"] == "end"]
     there = [(bool(each["prompt_digest"]), bool(each["answer_digest"])) for each in ends]
@@ -131,8 +140,8 @@ async def test_many_at_once_share_a_sync(settings, verified, monkeypatch):
 
 async def test_one_who_goes_away_disturbs_nobody(settings, verified):
     log = FileAuditLog.open(settings)
-    await log.begin("left", 1.0, principal(), "demo")
-    leaving = asyncio.create_task(log.append(record("left")))
+    ticket = await begun(log, "left")
+    leaving = asyncio.create_task(log.append(record("left"), ticket))
     staying = asyncio.create_task(serve(log, "stays"))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -143,10 +152,10 @@ async def test_one_who_goes_away_disturbs_nobody(settings, verified):
 
 async def test_segments_follow_each_other(settings, verified):
     log = FileAuditLog.open(settings.model_copy(update={"segment_bytes": 4096}))
-    await log.begin("long", 1.0, principal(), "demo")
+    ticket = await begun(log, "long")
     for number in range(40):
         await serve(log, f"r{number}")
-    await log.append(record("long"))
+    await log.append(record("long"), ticket)
     await log.close()
     [folder] = writers(settings.directory)
     assert len(segments(folder)) > 5
@@ -200,13 +209,13 @@ async def test_processes_have_chains_of_their_own_and_go_on_with_those_left(sett
 
 async def test_ids_that_come_twice_are_kept_apart(settings):
     log = FileAuditLog.open(settings)
-    for _ in range(2):
-        await log.begin("same", 1.0, principal(), "demo")
-    for _ in range(3):
-        await log.append(record("same"))
+    first = await begun(log, "same", who=principal("acme"))
+    second = await begun(log, "same", who=principal("globex"))
+    await log.append(record("same", "globex"), second)
+    await log.append(record("same", "acme"), first)
     await log.close()
-    ends = [line["begun"] for line in lines(settings.directory) if line["event"] == "end"]
-    assert ends == [2, 3, None]
+    ends = [line for line in lines(settings.directory) if line["event"] == "end"]
+    assert [(end["begun"], end["tenant"]) for end in ends] == [(3, "globex"), (2, "acme")]
 
 
 async def test_a_change_by_an_administrator_is_written_down(settings):

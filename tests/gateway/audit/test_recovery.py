@@ -15,7 +15,7 @@ import pytest
 from gateway.audit.audit_segments import writers
 from gateway.audit.log import FileAuditLog
 from gateway.gateway_errors import AuditUnavailable
-from tests.gateway.audit.conftest import events, lines, principal, record, serve
+from tests.gateway.audit.conftest import begun, events, lines, principal, record, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ WRITE = """
 import asyncio, sys
 from gateway.audit.log import FileAuditLog
 from gateway.audit.audit_settings import AuditSettings
-from tests.gateway.audit.conftest import principal, record
+from tests.gateway.audit.conftest import begun, record
 
 async def main():
     log = FileAuditLog.open(AuditSettings(directory=sys.argv[1], segment_bytes=65536))
@@ -32,13 +32,13 @@ async def main():
         number = 0
         while True:
             request_id = f"{name}-{number}"
-            await log.begin(request_id, 1.0, principal(), "demo")
+            ticket = await begun(log, request_id)
             print("begun", request_id, flush=True)
             await asyncio.sleep(0)
-            await log.append(record(request_id))
+            await log.append(record(request_id), ticket)
             print("answered", request_id, flush=True)
             number += 1
-    await log.begin(f"{sys.argv[2]}-runs", 1.0, principal(), "demo")  # and never ends
+    await begun(log, f"{sys.argv[2]}-runs")  # and never ends
     await asyncio.gather(*(client(f"{sys.argv[2]}-{name}") for name in range(16)))
 
 asyncio.run(main())
@@ -149,12 +149,12 @@ async def test_a_disk_that_fails_to_sync_is_tried_again_with_the_same_lines(
         os.pwrite(descriptor, b"garbage", on_disk)  # what a failed write-back may leave
         raise OSError(errno.EIO, "Input/output error")
 
-    await log.begin("running", 1.0, principal(), "demo")
+    ticket = await begun(log, "running")
     [path] = settings.directory.rglob("00000000.jsonl")
     on_disk = path.stat().st_size
     monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(AuditUnavailable):
-        await log.append(record("running"))
+        await log.append(record("running"), ticket)
     with pytest.raises(AuditUnavailable):
         await log.check()
     with pytest.raises(AuditUnavailable):

@@ -20,7 +20,7 @@ from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.retention import prune
 from gateway.audit.verification import heads, pruned, verify
-from tests.gateway.audit.conftest import principal, record
+from tests.gateway.audit.conftest import begun, record
 
 pytestmark = pytest.mark.anyio
 
@@ -36,8 +36,8 @@ async def log(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> FileA
     for day in range(5):
         now = 1_800_000_000.0 + day * DAY
         for number in range(2):  # the first of a day begins its segment
-            await log.begin(f"{day}-{number}", now, principal(), "demo")
-            await log.append(record(f"{day}-{number}", time=now))
+            ticket = await begun(log, f"{day}-{number}", now)
+            await log.append(record(f"{day}-{number}", time=now), ticket)
     return log
 
 
@@ -64,8 +64,7 @@ async def test_what_is_old_goes_and_the_rest_verifies(settings, log, keys):
     assert all(f'"{day}-{number}"' in text for day in (2, 3, 4) for number in (0, 1))
     assert '"0-0"' not in text
     assert prune(settings.directory, keys, date(2027, 1, 17)) == []
-    await log.begin("more", time.time(), principal(), "demo")
-    await log.append(record("more"))
+    await log.append(record("more"), await begun(log, "more", time.time()))
     prune(settings.directory, keys, date(2027, 1, 19))
     assert numbers(settings)[0] > left[0]
     await log.close()

@@ -20,7 +20,7 @@ from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Holder, Period
 from gateway.limits.limit import Limits
 from gateway.usage.ledger import Ledger
-from tests.gateway.audit.conftest import principal, record
+from tests.gateway.audit.conftest import begun, principal, record
 
 pytestmark = pytest.mark.anyio
 
@@ -47,15 +47,15 @@ def sums(engine: Engine, *, charged: bool = False) -> dict[tuple[str, ...], tupl
     """What clients were told, or what they are charged, by the sums' keys."""
     with engine.connect() as connection:
         rows = connection.execute(select(usage).order_by(*usage.primary_key))
-        which = slice(10, None) if charged else slice(5, 10)
+        which = slice(10, 13) if charged else slice(5, 10)
         return {tuple(row[:5]): tuple(row[which]) for row in rows}
 
 
 async def write(log: FileAuditLog, number: int, tenant: str = "acme", **fields: Any) -> None:
     who = replace(principal(tenant), key_id=fields.pop("key_id", "k1"))
     time = fields.pop("time", TIME)
-    await log.begin(f"r{number}", time, who, "demo")
-    await log.append(replace(record(f"r{number}", time=time, **fields), principal=who))
+    ticket = await begun(log, f"r{number}", time, who)
+    await log.append(replace(record(f"r{number}", time=time, **fields), principal=who), ticket)
 
 
 async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, settings):
@@ -134,10 +134,10 @@ async def test_several_count_at_once_and_none_twice(ledger, engine, settings):
 
 async def test_a_killed_processes_requests_count_as_interrupted(ledger, engine, settings):
     log = FileAuditLog.open(settings)
-    await log.begin("r1", TIME, principal(), "demo")
+    ticket = await begun(log, "r1", TIME)
     folder = writers(settings.directory)[0]
     written = {path.name: path.read_bytes() for path in folder.glob("0*.jsonl")}
-    await log.append(record("r1"))
+    await log.append(record("r1"), ticket)
     await log.close()
     for name, content in written.items():  # as kill -9 would have left it
         (folder / name).write_bytes(content)
