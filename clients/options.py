@@ -23,10 +23,11 @@ class GenerationOptions(GenerationParameters):
         client.generate("Dear captain,", options)
         client.generate("Dear captain,", options, seed=7)  # a keyword wins over the options
 
-    Names and meaning are TensorRT-LLM's, but for one thing: there, temperature alone changes
+    Names and meaning are TensorRT-LLM's, but for two things: there, temperature alone changes
     nothing, because decoding is greedy unless `top_k` or `top_p` is given. Here a temperature above
     0 without any of `top_k`, `top_p` and `min_p` samples from all tokens, as people expect: `top_p`
-    is sent as 1.
+    is sent as 1. Nor does the text begin with the prompt, unless `exclude_input_in_output` is
+    False.
 
     None and an empty collection are not sent and leave the choice to the server.
 

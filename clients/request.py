@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clients import wire
 from clients.client_errors import InvalidRequestError
 from contract.models import EnsembleInputs
 from contract.parameters import GenerationParameters
+from contract.tensors import Value
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ class Request:
     @property
     def inputs(self) -> wire.Values:
         """The model's inputs."""
-        inputs = {EnsembleInputs.TEXT_INPUT.name: (self.prompt,), **self.options.inputs()}
+        inputs: dict[str, Sequence[Value]] = {
+            EnsembleInputs.TEXT_INPUT.name: (self.prompt,),
+            # Nobody expects the question in the answer, but TensorRT-LLM's default is just that.
+            EnsembleInputs.EXCLUDE_INPUT_IN_OUTPUT.name: (True,),
+            **self.options.inputs(),
+        }
         if self.chat:
             inputs[EnsembleInputs.MESSAGES.name] = (self.chat,)
         if self.stream:

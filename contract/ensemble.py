@@ -88,7 +88,7 @@ def ensemble_steps(engine: Engine = "onnx") -> tuple[Step, ...]:
         Step(
             PREPROCESSING,
             input_map={into.name: origin.name for into, origin in _TO_PREPROCESSING.items()},
-            output_map={each.name: _internal(each) for each in PreprocessingOutputs.all()},
+            output_map={each.name: _internal(each) for each in _FROM_PREPROCESSING.values()},
         ),
         Step(
             STEP_MODELS[engine].name,

@@ -77,7 +77,7 @@ class EngineModelSettings(ModelSettings):
     Attributes:
         max_queue_size: Most sequences that wait; a request beyond is refused at once.
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
-            the request doesn't say.
+            the request doesn't say; by default, as TensorRT-LLM's, it doesn't.
         stream_responses_per_s: Most responses a second to all streams together, between their first
             and their last; where they have more tokens, several share a response. 0 is 32 for
             each core: a response costs two to three milliseconds of one, all in all.
@@ -85,7 +85,7 @@ class EngineModelSettings(ModelSettings):
     """
 
     max_queue_size: int = Field(default=1024, ge=1, le=1_048_576)
-    exclude_input_in_output: bool = True
+    exclude_input_in_output: bool = False
     stream_responses_per_s: int = Field(default=0, ge=0, le=1_000_000)
     cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
 
@@ -143,12 +143,12 @@ class AdapterSettings(ModelSettings):
 
     Attributes:
         exclude_input_in_output: Whether an answer that doesn't stream leaves out its prompt, where
-            the request doesn't say.
+            the request doesn't say; by default, as TensorRT-LLM's, it doesn't.
         liveness_period_ms: How often a request that has no news asks whether its client is there.
         hung_after_s: How long its process may stand still; then it ends itself.
     """
 
-    exclude_input_in_output: bool = True
+    exclude_input_in_output: bool = False
     liveness_period_ms: int = Field(default=100, ge=1, le=60_000)
     hung_after_s: int = Field(default=30, ge=1, le=3600)
 
@@ -171,11 +171,13 @@ class EngineReference(ModelSettings):
 
     Attributes:
         engine_model: Its name.
+        decoupled: Whether a request may have more than one response; else nothing streams.
         exclude_input_in_output: Its own setting of that name.
     """
 
     engine_model: str = TENSORRT_LLM
-    exclude_input_in_output: bool = True
+    decoupled: bool = True
+    exclude_input_in_output: bool = False
 
 
 class PreprocessingParameters(PreprocessingSettings, SafetySettings, EngineReference):

@@ -225,11 +225,42 @@ UNSUPPORTED_INPUTS: dict[Tensor, str] = {
     EngineInputs.RETURN_CONTEXT_LOGITS: "context logits",
     EngineInputs.RETURN_GENERATION_LOGITS: "generation logits",
     EngineInputs.PROMPT_EMBEDDING_TABLE: "prompt tuning",
+    EngineInputs.PROMPT_TABLE_EXTRA_IDS: "prompt tuning",
     EngineInputs.PROMPT_VOCAB_SIZE: "prompt tuning",
     EngineInputs.LORA_TASK_ID: "LoRA",
     EngineInputs.LORA_WEIGHTS: "LoRA",
     EngineInputs.LORA_CONFIG: "LoRA",
     EngineInputs.GUIDED_DECODING_GUIDE_TYPE: "guided decoding",
     EngineInputs.GUIDED_DECODING_GUIDE: "guided decoding",
+    EngineInputs.DRAFT_INPUT_IDS: "a draft from outside",
+    EngineInputs.DRAFT_LOGITS: "a draft from outside",
+    EngineInputs.LOOKAHEAD_WINDOW_SIZE: "lookahead decoding",
+    EngineInputs.LOOKAHEAD_NGRAM_SIZE: "lookahead decoding",
+    EngineInputs.LOOKAHEAD_VERIFICATION_SET_SIZE: "lookahead decoding",
+    EngineInputs.RETENTION_TOKEN_RANGE_STARTS: "a retention of the KV cache",
+    EngineInputs.RETENTION_TOKEN_RANGE_ENDS: "a retention of the KV cache",
+    EngineInputs.RETENTION_TOKEN_RANGE_PRIORITIES: "a retention of the KV cache",
+    EngineInputs.RETENTION_TOKEN_RANGE_DURATIONS_MS: "a retention of the KV cache",
+    EngineInputs.RETENTION_DECODE_PRIORITY: "a retention of the KV cache",
+    EngineInputs.RETENTION_DECODE_DURATION_MS: "a retention of the KV cache",
+    EngineInputs.RUNTIME_TOP_P_DECAY: "a decay of top_p",
+    EngineInputs.DECODER_INPUT_IDS: "a decoder beside an encoder",
+    EngineInputs.ENCODER_INPUT_FEATURES: "an encoder",
+    EngineInputs.CROSS_ATTENTION_MASK: "an encoder",
+    EngineInputs.SKIP_CROSS_ATTN_BLOCKS: "an encoder",
+    EngineInputs.MROPE_ROTARY_COS_SIN: "multimodal rotary embedding",
+    EngineInputs.MROPE_POSITION_DELTAS: "multimodal rotary embedding",
+    EngineInputs.CONTEXT_PHASE_PARAMS: "a prefill on another machine",
 }
-"""Inputs of the contract that the ONNX engine refuses by name, and what they ask for."""
+"""Inputs of the contract that the ONNX engine refuses by name where they carry something, and what
+they ask for. Those that say nothing alone, such as the threshold of a draft, are not among them."""
+
+ALWAYS_SAYING = frozenset(
+    (
+        EngineInputs.LORA_TASK_ID,
+        EngineInputs.RETENTION_TOKEN_RANGE_STARTS,
+        EngineInputs.RETENTION_DECODE_PRIORITY,
+        EngineInputs.RETENTION_DECODE_DURATION_MS,
+    )
+)
+"""Those of them whose zero is a value like any other; else a zero or no text says nothing."""

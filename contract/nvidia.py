@@ -31,6 +31,8 @@ class PreprocessingOutputs(TensorSet):
 
     INPUT_ID = Tensor("INPUT_ID", "INT32", (-1,))
     REQUEST_INPUT_LEN = Tensor("REQUEST_INPUT_LEN", "INT32")
+    DECODER_INPUT_ID = Tensor("DECODER_INPUT_ID", "INT32", (-1,))
+    REQUEST_DECODER_INPUT_LEN = Tensor("REQUEST_DECODER_INPUT_LEN", "INT32")
     BAD_WORDS_IDS = Tensor("BAD_WORDS_IDS", "INT32", (2, -1))
     STOP_WORDS_IDS = Tensor("STOP_WORDS_IDS", "INT32", (2, -1))
     EMBEDDING_BIAS = Tensor("EMBEDDING_BIAS", "FP32", (-1,))
@@ -43,9 +45,16 @@ class EngineInputs(TensorSet):
     """What the engine takes, whoever runs it."""
 
     INPUT_IDS = optional("input_ids", "INT32", -1, ragged=True)
+    ENCODER_INPUT_FEATURES = optional("encoder_input_features", "FP16", -1, -1, ragged=True)
+    ENCODER_OUTPUT_LENGTHS = scalar("encoder_output_lengths", "INT32")
     INPUT_LENGTHS = scalar("input_lengths", "INT32", optional=False)
     REQUEST_OUTPUT_LEN = scalar("request_output_len", "INT32", optional=False)
     NUM_RETURN_SEQUENCES = scalar("num_return_sequences", "INT32")
+    DRAFT_INPUT_IDS = optional("draft_input_ids", "INT32", -1, ragged=True)
+    DECODER_INPUT_IDS = optional("decoder_input_ids", "INT32", -1, ragged=True)
+    DECODER_INPUT_LENGTHS = scalar("decoder_input_lengths", "INT32")
+    DRAFT_LOGITS = optional("draft_logits", "FP32", -1, -1, ragged=True)
+    DRAFT_ACCEPTANCE_THRESHOLD = scalar("draft_acceptance_threshold", "FP32")
     END_ID = scalar("end_id", "INT32")
     PAD_ID = scalar("pad_id", "INT32")
     STOP_WORDS_LIST = optional("stop_words_list", "INT32", 2, -1, ragged=True)
@@ -55,9 +64,14 @@ class EngineInputs(TensorSet):
     TEMPERATURE = scalar("temperature", "FP32")
     RUNTIME_TOP_K = scalar("runtime_top_k", "INT32")
     RUNTIME_TOP_P = scalar("runtime_top_p", "FP32")
+    RUNTIME_TOP_P_MIN = scalar("runtime_top_p_min", "FP32")
+    RUNTIME_TOP_P_DECAY = scalar("runtime_top_p_decay", "FP32")
+    RUNTIME_TOP_P_RESET_IDS = scalar("runtime_top_p_reset_ids", "INT32")
     LEN_PENALTY = scalar("len_penalty", "FP32")
+    EARLY_STOPPING = scalar("early_stopping", "BOOL")
     REPETITION_PENALTY = scalar("repetition_penalty", "FP32")
     MIN_TOKENS = scalar("min_tokens", "INT32")
+    BEAM_SEARCH_DIVERSITY_RATE = scalar("beam_search_diversity_rate", "FP32")
     PRESENCE_PENALTY = scalar("presence_penalty", "FP32")
     FREQUENCY_PENALTY = scalar("frequency_penalty", "FP32")
     SEED = scalar("seed", "UINT64")
@@ -71,33 +85,14 @@ class EngineInputs(TensorSet):
     STOP = scalar("stop", "BOOL")
     STREAMING = scalar("streaming", "BOOL")
     PROMPT_EMBEDDING_TABLE = optional("prompt_embedding_table", "FP16", -1, -1, ragged=True)
-    PROMPT_VOCAB_SIZE = scalar("prompt_vocab_size", "INT32")
-    LORA_TASK_ID = scalar("lora_task_id", "UINT64")
-    LORA_WEIGHTS = optional("lora_weights", "FP16", -1, -1, ragged=True)
-    LORA_CONFIG = optional("lora_config", "INT32", -1, 3, ragged=True)
-    GUIDED_DECODING_GUIDE_TYPE = optional("guided_decoding_guide_type", "STRING", ragged=True)
-    GUIDED_DECODING_GUIDE = optional("guided_decoding_guide", "STRING", ragged=True)
-
-
-class CppBackendInputs(EngineInputs):
-    """What TensorRT-LLM's C++ backend takes in all."""
-
-    ENCODER_INPUT_FEATURES = optional("encoder_input_features", "FP16", -1, -1, ragged=True)
-    ENCODER_OUTPUT_LENGTHS = scalar("encoder_output_lengths", "INT32")
-    DRAFT_INPUT_IDS = optional("draft_input_ids", "INT32", -1, ragged=True)
-    DECODER_INPUT_IDS = optional("decoder_input_ids", "INT32", -1, ragged=True)
-    DECODER_INPUT_LENGTHS = scalar("decoder_input_lengths", "INT32")
-    DRAFT_LOGITS = optional("draft_logits", "FP32", -1, -1, ragged=True)
-    DRAFT_ACCEPTANCE_THRESHOLD = scalar("draft_acceptance_threshold", "FP32")
-    RUNTIME_TOP_P_MIN = scalar("runtime_top_p_min", "FP32")
-    RUNTIME_TOP_P_DECAY = scalar("runtime_top_p_decay", "FP32")
-    RUNTIME_TOP_P_RESET_IDS = scalar("runtime_top_p_reset_ids", "INT32")
-    EARLY_STOPPING = scalar("early_stopping", "BOOL")
-    BEAM_SEARCH_DIVERSITY_RATE = scalar("beam_search_diversity_rate", "FP32")
     PROMPT_TABLE_EXTRA_IDS = optional("prompt_table_extra_ids", "UINT64", -1, ragged=True)
+    PROMPT_VOCAB_SIZE = scalar("prompt_vocab_size", "INT32")
     CROSS_ATTENTION_MASK = optional("cross_attention_mask", "BOOL", -1, -1, ragged=True)
     MROPE_ROTARY_COS_SIN = optional("mrope_rotary_cos_sin", "FP32", -1)
     MROPE_POSITION_DELTAS = optional("mrope_position_deltas", "INT64")
+    LORA_TASK_ID = scalar("lora_task_id", "UINT64")
+    LORA_WEIGHTS = optional("lora_weights", "FP16", -1, -1, ragged=True)
+    LORA_CONFIG = optional("lora_config", "INT32", -1, 3, ragged=True)
     CONTEXT_PHASE_PARAMS = optional("context_phase_params", "UINT8", -1, ragged=True)
     SKIP_CROSS_ATTN_BLOCKS = optional("skip_cross_attn_blocks", "BOOL", ragged=True)
     RETENTION_TOKEN_RANGE_STARTS = optional(
@@ -112,6 +107,8 @@ class CppBackendInputs(EngineInputs):
     )
     RETENTION_DECODE_PRIORITY = optional("retention_decode_priority", "INT32", ragged=True)
     RETENTION_DECODE_DURATION_MS = optional("retention_decode_duration_ms", "INT32", ragged=True)
+    GUIDED_DECODING_GUIDE_TYPE = optional("guided_decoding_guide_type", "STRING", ragged=True)
+    GUIDED_DECODING_GUIDE = optional("guided_decoding_guide", "STRING", ragged=True)
     LOOKAHEAD_WINDOW_SIZE = optional("lookahead_window_size", "INT32", ragged=True)
     LOOKAHEAD_NGRAM_SIZE = optional("lookahead_ngram_size", "INT32", ragged=True)
     LOOKAHEAD_VERIFICATION_SET_SIZE = optional(
@@ -260,7 +257,7 @@ class LLMAPIOutputs(TensorSet):
     TOTAL_DRAFT_TOKENS = Tensor("total_draft_tokens", "INT32")
 
 
-CPP_BACKEND_MODEL = Model(TENSORRT_LLM, CppBackendInputs.all(), CppBackendOutputs.all())
+CPP_BACKEND_MODEL = Model(TENSORRT_LLM, EngineInputs.all(), CppBackendOutputs.all())
 """The ``tensorrt_llm`` model of TensorRT-LLM's C++ backend."""
 
 LLM_API_MODEL = Model(TENSORRT_LLM, LLMAPIInputs.all(), LLMAPIOutputs.all())

@@ -104,7 +104,7 @@ class CppBackendSettings(ModelSettings):
     sink_token_length: int | None = Field(default=None, ge=0)
     max_queue_size: int = Field(default=1024, ge=0, le=1_048_576)
     max_queue_delay_microseconds: int = Field(default=0, ge=0, le=10_000_000)
-    exclude_input_in_output: bool = True
+    exclude_input_in_output: bool = False
     normalize_log_probs: bool = True
     cancellation_check_period_ms: int = Field(default=100, ge=1, le=60_000)
     stats_check_period_ms: int = Field(default=100, ge=1, le=60_000)

@@ -24,7 +24,6 @@ from contract.models import (
 from contract.names import ENSEMBLE, POSTPROCESSING, PREPROCESSING, Engine
 from contract.nvidia import CPP_BACKEND_MODEL, LLM_API_MODEL
 from ensembles.model_configs import (
-    decoupled_model,
     ensemble_config,
     model_config,
     python_model,
@@ -91,6 +90,7 @@ class _InEnsemble(EngineKind):
     def configs(self, settings: RepositorySettings) -> list[pb.ModelConfig]:
         reference = EngineReference(
             engine_model=STEP_MODELS[self.engine].name,
+            decoupled=settings.decoupled_mode,
             exclude_input_in_output=self.excludes_input(settings),
         )
         told = (settings.safety, reference)
@@ -104,7 +104,13 @@ class _InEnsemble(EngineKind):
                 instances=settings.preprocessing_instances,
             ),
             # One instance: a stream's pieces find their state there, in order.
-            decoupled_model(POSTPROCESSING_MODEL, batch, settings.postprocessing, *told),
+            python_model(
+                POSTPROCESSING_MODEL,
+                batch,
+                settings.postprocessing,
+                *told,
+                decoupled=settings.decoupled_mode,
+            ),
             ensemble_config(self.engine, batch),
             *self.step_configs(settings),
         ]
@@ -116,7 +122,12 @@ class OnnxKind(_InEnsemble):
     engine: Engine = "onnx"
 
     def step_configs(self, settings: RepositorySettings) -> list[pb.ModelConfig]:
-        config = decoupled_model(TENSORRT_LLM_MODEL, settings.max_batch_size, settings.onnx)
+        config = python_model(
+            TENSORRT_LLM_MODEL,
+            settings.max_batch_size,
+            settings.onnx,
+            decoupled=settings.decoupled_mode,
+        )
         if settings.onnx.execution_provider == "cuda":
             (group,) = config.instance_group
             group.kind = pb.ModelInstanceGroup.KIND_GPU
@@ -144,14 +155,17 @@ class CppBackendKind(_InEnsemble):
             liveness_period_ms=settings.tensorrt_llm.cancellation_check_period_ms,
         )
         model = STEP_MODELS[self.engine]
-        return [decoupled_model(model, settings.max_batch_size, adapter), self._backend(settings)]
+        config = python_model(
+            model, settings.max_batch_size, adapter, decoupled=settings.decoupled_mode
+        )
+        return [config, self._backend(settings)]
 
     def _backend(self, settings: RepositorySettings) -> pb.ModelConfig:
         """The C++ backend's own model, whose own scheduler batches in flight."""
         own = settings.tensorrt_llm
         config = model_config(CPP_BACKEND_MODEL, settings.max_batch_size)
         config.backend = "tensorrtllm"
-        config.model_transaction_policy.decoupled = True
+        config.model_transaction_policy.decoupled = settings.decoupled_mode
         queue = config.dynamic_batching
         queue.preferred_batch_size.append(settings.max_batch_size)
         queue.max_queue_delay_microseconds = own.max_queue_delay_microseconds

@@ -25,7 +25,11 @@ def render(config: pb.ModelConfig) -> str:
 
 
 def python_model(
-    model: Model, max_batch_size: int, *settings: ModelSettings, instances: int = 1
+    model: Model,
+    max_batch_size: int,
+    *settings: ModelSettings,
+    instances: int = 1,
+    decoupled: bool = False,
 ) -> pb.ModelConfig:
     """A model on the Python backend.
 
@@ -37,10 +41,11 @@ def python_model(
         max_batch_size: Most rows of a request.
         settings: What it is told.
         instances: Processes side by side.
+        decoupled: Whether it answers a request as often as it likes.
     """
     config = model_config(model, max_batch_size)
     config.backend = "python"
-    config.model_transaction_policy.decoupled = False
+    config.model_transaction_policy.decoupled = decoupled
     _mind_empty_batches(config)
     group = config.instance_group.add()
     group.count = instances
@@ -48,13 +53,6 @@ def python_model(
     for each in settings:
         for name, value in each.parameters().items():
             config.parameters[name].string_value = value
-    return config
-
-
-def decoupled_model(model: Model, max_batch_size: int, *settings: ModelSettings) -> pb.ModelConfig:
-    """A model on the Python backend that answers a request as often as it likes."""
-    config = python_model(model, max_batch_size, *settings)
-    config.model_transaction_policy.decoupled = True
     return config
 
 

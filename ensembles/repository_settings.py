@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.model_settings import (
     OnnxEngineSettings,
@@ -28,6 +28,9 @@ class RepositorySettings(BaseModel):
             TensorRT-LLM's engine in its C++ backend inside the same ensemble; ``llm_api``,
             TensorRT-LLM's LLM API, a model from text to text that stands alone. Each has a group
             of settings by its name.
+        decoupled_mode: Whether a request may have more than one response, and so stream; the
+            gateway needs it. ``false`` is for programs that ask by ``infer``, which Triton refuses
+            for a decoupled model: a request has one prompt and one response.
         max_batch_size: Most prompts in one request.
         preprocessing_instances: Processes that tokenize side by side.
         preprocessing: Settings of ``preprocessing``.
@@ -41,6 +44,7 @@ class RepositorySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["onnx", "tensorrt_llm", "llm_api"] = "onnx"
+    decoupled_mode: bool = True
     max_batch_size: int = Field(default=64, ge=1, le=4096)
     preprocessing_instances: int = Field(default=1, ge=1, le=64)
     preprocessing: PreprocessingSettings = PreprocessingSettings()
@@ -49,6 +53,15 @@ class RepositorySettings(BaseModel):
     llm_api: LLMAPISettings = LLMAPISettings()
     postprocessing: PostprocessingSettings = PostprocessingSettings()
     safety: SafetySettings = SafetySettings()
+
+    @model_validator(mode="after")
+    def _go_together(self) -> RepositorySettings:
+        if self.engine == "llm_api" and not self.decoupled_mode:
+            raise ValueError(
+                "decoupled_mode is for an ensemble; the LLM API's own model has "
+                "llm_api.triton_config.decoupled"
+            )
+        return self
 
     @classmethod
     def from_assignments(cls, assignments: list[str]) -> RepositorySettings:

@@ -184,9 +184,9 @@ class Exchange:
 
     def _record(self, status: int, cause: str | None, latency_s: float) -> AuditRecord:
         order, progress = self.order, self.run.progress
-        reason = ",".join(dict.fromkeys(progress.finish_reasons.values()))
+        reasons = tuple(dict.fromkeys(progress.finish_reasons.values()))
         if cause is not None:
-            reason = "cancelled" if cause == "disconnected" else "error"
+            reasons = ("cancelled",) if cause == "disconnected" else ("error",)
         return AuditRecord(
             request_id=order.arrival.request_id,
             time=order.arrival.time,
@@ -202,7 +202,7 @@ class Exchange:
             charged_output_tokens=progress.charged_output_tokens,
             ttft_s=progress.ttft_s,
             latency_s=latency_s,
-            finish_reason=reason,
+            finish_reasons=reasons,
             status=status,
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
             prompt_text=order.generation.prompt.encoded.decode(),

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from contract.codes import FinishReason
+
 TenantClass = Literal["interactive", "standard", "batch"]
 """Priority classes, the first served first."""
 
@@ -116,7 +118,8 @@ class AuditRecord:
             client that had left; the answers' length where that isn't known.
         ttft_s: Time to the first token; None where there was none.
         latency_s: Time to the end.
-        finish_reason: Why it ended; ``cancelled`` and ``error`` beside OpenAI's own.
+        finish_reasons: Why its answers ended, each reason once; ``cancelled`` or ``error`` alone
+            where the request itself did so.
         status: The HTTP status. A stream that fails midway keeps the 200 it began with, and its
             finish reason says ``error``.
         verdicts: What the safety filters found.
@@ -138,7 +141,7 @@ class AuditRecord:
     charged_output_tokens: int
     ttft_s: float | None
     latency_s: float
-    finish_reason: str
+    finish_reasons: tuple[FinishReason, ...]
     status: int
     verdicts: tuple[str, ...]
     prompt_text: str = field(repr=False)

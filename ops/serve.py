@@ -19,6 +19,7 @@ from types import FrameType
 
 import yaml
 
+from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
 from ops.reload import make_token
@@ -29,6 +30,9 @@ PROMPT = "What is the capital of France?"
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
+_ANSWERS_ONCE = """
+No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
+"""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,11 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         with ExitStack() as servers:
             servers.enter_context(triton)
-            gateway = _gateway(options, triton)
+            streams = triton.is_decoupled(options.model)
+            gateway = _gateway(options, triton, streams)
             if gateway is not None:
                 servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
-            print(message(triton, options.model, _commands(options, gateway)), flush=True)
+            told = _commands(options, gateway)
+            print(message(triton, options.model, told, streams=streams), flush=True)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
@@ -77,26 +83,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def message(triton: TritonServer, model: str, gateway: str = "") -> str:
+def message(triton: TritonServer, model: str, gateway: str = "", *, streams: bool = True) -> str:
     """What a person reads once the server is ready; each command can be pasted as it is.
 
     Args:
         triton: The server.
         model: The model to ask it for.
         gateway: What to read of the gateway before it; empty where there is none.
+        streams: Whether the model does.
     """
     programs = Path(sys.prefix, "bin")
-    body = f'{{"text_input": "{PROMPT}", "max_tokens": 64}}'
+    body = f'{{"text_input": "{PROMPT}", "max_tokens": 64, "exclude_input_in_output": true}}'
     curl = f"curl -s {triton.http_address}/v2/models/{model}/generate -d {shlex.quote(body)}"
     client = (
         f"{_command(programs / 'python')} -m clients {shlex.quote(PROMPT)} "
-        f"--stream --url {triton.grpc_address}"
+        f"{'--stream ' if streams else ''}--url {triton.grpc_address}"
     )
     load = (
-        f"{_command(programs / 'perf_analyzer')} -m {model} -u {triton.grpc_address} -i grpc "
+        f"\n  {_command(programs / 'perf_analyzer')} -m {model} -u {triton.grpc_address} -i grpc "
         "--streaming --async \\\n"
-        "      --input-data clients/perf_analyzer.json --concurrency-range 4"
+        "      --input-data clients/perf_analyzer.json --concurrency-range 4\n"
     )
+    if not streams:  # what perf_analyzer is given to ask does
+        gateway, load = _ANSWERS_ONCE, ""
     return f"""{gateway}
 Triton itself, for what the gateway does not pass on:
 
@@ -108,25 +117,25 @@ Triton itself, for what the gateway does not pass on:
   {curl}
 
   {client}
-
-  {load}
-
+{load}
 Ctrl-C stops it."""
 
 
-def openai_commands(gateway: str, model: str, config: Path | None = None) -> str:
+def openai_commands(gateway: GatewayAddress, model: str, config: Path | None = None) -> str:
     """How OpenAI's API is asked; each command can be pasted as it is.
 
     Args:
-        gateway: `host:port` of the gateway.
+        gateway: Where the gateway is.
         model: A model that it serves.
         config: Its configuration, where it wants a key.
     """
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
     key, python_key, header = "", '"none"', ""
+    imports = ["openai"]
     if config is not None:
         admin = f"{_command(Path(sys.prefix, 'bin', 'python'))} -m gateway.admin"
         admin += f" --config {shlex.quote(_short(config))}"
+        imports.append("os")
         python_key, header = f'os.environ["{_KEY}"]', f' -H "authorization: Bearer ${_KEY}"'
         key = f"""
 It wants a key. If there is none yet (acme and chat are names of your choice):
@@ -135,22 +144,39 @@ It wants a key. If there is none yet (acme and chat are names of your choice):
   export {_KEY}=$({admin} keys create acme --application chat)
 """
     curl = (
-        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json'"
-        f"{header} -d {shlex.quote(body)}"
+        f"curl -s{_curl_trust(gateway)} {gateway.url}/v1/chat/completions "
+        f"-H 'content-type: application/json'{header} -d {shlex.quote(body)}"
     )
+    trust = http_client = ""
+    if gateway.certificate is not None:
+        imports.append("ssl")
+        trust = f"""
+  trusted = ssl.create_default_context(cafile={_short(gateway.certificate)!r})
+  http_client = openai.DefaultHttpxClient(verify=trusted)"""
+        http_client = ", http_client=http_client"
     return f"""
-OpenAI's API at http://{gateway}/v1. From another terminal, in this folder:
+OpenAI's API at {gateway.url}/v1. From another terminal, in this folder:
 {key}
   {curl}
 
 or with the openai package:
 
-  import {"openai" if config is None else "os, openai"}
-  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key={python_key})
+  import {", ".join(sorted(imports))}{trust}
+  client = openai.OpenAI(base_url="{gateway.url}/v1", api_key={python_key}{http_client})
   messages = [{{"role": "user", "content": "{PROMPT}"}}]
   for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 """
+
+
+def _curl_trust(gateway: GatewayAddress) -> str:
+    """How curl is told of a certificate that nobody else knows, and where its name leads."""
+    if gateway.certificate is None:
+        return ""
+    told = f" --cacert {shlex.quote(_short(gateway.certificate))}"
+    if not gateway.leads_here:
+        told += f" --resolve {gateway.name}:{gateway.port}:{gateway.host}"
+    return told
 
 
 def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str:
@@ -159,7 +185,7 @@ def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str
     offer = gateway.offer()
     model = offer.model or _first_model(options.gateway_config)
     config = options.gateway_config if offer.needs_key else None
-    return openai_commands(gateway.address, model, config)
+    return openai_commands(gateway.at, model, config)
 
 
 def _first_model(config: Path) -> str:
@@ -167,9 +193,23 @@ def _first_model(config: Path) -> str:
     return str(next(iter(yaml.safe_load(config.read_text(encoding="utf-8"))["models"])))
 
 
-def _gateway(options: argparse.Namespace, triton: TritonServer) -> GatewayServer | None:
+def _gateway(
+    options: argparse.Namespace, triton: TritonServer, streams: bool
+) -> GatewayServer | None:
+    """The gateway that was asked for; before a Triton that can't stream there is none.
+
+    Raises:
+        GatewayError: It can't stream, and a configuration says what the gateway has to be.
+    """
     if options.gateway_port is None:
         return None
+    if not streams:
+        if options.gateway_config is None:
+            return None
+        raise GatewayError(
+            "the gateway streams, and this model repository was assembled with "
+            "decoupled_mode=false: serve without GATEWAY_CONFIG, or with decoupled_mode=true"
+        )
     served = (
         () if options.gateway_config else ServedModel.of(options.repository).gateway_arguments()
     )

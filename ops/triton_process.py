@@ -292,6 +292,14 @@ class TritonServer:
             return False
         return all(model.get("state") == "READY" for model in models)
 
+    def is_decoupled(self, model: str) -> bool:
+        """Whether a request to a model may stream; of one that isn't served nobody says no."""
+        try:
+            config = json.loads(self._request("GET", f"/v2/models/{model}/config"))
+        except OSError:
+            return True
+        return bool(config["model_transaction_policy"]["decoupled"])
+
     def _request(self, method: str, path: str) -> bytes:
         headers = {CONTROL_HEADER: self._control_token} if self._control_token else {}
         request = urllib.request.Request(

@@ -68,7 +68,7 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
         "charged_output_tokens": record.charged_output_tokens,
         "ttft_s": record.ttft_s,
         "latency_s": record.latency_s,
-        "finish_reason": record.finish_reason,
+        "finish_reason": ",".join(record.finish_reasons),
         "status": record.status,
         "verdicts": list(record.verdicts),
         "prompt_digest": key.digest(who.tenant, record.prompt_text) if record.prompt_text else None,

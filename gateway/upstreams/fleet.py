@@ -7,6 +7,7 @@ port is open and whose engine is stuck isn't well.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from gateway.interfaces import TenantClass
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.circuit import Circuit
 
+_log = logging.getLogger("gateway.fleet")
 _MIN_PROBE_PAUSE_S = 0.1
 _LAST_PIECE_S = 2.0
 """How long a stream may be silent once its replica is known to be lost."""
@@ -69,6 +71,7 @@ class Replica:
         self.answering: set[anyio.CancelScope] = set()
         self.probe_model = probe_model
         self._probe_timeout_s = health.timeout_s
+        self._told = ""
 
     @property
     def name(self) -> str:
@@ -131,7 +134,7 @@ class Replica:
             request_id=f"probe-{self.name}",
             prompt=Texts.of(("Hi",)),  # not every checkpoint has a chat template
             parameters=GenerationParameters(max_tokens=1),
-            stream=False,
+            stream=True,  # as clients do: a server that can't is of no use here
             tenant_class="interactive",
             policy=None,
             is_probe=True,
@@ -148,10 +151,19 @@ class Replica:
         except (TriremeError, TimeoutError) as error:
             late = isinstance(error, TimeoutError | RequestTimeoutError)
             if not (late and self.circuit.succeeded_since(asked_s)):
+                self._tell_why(error)
                 self.fail(error, probed=True)  # else it is busy: others got their first tokens
         else:
             self.heard_s = time.monotonic()
             self.circuit.succeed(self.heard_s)
+            self._told = ""
+
+    def _tell_why(self, error: Exception) -> None:
+        """Log why a probe failed, once for each reason."""
+        why = str(error) or type(error).__name__
+        if why != self._told:
+            self._told = why
+            _log.warning("a probe failed", extra={"upstream": self.name, "error": why})
 
 
 class Fleet:

@@ -24,10 +24,11 @@ from python_backend.serving.engine_loop import EngineLoop
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
 from python_backend.serving.generation_request import read_request
+from python_backend.serving.once import check_single, check_whole, is_decoupled
 from python_backend.serving.pacing import Outbox, Pacer
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
-from python_backend.serving.triton_api import Inputs
+from python_backend.serving.triton_api import Inputs, model_config
 
 _RESPONSES_PER_CORE_S = 32
 """Each costs two to three milliseconds of a core beside a large engine: together up to a tenth."""
@@ -50,6 +51,7 @@ class EngineModel(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine and start the threads."""
         self._engine, self._settings = self.load(args)
+        self._decoupled = is_decoupled(model_config(args))
         pb_utils.Logger.log_info(f"the engine runs on: {self._engine.name}")
         metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         per_s = self._settings.stream_responses_per_s or _RESPONSES_PER_CORE_S * available_cores()
@@ -81,6 +83,9 @@ class EngineModel(ABC):
             default_end_ids=self._engine.end_token_ids,
             exclude_input=self._settings.exclude_input_in_output,
         )
+        if not self._decoupled:
+            check_whole(generation.reporting.streaming, EngineInputs.STREAMING)
+            check_single(generation.batch_size, generation.num_return_sequences)
         rows = [
             replace(row, params=self._engine.check(row.prompt, row.params))
             for row in generation.rows
@@ -114,7 +119,7 @@ class EngineModel(ABC):
                 streams,
                 batch_size=generation.batch_size,
                 num_return_sequences=generation.num_return_sequences,
-                probes=generation.liveness_probes,
+                probes=generation.liveness_probes and self._decoupled,
                 timeout_s=generation.timeout_us / 1e6 or math.inf,
             )
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
-from contract.models import UNSUPPORTED_INPUTS, EngineInputs
+from contract.models import ALWAYS_SAYING, UNSUPPORTED_INPUTS, EngineInputs
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS, PROBE, SHARE
 from contract.parameters import SAMPLED
 from contract.tensors import Tensor
@@ -196,12 +196,21 @@ def _priority(value: Any) -> int:
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:
-    for tensor, feature in UNSUPPORTED_INPUTS.items():
-        array = inputs.array(tensor)
-        if array is not None and (array.dtype != bool or array.any()):
+    for tensor, array in inputs.given(UNSUPPORTED_INPUTS):
+        if _carries_something(tensor, array):
             raise InvalidRequestError(
-                f"{tensor.name}: {feature} is not supported by this engine", tensor.name
+                f"{tensor.name}: {UNSUPPORTED_INPUTS[tensor]} is not supported by this engine",
+                tensor.name,
             )
+
+
+def _carries_something(tensor: Tensor, array: NDArray[Any]) -> bool:
+    """Whether an input asks for what it stands for; NVIDIA's programs send some of them always."""
+    if tensor is EngineInputs.DECODER_INPUT_IDS:  # the token that a decoder begins with is none
+        return array.shape[-1] > 1
+    if tensor is EngineInputs.RUNTIME_TOP_P_DECAY:
+        return bool((array != 1).any())
+    return bool(array.size and (tensor in ALWAYS_SAYING or array.any()))
 
 
 def _word_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[Words]:

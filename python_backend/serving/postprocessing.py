@@ -20,6 +20,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.codes import Ending, FinishReason
 from contract.errors import InvalidRequestError
 from contract.model_settings import PostprocessingParameters, from_model_config
 from contract.models import PostprocessingInputs as _In
@@ -97,6 +98,8 @@ class TritonPythonModel:
                 response = self._answer(request)
             except Exception as error:  # a piece that fails ends its own stream and no other
                 response = refusal(error)
+            if response is None and not self._settings.decoupled:
+                response = pb_utils.InferenceResponse([])
             # One message where one will do: each costs about as much as all the work above.
             if response is None:
                 sender.send(flags=_FINAL)
@@ -111,13 +114,14 @@ class TritonPythonModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse | None:
         inputs = Inputs(request)
-        key = int(inputs.required(_In.SEQUENCE_ID).item())
+        sequence_id = inputs.array(_In.SEQUENCE_ID)
         ended = inputs.array(_In.FINISH_REASON)
-        reason = "" if ended is None else ended.item().decode()
+        reason: Ending = "" if ended is None else ended.item().decode()
         lengths = inputs.required(_In.SEQUENCE_LENGTH).reshape(-1)
         rows = inputs.required(_In.TOKENS_BATCH).reshape(lengths.size, -1)
-        if lengths.size != 1:
+        if lengths.size != 1 or sequence_id is None:
             return self._answer_beams(inputs, rows, lengths, reason)
+        key = int(sequence_id.item())
         tokens: list[int] = rows[0, : lengths[0]].tolist()
         stream = self._streams.pop(key, None) or self._open(inputs)
         self._forget_old()
@@ -151,9 +155,12 @@ class TritonPythonModel:
         inputs: Inputs,
         rows: NDArray[np.int32],
         lengths: NDArray[np.int32],
-        reason: str,
+        reason: Ending,
     ) -> pb_utils.InferenceResponse:
-        """All beams of one prompt at once: each is an answer of its own, and ends here."""
+        """All beams of one prompt at once: each is an answer of its own, and ends here.
+
+        So are tokens without a sequence's id: a program asks for their text alone.
+        """
         pieces = []
         for row, length in zip(rows, lengths, strict=True):
             stream = self._open(inputs)
@@ -167,7 +174,7 @@ class TritonPythonModel:
         """A sequence's first piece."""
         context = inputs.array(_In.STREAM_CONTEXT)
         policies = self._policies.current
-        lost = context is None
+        lost = context is None and inputs.array(_In.SEQUENCE_ID) is not None
         try:
             policy = policies.get(inputs.parameters().get("safety_policy"))
         except InvalidRequestError:  # it was there when the prompt was read
@@ -176,7 +183,7 @@ class TritonPythonModel:
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
         return _Stream(answer, lost)
 
-    def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: str) -> Piece:
+    def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:
         """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""
         answer = stream.answer
         try:
@@ -218,7 +225,7 @@ class TritonPythonModel:
             if not stream.answer.ended:
                 self._give_up(stream, "error")
 
-    def _give_up(self, stream: _Stream, reason: str) -> None:
+    def _give_up(self, stream: _Stream, reason: FinishReason) -> None:
         """End an answer that nobody waits for any more."""
         answer = stream.answer
         answer.ended = True
@@ -266,7 +273,7 @@ def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tens
     return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
-def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor]:
+def _extras(verdicts: list[dict[str, Any]], reason: Ending) -> list[pb_utils.Tensor]:
     texts = {
         _Out.FINISH_REASON: reason,
         _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",

@@ -18,6 +18,7 @@ from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
+from python_backend.serving.once import check_single, check_whole
 from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
@@ -71,15 +72,20 @@ class TritonPythonModel:
 
     def _tokenize(self, inputs: Inputs) -> pb_utils.InferenceResponse:
         for tensor in (_In.DECODER_QUERY, _In.PROMPT_TABLE_EXTRA_ID):
-            if inputs.array(tensor) is not None:
+            given = inputs.array(tensor)
+            if given is not None and given.any():
                 name = _client_name(tensor)
                 raise InvalidRequestError(f"{name} is not supported", name)
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
         inputs.required(_In.QUERY)
         texts = _texts(inputs, _In.QUERY, self._reader.text_bound) or []
         policy = self._policies.current.get(inputs.parameters().get(SAFETY_POLICY))
+        batch = len(texts)
+        streams = _flag(inputs, _In.STREAM, batch, False)
+        if not self._settings.decoupled:
+            check_whole(streams, EnsembleInputs.STREAM)
+            check_single(batch, copies=1)  # the engine sees how many are asked for
         prompts = self._prompts(inputs, [row[0] for row in texts], policy)
-        batch = len(prompts)
         lengths = np.array([[prompt.ids.size] for prompt in prompts], dtype=np.int32)
         ids = np.full((batch, lengths.max()), self._tokenizer.pad_id, dtype=np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
@@ -87,12 +93,13 @@ class TritonPythonModel:
         contexts = self._contexts(inputs, prompts, policy)
         # The engine ends at a stop word wherever it comes; postprocessing knows how early it may.
         ends_anywhere = not any(each.min_tokens for each in contexts)
-        streaming = _flag(inputs, _In.STREAM, batch, False) or any(each.whole for each in contexts)
+        streaming = streams or any(each.whole for each in contexts)
         said = [[context.to_bytes()] for context in contexts]
         return pb_utils.InferenceResponse(
             [
                 triton_tensor(_Out.INPUT_ID, ids),
                 triton_tensor(_Out.REQUEST_INPUT_LEN, lengths),
+                *self._decoder_input(inputs, batch),
                 triton_tensor(_Out.REQUEST_OUTPUT_LEN, max_tokens),
                 triton_tensor(_Out.BAD_WORDS_IDS, self._words(inputs, _In.BAD_WORDS_DICT, batch)),
                 triton_tensor(
@@ -108,11 +115,19 @@ class TritonPythonModel:
                 triton_tensor(
                     _Out.OUT_PAD_ID, _or(inputs, _In.PAD_ID, self._tokenizer.pad_id, batch)
                 ),
-                triton_tensor(_Out.LIVENESS_PROBES, np.ones((batch, 1), dtype=bool)),
+                triton_tensor(_Out.LIVENESS_PROBES, np.full((batch, 1), self._settings.decoupled)),
                 triton_tensor(_Out.STREAMING, np.full((batch, 1), streaming)),
                 triton_tensor(_Out.STREAM_CONTEXT, np.array(said, dtype=object)),
             ]
         )
+
+    def _decoder_input(self, inputs: Inputs, batch: int) -> list[pb_utils.Tensor]:
+        """The token that a decoder beside an encoder would begin with, as TensorRT-LLM says it."""
+        first = _or(inputs, _In.PAD_ID, self._tokenizer.pad_id, batch)
+        return [
+            triton_tensor(_Out.DECODER_INPUT_ID, first),
+            triton_tensor(_Out.REQUEST_DECODER_INPUT_LEN, np.ones_like(first)),
+        ]
 
     def _contexts(
         self, inputs: Inputs, prompts: list[Prompt], policy: Policy
@@ -120,7 +135,8 @@ class TritonPythonModel:
         """What postprocessing is told of each row.
 
         Where a stop text or the policy may end an answer early, the engine streams also for a
-        client that wants one response, so that it can be stopped.
+        client that wants one response, so that it can be stopped; where it can't stream, it goes
+        on behind that.
         """
         batch = len(prompts)
         stops = _texts(inputs, _In.STOP_WORDS_DICT, _WORDS[_In.STOP_WORDS_DICT]) or [[]] * batch
@@ -130,13 +146,16 @@ class TritonPythonModel:
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
         ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
         min_tokens = inputs.scalars(_In.MIN_TOKENS, batch) or [0] * batch
-        ends_early = any(any(row) for row in stops) or policy.output.blocks
+        can_end = self._settings.decoupled and not streams
+        ends_early = can_end and (any(any(row) for row in stops) or policy.output.blocks)
         return [
             StreamContext(
                 stops=tuple(filter(None, row)),
                 include_stop=include_stop,
-                whole=ends_early and not streams and not echo,
-                echo_tokens=prompt.ids.size if echo else 0,
+                whole=ends_early,
+                echo_tokens=prompt.ids.size if echo and not ends_early else 0,
+                # An engine that streams sends no prompt.
+                prompt=tuple(prompt.ids.tolist()) if echo and ends_early else (),
                 goes_on=prompt.goes_on,
                 own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),

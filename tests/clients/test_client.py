@@ -136,6 +136,7 @@ def test_keywords_win_over_options(asker: Asker, triton: FakeTriton) -> None:
     inputs = triton.received[0].inputs
     assert {name: np.ravel(value).tolist() for name, value in inputs.items()} == {
         "text_input": ["?"] if asker.protocol == "http" else [b"?"],
+        "exclude_input_in_output": [True],
         "max_tokens": [5],
         "seed": [2],
     }

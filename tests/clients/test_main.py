@@ -54,6 +54,7 @@ def test_options_are_sent(triton, at) -> None:
     inputs = {name: np.ravel(value).tolist() for name, value in triton.received[0].inputs.items()}
     assert inputs == {
         "text_input": [b"?"],
+        "exclude_input_in_output": [True],
         "max_tokens": [3],
         "temperature": [0.5],
         "top_k": [2],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 from typing import get_args
 
 import pytest
 
+from contract import nvidia
 from contract.ensemble import ensemble_steps
 from contract.models import (
     ENSEMBLE_MODEL,
@@ -21,8 +23,8 @@ from contract.models import (
 )
 from contract.names import Engine
 from contract.parameters import OUR_ROWS
-from contract.tensors import Model, Tensor
-from tests.contract import upstream
+from contract.tensors import Model, Tensor, TensorSet
+from tests.contract import declared
 
 MODELS = {
     model.name: model
@@ -53,14 +55,14 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
-    added = inputs.keys() - upstream.ENSEMBLE_INPUTS.keys()
+    added = inputs.keys() - declared.ENSEMBLE.inputs.keys()
     ours = {"priority", "return_computed_tokens", *(row.name for row in OUR_ROWS)}
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
-    assert inputs == upstream.ENSEMBLE_INPUTS
-    added = outputs.keys() - upstream.ENSEMBLE_OUTPUTS.keys()
+    assert inputs == declared.ENSEMBLE.inputs
+    added = outputs.keys() - declared.ENSEMBLE.outputs.keys()
     assert added == {*ANSWER_EXTRAS, *OUR_STATISTICS}
-    assert {name: outputs[name] for name in upstream.ENSEMBLE_OUTPUTS} == upstream.ENSEMBLE_OUTPUTS
+    assert {name: outputs[name] for name in declared.ENSEMBLE.outputs} == declared.ENSEMBLE.outputs
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     [
         (
             TENSORRT_LLM_MODEL.inputs,
-            upstream.ENGINE_INPUTS,
+            declared.ENGINE.inputs,
             {
                 *STREAM,
                 "client_gone",
@@ -80,22 +82,22 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         ),
         (
             TENSORRT_LLM_MODEL.outputs,
-            upstream.ENGINE_OUTPUTS,
+            declared.ENGINE.outputs,
             {*STREAM, "finish_reason", *OUR_STATISTICS},
         ),
         (
             TENSORRT_LLM_ADAPTER_MODEL.inputs,
-            upstream.ENGINE_INPUTS,
+            declared.ENGINE.inputs,
             {*STREAM, "client_gone", "liveness_probes"},
         ),
         (
             TENSORRT_LLM_ADAPTER_MODEL.outputs,
-            upstream.ENGINE_OUTPUTS,
+            declared.ENGINE.outputs,
             {*STREAM, "finish_reason"},
         ),
         (
             PREPROCESSING_MODEL.inputs,
-            upstream.PREPROCESSING_INPUTS,
+            declared.PREPROCESSING.inputs,
             {
                 *(name.upper() for name in PROMPT_EXTRAS),
                 "MIN_TOKENS",
@@ -106,17 +108,17 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
         ),
         (
             PREPROCESSING_MODEL.outputs,
-            upstream.PREPROCESSING_OUTPUTS,
+            declared.PREPROCESSING.outputs,
             {"LIVENESS_PROBES", "STREAMING", "STREAM_CONTEXT"},
         ),
         (
             POSTPROCESSING_MODEL.inputs,
-            upstream.POSTPROCESSING_INPUTS,
+            declared.POSTPROCESSING.inputs,
             {*STATISTICS, *STREAM, "finish_reason"},
         ),
         (
             POSTPROCESSING_MODEL.outputs,
-            upstream.POSTPROCESSING_OUTPUTS,
+            declared.POSTPROCESSING.outputs,
             {*STATISTICS, *ANSWER_EXTRAS},
         ),
     ],
@@ -132,14 +134,14 @@ def test_what_a_model_shares_with_upstreams_is_the_same(
 
 @pytest.mark.parametrize("model", MODELS.values())
 def test_what_a_model_takes_more_than_upstreams_may_be_left_out(model: Model) -> None:
-    theirs = upstream.ENGINE_INPUTS | upstream.PREPROCESSING_INPUTS | upstream.POSTPROCESSING_INPUTS
+    theirs = declared.ENGINE.inputs | declared.PREPROCESSING.inputs | declared.POSTPROCESSING.inputs
     assert all(tensor.optional for tensor in model.inputs if tensor.name not in theirs)
 
 
 def test_every_engine_output_of_upstream_but_one_is_declared() -> None:
     names = set(TENSORRT_LLM_MODEL.output_names())
     # For prefill and decoding on machines of their own, which the ensemble has no part in.
-    assert upstream.ENGINE_OUTPUTS.keys() - names == {"context_phase_params"}
+    assert declared.ENGINE.outputs.keys() - names == {"context_phase_params"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -148,7 +150,7 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         {
             name: source
             for name, source in step.input_map.items()
-            if source in upstream.ENSEMBLE_INPUTS
+            if source in declared.ENSEMBLE.inputs
         }
         for step in ensemble_steps(engine)
     )
@@ -159,8 +161,13 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         "STREAM": "stream",
         "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
     }
-    assert preprocessing == upstream.ENSEMBLE_MAPS["preprocessing"] | moved
-    assert generation | {"streaming": "stream"} == upstream.ENSEMBLE_MAPS["tensorrt_llm"]
+    assert preprocessing == declared.ENSEMBLE.steps["preprocessing"] | moved
+    from_client = {
+        name: source
+        for name, source in declared.ENSEMBLE.steps["tensorrt_llm"].items()
+        if source in declared.ENSEMBLE.inputs
+    }
+    assert generation | {"streaming": "stream"} == from_client
     assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"
     assert postprocessing == {}
 
@@ -225,15 +232,19 @@ def test_triton_sees_one_decoupled_model_before_each_step_and_each_output(engine
 
 def test_tensorrt_llms_own_engine_is_asked_for_nothing_of_ours() -> None:
     model = TENSORRT_LLM_ADAPTER_MODEL
-    assert set(model.input_names()) - OURS <= upstream.ENGINE_INPUTS.keys()
-    assert set(model.output_names()) - OURS <= upstream.ENGINE_OUTPUTS.keys()
+    assert set(model.input_names()) - OURS <= declared.ENGINE.inputs.keys()
+    assert set(model.output_names()) - OURS <= declared.ENGINE.outputs.keys()
 
 
 def test_our_engine_is_given_all_that_the_steps_before_it_know() -> None:
     mapped = ensemble_steps("onnx")[1].input_map
     # Those that say which sequences end come from postprocessing, by another way.
     ending = {"stop", "sequence_id", "client_gone"}
-    assert set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys() == ending
+    by_the_ensemble = set(declared.ENSEMBLE.steps["tensorrt_llm"])
+    for_programs = {*declared.ENGINE.inputs} - by_the_ensemble - {"stop"}
+    of_encoders = {"decoder_input_ids", "decoder_input_lengths", "prompt_table_extra_ids"}
+    unmapped = set(TENSORRT_LLM_MODEL.input_names()) - mapped.keys()
+    assert unmapped == ending | for_programs | of_encoders
 
 
 @pytest.mark.parametrize("model", [*MODELS.values(), ENSEMBLE_MODEL])
@@ -245,3 +256,67 @@ def test_a_model_names_each_tensor_once(model: Model) -> None:
 def test_what_the_engine_refuses_is_declared_and_optional() -> None:
     inputs = by_name(TENSORRT_LLM_MODEL.inputs)
     assert all(inputs[tensor.name].optional for tensor in UNSUPPORTED_INPUTS)
+
+
+def test_each_declaration_says_where_it_is_from() -> None:
+    for each in (
+        declared.ENSEMBLE,
+        declared.ENGINE,
+        declared.PREPROCESSING,
+        declared.POSTPROCESSING,
+        declared.BLS,
+    ):
+        for source in each.source:
+            assert re.fullmatch("[0-9a-f]{40}", source["commit"])
+            assert source["path"].endswith("/config.pbtxt")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (nvidia.EnsembleInputs, declared.ENSEMBLE.inputs),
+        (nvidia.EnsembleOutputs, declared.ENSEMBLE.outputs),
+        (nvidia.EngineInputs, declared.ENGINE.inputs),
+        (nvidia.CppBackendOutputs, declared.ENGINE.outputs),
+        (nvidia.PreprocessingInputs, declared.PREPROCESSING.inputs),
+        (nvidia.PreprocessingOutputs, declared.PREPROCESSING.outputs),
+        (nvidia.PostprocessingInputs, declared.POSTPROCESSING.inputs),
+        (nvidia.PostprocessingOutputs, declared.POSTPROCESSING.outputs),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_what_is_nvidias_is_as_nvidia_declares_it(
+    ours: type[TensorSet], theirs: dict[str, Tensor]
+) -> None:
+    assert by_name(ours.all()).items() <= theirs.items()
+
+
+def test_of_nvidias_tensors_only_those_of_images_and_encoders_are_left_out() -> None:
+    def left_out(ours: type[TensorSet], theirs: dict[str, Tensor]) -> set[str]:
+        return theirs.keys() - by_name(ours.all()).keys()
+
+    assert left_out(nvidia.EnsembleInputs, declared.ENSEMBLE.inputs) == set()
+    assert left_out(nvidia.EnsembleOutputs, declared.ENSEMBLE.outputs) == set()
+    assert left_out(nvidia.EngineInputs, declared.ENGINE.inputs) == set()
+    assert left_out(nvidia.CppBackendOutputs, declared.ENGINE.outputs) == set()
+    assert left_out(nvidia.PreprocessingInputs, declared.PREPROCESSING.inputs) == {
+        "IMAGE_BYTES",
+        "IMAGE_URL",
+        "VIDEO_BYTES",
+        *({"IMAGES", "IMAGE_SIZES"} & declared.PREPROCESSING.inputs.keys()),
+    }
+    # What NVIDIA's text programs read is there: what else it declares is for images.
+    to_engine = set(declared.ENSEMBLE.steps["tensorrt_llm"].values())
+    of_text = {
+        name
+        for name in declared.PREPROCESSING.outputs
+        if f"_{name}" in to_engine and name != "OUT_PROMPT_TABLE_EXTRA_IDS"
+    }
+    assert of_text <= by_name(nvidia.PreprocessingOutputs.all()).keys()
+
+
+def test_the_ensemble_takes_all_that_nvidias_scripted_model_takes_of_text() -> None:
+    names = set(ENSEMBLE_MODEL.input_names())
+    images = {name for name in declared.BLS.inputs if name.startswith(("image_", "video_"))}
+    drafts = {"num_draft_tokens", "use_draft_logits"}  # of a second engine, which it calls itself
+    assert declared.BLS.inputs.keys() - names == images | drafts

@@ -26,11 +26,12 @@ from contract.models import (
     TENSORRT_LLM_MODEL,
 )
 from contract.settings_base import Settings
-from contract.tensors import Model
+from contract.tensors import Model, Tensor, optional
 from ensembles.cpp_backend import CppBackendSettings
 from ensembles.model_configs import render
 from ensembles.repository import model_configs
 from ensembles.repository_settings import RepositorySettings
+from tests.contract import declared
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {
@@ -74,6 +75,34 @@ def test_a_config_has_the_tensors_of_the_contract(model: Model) -> None:
     for entry, tensor in zip(config.input, model.inputs, strict=True):
         assert entry.optional == tensor.optional
         assert entry.allow_ragged_batch == tensor.ragged
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tensorrt_llm"])
+@pytest.mark.parametrize(
+    "name", ["ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_adapter"]
+)
+def test_what_nvidias_programs_look_for_is_rendered_as_nvidia_declares_it(
+    engine: str, name: str
+) -> None:
+    config = model_configs(RepositorySettings.model_validate({"engine": engine})).get(name)
+    if config is None:
+        return
+    theirs = declared.read(name.removesuffix("_adapter"))
+    for entries, known in ((config.input, theirs.inputs), (config.output, theirs.outputs)):
+        shared = [entry for entry in entries if entry.name in known]
+        assert shared
+        for entry in shared:
+            tensor = known[entry.name]
+            assert pb.DataType.Name(entry.data_type) == f"TYPE_{tensor.data_type}"
+            assert tuple(entry.dims) == tensor.dims
+    for entry in config.input:
+        tensor = known_input(theirs, entry.name)
+        assert (entry.optional, entry.allow_ragged_batch) == (tensor.optional, tensor.ragged)
+
+
+def known_input(theirs: declared.Declared, name: str) -> Tensor:
+    """What NVIDIA declares, or of ours what harms none of its clients: that it may be left out."""
+    return theirs.inputs.get(name) or optional(name, "")
 
 
 def test_the_ensemble_has_the_steps_of_the_contract() -> None:
@@ -161,3 +190,22 @@ def test_tensorrt_llms_own_engine_has_its_adapter_before_it() -> None:
     ):
         assert f'"{ours}"' in render(DEFAULTS["ensemble"])
         assert f'"{ours}"' not in render(configs["ensemble"])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tensorrt_llm"])
+def test_a_repository_without_decoupled_mode_has_no_decoupled_model(engine: str) -> None:
+    settings = {"engine": engine, "decoupled_mode": False}
+    configs = model_configs(RepositorySettings.model_validate(settings))
+    assert not any(each.model_transaction_policy.decoupled for each in configs.values())
+    assert not read(PreprocessingParameters, configs["preprocessing"]).decoupled
+    assert not read(PostprocessingParameters, configs["postprocessing"]).decoupled
+
+
+def test_the_prompt_is_part_of_an_answer_by_default_as_nvidia_documents_it() -> None:
+    for kind in (OnnxEngineSettings, CppBackendSettings, AdapterSettings, PreprocessingParameters):
+        assert kind().exclude_input_in_output is False
+
+
+def test_the_llm_apis_own_model_has_a_setting_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"llm_api\.triton_config\.decoupled"):
+        RepositorySettings.model_validate({"engine": "llm_api", "decoupled_mode": False})

@@ -1,31 +1,11 @@
-"""What TensorRT-LLM 1.2's own ``tensorrt_llm`` models take as parameters, recorded.
+"""What TensorRT-LLM 1.2's LLM API takes as a model of Triton's, recorded.
 
-From NVIDIA/TensorRT-LLM: ``triton_backend/all_models/inflight_batcher_llm/tensorrt_llm/
-config.pbtxt`` at 2a9abd9 and ``triton_backend/inflight_batcher_llm/src/model_instance_state.cc``
-(``recv_poll_period_ms``, which the template leaves out) for the C++ backend; ``triton_backend/
-all_models/llmapi/tensorrt_llm/{config.pbtxt,1/model.yaml}`` at c8c6df0, its ``1/model.py`` and
-``tensorrt_llm/llmapi/llm_args.py`` (1.2 release candidates) for the LLM API. Those are the stored
-versions nearest to the tag v1.2.1, which could not be fetched itself.
+From NVIDIA/TensorRT-LLM: ``triton_backend/all_models/llmapi/tensorrt_llm/{config.pbtxt,
+1/model.yaml}`` at c8c6df0, its ``1/model.py`` and ``tensorrt_llm/llmapi/llm_args.py`` (1.2 release
+candidates): the stored versions nearest to the tag v1.2.1, which could not be fetched itself.
 """
 
 from __future__ import annotations
-
-CPP_PARAMETERS = frozenset(
-    """
-    max_beam_width FORCE_CPU_ONLY_INPUT_TENSORS gpt_model_type gpt_model_path encoder_model_path
-    max_tokens_in_paged_kv_cache max_attention_window_size sink_token_length batch_scheduler_policy
-    kv_cache_free_gpu_mem_fraction cross_kv_cache_fraction kv_cache_host_memory_bytes
-    kv_cache_onboard_blocks exclude_input_in_output cancellation_check_period_ms
-    stats_check_period_ms iter_stats_max_iterations request_stats_max_iterations
-    enable_kv_cache_reuse normalize_log_probs enable_chunked_context gpu_device_ids participant_ids
-    num_nodes lora_cache_optimal_adapter_size lora_cache_max_adapter_size
-    lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes lora_prefetch_dir decoding_mode
-    executor_worker_path lookahead_window_size lookahead_ngram_size lookahead_verification_set_size
-    medusa_choices eagle_choices gpu_weights_percent enable_context_fmha_fp32_acc multi_block_mode
-    cuda_graph_mode cuda_graph_cache_size speculative_decoding_fast_logits tokenizer_dir
-    guided_decoding_backend xgrammar_tokenizer_info_path recv_poll_period_ms
-    """.split()
-)
 
 LLM_ARGUMENTS = frozenset(
     """

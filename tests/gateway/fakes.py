@@ -7,13 +7,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from contract.codes import FinishReason
+from contract.codes import Ending
 from gateway.app import create_app
 from gateway.configuration import (
     AnyUpstream,
@@ -36,7 +36,7 @@ Step = Delta | Exception | float | threading.Event
 HANG = 3600.0
 
 
-def words(*texts: str, index: int = 0, reason: FinishReason | Literal[""] = "stop") -> list[Step]:
+def words(*texts: str, index: int = 0, reason: Ending = "stop") -> list[Step]:
     """An answer of some pieces, one token each."""
     last = len(texts) - 1
     return [

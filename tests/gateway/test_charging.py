@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from http.client import HTTPConnection
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.generation import Computed, Delta
@@ -33,15 +34,11 @@ class Stoppable(FakeUpstream):
 
 def leave(gateway: Running, body: dict[str, Any], upstream: FakeUpstream) -> None:
     """Ask, and go away when the upstream works."""
-
-    def ask() -> None:
-        with pytest.raises(httpx.ReadTimeout), gateway.client() as client:
-            client.post("/v1/chat/completions", json=body, timeout=1)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
+    connection = HTTPConnection("127.0.0.1", gateway.port)
+    headers = {"content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     eventually(lambda: upstream.running)
-    thread.join()
+    connection.close()
 
 
 @pytest.mark.parametrize("deaf", [0, 3])
@@ -54,7 +51,7 @@ def test_who_leaves_pays_what_was_computed(body, deaf):
         assert gateway.metric("trireme_gateway_retries_total", upstream="a") == 0
     (record,) = ledger.records
     assert ("settle", 4, 40) in ledger.events
-    assert (record.status, record.finish_reason) == (499, "cancelled")
+    assert (record.status, record.finish_reasons) == (499, ("cancelled",))
     assert (record.charged_prompt_tokens, record.charged_output_tokens) == (4, 40)
     assert (record.prompt_tokens, record.output_tokens, record.cached_tokens) == (5, 30, 1)
     assert len(upstream.stopped) > deaf
@@ -65,11 +62,15 @@ def test_who_leaves_pays_what_was_computed(body, deaf):
 def test_a_deadline_charges_what_was_computed(body):
     upstream, ledger = Stoppable(), Ledger()
     with serving(upstream, limiter=ledger, audit=ledger) as gateway:
-        headers = {"x-trireme-timeout-s": "0.2"}
-        answer = gateway.post("/v1/chat/completions", body, headers=headers)
-    assert answer.status_code == 504
+        # On a busy machine a deadline may pass before the upstream is asked: that costs nothing.
+        for deadline_s in ("0.2", "2", "20"):
+            headers = {"x-trireme-timeout-s": deadline_s}
+            answer = gateway.post("/v1/chat/completions", body, headers=headers)
+            assert answer.status_code == 504
+            if upstream.jobs:
+                break
     assert ("settle", 4, 40) in ledger.events
-    assert ledger.records[0].charged_output_tokens == 40
+    assert ledger.records[-1].charged_output_tokens == 40
 
 
 def test_an_upstream_that_says_no_more_is_left():

@@ -18,6 +18,7 @@ DTYPES: dict[str, Any] = {
     "text_input": object,
     "max_tokens": np.int32,
     "stream": bool,
+    "exclude_input_in_output": bool,
     "stop_words": object,
     "bad_words": object,
     "embedding_bias_words": object,
@@ -130,7 +131,9 @@ class Speaker:
         parameters: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Stream:
-        values = {"text_input": text, "max_tokens": max_tokens, **inputs}
+        only = np.full((1 if isinstance(text, str | bytes) else len(text), 1), True)
+        values = {"text_input": text, "max_tokens": max_tokens, "exclude_input_in_output": only}
+        values |= inputs
         tensors = [tensor(name, value) for name, value in values.items()]
         options = {"request_id": request_id, "timeout": timeout, "parameters": parameters}
         return Stream(self.url, tensors, **options)

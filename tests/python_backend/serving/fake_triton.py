@@ -27,6 +27,7 @@ _NUMPY = {
     "INT64": np.int64,
     "STRING": np.object_,
     "UINT64": np.uint64,
+    "UINT8": np.uint8,
 }
 
 
@@ -176,9 +177,11 @@ class InferenceRequest:
         self.request_id = request_id
         self.requested_output_names = requested_output_names
 
-    def exec(self, decoupled: bool) -> Iterable[OtherResponse]:
+    def exec(self, decoupled: bool = False) -> Any:
+        """All responses of a decoupled model, or the only one of another."""
         InferenceRequest.made.append(self)
-        return InferenceRequest.answer(self)
+        responses = InferenceRequest.answer(self)
+        return responses if decoupled else next(iter(responses))
 
 
 InferenceRequest.made = []
@@ -226,13 +229,21 @@ def make_request(model: Model, cancelled: bool = False, **inputs: Any) -> Reques
 def initialize_args(folder: Path, **parameters: str) -> dict[str, str]:
     """What Triton initializes a model with whose version folder is ``folder/1``."""
     values = {name: {"string_value": text} for name, text in parameters.items()}
-    config = {"name": folder.name, "parameters": values}
+    policy = {"decoupled": True}
+    config = {"name": folder.name, "parameters": values, "model_transaction_policy": policy}
     return {
         "model_config": json.dumps(config),
         "model_name": folder.name,
         "model_repository": str(folder),
         "model_version": "1",
     }
+
+
+def undecoupled(args: dict[str, str]) -> dict[str, str]:
+    """The same of a model that answers a request once."""
+    config = json.loads(args["model_config"])
+    config["model_transaction_policy"]["decoupled"] = False
+    return {**args, "model_config": json.dumps(config)}
 
 
 _module: Any = ModuleType("triton_python_backend_utils")

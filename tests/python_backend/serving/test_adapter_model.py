@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +23,7 @@ from tests.python_backend.serving.fake_triton import (
     TritonError,
     initialize_args,
     make_request,
+    undecoupled,
 )
 
 from python_backend.serving import adapter_model  # isort: skip
@@ -85,10 +87,14 @@ Load = Callable[..., TritonPythonModel]
 def load(tmp_path: Path, backend: Backend) -> Iterator[Load]:
     models: list[TritonPythonModel] = []
 
-    def load(liveness_period_ms: int = 60_000, **parameters: str) -> TritonPythonModel:
+    def load(
+        liveness_period_ms: int = 60_000, decoupled: bool = True, **parameters: str
+    ) -> TritonPythonModel:
         model = TritonPythonModel()
+        parameters.setdefault("exclude_input_in_output", "true")
         parameters["liveness_period_ms"] = str(liveness_period_ms)
-        model.initialize(initialize_args(tmp_path / "tensorrt_llm_adapter", **parameters))
+        args = initialize_args(tmp_path / "tensorrt_llm_adapter", **parameters)
+        model.initialize(args if decoupled else undecoupled(args))
         models.append(model)
         return model
 
@@ -410,3 +416,23 @@ def test_it_says_that_it_lives_as_long_as_it_does(
     model.finalize()
     assert watched[0] == pytest.approx(7.01)
     assert watched[-1] == "closed"
+
+
+def test_an_adapter_that_is_not_decoupled_answers_once(load: Load, backend: Backend) -> None:
+    model = load(liveness_period_ms=1, decoupled=False)
+    request = generate([5, 6], liveness_probes=[True])
+    refused = [
+        generate([5], streaming=[True]),
+        generate([5], [6]),
+        generate([5], num_return_sequences=[2]),
+    ]
+    model.execute([request, *refused])
+    time.sleep(0.02)
+    assert request.responses == []  # no probe
+    backend.send(tokens([7, 8]), None)
+    answered(request, *refused)
+    assert said(request) == [([7, 8], "stop")]
+    for each in refused:
+        (response,) = each.responses
+        assert response.error is not None
+        assert "decoupled_mode=false" in response.error.message

@@ -24,6 +24,7 @@ from tests.python_backend.serving.fake_triton import (
     Request,
     initialize_args,
     make_request,
+    undecoupled,
 )
 
 from python_backend.serving.engine_model import EngineModel  # isort: skip
@@ -56,12 +57,14 @@ Load = Callable[..., EngineModel]
 def load(tmp_path: Path) -> Iterator[Load]:
     models: list[EngineModel] = []
 
-    def load(**settings: Any) -> EngineModel:
+    def load(decoupled: bool = True, **settings: Any) -> EngineModel:
+        settings.setdefault("exclude_input_in_output", True)
         MetricFamily.made.clear()
         Logger.logged.clear()
         model = SampleModel()
         parameters = {name: json.dumps(value) for name, value in settings.items()}
-        model.initialize(initialize_args(tmp_path / "tensorrt_llm", **parameters))
+        args = initialize_args(tmp_path / "tensorrt_llm", **parameters)
+        model.initialize(args if decoupled else undecoupled(args))
         models.append(model)
         return model
 
@@ -281,3 +284,42 @@ def test_a_request_in_an_ensemble_is_probed_and_no_other(load: Load, probes: boo
     answered(request)
     assert bool(request.responses[:-1]) == probes
     assert reasons(request) == ["length"]
+
+
+def test_a_model_that_is_not_decoupled_answers_once(load: Load) -> None:
+    model = load(decoupled=False, exclude_input_in_output=False, cancellation_check_period_ms=1)
+    # In an ensemble, too, no probe may come before the answer.
+    request = generate([8, 9], max_tokens=300, liveness_probes=[True])
+    model.execute([request])
+    answered(request)
+    (response,) = request.responses
+    assert response.outputs["output_ids"].tolist() == [[[8, 9] * 151]]
+    assert reasons(request) == ["length"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "param", "message"),
+    [
+        (generate([5], streaming=[True]), "streaming", "streaming is true; streaming is only"),
+        (generate([5], [6]), None, "the request has 2 prompts; more than one"),
+        (generate([5], num_return_sequences=[2]), "num_return_sequences", "is 2; more than one"),
+    ],
+)
+def test_what_has_more_than_one_answer_is_refused_then(
+    load: Load, request_: Request, param: str | None, message: str
+) -> None:
+    load(decoupled=False).execute([request_])
+    said = refusal(request_)
+    assert (said.status, said.param) == (Status.INVALID_ARGUMENT, param)
+    assert message in said.message
+    assert "decoupled_mode=false" in said.message
+
+
+def test_a_request_is_stopped_there_too_and_each_of_both_has_one_response(load: Load) -> None:
+    model = load(decoupled=False)
+    running, ending = generate([5], max_tokens=ENDLESS), stop()
+    model.execute([running])
+    model.execute([ending])
+    answered(running, ending)
+    assert len(running.responses) == len(ending.responses) == 1
+    assert reasons(running) == ["cancelled"]

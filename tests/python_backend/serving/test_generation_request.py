@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
-from contract.models import TENSORRT_LLM_MODEL, UNSUPPORTED_INPUTS
+from contract.models import (
+    ALWAYS_SAYING,
+    TENSORRT_LLM_MODEL,
+    UNSUPPORTED_INPUTS,
+    EngineInputs,
+)
 from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
 from python_backend.serving.generation_request import GenerationRequest, Reporting, read_request
@@ -24,8 +30,10 @@ DTYPES = {
     "FP16": np.float16,
     "FP32": np.float32,
     "INT32": np.int32,
+    "INT64": np.int64,
     "STRING": np.object_,
     "UINT64": np.uint64,
+    "UINT8": np.uint8,
 }
 DATA_TYPES = {tensor.name: tensor.data_type for tensor in TENSORRT_LLM_MODEL.inputs}
 
@@ -41,6 +49,11 @@ class FakeInputs:
 
     def array(self, tensor: Tensor) -> NDArray[Any] | None:
         return self._arrays.get(tensor.name)
+
+    def given(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, NDArray[Any]]]:
+        return (
+            (tensor, self._arrays[tensor.name]) for tensor in tensors if tensor.name in self._arrays
+        )
 
     def required(self, tensor: Tensor) -> NDArray[Any]:
         array = self.array(tensor)
@@ -287,15 +300,32 @@ def test_log_probabilities_and_liveness_probes_where_asked_for() -> None:
 
 @pytest.mark.parametrize("tensor", UNSUPPORTED_INPUTS, ids=lambda tensor: tensor.name)
 def test_what_the_engine_cannot_do_is_refused_by_name(tensor: Tensor) -> None:
-    # Zero of a number is a value as any other, such as the LoRA task 0.
-    value = {"STRING": "json", "BOOL": True}.get(tensor.data_type, 0)
-    assert refusal(**{tensor.name: [[value]]}) == (
+    value: Any = {"STRING": "json", "BOOL": True}.get(tensor.data_type, 2)
+    row = [value, value] if tensor is EngineInputs.DECODER_INPUT_IDS else [value]
+    assert refusal(**{tensor.name: [row]}) == (
         f"{tensor.name}: {UNSUPPORTED_INPUTS[tensor]} is not supported by this engine"
     )
 
 
-def test_what_is_refused_may_be_said_to_be_off() -> None:
-    request = read(return_context_logits=[False], return_generation_logits=[False])
+@pytest.mark.parametrize("tensor", UNSUPPORTED_INPUTS, ids=lambda tensor: tensor.name)
+def test_what_is_refused_may_be_said_to_be_off(tensor: Tensor) -> None:
+    value: Any = {"STRING": "", "BOOL": False}.get(tensor.data_type, 0)
+    if tensor is EngineInputs.RUNTIME_TOP_P_DECAY:
+        value = 1
+    if tensor in ALWAYS_SAYING:
+        assert tensor.name in refusal(**{tensor.name: [[value]]})  # such as the LoRA task 0
+    else:
+        assert len(read(**{tensor.name: [[value]]}).rows) == 1
+
+
+def test_what_says_nothing_alone_is_taken() -> None:
+    request = read(
+        draft_acceptance_threshold=[0.9],
+        decoder_input_ids=[[1]],
+        decoder_input_lengths=[1],
+        early_stopping=[True],
+        runtime_top_p_min=[0.1],
+    )
     assert len(request.rows) == 1
 
 

@@ -458,6 +458,17 @@ def test_an_answer_that_begins_with_its_prompt_is_not_stopped_by_it(
     model.execute([request])
     assert texts([request]) == "the cat; a cat"
     assert reasons([request]) == ["stop"]
+    # An engine that streams, to be stopped at a stop text, sends no prompt: the context has it.
+    said = StreamContext(stops=("cat",), whole=True, prompt=tuple(prompt))
+    streamed = [
+        piece([], 2, context=said),
+        piece(answer[:1], 2),
+        piece(answer[1:3], 2),
+        piece(answer[3:], 2, "length"),
+    ]
+    model.execute(streamed)
+    assert texts(streamed) == "the cat; a cat"
+    assert reasons(streamed) == ["stop"]
 
 
 def test_all_beams_of_a_prompt_are_answers(model: postprocessing.TritonPythonModel) -> None:
@@ -546,3 +557,28 @@ def test_quality_is_counted_by_policy(model: postprocessing.TritonPythonModel) -
     assert value("safety_matches_total", policy="strict", **found) == 4
     lengths = MetricFamily.made["trireme_answer_tokens"].series.values()
     assert all(len(each.observed) == 1 for each in lengths)
+
+
+def test_a_program_may_ask_for_the_text_of_tokens_alone(
+    model: postprocessing.TritonPythonModel,
+) -> None:
+    ids = TOKENIZER.encode(TEXT, add_special_tokens=False).ids
+    request = make_request(POSTPROCESSING_MODEL, TOKENS_BATCH=[[ids]], SEQUENCE_LENGTH=[[len(ids)]])
+    model.execute([request])
+    assert texts([request]) == SAFE
+
+
+def test_where_it_is_not_decoupled_every_request_has_one_response(
+    model: postprocessing.TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_settings", model._settings.model_copy(update={"decoupled": False}))
+    ids = TOKENIZER.encode(TEXT, add_special_tokens=False).ids
+    whole = piece(ids, 1, "stop", context=StreamContext(("write",)))
+    left = piece(ids, 2, "stop", context=FIRST)
+    left.cancelled = True
+    model.execute([whole, left])
+    assert texts([whole]) == "déjà 🐱, write"
+    (response,) = left.responses
+    assert response.outputs == {}
+    assert left.ended
+    assert InferenceRequest.made == []  # nothing to stop: the engine is done

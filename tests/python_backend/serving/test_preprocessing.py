@@ -244,7 +244,13 @@ def test_each_message_of_a_chat_is_held_to_the_policy(
         ({"MIN_TOKENS": [[3]]}, "none", False, StreamContext()),
         ({"STOP_WORDS_DICT": [[b""]]}, "none", False, StreamContext()),
         ({}, "strict", True, StreamContext(whole=True)),
-        ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "strict", False, StreamContext(echo_tokens=1)),
+        ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "none", False, StreamContext(echo_tokens=1)),
+        (
+            {"EXCLUDE_INPUT_IN_OUTPUT": [[False]]},
+            "strict",
+            True,
+            StreamContext(whole=True, prompt=(TOKENIZER.get_vocab()["q"],)),
+        ),
     ],
 )
 def test_postprocessing_is_told_what_it_needs(
@@ -254,7 +260,8 @@ def test_postprocessing_is_told_what_it_needs(
     streaming: bool,
     expected: StreamContext,
 ) -> None:
-    response = answer(load(), "q", policy=policy, **inputs)
+    model = load(exclude_input_in_output="true")
+    response = answer(model, "q", policy=policy, **inputs)
     assert context(response) == expected
     assert response.outputs["STREAMING"].tolist() == [[streaming]]
 
@@ -394,3 +401,29 @@ def test_an_input_that_is_missing_is_named(
     (response,) = load().execute([make_request(PREPROCESSING_MODEL, **inputs)])
     assert read(response.error.message).status is Status.INVALID_ARGUMENT
     assert missing in response.error.message
+
+
+def test_an_ensemble_that_is_not_decoupled_neither_probes_nor_streams(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    model = load(decoupled="false", exclude_input_in_output="true")
+    outputs = answer(model, "q", policy="strict", STOP_WORDS_DICT=[[b"x"]]).outputs
+    assert not outputs["LIVENESS_PROBES"].any()
+    assert not outputs["STREAMING"].any()
+    assert StreamContext.from_bytes(outputs["STREAM_CONTEXT"].item()) == StreamContext(("x",))
+    assert refusal(model, "q", STREAM=[[True]]).startswith("stream is true; streaming is only")
+    assert refusal(model, "q", "r").startswith("the request has 2 prompts; more than one")
+
+
+def test_tensorrt_llms_own_programs_find_what_a_decoder_begins_with(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    outputs = answer(load(), "q", "r").outputs
+    assert outputs["DECODER_INPUT_ID"].tolist() == [[PAD], [PAD]]
+    assert outputs["REQUEST_DECODER_INPUT_LEN"].tolist() == [[1], [1]]
+
+
+def test_an_input_that_is_not_served_may_be_empty(load: Callable[..., TritonPythonModel]) -> None:
+    model = load()
+    assert answer(model, "q", DECODER_QUERY=[[b""]]).error is None
+    assert refusal(model, "q", DECODER_QUERY=[[b"x"]]) == "decoder_text_input is not supported"
