@@ -120,6 +120,7 @@ def create_app(
     )
     app.state.gateway = gateway
     app.state.fleet = fleet
+    app.state.held = held
     app.include_router(health)
     app.include_router(api)
     if services.administration is not None:

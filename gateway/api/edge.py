@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.error_objects import error_body, error_headers
 from gateway.api.incoming import Held, Incoming
+from gateway.api.protocol import BROKEN
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import GatewayError, HeadersTooLarge
 from gateway.order import Arrival
@@ -78,9 +79,10 @@ class Edge:
             if scope["type"] == "http" and not answer.begun:
                 await refuse(scope, answer.send, failure)
         finally:
-            incoming.release()
             visit.route = visit.route or route_of(scope)
+            visit.error = visit.error or scope.get(BROKEN)
             scope["app"].state.gateway.door.tell(visit, answer.status)
+            incoming.release()
 
     def _check_headers(self, scope: Scope) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])

@@ -46,14 +46,15 @@ class Held:
                 retry_after_s=1.0,
             )
         self._bytes += count
-        self._of_tenants[tenant] = of_tenant
+        if of_tenant:
+            self._of_tenants[tenant] = of_tenant
 
     def give_back(self, tenant: str, count: int) -> None:
         """Hold them no longer."""
         self._bytes -= count
-        self._of_tenants[tenant] -= count
-        if not self._of_tenants[tenant]:
-            del self._of_tenants[tenant]
+        left = self._of_tenants.pop(tenant, 0) - count
+        if left:
+            self._of_tenants[tenant] = left
 
 
 class Incoming:

@@ -46,7 +46,7 @@ class Conversation:
         visit: Visit = self._socket.scope[SCOPE_KEY]
         visit.route = route_of(self._socket.scope)
         try:
-            await self._admit()
+            visit.principal = await self._admit()
         except GatewayError as error:
             visit.error = error
             await self._socket.close(_POLICY_VIOLATION, error.message)
