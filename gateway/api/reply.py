@@ -22,6 +22,7 @@ from gateway.api.translator import Encoder, Event
 from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
 from gateway.order import Order
+from gateway.visit import SCOPE_KEY
 
 _log = logging.getLogger("gateway.api")
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -47,7 +48,7 @@ class Reply(Response):
     async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
         try:
-            async with await self._gateway.open(self._order) as exchange:
+            async with await self._gateway.open(self._order, scope[SCOPE_KEY]) as exchange:
                 await exchange.begun()
                 if self._order.generation.stream:
                     headers = {**exchange.headers, "content-type": _EVENTS}

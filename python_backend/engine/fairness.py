@@ -37,10 +37,14 @@ class Turns:
                 del self._last[next(iter(self._last))]
 
     def urgency(self, sequence: Sequence) -> tuple[int, int, int]:
-        """Smaller is sooner."""
-        if sequence.is_promoted:
-            return 0, 0, sequence.id
-        return sequence.priority, self._last.get(sequence.share, 0), sequence.id
+        """Smaller is sooner: who had no turn for longest, among those of a level."""
+        level, age = urgency(sequence)
+        return level, 0 if sequence.is_promoted else self._last.get(sequence.share, 0), age
+
+
+def urgency(sequence: Sequence) -> tuple[int, int]:
+    """Smaller is sooner: the promoted, the priorities, and among those of a level the eldest."""
+    return (0 if sequence.is_promoted else sequence.priority, sequence.id)
 
 
 def places(running: Iterable[Sequence]) -> Counter[Hashable]:

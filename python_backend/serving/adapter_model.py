@@ -32,6 +32,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.codes import Ending, FinishReason
 from contract.errors import EngineError, InvalidRequestError
 from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL, EngineInputs, EngineOutputs
@@ -88,7 +89,7 @@ class _Stream(Stream):
         self.stopped = False
 
     @property
-    def finish_reason(self) -> str:
+    def finish_reason(self) -> FinishReason:
         """Why it ended, when it has."""
         if self.stopped:
             return "cancelled"
@@ -319,7 +320,7 @@ def _hand_on(session: _Session, response: pb_utils.InferenceResponse) -> None:
         for beam, length in zip(ids.reshape(lengths.size, -1), lengths.reshape(-1), strict=True)
     ]
     stream.num_tokens += max(beam.size for beam in beams)
-    reason = "" if session.call.streaming else stream.finish_reason
+    reason: Ending = "" if session.call.streaming else stream.finish_reason
     if session.call.prompts is not None:
         beams = [np.concatenate([session.call.prompts[row], beam]) for beam in beams]
     session.send(stream, Piece(beams, reason, outputs))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from contract.codes import Ending, FinishReason
 from python_backend.safety.finder import Span
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Scanned, Scanner, Verdict
@@ -101,7 +102,7 @@ class Piece:
     """
 
     text: str = ""
-    finish_reason: str = ""
+    finish_reason: Ending = ""
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     found: list[Verdict] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
@@ -158,7 +159,7 @@ class Answer:
     def add(
         self,
         token_ids: Sequence[int],
-        engine_reason: str = "",
+        engine_reason: Ending = "",
         log_probs: Sequence[float] | None = None,
         top: Sequence[Sequence[tuple[int, float]]] | None = None,
     ) -> Piece:
@@ -210,7 +211,7 @@ class Answer:
         text = self._stops.add(raw, early=self._is_early)
         self._take(piece, self._cut_at_stop(piece, text) or self._scanner.add(text))
 
-    def _end(self, piece: Piece, reason: str) -> None:
+    def _end(self, piece: Piece, reason: FinishReason) -> None:
         """Take the engine's word that it is the end."""
         rest = self._detokenizer.add([], final=True)
         self._give_text(len(rest))
