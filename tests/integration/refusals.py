@@ -178,7 +178,11 @@ MODELS = [
         model="tensorrt_llm",
     ),
     Refusal(
-        "a piece of nothing", "sequence_id is missing", _PIECE, model="postprocessing", json=False
+        "more lengths than rows",
+        "SEQUENCE_LENGTH has 3 values",
+        {**_PIECE, "SEQUENCE_LENGTH": np.array([[1, 1, 1]], dtype=np.int32)},
+        model="postprocessing",
+        json=False,
     ),
     Refusal(
         "empty query",
