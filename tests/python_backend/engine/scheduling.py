@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,9 @@ def make_scheduler(
     max_sequences: int = 4,
     max_num_tokens: int = 64,
     spare_rows: int = SPARE_ROWS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Scheduler:
-    return Scheduler(BlockPool(blocks), max_sequences, max_num_tokens, spare_rows)
+    return Scheduler(BlockPool(blocks), max_sequences, max_num_tokens, spare_rows, clock)
 
 
 def chunk(sequence: Sequence, num_tokens: int) -> Scheduled:
