@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import get_args
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +35,7 @@ from gateway.interfaces import TENANT_CLASSES, AuditLog, AuditState, Authenticat
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
+from gateway.served_name import follow
 from gateway.services import Services
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.fleet import Fleet, Replica
@@ -53,6 +56,7 @@ def create_app(
     audit: AuditLog | None = None,
     tracing: Tracing | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
+    served: Path | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -65,6 +69,7 @@ def create_app(
         audit: Where requests are written down, likewise.
         tracing: Where spans go, in place of the configuration's.
         upstreams: Upstreams in place of those that the configuration describes, by name.
+        served: A file that says which model is served, and is followed: see `served_name`.
 
     Raises:
         ValueError: A provider's key isn't in the environment.
@@ -103,9 +108,12 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.running():
             fleet.start()
+            follower = None if served is None else asyncio.create_task(follow(served, router))
             try:
                 yield
             finally:
+                if follower is not None:
+                    follower.cancel()
                 await fleet.aclose()
                 tracing.close()
 

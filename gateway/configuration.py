@@ -23,6 +23,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 """What may name a model, a version or an upstream: it goes into headers and labels."""
 
 
+_LOCAL = "local"
+"""The only upstream, where no file says which there are."""
+
+
 class TlsSettings(Settings):
     """The gateway's certificate, PEM files."""
 
@@ -391,16 +395,21 @@ class Configuration(ServiceSettings):
         created_s: int = 0,
         context_length: int | None = None,
     ) -> Self:
-        """One local Triton, one model: what `make serve` runs.
-
-        Greedy unless a request says otherwise: the demo is a small model.
-        """
-        settings = ModelSettings(
-            versions=(VersionSettings(name=model, upstreams=("local",)),),
-            default_temperature=0,
-            created_s=created_s,
-            context_length=context_length,
-        )
+        """One local Triton, one model: what `make serve` runs."""
         return cls(
-            upstreams=(TritonSettings(name="local", address=address),), models={model: settings}
+            upstreams=(TritonSettings(name=_LOCAL, address=address),),
+            models={model: local_model(model, created_s, context_length)},
         )
+
+
+def local_model(name: str, created_s: int, context_length: int | None) -> ModelSettings:
+    """The model of one local Triton.
+
+    Greedy unless a request says otherwise: the demo is a small model.
+    """
+    return ModelSettings(
+        versions=(VersionSettings(name=name, upstreams=(_LOCAL,)),),
+        default_temperature=0,
+        created_s=created_s,
+        context_length=context_length,
+    )

@@ -19,6 +19,7 @@ from types import FrameType
 
 import yaml
 
+from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
@@ -30,6 +31,7 @@ PROMPT = "What is the capital of France?"
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
+_NAME_S = 2.0
 _ANSWERS_ONCE = """
 No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
 """
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
             told = _commands(options, gateway)
             print(message(triton, options.model, told, streams=streams), flush=True)
+            naming = _Naming(options, triton)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
@@ -69,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if dead & triton.dead_models:  # for longer than an unloaded model's process is
                     raise TritonError(f"the process of a model ended:\n{triton.failure()}")
                 dead = triton.dead_models
+                naming.look()
                 for log in (triton.log, gateway and gateway.log):
                     if log:
                         rotate(log)
@@ -210,17 +214,48 @@ def _gateway(
             "the gateway streams, and this model repository was assembled with "
             "decoupled_mode=false: serve without GATEWAY_CONFIG, or with decoupled_mode=true"
         )
-    served = (
-        () if options.gateway_config else ServedModel.of(options.repository).gateway_arguments()
-    )
+    arguments: list[str] = []
+    if options.gateway_config is None:
+        served = ServedModel.of(options.repository)
+        served.write(_served_file(options))
+        arguments = [*served.gateway_arguments(), "--served", str(_served_file(options).resolve())]
     return GatewayServer(
         None if options.gateway_config else triton.grpc_address,
         host=options.gateway_host,
         port=options.gateway_port,
         config=options.gateway_config,
         log=options.log.with_name("gateway.log"),
-        arguments=served,
+        arguments=arguments,
     )
+
+
+class _Naming:
+    """Tells the gateway what the model is called that was promoted or rolled back to."""
+
+    def __init__(self, options: argparse.Namespace, triton: TritonServer) -> None:
+        self._options = options
+        self._triton = triton
+        self._versions = triton.versions(TENSORRT_LLM)
+        self._next_s = time.monotonic()
+        # A gateway with a configuration has the names that it says.
+        self._told = options.gateway_port is not None and options.gateway_config is None
+
+    def look(self) -> None:
+        """Look, now and then, which version Triton has ready."""
+        if not self._told or time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _NAME_S
+        versions = self._triton.versions(TENSORRT_LLM)
+        if versions and versions != self._versions:  # while two are ready, requests go to the last
+            self._versions = versions
+            newest = max(versions, key=int)
+            ServedModel.of(self._options.repository, newest).write(_served_file(self._options))
+
+
+def _served_file(options: argparse.Namespace) -> Path:
+    """Where the gateway reads what is served."""
+    log: Path = options.log
+    return log.with_name(f"served-{options.gateway_port}.json")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

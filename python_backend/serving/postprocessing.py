@@ -118,7 +118,7 @@ class TritonPythonModel:
         ended = inputs.array(_In.FINISH_REASON)
         reason: Ending = "" if ended is None else ended.item().decode()
         lengths = inputs.required(_In.SEQUENCE_LENGTH).reshape(-1)
-        rows = inputs.required(_In.TOKENS_BATCH).reshape(lengths.size, -1)
+        rows = _rows(inputs.required(_In.TOKENS_BATCH), lengths.size)
         if lengths.size != 1 or sequence_id is None:
             return self._answer_beams(inputs, rows, lengths, reason)
         key = int(sequence_id.item())
@@ -240,6 +240,16 @@ class TritonPythonModel:
             self._engine, request.request_id(), sequence_id, client_gone=client_gone
         )
         Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
+
+
+def _rows(tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """The tokens of each length, int32 ``[count, tokens]``."""
+    if not count or tokens.size % count:
+        raise InvalidRequestError(
+            f"{_In.SEQUENCE_LENGTH.name} has {count} values; it must have one for each row of "
+            f"{_In.TOKENS_BATCH.name}, which has {tokens.size} tokens"
+        )
+    return tokens.reshape(count, -1)
 
 
 def _response(

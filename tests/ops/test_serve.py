@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -99,6 +100,38 @@ def test_a_gateway_that_speaks_tls_is_found_ready(tmp_path):
         server = GatewayServer(None, port=port, log=tmp_path / "log", config=config)
         assert server._ready()
         assert server.offer().model is not None
+
+
+def test_the_gateway_is_told_of_a_promotion_and_a_rollback(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "_NAME_S", 0)
+    for number, name in (("1", "before"), ("2", "after")):
+        folder = tmp_path / "tensorrt_llm" / number
+        folder.mkdir(parents=True)
+        (folder / "engine.json").write_text("{}")
+        (folder / "manifest.json").write_text(json.dumps({"name": name}))
+
+    class Triton(TritonServer):
+        ready: ClassVar = ["1"]
+
+        def __init__(self) -> None:
+            pass
+
+        def versions(self, model):
+            assert model == "tensorrt_llm"
+            return self.ready
+
+    words = ["--repository", str(tmp_path), "--gateway-port", "8080"]
+    options = serve._parser().parse_args([*words, "--log", str(tmp_path / "triton.log")])
+    naming = serve._Naming(options, Triton())
+    file = tmp_path / "served-8080.json"
+    naming.look()
+    assert not file.exists()  # what it was started with
+    told = []
+    for ready in (["1", "2"], ["2"], [], ["1"]):
+        Triton.ready = ready
+        naming.look()
+        told.append(json.loads(file.read_text())["name"])
+    assert told == ["after", "after", "after", "before"]
 
 
 def tls_config(folder: Path) -> Path:

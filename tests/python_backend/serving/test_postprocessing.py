@@ -582,3 +582,14 @@ def test_where_it_is_not_decoupled_every_request_has_one_response(
     assert response.outputs == {}
     assert left.ended
     assert InferenceRequest.made == []  # nothing to stop: the engine is done
+
+
+@pytest.mark.parametrize("lengths", [[[1, 1, 1]], [[]]])
+def test_there_is_a_length_for_each_row(
+    model: postprocessing.TritonPythonModel, lengths: list[list[int]]
+) -> None:
+    request = make_request(POSTPROCESSING_MODEL, TOKENS_BATCH=[[[5]]], SEQUENCE_LENGTH=lengths)
+    model.execute([request])
+    (response,) = request.responses
+    assert response.error is not None
+    assert f"SEQUENCE_LENGTH has {len(lengths[0])} values" in response.error.message
