@@ -127,7 +127,7 @@ def create_app(
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
-    app.add_middleware(Edge, settings=configuration.listen)
+    app.add_middleware(Edge, settings=configuration.listen, turnstile=gateway.turnstile)
     return app
 
 

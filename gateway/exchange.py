@@ -23,6 +23,7 @@ from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Re
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
+from gateway.turnstile import Turnstile
 
 _log = logging.getLogger("gateway.requests")
 _BYTES_PER_TOKEN = 3
@@ -52,6 +53,7 @@ class Gateway:
         self.metrics = metrics
         self.tracing = tracing
         self.router = dispatcher.router
+        self.turnstile = Turnstile()
         self.intake = Intake(dispatcher.router, configuration.admission)
 
     async def open(self, order: Order) -> Exchange:

@@ -21,6 +21,7 @@ from gateway.api.error_objects import error_body, error_headers
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
 from gateway.order import Arrival
+from gateway.turnstile import Turnstile
 
 _log = logging.getLogger("gateway.api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -40,8 +41,9 @@ _HSTS = ("strict-transport-security", "max-age=31536000")
 class Edge:
     """ASGI middleware around the whole API."""
 
-    def __init__(self, app: ASGIApp, settings: ListenSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ListenSettings, turnstile: Turnstile) -> None:
         self._app = app
+        self._turnstile = turnstile
         self._settings = settings
         headers = [*_HEADERS.items(), *([_HSTS] if settings.tls else [])]
         self._headers = _encode(headers)
@@ -67,6 +69,7 @@ class Edge:
             self._check_headers(scope)
             if scope["type"] == "http":
                 receive = await self._with_body(scope, receive)
+            await self._turnstile.turn(arrival.headers.get("authorization"))
             await self._app(scope, receive, send_with_headers)
         except GatewayError as error:
             if scope["type"] == "http" and isinstance(error, BodyTooLarge):

@@ -53,6 +53,7 @@ class Conversation:
         try:
             while True:
                 text = await self._socket.receive_text()
+                await self._gateway.turnstile.turn(self._socket.headers.get("authorization"))
                 # A key may have been revoked since the last message.
                 principal = await self._admit_again()
                 await self._answer(principal, arrival, text)
