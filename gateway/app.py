@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,7 @@ from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
 from gateway.api.edge import Edge, written
 from gateway.api.error_objects import error_headers, invalid
+from gateway.api.incoming import Held
 from gateway.api.routes import api, health
 from gateway.configuration import (
     AnyUpstream,
@@ -27,7 +29,7 @@ from gateway.configuration import (
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Gateway
 from gateway.gateway_errors import GatewayError
-from gateway.interfaces import TENANT_CLASSES, AuditLog, Authenticator, Limiter
+from gateway.interfaces import TENANT_CLASSES, AuditLog, AuditState, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
@@ -77,7 +79,15 @@ def create_app(
     fleet = Fleet(replicas)
     admission = Admission(configuration.admission, configuration.affinity)
     fleet.on_change = admission.wake
+    metrics.watch(
+        "audit",
+        "1 for what the audit log is",
+        "state",
+        lambda: {each: float(gateway.audit.state == each) for each in get_args(AuditState)},
+    )
+    held = Held(configuration.listen.max_held_bytes)
     _watch(metrics, fleet, admission)
+    metrics.watch("body_bytes", "Held of bodies", "of", lambda: {"requests": held.total})
     router = Router(configuration, replicas)
     gateway = Gateway(
         configuration,
@@ -127,7 +137,7 @@ def create_app(
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
-    app.add_middleware(Edge, settings=configuration.listen, turnstile=gateway.turnstile)
+    app.add_middleware(Edge, settings=configuration.listen, held=held, turnstile=gateway.turnstile)
     return app
 
 
@@ -193,6 +203,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, GatewayError):  # FastAPI's, of a body that could not be read
+        return await _on_gateway_error(request, error.__cause__)
     known = GatewayError(f"{request.method} {request.url.path[:256]}: {error.detail}")
     known.status = error.status_code
     known.headers.update(error.headers or {})

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-_LARGE = 2048
+_LARGE = 1024
 """More entries than this take longer than a few milliseconds."""
 _AT_ONCE = 1
 """More threads would wait for each other, and the loop for all."""

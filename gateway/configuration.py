@@ -41,6 +41,8 @@ class ListenSettings(Settings):
         tls: Certificate and key; None is plain HTTP, for loopback or behind a proxy.
         cors_origins: Web pages that may call; none by default.
         max_body_bytes: Longest request body, also of a WebSocket's message.
+        max_held_bytes: Bodies of all requests under way together; further ones get 503. A tenant's
+            have half of it.
         max_header_bytes: All headers together.
         body_timeout_s: How long a client may take to send its request.
         slow_client_timeout_s: How long a client may take none of an answer that waits for it.
@@ -54,10 +56,20 @@ class ListenSettings(Settings):
     tls: TlsSettings | None = None
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=4 << 20, ge=1 << 10, le=1 << 30)
+    max_held_bytes: int = Field(default=256 << 20, ge=1 << 10, le=1 << 40)
     max_header_bytes: int = Field(default=16 << 10, ge=1 << 10, le=1 << 20)
     body_timeout_s: float = Field(default=30.0, gt=0, le=600)
     slow_client_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     shutdown_grace_s: float = Field(default=60.0, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _check_held(self) -> Self:
+        if self.max_held_bytes < 2 * self.max_body_bytes:
+            raise ValueError(
+                f"max_held_bytes is {self.max_held_bytes}; it must be at least twice "
+                f"max_body_bytes, {self.max_body_bytes}"
+            )
+        return self
 
 
 class UpstreamSettings(Settings):

@@ -19,6 +19,7 @@ from types import FrameType
 
 import yaml
 
+from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
 from ops.reload import make_token
@@ -120,19 +121,21 @@ Triton itself, for what the gateway does not pass on:
 Ctrl-C stops it."""
 
 
-def openai_commands(gateway: str, model: str, config: Path | None = None) -> str:
+def openai_commands(gateway: GatewayAddress, model: str, config: Path | None = None) -> str:
     """How OpenAI's API is asked; each command can be pasted as it is.
 
     Args:
-        gateway: `host:port` of the gateway.
+        gateway: Where the gateway is.
         model: A model that it serves.
         config: Its configuration, where it wants a key.
     """
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
     key, python_key, header = "", '"none"', ""
+    imports = ["openai"]
     if config is not None:
         admin = f"{_command(Path(sys.prefix, 'bin', 'python'))} -m gateway.admin"
         admin += f" --config {shlex.quote(_short(config))}"
+        imports.append("os")
         python_key, header = f'os.environ["{_KEY}"]', f' -H "authorization: Bearer ${_KEY}"'
         key = f"""
 It wants a key. If there is none yet (acme and chat are names of your choice):
@@ -141,22 +144,39 @@ It wants a key. If there is none yet (acme and chat are names of your choice):
   export {_KEY}=$({admin} keys create acme --application chat)
 """
     curl = (
-        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json'"
-        f"{header} -d {shlex.quote(body)}"
+        f"curl -s{_curl_trust(gateway)} {gateway.url}/v1/chat/completions "
+        f"-H 'content-type: application/json'{header} -d {shlex.quote(body)}"
     )
+    trust = http_client = ""
+    if gateway.certificate is not None:
+        imports.append("ssl")
+        trust = f"""
+  trusted = ssl.create_default_context(cafile={_short(gateway.certificate)!r})
+  http_client = openai.DefaultHttpxClient(verify=trusted)"""
+        http_client = ", http_client=http_client"
     return f"""
-OpenAI's API at http://{gateway}/v1. From another terminal, in this folder:
+OpenAI's API at {gateway.url}/v1. From another terminal, in this folder:
 {key}
   {curl}
 
 or with the openai package:
 
-  import {"openai" if config is None else "os, openai"}
-  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key={python_key})
+  import {", ".join(sorted(imports))}{trust}
+  client = openai.OpenAI(base_url="{gateway.url}/v1", api_key={python_key}{http_client})
   messages = [{{"role": "user", "content": "{PROMPT}"}}]
   for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 """
+
+
+def _curl_trust(gateway: GatewayAddress) -> str:
+    """How curl is told of a certificate that nobody else knows, and where its name leads."""
+    if gateway.certificate is None:
+        return ""
+    told = f" --cacert {shlex.quote(_short(gateway.certificate))}"
+    if not gateway.leads_here:
+        told += f" --resolve {gateway.name}:{gateway.port}:{gateway.host}"
+    return told
 
 
 def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str:
@@ -165,7 +185,7 @@ def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str
     offer = gateway.offer()
     model = offer.model or _first_model(options.gateway_config)
     config = options.gateway_config if offer.needs_key else None
-    return openai_commands(gateway.address, model, config)
+    return openai_commands(gateway.at, model, config)
 
 
 def _first_model(config: Path) -> str:

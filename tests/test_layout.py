@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import coverage
 import pytest
 
 from contract import models, nvidia
@@ -45,6 +46,8 @@ SERVING = "python_backend/serving"
 ENGINE = "python_backend.engine"
 PROTOCOL = ("engine_core", "sequence", "processor", "engine_config.served_version")
 """All that serving may import of the engine."""
+MEASURED = ROOMS.keys() - {"tests", "benchmarks", "model_repository"}
+"""Whose coverage is measured."""
 LOADS = "onnx_model.py"
 """The one module of serving that loads an engine, and so knows which it is."""
 
@@ -243,6 +246,12 @@ def test_what_serving_knows_beyond_the_protocol_is_found(tmp_path, name, source,
     (tmp_path / SERVING).mkdir(parents=True)
     (tmp_path / SERVING / name).write_text(source)
     assert len(engine_imports(tmp_path)) == count
+
+
+def test_coverage_is_of_every_room_wherever_a_process_runs():
+    settings = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
+    assert settings.get_option("run:source") == sorted(MEASURED)
+    assert not settings.get_option("run:omit")
 
 
 @pytest.mark.parametrize("room", UNSPELT)

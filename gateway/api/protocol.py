@@ -7,9 +7,15 @@ a byte a minute would hold its connection for ever.
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.gateway_errors import GatewayError
+from gateway.order import Arrival
+from gateway.visit import Visit
 
 MAX_HEAD_BYTES = 64 << 10
 """More than `ListenSettings.max_header_bytes` may say is cut off without an answer."""
@@ -34,6 +40,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that it is no HTTP; no application hears of that, so it is told here."""
+        super().send_400_response(msg)
+        error = GatewayError("this is no HTTP")
+        error.status = 400
+        now, now_s = time.time(), time.monotonic()
+        visit = Visit(Arrival(secrets.token_hex(12), {}, now, now_s), route="unknown", error=error)
+        visit.address = self.client[0] if self.client else ""
+        self.app.state.gateway.door.tell(visit, 400)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -25,6 +25,7 @@ from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
 from gateway.generation import Delta
 from gateway.order import Order
+from gateway.visit import SCOPE_KEY
 
 _log = logging.getLogger("gateway.api")
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -50,7 +51,7 @@ class Reply(Response):
     async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
         try:
-            async with await self._gateway.open(self._order) as exchange:
+            async with await self._gateway.open(self._order, scope[SCOPE_KEY]) as exchange:
                 await exchange.begun()
                 if self._order.generation.stream:
                     headers = {**exchange.headers, "content-type": _EVENTS}

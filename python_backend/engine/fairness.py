@@ -53,10 +53,14 @@ class Turns:
             self._weight = 1.0
 
     def urgency(self, sequence: Sequence) -> tuple[int, float, int]:
-        """Smaller is sooner."""
-        if sequence.is_promoted:
-            return 0, 0, sequence.id
-        return sequence.priority, self._had.get(sequence.share, 0), sequence.id
+        """Smaller is sooner: who had the least of late, among those of a level."""
+        level, age = urgency(sequence)
+        return level, 0 if sequence.is_promoted else self._had.get(sequence.share, 0), age
+
+
+def urgency(sequence: Sequence) -> tuple[int, int]:
+    """Smaller is sooner: the promoted, the priorities, and among those of a level the eldest."""
+    return (0 if sequence.is_promoted else sequence.priority, sequence.id)
 
 
 class Company:

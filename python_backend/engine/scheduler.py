@@ -34,6 +34,7 @@ from python_backend.engine.fairness import (
     Company,
     Turns,
     first_in_line,
+    urgency,
     who_yields,
 )
 from python_backend.engine.kv_cache import BlockPool, chain, root
@@ -110,7 +111,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        insort(self.waiting, sequence, key=_urgency)
+        insort(self.waiting, sequence, key=urgency)
         if not sequence.is_promoted:  # a probe is nobody's
             self._company.note(sequence)
 
@@ -246,7 +247,7 @@ class Scheduler:
         if sequence.num_overtaken >= MAX_OVERTAKES and sequence in self.running:
             self.running.remove(sequence)
             sequence.is_promoted = True
-            insort(self.running, sequence, key=_urgency)
+            insort(self.running, sequence, key=urgency)
 
     def _continue(self, sequence: Sequence, most: int, step: _Step) -> int:
         """Schedule a running sequence's next tokens, if there is room or room can be made.
@@ -316,7 +317,7 @@ class Scheduler:
             self._release(sequence)
             return None
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_urgency)
+        insort(self.running, sequence, key=urgency)
         sequence.num_computed = found * self.pool.block_tokens
         overtaken = any(other.id < sequence.id for other in self.waiting)
         self._overtakes = self._overtakes + 1 if overtaken else 0
@@ -345,7 +346,7 @@ class Scheduler:
             longest = min(self.waiting, key=lambda sequence: sequence.id)
             self.waiting.remove(longest)
             longest.is_promoted = True
-            insort(self.waiting, longest, key=_urgency)
+            insort(self.waiting, longest, key=urgency)
         return first_in_line(self.waiting, self.running, self._turns)
 
     def _is_being_computed(self, digest: bytes) -> bool:
@@ -368,7 +369,7 @@ class Scheduler:
         """
         self.running.remove(sequence)
         self._release(sequence)
-        insort(self.waiting, sequence, key=_urgency)
+        insort(self.waiting, sequence, key=urgency)
         self.num_preempted += 1
 
     def _release(self, sequence: Sequence) -> None:
@@ -385,8 +386,3 @@ class Scheduler:
             before = sequence.digests[-1] if sequence.digests else root(sequence.salt)
             part = tokens[index * size : (index + 1) * size]
             sequence.digests.append(chain(before, part))
-
-
-def _urgency(sequence: Sequence) -> tuple[int, int]:
-    """Smaller is sooner."""
-    return (0 if sequence.is_promoted else sequence.priority, sequence.id)

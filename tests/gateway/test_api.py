@@ -158,6 +158,7 @@ def test_log_probabilities_in_both_forms():
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"repetition_penalty": 10.1}, "repetition_penalty", "less than or equal to 10"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"max_tokens": 10**6}, "max_tokens", "gives at most 32768"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "are the same"),
@@ -305,7 +306,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_event():
     with serving(FakeUpstream(script), audit=ledger) as gateway:
         events = stream(gateway, STREAM)
     assert events[-1]["error"]["code"] == "generation_failed"
-    assert ledger.records[0].finish_reason == "error"
+    assert ledger.records[0].finish_reasons == ("error",)
     assert ledger.records[0].output_tokens == 2
 
 
@@ -350,7 +351,7 @@ def test_an_answer_is_reserved_begun_settled_and_audited_in_this_order(body):
     ]
     (record,) = ledger.records
     assert (record.upstream, record.model_version, record.status) == ("a", "demo-1", 200)
-    assert (record.finish_reason, record.answer_text) == ("stop", "Hello there.")
+    assert (record.finish_reasons, record.answer_text) == (("stop",), "Hello there.")
     assert '"content":"Hi"' in record.prompt_text
 
 
@@ -425,7 +426,7 @@ def test_models_and_health(gateway):
         assert client.get("/v1/models/demo").json()["object"] == "model"
         assert "context_length" not in client.get("/v1/models/demo").json()
         assert client.get("/v1/models/none").status_code == 404
-        assert client.get("/health/ready").json() == {"status": "ready"}
+        assert client.get("/health/ready").json() == {"status": "ready", "audit": "none"}
 
 
 def test_a_model_says_when_it_was_made_and_how_long_its_context_is():

@@ -9,7 +9,7 @@ import pytest
 from python_backend.engine.fairness import SHARED_PART, Turns
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
-from tests.python_backend.engine.test_scheduler import advance, make_scheduler, make_sequence
+from tests.python_backend.engine.scheduling import advance, make_scheduler, make_sequence
 
 BATCH, STANDARD, INTERACTIVE = 5, 3, 1
 
@@ -200,6 +200,19 @@ def test_a_stream_takes_no_turn() -> None:
         steps += 1
         step(scheduler)
     assert steps == 6  # three parts of its prompt, each after one of the other's
+
+
+def test_a_prompt_of_two_tokens_takes_a_turn() -> None:
+    scheduler = make_scheduler(max_num_tokens=2)
+    (same,) = ask(scheduler, 1, share="a", prompt=96)
+    (other,) = ask(scheduler, 1, share="b", prompt=96)
+    step(scheduler, 2)
+    assert (same.num_computed, other.num_computed) == (2, 2)
+    (short,) = ask(scheduler, 1, priority=INTERACTIVE, share="a", prompt=2, max_tokens=1)
+    step(scheduler)
+    assert short.finished
+    step(scheduler)
+    assert (same.num_computed, other.num_computed) == (2, 4)
 
 
 def test_what_has_waited_long_keeps_one_place_of_eight() -> None:

@@ -458,6 +458,17 @@ def test_an_answer_that_begins_with_its_prompt_is_not_stopped_by_it(
     model.execute([request])
     assert texts([request]) == "the cat; a cat"
     assert reasons([request]) == ["stop"]
+    # An engine that streams, to be stopped at a stop text, sends no prompt: the context has it.
+    said = StreamContext(stops=("cat",), whole=True, prompt=tuple(prompt))
+    streamed = [
+        piece([], 2, context=said),
+        piece(answer[:1], 2),
+        piece(answer[1:3], 2),
+        piece(answer[3:], 2, "length"),
+    ]
+    model.execute(streamed)
+    assert texts(streamed) == "the cat; a cat"
+    assert reasons(streamed) == ["stop"]
 
 
 def test_all_beams_of_a_prompt_are_answers(model: postprocessing.TritonPythonModel) -> None:
