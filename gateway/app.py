@@ -146,7 +146,7 @@ def create_app(
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
-    app.add_middleware(Edge, settings=configuration.listen, held=held)
+    app.add_middleware(Edge, settings=configuration.listen, held=held, turnstile=gateway.turnstile)
     return app
 
 

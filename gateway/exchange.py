@@ -23,6 +23,7 @@ from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Re
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
+from gateway.turnstile import Turnstile
 from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
 _log = logging.getLogger("gateway.requests")
@@ -51,6 +52,7 @@ class Gateway:
         self.metrics = metrics
         self.tracing = tracing
         self.router = dispatcher.router
+        self.turnstile = Turnstile()
         self.intake = Intake(dispatcher.router, configuration.admission)
         self.door = Door(metrics, audit)
 

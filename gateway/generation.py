@@ -143,8 +143,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """One token and how likely it was.
 
     Attributes:
@@ -197,3 +196,8 @@ class Delta:
     logprobs: list[TokenLogprob] | None = None
     verdicts: tuple[str, ...] = ()
     computed: Computed | None = None
+
+    @property
+    def num_entries(self) -> int:
+        """How many tokens it tells the probability of."""
+        return sum(1 + len(each.top) for each in self.logprobs or ())

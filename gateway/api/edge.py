@@ -23,6 +23,7 @@ from gateway.api.protocol import BROKEN
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import GatewayError, HeadersTooLarge
 from gateway.order import Arrival
+from gateway.turnstile import Turnstile
 from gateway.visit import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Visit
 
 _log = logging.getLogger("gateway.api")
@@ -42,8 +43,11 @@ _CLOSE = (b"connection", b"close")
 class Edge:
     """ASGI middleware around the whole API."""
 
-    def __init__(self, app: ASGIApp, settings: ListenSettings, held: Held) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ListenSettings, held: Held, turnstile: Turnstile
+    ) -> None:
         self._app = app
+        self._turnstile = turnstile
         self._settings = settings
         self._held = held
         headers = [*_HEADERS.items(), *([_HSTS] if settings.tls else [])]
@@ -63,6 +67,7 @@ class Edge:
             self._check_headers(scope)
             if scope["type"] == "http":
                 receive = incoming.receive
+            await self._turnstile.turn(arrival.headers.get("authorization"))
             await self._app(scope, receive, answer.send)
         except GatewayError as error:
             if scope["type"] == "http":

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import NamedTuple
 
 import anyio
@@ -19,8 +20,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.edge import refuse
 from gateway.api.translator import Encoder, Event
+from gateway.aside import aside
 from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
+from gateway.generation import Delta
 from gateway.order import Order
 from gateway.visit import SCOPE_KEY
 
@@ -102,10 +105,11 @@ async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[Batch, 
         while deltas := await run.mailbox.take():
             if len(run.progress.finish_reasons) == exchange.order.generation.num_answers:
                 break
-            yield Batch([*encoder.events(deltas)])
+            yield Batch(await _encoded(encoder, deltas))
         deltas += await run.mailbox.take_rest()
         await exchange.close()
-        yield Batch([*encoder.events(deltas), *encoder.end(run.progress)], is_last=True)
+        encoded = await _encoded(encoder, deltas)
+        yield Batch([*encoded, *encoder.end(run.progress)], is_last=True)
     except GatewayError as error:
         with suppress(AuditUnavailable):  # one error is enough
             await exchange.close(error=error)
@@ -116,7 +120,16 @@ async def whole(exchange: Exchange, encoder: Encoder) -> bytes:
     """The whole answer, audited."""
     deltas = await exchange.run.mailbox.take_rest()
     await exchange.close()
-    return encoder.answer(deltas, exchange.run.progress)
+    encode = partial(encoder.answer, deltas, exchange.run.progress)
+    return await aside(encode, _num_entries(deltas))
+
+
+async def _encoded(encoder: Encoder, deltas: list[Delta]) -> list[Event]:
+    return await aside(lambda: list(encoder.events(deltas)), _num_entries(deltas))
+
+
+def _num_entries(deltas: list[Delta]) -> int:
+    return sum(delta.num_entries for delta in deltas)
 
 
 async def _cancel_when_gone(receive: Receive, connection: anyio.CancelScope) -> None:

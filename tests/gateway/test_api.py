@@ -112,6 +112,23 @@ def test_completions_of_several_prompts_with_echo():
     assert texts == {0: "one x", 1: "two y"}
 
 
+def test_a_great_many_log_probabilities_are_told_as_few_are():
+    """They are read and written beside the event loop."""
+    top = tuple(TokenLogprob(f"w{place}", -float(place)) for place in range(20))
+    tokens = [TokenLogprob("w ", -0.5, top=top)] * 300
+    script = [Delta(0, "w " * 300, "stop", 300, 5, tokens)]
+    asked = {"logprobs": True, "top_logprobs": 20}
+    with serving(FakeUpstream(script)) as gateway:
+        whole = gateway.post("/v1/chat/completions", {**CHAT, **asked}).json()["choices"][0]
+        events = stream(gateway, {**STREAM, **asked})
+    chunks = [event["choices"][0]["logprobs"] for event in events[:-1]]
+    streamed = [entry for chunk in chunks if chunk for entry in chunk["content"]]
+    assert whole["logprobs"] == {"content": streamed, "refusal": None}
+    spelt = [{"token": t.token, "logprob": t.logprob, "bytes": [*t.token.encode()]} for t in top]
+    first = {"token": "w ", "logprob": -0.5, "bytes": [119, 32], "top_logprobs": spelt}
+    assert streamed == [first] * 300
+
+
 def test_log_probabilities_in_both_forms():
     tokens = [
         TokenLogprob("Hé", -0.5, top=(TokenLogprob("Hé", -0.5), TokenLogprob("Ho", -1.5))),

@@ -29,7 +29,7 @@ HANGS_S = 30.0
 WATCHED_S = 12.0
 """As long as two probes that are late, and more."""
 
-MANY = {**COUNT, "n": 64, "max_tokens": 600, "ignore_eos": True, "temperature": 1}
+MANY = {**COUNT, "n": 64, "max_tokens": 600, "ignore_eos": True, "service_tier": "priority"}
 LONG = {
     "model": "demo",
     "prompt": [f"{index} " + "a b c d " * 470 for index in range(64)],
