@@ -73,7 +73,7 @@ class Incoming:
         self._held = held
         self._tenant: str | None = None
         self._size = 0
-        self._begun = self._given = self._is_hopeless = False
+        self._begun = self._is_hopeless = False
         self._more = self._chunked or self._announced > 0
 
     @property

@@ -23,6 +23,8 @@ _LINES_PER_S = 2.0
 known together, likewise."""
 _MOST_GROUPS = 64
 """Of those who aren't known; the others of a second are told as one."""
+_MOST_OF_AN_ADDRESS = 8
+"""Of those: who asks for everything is told as one, so that it hides nobody else's address."""
 _OTHERS = "others"
 
 
@@ -55,8 +57,11 @@ class Calls:
                 return
             self._budget(call.key_id).give_back()
         group = _alike(call)
-        if not call.tenant and group not in self._groups and self._is_full():
-            group = replace(group, address=_OTHERS, route="", key_id="")
+        if not call.tenant and group not in self._groups:
+            if self._of(call.address) >= _MOST_OF_AN_ADDRESS:
+                group = replace(group, route="", status=0, code="")
+            if group not in self._groups and self._is_full():
+                group = replace(group, address=_OTHERS, route="")
         counted = self._groups.setdefault(group, _Group(call))
         counted.count += 1
         counted.last_s = call.time
@@ -81,6 +86,9 @@ class Calls:
         if key not in self._budgets:
             self._budgets[key] = _Budget(self._now)
         return self._budgets[key]
+
+    def _of(self, address: str) -> int:
+        return sum(not group.tenant and group.address == address for group in self._groups)
 
     def _is_full(self) -> bool:
         return sum(not group.tenant for group in self._groups) >= _MOST_GROUPS

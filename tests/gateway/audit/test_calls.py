@@ -60,6 +60,17 @@ def test_strangers_of_one_address_are_one_line_a_second(desk):
     assert (desk.lines[0]["key_id"], desk.lines[1]["key_id"]) == ("", "00ff")
 
 
+def test_one_address_hides_no_other_by_asking_for_everything(desk):
+    for number in range(300):
+        desk.calls.add(replace(CALL, route=f"X{number % 60} /x", status=400 + number % 5))
+    desk.calls.add(replace(CALL, address="192.0.2.2"))
+    desk.calls.flush()
+    assert desk.count == 301
+    assert len(desk.lines) == 8 + 1 + 1
+    assert desk.lines[-1]["address"] == "192.0.2.2"
+    assert [line["address"] for line in desk.lines if not line["route"]] == ["192.0.2.1"]
+
+
 def test_a_day_of_guesses_from_everywhere_fills_no_disk(desk):
     number = 0
     for second in range(3600):
