@@ -2,7 +2,8 @@
 
 Who is known has a line for each, as long as they don't come without end. Who isn't may send
 anything, from anywhere, and must not fill the disk: what is alike is counted, one line for a
-second and an address, and where that is too much as well, for a longer while and all addresses.
+second, an address and a route, and where that is too much, for all routes, for a longer while, and
+for all addresses.
 """
 
 from __future__ import annotations
