@@ -48,12 +48,18 @@ class ProductInputs:
         spec: The decoder.
         tensors: Its weights.
         samples: Token ids, int64 ``[tokens]`` each.
+        rotary_start: The row of the rotary embedding's table that their first position has.
     """
 
     def __init__(
-        self, spec: DecoderSpec, tensors: Tensors, samples: Sequence[NDArray[np.int64]]
+        self,
+        spec: DecoderSpec,
+        tensors: Tensors,
+        samples: Sequence[NDArray[np.int64]],
+        rotary_start: int = 0,
     ) -> None:
         self._spec = spec
+        self._rotary_start = rotary_start
         self._tensors = tensors
         self._ids = list(samples)
         self._index = 0
@@ -126,6 +132,7 @@ class ProductInputs:
         batch = PackedBatch(
             starts=np.array([0, len(qkv)], np.int32),
             lengths=np.zeros(1, np.int32),
+            rotary_starts=np.array([self._rotary_start], np.int32),
             tables=self._table,
         )
         attended = np.zeros((len(qkv), heads[self._index - 1].q_size), np.float32)

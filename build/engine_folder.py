@@ -135,6 +135,7 @@ def build_engine(
         spec = describe_decoder(checkpoint, context_length)
         if execution_provider == "cuda":
             check_spec(spec)
+            spec = spec.for_every_length()  # the graph's attention takes one table
         config = _engine_config(
             checkpoint,
             spec,
@@ -143,9 +144,7 @@ def build_engine(
             kv_cache_dtype,
             limits or ServingLimits(),
         )
-        storage = _storage(
-            checkpoint, spec, execution_provider, precision, int4_method, calibration_text
-        )
+        storage = _storage(checkpoint, spec, config, int4_method, calibration_text)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
                 parts = (folder, spec, spec.tensors(checkpoint), weights, storage)
@@ -199,11 +198,11 @@ def _check_storage(
 def _storage(
     checkpoint: Checkpoint,
     spec: DecoderSpec,
-    provider: ExecutionProvider,
-    precision: Precision,
+    config: EngineConfig,
     method: Int4Method,
     text: Path | None,
 ) -> StorageFactory:
+    provider, precision = config.execution_provider, config.precision
     dtype = np.dtype(np.float16 if provider == "cuda" else np.float32)
     if precision != "int4":
         if method != "rtn":
@@ -224,7 +223,7 @@ def _storage(
     samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
     if not samples:
         raise BuildError(f"{text} holds no token to calibrate on")
-    inputs = ProductInputs(spec, spec.tensors(checkpoint), samples)
+    inputs = ProductInputs(spec, spec.tensors(checkpoint), samples, config.rotary_start(size))
 
     def gptq(graph: OnnxGraph, tensors: Tensors) -> WeightStorage:
         moments, known = inputs.next_segment(), dict[int, Gptq]()
@@ -255,6 +254,7 @@ def _engine_config(
         precision=precision,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
+        short_context=spec.rotary.short_context,
         limits=limits,
         end_token_ids=end_token_ids,
         decoder=spec.decoder,

@@ -161,7 +161,8 @@ class Graph:
         lengths = np.array([self._lengths.get(sequence, 0) for sequence, _ in batch], np.int32)
         tables = self._tables[[sequence for sequence, _ in batch]]
         ids = np.array([token for _, tokens in batch for token in tokens], np.int64)
-        step = Packed(ids, (starts[1:] - 1).astype(np.int64), PackedBatch(starts, lengths, tables))
+        packed = PackedBatch(starts, lengths, np.zeros_like(lengths), tables)
+        step = Packed(ids, (starts[1:] - 1).astype(np.int64), packed)
         for name, value in feeds(step).items():
             self._binding.bind_cpu_input(name, value)
         logits = np.zeros((len(batch), self._vocab), np.float32)
