@@ -66,7 +66,7 @@ class Checkpoint:
             if (folder / GGUF_FILE).exists():
                 # It takes a tenth of a second, and hardly any checkpoint needs it.
                 from build.from_gguf.gguf_families import tensors_of
-                from build.from_gguf.gguf_file import open_gguf
+                from build.from_gguf.gguf_reader import open_gguf
 
                 self._slices.update(tensors_of(open_gguf(folder / GGUF_FILE), self.config))
                 return

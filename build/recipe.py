@@ -208,7 +208,7 @@ class Recipe(_Part):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
-    checkpoint: Path = _NONE
+    checkpoint: Path
     package: PackageFile | None = None
     target: OnnxTarget | TensorRTLLMTarget
     calibration: Calibration = Calibration()
@@ -217,11 +217,14 @@ class Recipe(_Part):
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _has_one_checkpoint(self) -> Recipe:
-        if (self.checkpoint == _NONE) == (self.package is None):
-            raise ValueError("name either a checkpoint or a package that has it")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_checkpoint(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("package") is None:
+            return values
+        if "checkpoint" in values:
+            raise ValueError("checkpoint and package are both named: take one")
+        return values | {"checkpoint": _NONE}
 
 
 class OnnxRecipe(Recipe):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.build_errors import CheckpointError
-from build.from_gguf.gguf_file import GGUFFile, Stored
+from build.from_gguf.gguf_reader import GGUFFile, Stored
 
 _ROOT = {
     "token_embd.weight": "model.embed_tokens.weight",

@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from build.build_errors import CheckpointError
-from build.from_gguf.gguf_file import GGUFFile
+from build.from_gguf.gguf_reader import GGUFFile
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """What a token is, by ``tokenizer.ggml.token_type``."""

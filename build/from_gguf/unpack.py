@@ -14,7 +14,7 @@ import yaml
 
 from build.checkpoint import GGUF_FILE
 from build.from_gguf.gguf_families import config_of, family_of
-from build.from_gguf.gguf_file import MAGIC, GGUFFile, open_gguf
+from build.from_gguf.gguf_reader import MAGIC, GGUFFile, open_gguf
 from build.from_gguf.gguf_tokenizer import tokenizer_files
 
 

@@ -15,7 +15,7 @@ from gguf.quants import dequantize
 from build.checkpoint import Checkpoint
 from build.decoder import describe_decoder
 from build.from_gguf import unpack
-from build.from_gguf.gguf_file import TYPES
+from build.from_gguf.gguf_reader import TYPES
 from tests.build.checkpoints import make_checkpoint
 from tests.build.from_gguf.gguf_files import write_gguf
 
