@@ -58,6 +58,8 @@ endif
 
 # What a shell or a pip.conf may hold that would send a package elsewhere than the environment.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+# A process that keeps no bytecode compiles every module anew, and tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -158,7 +158,7 @@ def _record(request_id: str) -> AuditRecord:
         charged_output_tokens=200,
         ttft_s=0.01,
         latency_s=0.5,
-        finish_reason="stop",
+        finish_reasons=("stop",),
         status=200,
         verdicts=(),
         prompt_text=_PROMPT,

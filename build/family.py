@@ -48,7 +48,6 @@ class Settings:
     hidden_act: str | None = None
     hidden_activation: str | None = None
     eos_token_id: tuple[int, ...] = ()
-    pad_token_id: tuple[int, ...] = ()
     rope_parameters: dict[str, Any] = field(default_factory=dict)
     rope_scaling: dict[str, Any] = field(default_factory=dict)
     partial_rotary_factor: float | None = None
@@ -207,7 +206,7 @@ NEUTRAL = frozenset(
     "classifier_dropout finetuning_task id2label label2id num_labels problem_type "
     "task_specific_params "
     # Tokens and sampling: requests say how to sample.
-    "bos_token_id sep_token_id decoder_start_token_id unk_token_id bad_words_ids "
+    "bos_token_id pad_token_id sep_token_id decoder_start_token_id unk_token_id bad_words_ids "
     "begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
     "exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty "
     "max_length max_new_tokens min_length no_repeat_ngram_size num_beam_groups num_beams "

@@ -26,7 +26,7 @@ from clients import wire
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
-from contract.models import EngineInputs
+from contract.stopping import stop_inputs
 
 _CHANNEL = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -164,15 +164,9 @@ def _message(request: Request) -> Any:
 
 
 def _stop(model: str, request_id: str) -> Any:
-    """A request to end another, TensorRT-LLM's own way: it has what every request must have."""
+    """A request to end another."""
     message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
-    for tensor in (
-        EngineInputs.INPUT_IDS,
-        EngineInputs.INPUT_LENGTHS,
-        EngineInputs.REQUEST_OUTPUT_LEN,
-        EngineInputs.STOP,
-    ):
-        array = np.ones((1, 1), dtype=bool if tensor is EngineInputs.STOP else np.int32)
+    for tensor, array in stop_inputs().items():
         message.inputs.add(name=tensor.name, datatype=tensor.data_type, shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
     return message

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from clients.client_errors import GenerationError
+from contract.codes import Ending
 from contract.models import EnsembleOutputs
 from contract.tensors import Tensor
 
@@ -115,7 +116,7 @@ class Piece:
     """
 
     text: str
-    finish_reason: str = ""
+    finish_reason: Ending = ""
     sequence_index: int = 0
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None

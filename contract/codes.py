@@ -12,6 +12,9 @@ FinishReason = Literal["stop", "length", "content_filter", "cancelled", "error"]
 """Why an answer ended: by itself or at a stop text, out of tokens, blocked by a policy; or it was
 cut off, as its client went away or as something failed."""
 
+Ending = FinishReason | Literal[""]
+"""Why an answer ended; empty while it goes on."""
+
 ErrorCode = Literal[
     # The request is wrong.
     "content_filter",

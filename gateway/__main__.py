@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"listen.host is {configuration.listen.host!r}: without a database of tenants "
                 "the gateway listens on loopback only"
             )
-        app = create_app(configuration, services=Services.open(configuration))
+        if options.served is not None and options.config is not None:
+            raise SettingsError("--served is for one local Triton; a --config names its models")
+        app = create_app(
+            configuration, services=Services.open(configuration), served=options.served
+        )
         serve(app, configuration.listen, options.log_level)
     except (SettingsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "--created", type=int, default=0, help="when it was made, in seconds since 1970"
     )
     parser.add_argument("--context-length", type=int, help="most tokens of its sequences")
+    parser.add_argument(
+        "--served", type=Path, help="a file that says all three, and is followed: JSON"
+    )
     parser.add_argument("--host", help="the address to listen on, in place of the file's")
     parser.add_argument("--port", type=int, help="the port, likewise")
     parser.add_argument("--metrics-port", type=int, help="the port of Prometheus' endpoint")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +19,7 @@ from gateway.admin.upstreams import upstreams as upstreams_admin
 from gateway.admission import Admission
 from gateway.api.edge import Edge, written
 from gateway.api.error_objects import error_headers, invalid
+from gateway.api.incoming import Held
 from gateway.api.routes import api, health
 from gateway.configuration import (
     AnyUpstream,
@@ -27,10 +31,11 @@ from gateway.configuration import (
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Gateway
 from gateway.gateway_errors import GatewayError
-from gateway.interfaces import TENANT_CLASSES, AuditLog, Authenticator, Limiter
+from gateway.interfaces import TENANT_CLASSES, AuditLog, AuditState, Authenticator, Limiter
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracing
 from gateway.routing import Router
+from gateway.served_name import follow
 from gateway.services import Services
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.fleet import Fleet, Replica
@@ -51,6 +56,7 @@ def create_app(
     audit: AuditLog | None = None,
     tracing: Tracing | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
+    served: Path | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -63,6 +69,7 @@ def create_app(
         audit: Where requests are written down, likewise.
         tracing: Where spans go, in place of the configuration's.
         upstreams: Upstreams in place of those that the configuration describes, by name.
+        served: A file that says which model is served, and is followed: see `served_name`.
 
     Raises:
         ValueError: A provider's key isn't in the environment.
@@ -77,7 +84,15 @@ def create_app(
     fleet = Fleet(replicas)
     admission = Admission(configuration.admission, configuration.affinity)
     fleet.on_change = admission.wake
+    metrics.watch(
+        "audit",
+        "1 for what the audit log is",
+        "state",
+        lambda: {each: float(gateway.audit.state == each) for each in get_args(AuditState)},
+    )
+    held = Held(configuration.listen.max_held_bytes)
     _watch(metrics, fleet, admission)
+    metrics.watch("body_bytes", "Held of bodies", "of", lambda: {"requests": held.total})
     router = Router(configuration, replicas)
     gateway = Gateway(
         configuration,
@@ -93,9 +108,12 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.running():
             fleet.start()
+            follower = None if served is None else asyncio.create_task(follow(served, router))
             try:
                 yield
             finally:
+                if follower is not None:
+                    follower.cancel()
                 await fleet.aclose()
                 tracing.close()
 
@@ -110,6 +128,7 @@ def create_app(
     )
     app.state.gateway = gateway
     app.state.fleet = fleet
+    app.state.held = held
     app.include_router(health)
     app.include_router(api)
     if services.administration is not None:
@@ -127,7 +146,7 @@ def create_app(
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
-    app.add_middleware(Edge, settings=configuration.listen)
+    app.add_middleware(Edge, settings=configuration.listen, held=held, turnstile=gateway.turnstile)
     return app
 
 
@@ -193,6 +212,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, GatewayError):  # FastAPI's, of a body that could not be read
+        return await _on_gateway_error(request, error.__cause__)
     known = GatewayError(f"{request.method} {request.url.path[:256]}: {error.detail}")
     known.status = error.status_code
     known.headers.update(error.headers or {})

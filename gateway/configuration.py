@@ -23,6 +23,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 """What may name a model, a version or an upstream: it goes into headers and labels."""
 
 
+_LOCAL = "local"
+"""The only upstream, where no file says which there are."""
+
+
 class TlsSettings(Settings):
     """The gateway's certificate, PEM files."""
 
@@ -41,6 +45,8 @@ class ListenSettings(Settings):
         tls: Certificate and key; None is plain HTTP, for loopback or behind a proxy.
         cors_origins: Web pages that may call; none by default.
         max_body_bytes: Longest request body, also of a WebSocket's message.
+        max_held_bytes: Bodies of all requests under way together; further ones get 503. A tenant's
+            have half of it.
         max_header_bytes: All headers together.
         body_timeout_s: How long a client may take to send its request.
         slow_client_timeout_s: How long a client may take none of an answer that waits for it.
@@ -54,10 +60,20 @@ class ListenSettings(Settings):
     tls: TlsSettings | None = None
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=4 << 20, ge=1 << 10, le=1 << 30)
+    max_held_bytes: int = Field(default=256 << 20, ge=1 << 10, le=1 << 40)
     max_header_bytes: int = Field(default=16 << 10, ge=1 << 10, le=1 << 20)
     body_timeout_s: float = Field(default=30.0, gt=0, le=600)
     slow_client_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     shutdown_grace_s: float = Field(default=60.0, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _check_held(self) -> Self:
+        if self.max_held_bytes < 2 * self.max_body_bytes:
+            raise ValueError(
+                f"max_held_bytes is {self.max_held_bytes}; it must be at least twice "
+                f"max_body_bytes, {self.max_body_bytes}"
+            )
+        return self
 
 
 class UpstreamSettings(Settings):
@@ -379,16 +395,21 @@ class Configuration(ServiceSettings):
         created_s: int = 0,
         context_length: int | None = None,
     ) -> Self:
-        """One local Triton, one model: what `make serve` runs.
-
-        Greedy unless a request says otherwise: the demo is a small model.
-        """
-        settings = ModelSettings(
-            versions=(VersionSettings(name=model, upstreams=("local",)),),
-            default_temperature=0,
-            created_s=created_s,
-            context_length=context_length,
-        )
+        """One local Triton, one model: what `make serve` runs."""
         return cls(
-            upstreams=(TritonSettings(name="local", address=address),), models={model: settings}
+            upstreams=(TritonSettings(name=_LOCAL, address=address),),
+            models={model: local_model(model, created_s, context_length)},
         )
+
+
+def local_model(name: str, created_s: int, context_length: int | None) -> ModelSettings:
+    """The model of one local Triton.
+
+    Greedy unless a request says otherwise: the demo is a small model.
+    """
+    return ModelSettings(
+        versions=(VersionSettings(name=name, upstreams=(_LOCAL,)),),
+        default_temperature=0,
+        created_s=created_s,
+        context_length=context_length,
+    )

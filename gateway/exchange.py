@@ -23,12 +23,12 @@ from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Re
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
+from gateway.turnstile import Turnstile
+from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
 _log = logging.getLogger("gateway.requests")
 _BYTES_PER_TOKEN = 3
 """For the estimate that limits are reserved by; the true count replaces it."""
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that went away."""
 
 
 class Gateway:
@@ -52,16 +52,20 @@ class Gateway:
         self.metrics = metrics
         self.tracing = tracing
         self.router = dispatcher.router
+        self.turnstile = Turnstile()
         self.intake = Intake(dispatcher.router, configuration.admission)
+        self.door = Door(metrics, audit)
 
-    async def open(self, order: Order) -> Exchange:
+    async def open(self, order: Order, visit: Visit) -> Exchange:
         """Take a request in: audited, within the limits, on its way to a replica.
+
+        From then on the exchange tells of it, and no longer the door.
 
         Raises:
             GatewayError: It isn't taken in, and nothing was done for it.
         """
         arrival, generation, asked = order.arrival, order.generation, order.model.asked
-        labels = RequestLabels(order.tenant_class, order.model.name)
+        visit.order = order
         span = self.tracing.request(
             generation.prompt.operation, asked, arrival.request_id, arrival.headers
         )
@@ -80,12 +84,11 @@ class Gateway:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            _log_refusal(order, error)
-            self.metrics.refused(labels, error.status, error_cause(error))
             span.failed(error, error_cause(error))
             span.end()
             raise
-        return Exchange(self, order, reservation, ticket, span)
+        visit.is_told = True
+        return Exchange(self, order, visit.route, reservation, ticket, span)
 
 
 class Exchange:
@@ -100,6 +103,7 @@ class Exchange:
         self,
         gateway: Gateway,
         order: Order,
+        route: str,
         reservation: Reservation,
         ticket: Ticket,
         span: RequestSpan,
@@ -107,6 +111,7 @@ class Exchange:
         self.order = order
         self.run: Run = gateway.dispatcher.start(order, span.context)
         self._gateway = gateway
+        self._route = route
         self._reservation = reservation
         self._ticket = ticket
         self._written = asyncio.ensure_future(ticket.written)
@@ -181,9 +186,9 @@ class Exchange:
 
     def _record(self, status: int, cause: str | None, latency_s: float) -> AuditRecord:
         order, progress = self.order, self.run.progress
-        reason = ",".join(dict.fromkeys(progress.finish_reasons.values()))
+        reasons = tuple(dict.fromkeys(progress.finish_reasons.values()))
         if cause is not None:
-            reason = "cancelled" if cause == "disconnected" else "error"
+            reasons = ("cancelled",) if cause == "disconnected" else ("error",)
         return AuditRecord(
             request_id=order.arrival.request_id,
             time=order.arrival.time,
@@ -199,7 +204,7 @@ class Exchange:
             charged_output_tokens=progress.charged_output_tokens,
             ttft_s=progress.ttft_s,
             latency_s=latency_s,
-            finish_reason=reason,
+            finish_reasons=reasons,
             status=status,
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
             prompt_text=order.generation.prompt.encoded.decode(),
@@ -242,6 +247,7 @@ class Exchange:
             "request",
             extra={
                 "request_id": order.arrival.request_id,
+                "route": self._route,
                 "tenant": order.principal.tenant,
                 "application": order.principal.application,
                 "key_id": order.principal.key_id,
@@ -251,7 +257,7 @@ class Exchange:
                 "served_by": progress.upstream,
                 "attempts": progress.attempts,
                 "status": status,
-                "cause": cause,
+                "code": cause,
                 "finish_reasons": reasons,
                 "prompt_tokens": progress.all_prompt_tokens,
                 "output_tokens": progress.output_tokens,
@@ -269,17 +275,3 @@ def error_cause(error: BaseException) -> str:
     if isinstance(error, GatewayError):
         return error.code or type(error).__name__
     return "disconnected" if isinstance(error, asyncio.CancelledError) else "internal"
-
-
-def _log_refusal(order: Order, error: GatewayError) -> None:
-    _log.info(
-        "refused",
-        extra={
-            "request_id": order.arrival.request_id,
-            "tenant": order.principal.tenant,
-            "key_id": order.principal.key_id,
-            "model": order.model.asked,
-            "status": error.status,
-            "cause": error_cause(error),
-        },
-    )

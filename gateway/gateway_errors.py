@@ -42,10 +42,13 @@ class GatewayError(TriremeError):
         input_name: The ensemble's input that is to blame, where a model said so; each API has its
             own word for it.
         headers: HTTP headers that the answer carries.
+        shown: Tenant, application and public id of the credential that was refused, as far as they
+            are known; None where there was none.
     """
 
     status = 500
     code: ErrorCode | None = None
+    shown: tuple[str, str, str] | None = None
 
     def __init__(
         self,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from typing_extensions import Self
 
-from contract.codes import FinishReason
+from contract.codes import Ending
 from contract.parameters import GenerationParameters
 from gateway.interfaces import TenantClass
 
@@ -143,8 +143,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """One token and how likely it was.
 
     Attributes:
@@ -191,9 +190,14 @@ class Delta:
 
     index: int = 0
     text: str = ""
-    finish_reason: FinishReason | Literal[""] = ""
+    finish_reason: Ending = ""
     output_tokens: int = 0
     prompt_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None
     verdicts: tuple[str, ...] = ()
     computed: Computed | None = None
+
+    @property
+    def num_entries(self) -> int:
+        """How many tokens it tells the probability of."""
+        return sum(1 + len(each.top) for each in self.logprobs or ())

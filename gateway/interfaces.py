@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from contract.codes import FinishReason
+
 TenantClass = Literal["interactive", "standard", "batch"]
 """Priority classes, the first served first."""
 
@@ -116,7 +118,8 @@ class AuditRecord:
             client that had left; the answers' length where that isn't known.
         ttft_s: Time to the first token; None where there was none.
         latency_s: Time to the end.
-        finish_reason: Why it ended; ``cancelled`` and ``error`` beside OpenAI's own.
+        finish_reasons: Why its answers ended, each reason once; ``cancelled`` or ``error`` alone
+            where the request itself did so.
         status: The HTTP status. A stream that fails midway keeps the 200 it began with, and its
             finish reason says ``error``.
         verdicts: What the safety filters found.
@@ -138,11 +141,41 @@ class AuditRecord:
     charged_output_tokens: int
     ttft_s: float | None
     latency_s: float
-    finish_reason: str
+    finish_reasons: tuple[FinishReason, ...]
     status: int
     verdicts: tuple[str, ...]
     prompt_text: str = field(repr=False)
     answer_text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One request that no model heard of: refused, or only looking something up.
+
+    Attributes:
+        request_id: Its id.
+        time: When it came, seconds since the epoch.
+        tenant: Who asked; empty where that isn't known.
+        application: Which of the tenant's applications; likewise.
+        key_id: Which credential it showed: the public part, also of one that nobody has; empty
+            where it has none.
+        address: Where it came from.
+        route: Method and route.
+        model: The model as asked, where it was found; else empty.
+        status: The HTTP status.
+        code: Why it was refused; empty where it wasn't.
+    """
+
+    request_id: str
+    time: float
+    tenant: str
+    application: str
+    key_id: str
+    address: str
+    route: str
+    model: str
+    status: int
+    code: str
 
 
 @dataclass(frozen=True)
@@ -159,8 +192,20 @@ class Ticket:
     written: Awaitable[None]
 
 
+AuditState = Literal["none", "written", "damaged", "unavailable"]
+"""How an audit log is: there is none, it is written, it is and a part of it was taken away under
+this process, it can't be written now."""
+
+
 class AuditLog(Protocol):
-    """Writes down what was served."""
+    """Writes down what was served.
+
+    Attributes:
+        state: How it is now.
+    """
+
+    @property
+    def state(self) -> AuditState: ...
 
     async def check(self) -> None:
         """Return where a record could be written now.
@@ -187,3 +232,6 @@ class AuditLog(Protocol):
         Raises:
             AuditUnavailable: It could not be written.
         """
+
+    def call(self, record: CallRecord) -> None:
+        """Write down a request that no model heard of, soon; many alike may become one line."""

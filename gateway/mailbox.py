@@ -25,6 +25,8 @@ class Mailbox:
         """Add a piece."""
         pending = self._deltas.get(delta.index)
         if pending is None:
+            if delta.logprobs is not None:
+                delta.logprobs = [*delta.logprobs]  # it grows here, and may be long
             self._deltas[delta.index] = delta
         else:
             pending.text += delta.text
@@ -33,7 +35,9 @@ class Mailbox:
             if delta.prompt_tokens is not None:
                 pending.prompt_tokens = delta.prompt_tokens
             if delta.logprobs is not None:
-                pending.logprobs = [*(pending.logprobs or ()), *delta.logprobs]
+                if pending.logprobs is None:
+                    pending.logprobs = []
+                pending.logprobs += delta.logprobs
         self._wake()
 
     def close(self, error: Exception | None = None) -> None:

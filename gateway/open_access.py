@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gateway.interfaces import AuditRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 
 LOCAL = Principal(
     tenant="local",
@@ -59,6 +59,10 @@ class NoReservation:
 class NoAudit:
     """Writes nothing down."""
 
+    @property
+    def state(self) -> AuditState:
+        return "none"
+
     async def check(self) -> None:
         return None
 
@@ -66,4 +70,7 @@ class NoAudit:
         return Ticket(None, asyncio.sleep(0))
 
     async def append(self, record: AuditRecord, ticket: Ticket) -> None:
+        return None
+
+    def call(self, record: CallRecord) -> None:
         return None

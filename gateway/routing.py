@@ -56,10 +56,18 @@ class Router:
     """Finds models, versions and fallbacks."""
 
     def __init__(self, configuration: Configuration, replicas: Mapping[str, Replica]) -> None:
-        self._models = configuration.models
         self._replicas = replicas
-        self._names = {name: name for name in configuration.models}
-        for name, model in configuration.models.items():
+        self.serve(configuration.models)
+
+    def serve(self, models: Mapping[str, ModelSettings]) -> None:
+        """Know these models from now on; what was asked of others before goes on.
+
+        Args:
+            models: By their names; their versions are of the upstreams that are known.
+        """
+        self._models = models
+        self._names = {name: name for name in models}
+        for name, model in models.items():
             self._names.update(dict.fromkeys(model.aliases, name))
         self._targets: dict[tuple[str, str, str | None, bool], Target] = {}
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from gateway.api.protocol import BoundedProtocol
+from gateway.api.socket_protocol import BoundedSocketProtocol
 from gateway.configuration import ListenSettings
 from gateway.exchange import Gateway
 from gateway.observability.logs import configure
@@ -59,7 +60,7 @@ def config(app: FastAPI, settings: ListenSettings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=BoundedProtocol,
-        ws="websockets-sansio",
+        ws=BoundedSocketProtocol,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         log_config=None,

@@ -96,16 +96,20 @@ class Services:
 
         What a former process left is summed up first: quotas begin with it.
         """
-        folding: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
+        if isinstance(self.audit, FileAuditLog):
+            tasks.append(asyncio.create_task(self.audit.watch()))
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.fold)
-            folding = asyncio.create_task(self._ledger.run(self.settings.usage.interval_s))
+            run = self._ledger.run(self.settings.usage.interval_s)
+            tasks.append(asyncio.create_task(run))
         try:
             yield
         finally:
-            if folding is not None:
-                folding.cancel()
-                await asyncio.wait([folding])
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
             await self._close()
 
     async def _close(self) -> None:

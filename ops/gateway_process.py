@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from ops.gateway_address import GatewayAddress
 from ops.log_file import rotate, since
 from ops.triton_process import ROOT, end_with_parent
 
@@ -63,7 +65,8 @@ class GatewayServer:
             config: Its configuration, see docs/gateway.md; None is one local Triton, no tenants.
             arguments: Further arguments of `python -m gateway`.
         """
-        self.address = f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+        self.at = GatewayAddress.of(host, port, config)
+        self.address = str(self.at)
         self.log = log
         self._command = [sys.executable, "-m", "gateway", "--host", host, "--port", str(port)]
         if config is not None:
@@ -129,9 +132,8 @@ class GatewayServer:
         Raises:
             GatewayError: It doesn't say.
         """
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self.address}/v1/models", timeout=5) as response:
+            with self._open("/v1/models") as response:
                 return Offer(json.loads(response.read())["data"][0]["id"], needs_key=False)
         except urllib.error.HTTPError as error:
             if error.code == 401:
@@ -158,12 +160,19 @@ class GatewayServer:
         self.stop()
 
     def _ready(self) -> bool:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self.address}/health/ready", timeout=5):
+            with self._open("/health/ready"):
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+    def _open(self, path: str) -> Any:
+        """Get a path of it; no proxy from the environment leads to this machine."""
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=self.at.unnamed()),
+        )
+        return opener.open(f"{self.at.local_url}{path}", timeout=5)
 
 
 def _message(line: str) -> str:

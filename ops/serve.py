@@ -19,6 +19,8 @@ from types import FrameType
 
 import yaml
 
+from contract.names import TENSORRT_LLM
+from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
 from ops.reload import make_token
@@ -29,6 +31,7 @@ PROMPT = "What is the capital of France?"
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
+_NAME_S = 2.0
 _ANSWERS_ONCE = """
 No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
 """
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
             told = _commands(options, gateway)
             print(message(triton, options.model, told, streams=streams), flush=True)
+            naming = _Naming(options, triton)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if dead & triton.dead_models:  # for longer than an unloaded model's process is
                     raise TritonError(f"the process of a model ended:\n{triton.failure()}")
                 dead = triton.dead_models
+                naming.look()
                 for log in (triton.log, gateway and gateway.log):
                     if log:
                         rotate(log)
@@ -120,19 +125,21 @@ Triton itself, for what the gateway does not pass on:
 Ctrl-C stops it."""
 
 
-def openai_commands(gateway: str, model: str, config: Path | None = None) -> str:
+def openai_commands(gateway: GatewayAddress, model: str, config: Path | None = None) -> str:
     """How OpenAI's API is asked; each command can be pasted as it is.
 
     Args:
-        gateway: `host:port` of the gateway.
+        gateway: Where the gateway is.
         model: A model that it serves.
         config: Its configuration, where it wants a key.
     """
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
     key, python_key, header = "", '"none"', ""
+    imports = ["openai"]
     if config is not None:
         admin = f"{_command(Path(sys.prefix, 'bin', 'python'))} -m gateway.admin"
         admin += f" --config {shlex.quote(_short(config))}"
+        imports.append("os")
         python_key, header = f'os.environ["{_KEY}"]', f' -H "authorization: Bearer ${_KEY}"'
         key = f"""
 It wants a key. If there is none yet (acme and chat are names of your choice):
@@ -141,22 +148,39 @@ It wants a key. If there is none yet (acme and chat are names of your choice):
   export {_KEY}=$({admin} keys create acme --application chat)
 """
     curl = (
-        f"curl -s http://{gateway}/v1/chat/completions -H 'content-type: application/json'"
-        f"{header} -d {shlex.quote(body)}"
+        f"curl -s{_curl_trust(gateway)} {gateway.url}/v1/chat/completions "
+        f"-H 'content-type: application/json'{header} -d {shlex.quote(body)}"
     )
+    trust = http_client = ""
+    if gateway.certificate is not None:
+        imports.append("ssl")
+        trust = f"""
+  trusted = ssl.create_default_context(cafile={_short(gateway.certificate)!r})
+  http_client = openai.DefaultHttpxClient(verify=trusted)"""
+        http_client = ", http_client=http_client"
     return f"""
-OpenAI's API at http://{gateway}/v1. From another terminal, in this folder:
+OpenAI's API at {gateway.url}/v1. From another terminal, in this folder:
 {key}
   {curl}
 
 or with the openai package:
 
-  import {"openai" if config is None else "os, openai"}
-  client = openai.OpenAI(base_url="http://{gateway}/v1", api_key={python_key})
+  import {", ".join(sorted(imports))}{trust}
+  client = openai.OpenAI(base_url="{gateway.url}/v1", api_key={python_key}{http_client})
   messages = [{{"role": "user", "content": "{PROMPT}"}}]
   for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 """
+
+
+def _curl_trust(gateway: GatewayAddress) -> str:
+    """How curl is told of a certificate that nobody else knows, and where its name leads."""
+    if gateway.certificate is None:
+        return ""
+    told = f" --cacert {shlex.quote(_short(gateway.certificate))}"
+    if not gateway.leads_here:
+        told += f" --resolve {gateway.name}:{gateway.port}:{gateway.host}"
+    return told
 
 
 def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str:
@@ -165,7 +189,7 @@ def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str
     offer = gateway.offer()
     model = offer.model or _first_model(options.gateway_config)
     config = options.gateway_config if offer.needs_key else None
-    return openai_commands(gateway.address, model, config)
+    return openai_commands(gateway.at, model, config)
 
 
 def _first_model(config: Path) -> str:
@@ -190,17 +214,48 @@ def _gateway(
             "the gateway streams, and this model repository was assembled with "
             "decoupled_mode=false: serve without GATEWAY_CONFIG, or with decoupled_mode=true"
         )
-    served = (
-        () if options.gateway_config else ServedModel.of(options.repository).gateway_arguments()
-    )
+    arguments: list[str] = []
+    if options.gateway_config is None:
+        served = ServedModel.of(options.repository)
+        served.write(_served_file(options))
+        arguments = [*served.gateway_arguments(), "--served", str(_served_file(options).resolve())]
     return GatewayServer(
         None if options.gateway_config else triton.grpc_address,
         host=options.gateway_host,
         port=options.gateway_port,
         config=options.gateway_config,
         log=options.log.with_name("gateway.log"),
-        arguments=served,
+        arguments=arguments,
     )
+
+
+class _Naming:
+    """Tells the gateway what the model is called that was promoted or rolled back to."""
+
+    def __init__(self, options: argparse.Namespace, triton: TritonServer) -> None:
+        self._options = options
+        self._triton = triton
+        self._versions = triton.versions(TENSORRT_LLM)
+        self._next_s = time.monotonic()
+        # A gateway with a configuration has the names that it says.
+        self._told = options.gateway_port is not None and options.gateway_config is None
+
+    def look(self) -> None:
+        """Look, now and then, which version Triton has ready."""
+        if not self._told or time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _NAME_S
+        versions = self._triton.versions(TENSORRT_LLM)
+        if versions and versions != self._versions:  # while two are ready, requests go to the last
+            self._versions = versions
+            newest = max(versions, key=int)
+            ServedModel.of(self._options.repository, newest).write(_served_file(self._options))
+
+
+def _served_file(options: argparse.Namespace) -> Path:
+    """Where the gateway reads what is served."""
+    log: Path = options.log
+    return log.with_name(f"served-{options.gateway_port}.json")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,18 @@ class ServedModel:
     context_length: int | None = None
 
     @classmethod
-    def of(cls, repository: Path) -> ServedModel:
-        """What lies in a repository; what its files don't say is left at its default."""
+    def of(cls, repository: Path, version: str | None = None) -> ServedModel:
+        """What lies in a repository; what its files don't say is left at its default.
+
+        Args:
+            repository: The model repository.
+            version: The engine's version folder; the newest where nobody says.
+        """
         folders = [
             path
             for path in (repository / TENSORRT_LLM).glob("[0-9]*")
             if path.name.isdecimal() and (path / "engine.json").is_file()
+            if version is None or path.name == version
         ]
         if not folders:
             return cls()
@@ -43,6 +49,13 @@ class ServedModel:
             created_s=None if created is None else int(datetime.fromisoformat(created).timestamp()),
             context_length=_read(folder / "engine.json").get("context_length"),
         )
+
+    def write(self, path: Path) -> None:
+        """Leave it where a gateway that follows the file finds it, in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        new.replace(path)
 
     def gateway_arguments(self) -> Sequence[str]:
         """How a gateway before it is told."""

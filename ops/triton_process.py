@@ -300,6 +300,14 @@ class TritonServer:
             return True
         return bool(config["model_transaction_policy"]["decoupled"])
 
+    def versions(self, model: str) -> list[str]:
+        """The versions of a model that are ready; of one that isn't served there are none."""
+        try:
+            found: list[str] = json.loads(self._request("GET", f"/v2/models/{model}"))["versions"]
+        except OSError:
+            return []
+        return found
+
     def _request(self, method: str, path: str) -> bytes:
         headers = {CONTROL_HEADER: self._control_token} if self._control_token else {}
         request = urllib.request.Request(

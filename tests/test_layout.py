@@ -11,8 +11,10 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import coverage
 import pytest
 
 from contract import models, nvidia
@@ -45,6 +47,8 @@ SERVING = "python_backend/serving"
 ENGINE = "python_backend.engine"
 PROTOCOL = ("engine_core", "sequence", "processor", "engine_config.served_version")
 """All that serving may import of the engine."""
+MEASURED = ROOMS.keys() - {"tests", "benchmarks", "model_repository"}
+"""Whose coverage is measured."""
 LOADS = "onnx_model.py"
 """The one module of serving that loads an engine, and so knows which it is."""
 
@@ -121,12 +125,15 @@ def engine_imports(root: Path) -> list[str]:
     ]
 
 
-def spelt_tensors(root: Path, room: str) -> Iterator[tuple[str, int, str]]:
-    """Yield the file, the line and the word of every string that is a tensor's name."""
-    for path in sorted((root / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and node.value in TENSORS:
-                yield path.relative_to(root).as_posix(), node.lineno, node.value
+@cache
+def spelt_tensors(root: Path, room: str) -> list[tuple[str, int, str]]:
+    """Return the file, the line and the word of every string that is a tensor's name."""
+    return [
+        (path.relative_to(root).as_posix(), node.lineno, node.value)
+        for path in sorted((root / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in TENSORS
+    ]
 
 
 def imports(source: str, path: Path) -> Iterator[tuple[int, str]]:
@@ -243,6 +250,12 @@ def test_what_serving_knows_beyond_the_protocol_is_found(tmp_path, name, source,
     (tmp_path / SERVING).mkdir(parents=True)
     (tmp_path / SERVING / name).write_text(source)
     assert len(engine_imports(tmp_path)) == count
+
+
+def test_coverage_is_of_every_room_wherever_a_process_runs():
+    settings = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
+    assert settings.get_option("run:source") == sorted(MEASURED)
+    assert not settings.get_option("run:omit")
 
 
 @pytest.mark.parametrize("room", UNSPELT)

@@ -237,6 +237,9 @@ def list_prices(work: Workplace) -> None:
 @click.argument("model")
 @click.option("--prompt", "prompt_per_million", required=True, help="A million prompt tokens.")
 @click.option("--output", "output_per_million", required=True, help="A million answer tokens.")
+@click.option(
+    "--cached", "cached_per_million", default="0", help="A million cached prompt tokens (0)."
+)
 @click.option("--currency", required=True, help="Such as EUR.")
 @click.option("--since", type=DAY, help="Its first day (today).")
 @work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
@@ -18,6 +19,9 @@ from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Chat, Delta, Message, TokenLogprob
 from gateway.order import Order, Wish
+
+_MOST_REMEMBERED = 4096
+"""Tokens whose JSON is kept: texts repeat themselves."""
 
 
 class _Open(BaseModel):
@@ -150,20 +154,26 @@ class ChatEncoder(OpenAIEncoder):
         return self._event(chunk)
 
 
-def _chat_logprobs(logprobs: list[TokenLogprob] | None) -> dict[str, Any] | None:
+def _chat_logprobs(logprobs: list[TokenLogprob] | None) -> orjson.Fragment | None:
     if logprobs is None:
         return None
-    return {
-        "content": [
-            {**_token(each), "top_logprobs": [_token(top) for top in each.top]} for each in logprobs
-        ],
-        "refusal": None,
-    }
+    tokens = (
+        b'%b,"top_logprobs":[%b]}'
+        % (_token(each), b",".join([b"%b}" % _token(top) for top in each.top]))
+        for each in logprobs
+    )
+    return orjson.Fragment(b'{"content":[%b],"refusal":null}' % b",".join(tokens))
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
-    raw = token.token.encode() if token.raw is None else token.raw
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(raw)}
+def _token(token: TokenLogprob) -> bytes:
+    return _named(token.token, token.raw) + orjson.dumps(token.logprob)
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _named(token: str, raw: bytes | None) -> bytes:
+    """What is the same wherever a token stands: its JSON up to its probability."""
+    spelt = list(token.encode() if raw is None else raw)
+    return orjson.dumps({"token": token, "bytes": spelt})[:-1] + b',"logprob":'
 
 
 class ChatTranslator(Translator[ChatRequest]):

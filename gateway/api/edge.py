@@ -1,7 +1,7 @@
-"""The outermost layer: what a connection may send, and what every answer carries.
+"""The outermost layer: what a connection may send, what every answer carries, and that it is told.
 
-A body is read here, whole, within its bounds of length and time, so that nothing behind has to
-think of them. Every request gets an id, its client's own where it has a usable one.
+Every request gets an id, its client's own where it has a usable one, and ends here, whatever
+becomes of it: so here it is told of, unless an exchange does.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import anyio
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.error_objects import error_body, error_headers
+from gateway.api.incoming import Held, Incoming
+from gateway.api.protocol import BROKEN
 from gateway.configuration import ListenSettings
-from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, HeadersTooLarge
+from gateway.gateway_errors import GatewayError, HeadersTooLarge
 from gateway.order import Arrival
+from gateway.turnstile import Turnstile
+from gateway.visit import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Visit
 
 _log = logging.getLogger("gateway.api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -30,19 +34,22 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-_SILENCE_S = 1.0
-"""After how long nothing more is expected of a body that is not read."""
 ERROR_WRITER = "trireme.error"
 """Where a route leaves word, in the scope, of how its API writes an error."""
 _HSTS = ("strict-transport-security", "max-age=31536000")
+_CLOSE = (b"connection", b"close")
 
 
 class Edge:
     """ASGI middleware around the whole API."""
 
-    def __init__(self, app: ASGIApp, settings: ListenSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ListenSettings, held: Held, turnstile: Turnstile
+    ) -> None:
         self._app = app
+        self._turnstile = turnstile
         self._settings = settings
+        self._held = held
         headers = [*_HEADERS.items(), *([_HSTS] if settings.tls else [])]
         self._headers = _encode(headers)
 
@@ -52,56 +59,35 @@ class Edge:
             return
         arrival = _arrival(scope)
         scope["trireme.arrival"] = arrival
+        visit = scope[SCOPE_KEY] = Visit(arrival, address=(scope.get("client") or ("",))[0])
         headers = [*self._headers, (b"x-request-id", arrival.request_id.encode())]
-
-        begun = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            if message["type"] in ("http.response.start", "websocket.accept"):
-                message["headers"] = [*message.get("headers", ()), *headers]
-            await send(message)
-
+        incoming = Incoming(scope, receive, visit, self._settings, self._held)
+        answer = _Answer(send, headers, incoming)
         try:
             self._check_headers(scope)
             if scope["type"] == "http":
-                receive = await self._with_body(scope, receive)
-            await self._app(scope, receive, send_with_headers)
+                receive = incoming.receive
+            await self._turnstile.turn(arrival.headers.get("authorization"))
+            await self._app(scope, receive, answer.send)
         except GatewayError as error:
-            if scope["type"] == "http" and isinstance(error, BodyTooLarge):
-                await self._refuse_unread(scope, receive, send_with_headers, error)
-            elif scope["type"] == "http":
-                await refuse(scope, send_with_headers, error)
+            if scope["type"] == "http":
+                await refuse(scope, answer.send, error)
             else:
+                visit.error = error
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message})
+        except ClientDisconnect:
+            answer.status = CLIENT_CLOSED_REQUEST
         except Exception as error:
             # Nothing of an error that nobody foresaw is for the one who asked.
             _log.error("a request failed", exc_info=error, extra={"request_id": arrival.request_id})
-            if scope["type"] == "http" and not begun:
-                failure = GatewayError("the gateway failed on this request")
-                await refuse(scope, send_with_headers, failure)
-
-    async def _refuse_unread(
-        self, scope: Scope, receive: Receive, send: Send, error: BodyTooLarge
-    ) -> None:
-        """Answer while the body still comes, and let it come for a while, dropped.
-
-        Were the connection closed at once, the kernel would answer what comes with a reset, and
-        a client that sends all before it reads would lose the answer.
-        """
-
-        async def send_open(message: Message) -> None:
-            await send({**message, "more_body": True})
-
-        await refuse(scope, send_open, error)
-        with anyio.move_on_after(self._settings.body_timeout_s):
-            more = True
-            while more:
-                more = False
-                with anyio.move_on_after(_SILENCE_S):
-                    more = (await receive()).get("more_body", False)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            failure = visit.error = GatewayError("the gateway failed on this request")
+            if scope["type"] == "http" and not answer.begun:
+                await refuse(scope, answer.send, failure)
+        finally:
+            visit.route = visit.route or route_of(scope)
+            visit.error = visit.error or scope.get(BROKEN)
+            scope["app"].state.gateway.door.tell(visit, answer.status)
+            incoming.release()
 
     def _check_headers(self, scope: Scope) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -111,53 +97,77 @@ class Edge:
                 f"path and headers have {size} bytes; {self._settings.max_header_bytes} are read"
             )
 
-    async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
-        """Read the body; return what hands it on in one piece."""
-        limit = self._settings.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:  # the server has checked it
-                raise BodyTooLarge(f"the body has {int(value)} bytes; {limit} are read")
-        body = bytearray()
-        more = True
-        try:
-            with anyio.fail_after(self._settings.body_timeout_s):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        break
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    if len(body) > limit:
-                        raise BodyTooLarge(f"the body has more than {limit} bytes")
-        except TimeoutError:
-            raise BodyTimeout(
-                f"the body was not complete after {self._settings.body_timeout_s:g} s"
-            ) from None
-        pending: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
 
-        async def receive_body() -> Message:
-            nonlocal pending
-            message, pending = pending, None
-            return await receive() if message is None else message
+class _Answer:
+    """What goes out for one request.
 
-        return receive_body
+    Where its body is still to come, the answer doesn't wait for it, and the connection closes: only
+    after a while, in which what comes is dropped.
+
+    Attributes:
+        begun: Whether some of it has gone out.
+        status: Of the answer; 499 where there was none.
+    """
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], incoming: Incoming) -> None:
+        self.begun = False
+        self.status = CLIENT_CLOSED_REQUEST
+        self._send = send
+        self._headers = headers
+        self._incoming = incoming
+        self._closes = False
+
+    async def send(self, message: Message) -> None:
+        """Send on, with the headers that every answer has."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+            given = [*message.get("headers", ()), *self._headers]
+            if self._incoming.unread:
+                await self._incoming.drop_short()
+            if self._incoming.unread:
+                self._closes = True
+                given = [*(field for field in given if field[0].lower() != _CLOSE[0]), _CLOSE]
+            message["headers"] = given
+        elif kind == "websocket.accept":
+            self.status = 101
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        elif kind == "websocket.close" and not self.begun:
+            self.status = 403
+        self.begun = True
+        if kind == "http.response.body" and self._closes and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._incoming.drop()
+            message = {"type": kind, "body": b"", "more_body": False}
+        await self._send(message)
+
+
+def route_of(scope: Scope) -> str:
+    """Method and route of a request, of which there are only so many."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    method = "WS" if scope["type"] == "websocket" else scope["method"]
+    return f"{method} {route}"
 
 
 def written(scope: Scope, error: GatewayError) -> bytes:
-    """An error in the words of the API that was asked; in OpenAI's before that is known."""
+    """An error in the words of the API that was asked; in OpenAI's before that is known.
+
+    Every answer that is an error passes here, so this is where it is noted for what is told.
+    """
+    scope[SCOPE_KEY].error = error
     writer: Callable[[GatewayError], bytes] = scope.get(ERROR_WRITER, error_body)
     return writer(error)
 
 
 async def refuse(scope: Scope, send: Send, error: GatewayError) -> None:
-    """Answer with an error. Where the request wasn't read to its end, the connection closes."""
+    """Answer with an error."""
     body = written(scope, error)
     fields: list[tuple[str, Any]] = [
         ("content-type", "application/json"),
         ("content-length", str(len(body))),
         *error_headers(error).items(),
     ]
-    if isinstance(error, BodyTimeout | BodyTooLarge | HeadersTooLarge):
+    if isinstance(error, HeadersTooLarge):
         fields.append(("connection", "close"))
     start = {"type": "http.response.start", "status": error.status, "headers": _encode(fields)}
     await send(start)

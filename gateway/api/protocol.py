@@ -7,13 +7,43 @@ a byte a minute would hold its connection for ever.
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.gateway_errors import GatewayError
+from gateway.order import Arrival
+from gateway.visit import Visit
+
 MAX_HEAD_BYTES = 64 << 10
 """More than `ListenSettings.max_header_bytes` may say is cut off without an answer."""
 HEAD_TIMEOUT_S = 10.0
+BROKEN = "trireme.broken"
+"""Where it is in a request's scope that its body was no HTTP."""
+
+
+def tell_stranger(
+    app: Any, client: tuple[str, int] | None, error: GatewayError, of: Visit | None = None
+) -> None:
+    """Tell of what the application never hears of.
+
+    Args:
+        app: The application.
+        client: Where it came from.
+        error: What is wrong with it.
+        of: The visit of the connection that it came over, where there is one.
+    """
+    now, now_s = time.time(), time.monotonic()
+    visit = Visit(
+        Arrival(secrets.token_hex(12), {} if of is None else of.arrival.headers, now, now_s),
+        client[0] if client else "",
+        "unknown" if of is None else of.route,
+        None if of is None else of.principal,
+        error=error,
+    )
+    app.state.gateway.door.tell(visit, error.status)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -33,7 +63,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
+                self._end_head()
+                self._abort("the head never ends", 431)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that it is no HTTP; no application hears of that, so it is told here."""
+        super().send_400_response(msg)
+        if self._head_timer is None and self.cycle is not None and not self.cycle.response_complete:
+            # In a body: the application has that request, and tells of it.
+            error = GatewayError("this is no HTTP")
+            error.status = 400
+            scope: Any = self.cycle.scope
+            scope[BROKEN] = error
+        else:
+            self._tell("this is no HTTP", 400)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -47,10 +90,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end_head()
         super().connection_lost(exc)
 
+    def _tell(self, message: str, status: int) -> None:
+        error = GatewayError(message)
+        error.status = status
+        tell_stranger(self.app, self.client, error)
+
+    def _abort(self, message: str, status: int) -> None:
+        self._tell(message, status)
+        self.transport.abort()
+
     def _begin_head(self) -> None:
         self._end_head()
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._time_out)
+
+    def _time_out(self) -> None:
+        if self._head_bytes:
+            self._abort("the head didn't come in time", 408)
+        else:  # a connection that nothing came on is no request
+            self.transport.abort()
 
     def _end_head(self) -> None:
         if self._head_timer is not None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import NamedTuple
 
 import anyio
@@ -19,9 +20,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.edge import refuse
 from gateway.api.translator import Encoder, Event
+from gateway.aside import aside
 from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
+from gateway.generation import Delta
 from gateway.order import Order
+from gateway.visit import SCOPE_KEY
 
 _log = logging.getLogger("gateway.api")
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -47,7 +51,7 @@ class Reply(Response):
     async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
         try:
-            async with await self._gateway.open(self._order) as exchange:
+            async with await self._gateway.open(self._order, scope[SCOPE_KEY]) as exchange:
                 await exchange.begun()
                 if self._order.generation.stream:
                     headers = {**exchange.headers, "content-type": _EVENTS}
@@ -101,10 +105,11 @@ async def events(exchange: Exchange, encoder: Encoder) -> AsyncGenerator[Batch, 
         while deltas := await run.mailbox.take():
             if len(run.progress.finish_reasons) == exchange.order.generation.num_answers:
                 break
-            yield Batch([*encoder.events(deltas)])
+            yield Batch(await _encoded(encoder, deltas))
         deltas += await run.mailbox.take_rest()
         await exchange.close()
-        yield Batch([*encoder.events(deltas), *encoder.end(run.progress)], is_last=True)
+        encoded = await _encoded(encoder, deltas)
+        yield Batch([*encoded, *encoder.end(run.progress)], is_last=True)
     except GatewayError as error:
         with suppress(AuditUnavailable):  # one error is enough
             await exchange.close(error=error)
@@ -115,7 +120,16 @@ async def whole(exchange: Exchange, encoder: Encoder) -> bytes:
     """The whole answer, audited."""
     deltas = await exchange.run.mailbox.take_rest()
     await exchange.close()
-    return encoder.answer(deltas, exchange.run.progress)
+    encode = partial(encoder.answer, deltas, exchange.run.progress)
+    return await aside(encode, _num_entries(deltas))
+
+
+async def _encoded(encoder: Encoder, deltas: list[Delta]) -> list[Event]:
+    return await aside(lambda: list(encoder.events(deltas)), _num_entries(deltas))
+
+
+def _num_entries(deltas: list[Delta]) -> int:
+    return sum(delta.num_entries for delta in deltas)
 
 
 async def _cancel_when_gone(receive: Receive, connection: anyio.CancelScope) -> None:

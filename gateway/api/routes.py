@@ -14,12 +14,15 @@ from starlette.types import Receive, Scope
 from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
-from gateway.api.edge import ERROR_WRITER
+from gateway.api.edge import ERROR_WRITER, route_of
 from gateway.api.reply import Reply
 from gateway.api.socket import Conversation
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
+from gateway.gateway_errors import AuditUnavailable
+from gateway.interfaces import AuditLog
 from gateway.routing import Model
+from gateway.visit import SCOPE_KEY
 
 TRANSLATORS: tuple[Translator[Any], ...] = (ChatTranslator(), CompletionTranslator())
 """The APIs."""
@@ -38,7 +41,9 @@ class AuthenticatedRoute(APIRoute):
 
         async def authenticated(request: Request) -> Response:
             gateway: Gateway = request.app.state.gateway
-            request.state.principal = await gateway.authenticator.authenticate(
+            visit = request.scope[SCOPE_KEY]
+            visit.route = route_of(request.scope)
+            visit.principal = request.state.principal = await gateway.authenticator.authenticate(
                 request.headers.get("authorization")
             )
             return await handler(await self.take(request))
@@ -155,10 +160,17 @@ async def live() -> dict[str, str]:
 
 @health.get("/health/ready", summary="Whether it can answer", responses={503: {}})
 async def ready(request: Request) -> Response:
-    """Whether an upstream is there that has lately generated a token."""
-    available = [replica.name for replica in request.app.state.fleet if replica.available]
+    """Whether an upstream is there that has lately generated a token, and the audit is written."""
+    audit: AuditLog = request.app.state.gateway.audit
+    available = any(replica.available for replica in request.app.state.fleet)
+    try:
+        await audit.check()
+    except AuditUnavailable:
+        available = False
     return Response(
-        orjson.dumps({"status": "ready" if available else "unavailable"}),
+        orjson.dumps(
+            {"status": "ready" if available else "unavailable", "audit": audit.state},
+        ),
         status_code=200 if available else 503,
         media_type="application/json",
     )

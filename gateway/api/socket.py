@@ -12,7 +12,7 @@ from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from gateway.api.body import Read, read
-from gateway.api.edge import with_id
+from gateway.api.edge import route_of, with_id
 from gateway.api.reply import events
 from gateway.api.translator import Translator
 from gateway.exchange import Gateway
@@ -23,7 +23,7 @@ from gateway.gateway_errors import (
     PermissionDenied,
 )
 from gateway.interfaces import Principal
-from gateway.order import Arrival
+from gateway.visit import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Visit
 
 _POLICY_VIOLATION = 1008
 _TRY_AGAIN_LATER = 1013
@@ -43,22 +43,40 @@ class Conversation:
 
     async def run(self) -> None:
         """Answer until the client leaves."""
-        arrival: Arrival = self._socket.scope["trireme.arrival"]
+        visit: Visit = self._socket.scope[SCOPE_KEY]
+        visit.route = route_of(self._socket.scope)
         try:
-            await self._admit()
+            visit.principal = await self._admit()
         except GatewayError as error:
+            visit.error = error
             await self._socket.close(_POLICY_VIOLATION, error.message)
             return
         await self._socket.accept()
         try:
             while True:
-                text = await self._socket.receive_text()
-                # A key may have been revoked since the last message.
-                principal = await self._admit_again()
-                await self._answer(principal, arrival, text)
-                arrival = with_id(arrival, secrets.token_hex(12))
+                text = await self._next_text()
+                await self._gateway.turnstile.turn(visit.arrival.headers.get("authorization"))
+                try:
+                    # A key may have been revoked since the last message.
+                    visit.principal = await self._admit_again(visit)
+                    await self._answer(visit, text)
+                finally:
+                    self._gateway.door.tell(visit, CLIENT_CLOSED_REQUEST)
+                arrival = with_id(visit.arrival, secrets.token_hex(12))
+                visit = Visit(arrival, visit.address, visit.route)
         except WebSocketDisconnect:
             pass
+
+    async def _next_text(self) -> str:
+        """What the client sends next; what isn't text is nothing that can be read.
+
+        Raises:
+            WebSocketDisconnect: It left.
+        """
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        return message.get("text") or ""
 
     async def _admit(self) -> Principal:
         headers = self._socket.headers
@@ -67,7 +85,7 @@ class Conversation:
             raise PermissionDenied("the page's origin is not among cors_origins", code="origin")
         return await self._gateway.authenticator.authenticate(headers.get("authorization"))
 
-    async def _admit_again(self) -> Principal:
+    async def _admit_again(self, visit: Visit) -> Principal:
         """Who sends another message; nobody that is known any more is told so, and cut off.
 
         Raises:
@@ -76,6 +94,7 @@ class Conversation:
         try:
             return await self._admit()
         except GatewayError as error:
+            visit.error = error
             await self._socket.send_text(self._translator.error(error).decode())
             if isinstance(error, AuthenticationError | PermissionDenied):
                 await self._socket.close(_POLICY_VIOLATION, error.message)
@@ -83,22 +102,27 @@ class Conversation:
                 await self._socket.close(_TRY_AGAIN_LATER, error.message)
             raise WebSocketDisconnect(_POLICY_VIOLATION) from None
 
-    async def _answer(self, principal: Principal, arrival: Arrival, text: str) -> None:
+    async def _answer(self, visit: Visit, text: str) -> None:
         """Answer one message. Whatever the client sends meanwhile, or that it leaves, ends it."""
         with anyio.CancelScope() as connection:
             watcher = asyncio.create_task(self._cancel_at_next_message(connection))
             try:
                 body, wish = await self._read(text)
-                order = self._gateway.intake.order(principal, arrival, wish)
+                assert visit.principal is not None
+                order = self._gateway.intake.order(visit.principal, visit.arrival, wish)
                 encoder = self._translator.encoder(body, order)
-                async with await self._gateway.open(order) as exchange:
+                async with await self._gateway.open(order, visit) as exchange:
                     await exchange.begun()
                     async with aclosing(events(exchange, encoder)) as stream:
                         async for batch in stream:
                             for event in batch.events:
                                 await self._socket.send_text(event.data.decode())
             except GatewayError as error:
+                visit.error = error
                 await self._socket.send_text(self._translator.error(error).decode())
+            except Exception:
+                visit.error = GatewayError("the gateway failed on this request")
+                raise
             finally:
                 watcher.cancel()
                 await asyncio.wait([watcher])

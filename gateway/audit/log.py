@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
@@ -17,17 +16,20 @@ from typing import Any
 
 from gateway.audit import records
 from gateway.audit.audit_errors import AuditError
-from gateway.audit.audit_segments import segment_path
+from gateway.audit.audit_segments import segment_path, try_lock
 from gateway.audit.audit_settings import AuditSettings
+from gateway.audit.calls import FLUSH_S, Calls
 from gateway.audit.chain import BrokenLine, seal
 from gateway.audit.keys import AuditKeys, create_once
 from gateway.audit.records import Fields
 from gateway.audit.tail import Tail, day_of, read_tail
+from gateway.audit.waiting import done, look, resolve, unavailable
 from gateway.audit.writer import LineWriter, Reserve
-from gateway.gateway_errors import AuditUnavailable
-from gateway.interfaces import AuditRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 
 _RETRY_S = 0.5
+_LOOK_S = 1.0
+_LEAVE_S = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +61,34 @@ class FileAuditLog:
         self._failure: str | None = None
         self._failed_at = 0.0
         self._lost = 0
+        self._calls = Calls(self._write_call)
+        self._flushing: asyncio.TimerHandle | None = None
+        self._damage: str | None = None
+        self._was_damaged = False
+        self._kept: list[Fields] = []
+
+    @property
+    def state(self) -> AuditState:
+        """How it is now."""
+        if self._failure is not None:
+            return "unavailable"
+        return "damaged" if self._was_damaged else "written"
+
+    async def watch(self) -> None:
+        """Look again and again whether the file is as it was written, until cancelled.
+
+        Where it isn't, the log goes on in a new segment as soon as that can be made.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._failure is None:
+                try:
+                    self._damage = self._file.damage()
+                except OSError as error:
+                    self._fail(error)
+                if self._damage is not None:
+                    self._was_damaged = True
+                    self._fail(OSError(f"it {self._damage}"))
 
     @classmethod
     def open(cls, settings: AuditSettings) -> FileAuditLog:
@@ -80,7 +110,7 @@ class FileAuditLog:
             for number in itertools.count():
                 folder = directory / f"{name}-{number}"
                 folder.mkdir(exist_ok=True)
-                lock = _try_lock(folder / "lock")
+                lock = try_lock(folder / "lock")
                 if lock is None:
                     continue
                 try:
@@ -99,7 +129,7 @@ class FileAuditLog:
             AuditUnavailable: The log can't be written now, and nothing is served unaudited.
         """
         if self._failure is not None and self._settings.when_unavailable == "refuse":
-            raise _unavailable()
+            raise unavailable()
 
     def begin(self, request_id: str, time: float, principal: Principal, model: str) -> Ticket:
         """Write down that a request was taken in.
@@ -118,8 +148,8 @@ class FileAuditLog:
                 self._open[self._link.sequence] = fields
                 return Ticket(self._link.sequence, self._durable())
         if refuse:
-            raise _unavailable()
-        return Ticket(None, _done())
+            raise unavailable()
+        return Ticket(None, done())
 
     async def append(self, record: AuditRecord, ticket: Ticket) -> None:
         """Write down how a request ended. The record is on disk when this returns.
@@ -136,8 +166,13 @@ class FileAuditLog:
                 self._lost += 1
                 return
             self._keep(fields)
-            raise _unavailable()
+            raise unavailable()
         await self._durable()
+
+    def call(self, record: CallRecord) -> None:
+        """Write down a request that no model heard of; see `Calls`."""
+        self._calls.add(record)
+        self._flush_later()
 
     async def change(
         self, actor: str, action: str, subject: str, details: dict[str, Any] | None = None
@@ -148,12 +183,12 @@ class FileAuditLog:
             AuditUnavailable: It could not be written.
         """
         if self._failure is not None:
-            raise _unavailable()
+            raise unavailable()
         try:
             self._write(records.change(actor, action, subject, details or {}))
         except OSError as error:
             self._fail(error)
-            raise _unavailable() from error
+            raise unavailable() from error
         await self._durable()
 
     async def close(self) -> None:
@@ -166,15 +201,43 @@ class FileAuditLog:
                 if task is self._recovering:
                     task.cancel()
                 await asyncio.wait([task])
+        if self._flushing is not None:
+            self._flushing.cancel()
         try:
+            if self._damage is not None:
+                self._leave()
             self._file.recover()
             self._tell_lost()
+            self._failure = None
+            self._calls.flush(all_of_it=True)
+            self._file.synced(self._file.sync())
         except OSError as error:
             _log.error("audit records are lost: %s", error)
         self._file.close()
         self._reserve.release()
         self._disk.shutdown()
         os.close(self._lock)
+
+    def _write_call(self, fields: Fields) -> bool:
+        """Whether a call is with the operating system; it is on disk with what comes next."""
+        if self._failure is not None:
+            return False
+        try:
+            self._write(fields)
+        except OSError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _flush_later(self) -> None:
+        if self._calls.pending and self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self._calls.flush()
+        self._flush_later()
 
     def _write(self, fields: Fields) -> None:
         line, link = seal(self._keys.current, self._link, fields)
@@ -183,7 +246,7 @@ class FileAuditLog:
 
     def _write_end(self, fields: Fields) -> bool:
         """Whether a request's end is with the operating system, if need be in the reserve."""
-        if not self._file.written:
+        if self._damage is not None or not self._file.written:
             return False
         try:
             self._write(fields)
@@ -198,13 +261,16 @@ class FileAuditLog:
         return False
 
     def _keep(self, fields: Fields) -> None:
+        if self._damage is not None:
+            self._kept.append(fields)
+            return
         line, self._link = seal(self._keys.current, self._link, fields)
         self._file.keep(line)
 
     def _durable(self) -> Awaitable[None]:
         """Return what waits until all that was written is on disk: one sync for all who wait."""
         waiter = asyncio.get_running_loop().create_future()
-        waiter.add_done_callback(_look)
+        waiter.add_done_callback(look)
         self._waiters.append(waiter)
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync())
@@ -218,9 +284,9 @@ class FileAuditLog:
                 self._file.synced(await loop.run_in_executor(self._disk, self._file.sync))
             except OSError as error:
                 self._fail(error)
-                _resolve(waiters, _unavailable())
+                resolve(waiters, unavailable())
                 continue
-            _resolve(waiters, None)
+            resolve(waiters, None)
             if self._failure is None and self._rotation_is_due():
                 try:
                     self._file.synced(self._file.sync())
@@ -291,12 +357,28 @@ class FileAuditLog:
         if self._recovering is None or self._recovering.done():
             self._recovering = asyncio.create_task(self._recover())
 
+    def _leave(self) -> None:
+        """Go on in a new segment; what is left of a damaged one stays as evidence.
+
+        Raises:
+            OSError: There can be none.
+        """
+        damaged, number, how = self._file, self._segment, self._damage
+        self._file = self._begin_segment(number + 1)
+        damaged.close()
+        self._damage = None
+        for fields in (records.damage(number, str(how)), *self._kept):
+            self._write(fields)
+        self._kept.clear()
+
     async def _recover(self) -> None:
         while self._failure is not None:
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_RETRY_S if self._damage is None else _LEAVE_S)
             if self._syncing is not None and not self._syncing.done():
                 continue
             try:
+                if self._damage is not None:
+                    self._leave()
                 self._file.recover()
                 if not self._reserve.held:
                     self._reserve.hold()
@@ -318,44 +400,6 @@ class FileAuditLog:
 def key_path(settings: AuditSettings) -> Path:
     """Return where a log's key is."""
     return settings.key_file or settings.directory.with_name("audit.key")
-
-
-def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-
-
-def _resolve(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for waiter in waiters:
-        if waiter.done():  # whoever waited went away
-            continue
-        if error is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(error)
-
-
-def _look(waiter: asyncio.Future[None]) -> None:
-    """Take note of an error that nobody may wait for any more."""
-    if not waiter.cancelled():
-        waiter.exception()
-
-
-def _done() -> Awaitable[None]:
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiter.set_result(None)
-    return waiter
-
-
-def _unavailable() -> AuditUnavailable:
-    return AuditUnavailable(
-        "requests can't be written to the audit log now, and none is served without"
-    )
 
 
 def _today() -> str:

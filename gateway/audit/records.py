@@ -6,7 +6,7 @@ import time as clock
 from typing import Any
 
 from gateway.audit.keys import AuditKey
-from gateway.interfaces import AuditRecord, Principal
+from gateway.interfaces import AuditRecord, CallRecord, Principal
 
 Fields = dict[str, Any]
 
@@ -68,7 +68,7 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
         "charged_output_tokens": record.charged_output_tokens,
         "ttft_s": record.ttft_s,
         "latency_s": record.latency_s,
-        "finish_reason": record.finish_reason,
+        "finish_reason": ",".join(record.finish_reasons),
         "status": record.status,
         "verdicts": list(record.verdicts),
         "prompt_digest": key.digest(who.tenant, record.prompt_text) if record.prompt_text else None,
@@ -76,9 +76,33 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
     }
 
 
+def call(call: CallRecord, count: int, until: float) -> Fields:
+    """Requests that no model heard of: so many, from the first one's time until the last one's."""
+    return {
+        "event": "call",
+        "time": call.time,
+        "until": until,
+        "count": count,
+        "request_id": call.request_id,
+        "tenant": call.tenant,
+        "application": call.application,
+        "key_id": call.key_id,
+        "address": call.address,
+        "route": call.route,
+        "model": call.model,
+        "status": call.status,
+        "code": call.code,
+    }
+
+
 def interrupted(begun: Fields) -> Fields:
     """A request was running when its process was killed."""
     return {**begun, "event": "interrupted"}
+
+
+def damage(segment: int, how: str) -> Fields:
+    """Somebody else took away a segment that was being written, or changed it."""
+    return {"event": "damage", "time": clock.time(), "segment": segment, "how": how}
 
 
 def gap(lost: int, since: float) -> Fields:

@@ -50,6 +50,26 @@ class LineWriter:
         """Whether the operating system has all of it."""
         return self._written == len(self._pending)
 
+    def damage(self) -> str | None:
+        """What somebody else did to the file: None where it is as it was written.
+
+        What was changed in its place, and has the same length, only its MACs tell.
+
+        Raises:
+            OSError: That can't be found out.
+        """
+        held = os.fstat(self._descriptor)
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return "was deleted"
+        if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+            return "was replaced by another"
+        expected = self._synced + self._written
+        if held.st_size != expected:
+            return f"has {held.st_size} bytes, and {expected} were written"
+        return None
+
     def keep(self, line: bytes) -> None:
         """Take a line in that can't be written now, for `recover`."""
         self._pending += line

@@ -78,6 +78,7 @@ prices = Table(
     Column("prompt_per_million", String(32), nullable=False),
     Column("output_per_million", String(32), nullable=False),
     Column("currency", String(3), nullable=False),
+    Column("cached_per_million", String(32), nullable=False),
 )
 """What a million tokens of a model cost from a day on."""
 
@@ -89,7 +90,7 @@ USAGE_TOKENS = (
     "charged_output_tokens",
 )
 """What usage sums of an audit record, under the record's own names."""
-USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS)
+USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS, "refused")
 
 usage = Table(
     "usage",

@@ -39,3 +39,5 @@ def configure(level: str = "INFO") -> None:
     # Its lines say less than the gateway's own, and httpx's name the provider's address.
     for name in ("uvicorn.access", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A line for each WebSocket, with the query, in which a key may be.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "WebSocket" not in str(record.msg))

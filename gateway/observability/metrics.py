@@ -47,6 +47,12 @@ class Metrics:
         self._requests = self._counter("requests", "Requests that ended, by status", "status")
         self._tokens = self._counter("tokens", "Tokens, told and charged", "direction")
         self._errors = self._counter("errors", "Requests that failed, by cause", "cause")
+        self._calls = Counter(
+            "trireme_gateway_calls",
+            "Requests that no model was found for: refused before, or only looking something up",
+            ("route", "status", "code"),
+            registry=self.registry,
+        )
         self._fallbacks = self._counter("fallbacks", "Sent to another provider", "cause")
         self._retries = Counter(
             "trireme_gateway_retries",
@@ -88,6 +94,10 @@ class Metrics:
         """A request wasn't taken in."""
         self._requests.labels(*labels, str(status)).inc()
         self._errors.labels(*labels, cause).inc()
+
+    def called(self, route: str, status: int, code: str) -> None:
+        """A request ended that no model was found for."""
+        self._calls.labels(route, str(status), code).inc()
 
     def ended(
         self,

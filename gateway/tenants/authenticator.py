@@ -11,7 +11,12 @@ import jwt
 from pydantic import TypeAdapter, ValidationError
 
 from contract.codes import ErrorCode
-from gateway.gateway_errors import AuthenticationError, IdentityUnavailable, PermissionDenied
+from gateway.gateway_errors import (
+    AuthenticationError,
+    GatewayError,
+    IdentityUnavailable,
+    PermissionDenied,
+)
 from gateway.interfaces import Principal
 from gateway.tenants import credentials
 from gateway.tenants.credentials import Credential
@@ -69,11 +74,17 @@ class TenantAuthenticator:
 
     async def _of_key(self, credential: Credential) -> Principal:
         key = await self._registry.key(credential.id)
-        if not credential.matches(key.digest if key else credentials.NOBODY) or key is None:
-            raise _refused("this API key is not known")
-        if reason := key.ended(self._clock()):
-            raise _refused(f"this API key is {reason}", code=_ENDED[reason])
-        return _principal(await self._tenant(key.tenant), key.application, key.id, key)
+        shown = ("", "", credential.id)
+        try:
+            if not credential.matches(key.digest if key else credentials.NOBODY) or key is None:
+                raise _refused("this API key is not known")
+            shown = (key.tenant, key.application, key.id)
+            if reason := key.ended(self._clock()):
+                raise _refused(f"this API key is {reason}", code=_ENDED[reason])
+            return _principal(await self._tenant(key.tenant), key.application, key.id, key)
+        except GatewayError as error:
+            error.shown = shown
+            raise
 
     async def _of_token(self, token: str) -> Principal:
         verifier = self._providers.get(_issuer(token))
@@ -81,7 +92,11 @@ class TenantAuthenticator:
             raise _refused("the token's issuer is not known", code="invalid_token")
         tenant, application = await verifier.verify(token)
         key_id = f"{verifier.name}:{application}"
-        return _principal(await self._tenant(tenant), application, key_id, None)
+        try:
+            return _principal(await self._tenant(tenant), application, key_id, None)
+        except GatewayError as error:
+            error.shown = ("", application, key_id)  # a tenant's name is the provider's word only
+            raise
 
     async def _tenant(self, name: str) -> Tenant:
         tenant = await self._registry.tenant(name)

@@ -7,12 +7,13 @@ doesn't know rather than that it is dropped here.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import orjson
 
 from clients.sse import EventParser
+from contract.codes import Ending, FinishReason
 from contract.errors import (
     GenerationError,
     InvalidRequestError,
@@ -153,7 +154,7 @@ def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
             Delta(
                 index=choice["index"],
                 text=choice.get("text") or message.get("content") or "",
-                finish_reason=choice.get("finish_reason") or "",
+                finish_reason=_ending(choice.get("finish_reason")),
                 logprobs=_logprobs(choice.get("logprobs")),
             )
         )
@@ -165,6 +166,13 @@ def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
         )
         deltas.append(count)
     return deltas
+
+
+def _ending(given: str | None) -> Ending:
+    """Why an answer ended; a word that is not of OpenAI's is taken for an end like any other."""
+    if not given:
+        return ""
+    return next((known for known in get_args(FinishReason) if known == given), "stop")
 
 
 def _logprobs(given: Mapping[str, Any] | None) -> list[TokenLogprob] | None:

@@ -18,6 +18,7 @@ from clients.results import Outputs
 from contract.models import EnsembleOutputs
 from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE, TENSORRT_LLM
 from contract.parameters import INT32_MAX, GenerationParameters
+from gateway.aside import aside
 from gateway.configuration import TritonSettings
 from gateway.generation import (
     STOP_GRACE_S,
@@ -92,7 +93,8 @@ class Triton:
     async def _deltas(self, request: Request, first_index: int) -> AsyncGenerator[Delta, None]:
         async with aclosing(self._transport.responses(request)) as responses:
             async for outputs in responses:
-                yield _delta(outputs, first_index)
+                entries = len(outputs.get(_TOP_TOKENS, ()))
+                yield await aside(partial(_delta, outputs, first_index), entries)
 
     def _requests(self, job: Job) -> list[Request]:
         """One for the chat, or one for each prompt."""
@@ -180,7 +182,7 @@ def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
     ]
     count = len(likeliest) // len(chosen) if chosen else 0
     return [
-        replace(token, top=tuple(likeliest[place * count : (place + 1) * count]))
+        token._replace(top=tuple(likeliest[place * count : (place + 1) * count]))
         for place, token in enumerate(chosen)
     ]
 

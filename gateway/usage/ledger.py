@@ -185,10 +185,14 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
 
 def _count(fields: dict[str, Any], sums: Sums) -> None:
     event = fields.get("event")
-    if event not in ("end", "interrupted"):
+    is_refusal = event == "call" and fields["tenant"] and fields["status"] >= 400
+    if event not in ("end", "interrupted") and not is_refusal:
         return
     group = (day_of(fields["time"]), *(fields[name] for name in _DIMENSIONS[1:]))
     counts = sums[group]
+    if is_refusal:
+        counts[USAGE_COUNTS.index("refused")] += fields["count"]
+        return
     counts[0] += 1
     if event == "interrupted":
         counts[2] += 1

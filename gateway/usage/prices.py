@@ -28,6 +28,8 @@ class Price(Settings):
         since: The first day, UTC.
         prompt_per_million: A million tokens of prompts.
         output_per_million: A million tokens of answers.
+        cached_per_million: A million tokens of prompts that the engine had from an earlier request:
+            nothing unless it is set, since nothing was computed for them.
         currency: ISO 4217; the same for all prices.
     """
 
@@ -36,10 +38,15 @@ class Price(Settings):
     prompt_per_million: Money
     output_per_million: Money
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    cached_per_million: Money = Decimal(0)
 
-    def cost(self, prompt_tokens: int, output_tokens: int) -> Decimal:
-        """What so many tokens cost, exactly."""
-        parts = prompt_tokens * self.prompt_per_million, output_tokens * self.output_per_million
+    def cost(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal:
+        """What so many tokens cost, exactly; those that were cached are not among the prompt's."""
+        parts = (
+            prompt_tokens * self.prompt_per_million,
+            output_tokens * self.output_per_million,
+            cached_tokens * self.cached_per_million,
+        )
         return sum(parts, Decimal(0)) / _MILLION
 
 
@@ -66,6 +73,7 @@ class PriceBook:
                 "prompt_per_million": str(price.prompt_per_million),
                 "output_per_million": str(price.output_per_million),
                 "currency": price.currency,
+                "cached_per_million": str(price.cached_per_million),
             }
             connection.execute(
                 delete(prices).where(prices.c.model == row["model"], prices.c.since == row["since"])

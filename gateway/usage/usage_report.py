@@ -35,9 +35,12 @@ class UsageRow(BaseModel):
         charged_prompt_tokens: Tokens of prompts that the engine computed.
         charged_output_tokens: Tokens that it generated, also behind a stop text and for clients
             that had left.
-        cost: What the charged tokens cost, to the last digit; None where no model has a price.
+        cost: What the charged tokens cost, and the cached ones where these have a price, to the
+            last digit; None where no model has a price.
         currency: Of the cost.
         unpriced_tokens: Charged tokens of models without a price on their day.
+        refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
+            the key had ended.
     """
 
     group: dict[Dimension, str]
@@ -52,6 +55,7 @@ class UsageRow(BaseModel):
     cost: Decimal | None
     currency: str | None
     unpriced_tokens: int
+    refused: int
 
     @field_serializer("cost", when_used="json")
     def _plain(self, cost: Decimal | None) -> str | None:
@@ -112,6 +116,7 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
         requests=0,
         errors=0,
         interrupted=0,
+        refused=0,
         prompt_tokens=0,
         output_tokens=0,
         cached_tokens=0,
@@ -130,6 +135,6 @@ def _add(group: UsageRow, row: Any, prices: PriceList) -> None:
     if price is None:
         group.unpriced_tokens += row.charged_prompt_tokens + row.charged_output_tokens
         return
-    cost = price.cost(row.charged_prompt_tokens, row.charged_output_tokens)
+    cost = price.cost(row.charged_prompt_tokens, row.charged_output_tokens, row.cached_tokens)
     group.cost = (group.cost or Decimal(0)) + cost
     group.currency = price.currency

@@ -3,13 +3,15 @@
 Sequences have an owner: a tenant where its name came with the request, else the request itself.
 Within a priority, places go to the owner that has the fewest, and one that has two more than
 another gives one up to it. So who asks for many sequences at once takes what is free, and no more
-than that from the others (max-min fairness, in places). Prompts of tenants are computed in turns.
+than that from the others (max-min fairness, in places). Of the prompts, those of the tenant that
+had the least computed of late come first (least attained service), in steps that are short while
+there are several tenants or classes: who comes next waits for the end of one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from python_backend.engine.sequence import Sequence
 
@@ -17,30 +19,72 @@ PROMOTED_PART = 8
 """Of so many places one is kept by sequences that were promoted for their age: the others are there
 for those that are owed one, however many of a lower priority have waited long."""
 
+SHARED_PART = 8
+"""While several ask, a step computes so small a part of its budget of prompts: a newcomer waits for
+the end of a step, and for its own. Prompts take a fifth to a third longer for it."""
+LEAST_TOKENS = 64
+"""But no fewer than this: fewer take as long."""
+
 _MOST_REMEMBERED = 1024
+_MEMORY_TOKENS = 1 << 15
+"""After so many tokens of anybody's, what a tenant had before counts e times less."""
+_MEMORY_S = 10.0
+"""After so long without prompts somebody is not taken for there any more."""
 
 
 class Turns:
-    """Whose prompt was computed when: a tenant that had its turn lets the others have theirs."""
+    """What each tenant had of late: of prompts, who had the least has the next turn."""
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._count = 0
+        self._had: dict[str, float] = {}
+        self._weight = 1.0  # of a token now; one of earlier times weighed less
 
-    def take(self, sequence: Sequence) -> None:
+    def take(self, sequence: Sequence, num_tokens: int) -> None:
         """Note that a part of a prompt is computed."""
-        if sequence.share:
-            self._count += 1
-            self._last.pop(sequence.share, None)
-            self._last[sequence.share] = self._count
-            if len(self._last) > _MOST_REMEMBERED:
-                del self._last[next(iter(self._last))]
+        if not sequence.share:
+            return
+        self._weight *= 1 + num_tokens / _MEMORY_TOKENS
+        had = self._had.pop(sequence.share, 0.0)
+        self._had[sequence.share] = had + num_tokens * self._weight
+        if len(self._had) > _MOST_REMEMBERED:
+            del self._had[next(iter(self._had))]
+        if self._weight > 1e6:
+            self._had = {share: had / self._weight for share, had in self._had.items()}
+            self._weight = 1.0
 
-    def urgency(self, sequence: Sequence) -> tuple[int, int, int]:
-        """Smaller is sooner."""
-        if sequence.is_promoted:
-            return 0, 0, sequence.id
-        return sequence.priority, self._last.get(sequence.share, 0), sequence.id
+    def urgency(self, sequence: Sequence) -> tuple[int, float, int]:
+        """Smaller is sooner: who had the least of late, among those of a level."""
+        level, age = urgency(sequence)
+        return level, 0 if sequence.is_promoted else self._had.get(sequence.share, 0), age
+
+
+def urgency(sequence: Sequence) -> tuple[int, int]:
+    """Smaller is sooner: the promoted, the priorities, and among those of a level the eldest."""
+    return (0 if sequence.is_promoted else sequence.priority, sequence.id)
+
+
+class Company:
+    """Who has asked of late: tenants, each in the classes that it asks in."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last_s: dict[tuple[int, str], float] = {}
+
+    def note(self, sequence: Sequence) -> None:
+        """Note that a sequence comes, or that a part of its prompt is computed."""
+        key = sequence.priority, sequence.share
+        self._last_s.pop(key, None)
+        self._last_s[key] = self._clock()
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there are several."""
+        while self._last_s:
+            key, last_s = next(iter(self._last_s.items()))
+            if self._clock() - last_s < _MEMORY_S:
+                break
+            del self._last_s[key]
+        return len(self._last_s) > 1
 
 
 def places(running: Iterable[Sequence]) -> Counter[Hashable]:
@@ -48,23 +92,25 @@ def places(running: Iterable[Sequence]) -> Counter[Hashable]:
     return Counter(sequence.owner for sequence in running)
 
 
-def first_in_line(waiting: list[Sequence], running: list[Sequence]) -> Sequence:
+def first_in_line(waiting: list[Sequence], running: list[Sequence], turns: Turns) -> Sequence:
     """The waiting sequence that is to have the next place.
 
     Args:
         waiting: At least one, the most urgent first.
         running: Who has the places.
+        turns: Who comes first of those that have as many.
     """
     first = waiting[0]
     if first.is_promoted:
         return first
     held = places(running)
-    fewest = held[first.owner]
+    best = held[first.owner], turns.urgency(first)
     for sequence in waiting:
-        if not fewest or sequence.priority != first.priority:
+        if (best[0] == 0 and best[1][1] == 0) or sequence.priority != first.priority:
             break
-        if held[sequence.owner] < fewest:
-            first, fewest = sequence, held[sequence.owner]
+        rank = held[sequence.owner], turns.urgency(sequence)
+        if rank < best:
+            first, best = sequence, rank
     return first
 
 

@@ -8,8 +8,9 @@ The most urgent first: by priority, and within a priority in the order of arriva
 fair (`fairness`). Sequences join as soon as there is room, which somebody less urgent, or with more
 than a fair share, makes for them, and leave as they finish. Long prompts are computed in chunks
 beside the running sequences, under a budget of tokens a step that bounds the gap between two tokens
-of a running stream. Memory is taken as sequences grow; where it runs out, the least urgent running
-sequence waits again and later goes on where it was.
+of a running stream; it is smaller where somebody else may come meanwhile. Memory is taken as
+sequences grow; where it runs out, the least urgent running sequence waits again and later goes on
+where it was.
 
 Nobody starves: after ``MAX_OVERTAKES`` others have been let in before the sequence that has waited
 longest, or before the rest of a prompt that runs, it is promoted above all priorities, for
@@ -23,9 +24,19 @@ from __future__ import annotations
 
 import time
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from python_backend.engine.fairness import PROMOTED_PART, Turns, first_in_line, who_yields
+from python_backend.engine.fairness import (
+    LEAST_TOKENS,
+    PROMOTED_PART,
+    SHARED_PART,
+    Company,
+    Turns,
+    first_in_line,
+    urgency,
+    who_yields,
+)
 from python_backend.engine.kv_cache import BlockPool, chain, root
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import Sequence
@@ -72,6 +83,7 @@ class Scheduler:
         max_sequences: int,
         max_num_tokens: int,
         spare_rows: int = SPARE_ROWS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an empty scheduler.
 
@@ -81,6 +93,7 @@ class Scheduler:
             max_num_tokens: Budget of tokens a step, prompt and output tokens together.
             spare_rows: Budget of rows of logits a step beside one for each sequence, for prompts
                 that are scored and for drafts.
+            clock: What time it is.
         """
         self.pool = pool
         self._max_sequences = max_sequences
@@ -93,11 +106,14 @@ class Scheduler:
         self.num_reused_blocks = 0
         self._overtakes = 0
         self._turns = Turns()
+        self._company = Company(clock)
         self._emptied: set[int] = set()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        insort(self.waiting, sequence, key=_urgency)
+        insort(self.waiting, sequence, key=urgency)
+        if not sequence.is_promoted:  # a probe is nobody's
+            self._company.note(sequence)
 
     @property
     def has_work(self) -> bool:
@@ -114,7 +130,7 @@ class Scheduler:
         self._make_room()
         preempted = self.num_preempted
         single = sum(sequence.num_pending == 1 for sequence in self.running)
-        step = _Step(max(self._max_num_tokens - single, 1), self._spare_rows)
+        step = _Step(self._prompt_tokens(single), self._spare_rows)
         for sequence in sorted(self.running, key=self._turns.urgency):
             if self.num_preempted > preempted and sequence not in self.running:
                 continue
@@ -124,11 +140,25 @@ class Scheduler:
             if self.num_preempted == preempted:
                 self._start_waiting(step, before=sequence)
             if step.tokens > 0:
-                step.tokens -= self._continue(sequence, step.tokens, step)
+                most = self._most(sequence, step)
+                step.tokens -= self._continue(sequence, most, step)
         if self.num_preempted == preempted:
             self._start_waiting(step)
         self._add_drafts(step)
         return step.work
+
+    def _prompt_tokens(self, single: int) -> int:
+        """A step's budget beside those who lack one token."""
+        most = max(self._max_num_tokens - single, 1)
+        if not self._company.is_mixed:
+            return most
+        return min(most, max(self._max_num_tokens // SHARED_PART, LEAST_TOKENS))
+
+    def _most(self, sequence: Sequence, step: _Step) -> int:
+        """How much of a step a prompt may take: half where it was promoted and others are there."""
+        if sequence.is_promoted and self._company.is_mixed:
+            return max(step.tokens // 2, 1)
+        return step.tokens
 
     def computed(self, work: Scheduled, right: int = 0) -> None:
         """Note that tokens were computed, and what the blocks that became full hold.
@@ -176,7 +206,7 @@ class Scheduler:
             admitted = self._admit()
             if admitted is None:
                 break
-            step.tokens -= self._continue(admitted, step.tokens, step)
+            step.tokens -= self._continue(admitted, self._most(admitted, step), step)
             if before is not None:
                 self._note_overtaken(before)
 
@@ -217,7 +247,7 @@ class Scheduler:
         if sequence.num_overtaken >= MAX_OVERTAKES and sequence in self.running:
             self.running.remove(sequence)
             sequence.is_promoted = True
-            insort(self.running, sequence, key=_urgency)
+            insort(self.running, sequence, key=urgency)
 
     def _continue(self, sequence: Sequence, most: int, step: _Step) -> int:
         """Schedule a running sequence's next tokens, if there is room or room can be made.
@@ -239,7 +269,8 @@ class Scheduler:
             if last is sequence:
                 return 0
         if sequence.num_pending > 1:
-            self._turns.take(sequence)
+            self._turns.take(sequence, num_tokens)
+            self._company.note(sequence)
         self._take_blocks(sequence, num_tokens)
         work = Scheduled.of(sequence, num_tokens)
         step.work.append(work)
@@ -286,7 +317,7 @@ class Scheduler:
             self._release(sequence)
             return None
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_urgency)
+        insort(self.running, sequence, key=urgency)
         sequence.num_computed = found * self.pool.block_tokens
         overtaken = any(other.id < sequence.id for other in self.waiting)
         self._overtakes = self._overtakes + 1 if overtaken else 0
@@ -315,8 +346,8 @@ class Scheduler:
             longest = min(self.waiting, key=lambda sequence: sequence.id)
             self.waiting.remove(longest)
             longest.is_promoted = True
-            insort(self.waiting, longest, key=_urgency)
-        return first_in_line(self.waiting, self.running)
+            insort(self.waiting, longest, key=urgency)
+        return first_in_line(self.waiting, self.running, self._turns)
 
     def _is_being_computed(self, digest: bytes) -> bool:
         """Whether a running sequence is about to fill such a block: then it is worth to wait."""
@@ -338,7 +369,7 @@ class Scheduler:
         """
         self.running.remove(sequence)
         self._release(sequence)
-        insort(self.waiting, sequence, key=_urgency)
+        insort(self.waiting, sequence, key=urgency)
         self.num_preempted += 1
 
     def _release(self, sequence: Sequence) -> None:
@@ -355,8 +386,3 @@ class Scheduler:
             before = sequence.digests[-1] if sequence.digests else root(sequence.salt)
             part = tokens[index * size : (index + 1) * size]
             sequence.digests.append(chain(before, part))
-
-
-def _urgency(sequence: Sequence) -> tuple[int, int]:
-    """Smaller is sooner."""
-    return (0 if sequence.is_promoted else sequence.priority, sequence.id)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.codes import Ending
 from contract.errors import InvalidRequestError
 from contract.models import EngineInputs
 from contract.names import DEFAULT_PRIORITY
@@ -240,7 +241,7 @@ class Sequence:
         self.num_new_tokens = 0
         self.num_drafts = 0
         self.num_right_drafts = 0
-        self.finish_reason = ""
+        self.finish_reason: Ending = ""
         self.arrival_ns = time.time_ns()
         self.first_scheduled_ns = 0
         self.first_token_ns = 0

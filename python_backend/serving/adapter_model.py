@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -32,6 +32,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.codes import Ending, FinishReason
 from contract.errors import EngineError, InvalidRequestError
 from contract.model_settings import AdapterSettings, from_model_config
 from contract.models import OURS, TENSORRT_LLM_ADAPTER_MODEL, EngineInputs, EngineOutputs
@@ -88,7 +89,7 @@ class _Stream(Stream):
         self.stopped = False
 
     @property
-    def finish_reason(self) -> str:
+    def finish_reason(self) -> FinishReason:
         """Why it ended, when it has."""
         if self.stopped:
             return "cancelled"
@@ -161,7 +162,7 @@ class TritonPythonModel:
         self._closed.set()
         self._prober_thread.join()
         for session in {stream.session for stream in self._sessions.streams()}:
-            _end(session)
+            self._end(session)
         self._watchdog.close()
 
     def _start(self, request: pb_utils.InferenceRequest, inputs: Inputs) -> None:
@@ -221,7 +222,15 @@ class TritonPythonModel:
         for session in {stream.session for stream in named}:
             # The engine ends all sequences of a request at once, so the last of them decides.
             if all(stream.stopped for stream in session.unended):
-                Thread(target=_end, args=(session,), daemon=True).start()
+                Thread(target=self._end, args=(session,), daemon=True).start()
+
+    def _end(self, session: _Session) -> None:
+        """End a request in the engine, TensorRT-LLM's own way."""
+        list(self._asked(stop_request(TENSORRT_LLM, session.call.id)))
+
+    def _asked(self, request: pb_utils.InferenceRequest) -> Iterable[pb_utils.InferenceResponse]:
+        """What the engine answers; its model is decoupled as this one is."""
+        return request.exec(decoupled=True) if self._decoupled else [request.exec()]
 
     # A session's thread
 
@@ -229,7 +238,7 @@ class TritonPythonModel:
         """Take what the engine answers, and do nothing with it here."""
         error = None
         try:
-            responses = session.call.request.exec(decoupled=True)
+            responses = self._asked(session.call.request)
             for response in responses:
                 self._arrived.put(_Arrival(session, response))
             self._spent.append((time.monotonic(), responses))
@@ -311,7 +320,7 @@ def _hand_on(session: _Session, response: pb_utils.InferenceResponse) -> None:
         for beam, length in zip(ids.reshape(lengths.size, -1), lengths.reshape(-1), strict=True)
     ]
     stream.num_tokens += max(beam.size for beam in beams)
-    reason = "" if session.call.streaming else stream.finish_reason
+    reason: Ending = "" if session.call.streaming else stream.finish_reason
     if session.call.prompts is not None:
         beams = [np.concatenate([session.call.prompts[row], beam]) for beam in beams]
     session.send(stream, Piece(beams, reason, outputs))
@@ -330,8 +339,3 @@ def _engine_inputs(inputs: Inputs, batch: int, streaming: bool) -> list[pb_utils
     ):
         tensors.append(triton_tensor(tensor, np.full((batch, 1), value)))
     return tensors
-
-
-def _end(session: _Session) -> None:
-    """End a request in the engine, TensorRT-LLM's own way."""
-    list(stop_request(TENSORRT_LLM, session.call.id).exec(decoupled=True))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from contract.codes import Ending, FinishReason
 from python_backend.safety.finder import Span
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Scanned, Scanner, Verdict
@@ -31,7 +32,8 @@ class StreamContext:
         min_tokens: How many tokens of the answer no stop text ends.
         include_stop: Whether the stop text is part of the answer.
         whole: The client wants one response, though the engine sends many.
-        echo_tokens: How many tokens of the prompt the answer begins with.
+        echo_tokens: How many tokens of the prompt the engine begins with.
+        prompt: The prompt's tokens, where the answer begins with them and the engine does not.
         goes_on: The answer goes on with the prompt's own text, and keeps its first space.
         own_end: The model's own end token ends the answer, and none that the client chose.
         verdicts: What was found in the prompt.
@@ -41,6 +43,7 @@ class StreamContext:
     include_stop: bool = True
     whole: bool = False
     echo_tokens: int = 0
+    prompt: tuple[int, ...] = ()
     goes_on: bool = False
     own_end: bool = True
     verdicts: tuple[dict[str, Any], ...] = ()
@@ -58,7 +61,13 @@ class StreamContext:
         if not data:
             return cls()
         values = json.loads(data)
-        return cls(**{**values, "stops": (*values["stops"],), "verdicts": (*values["verdicts"],)})
+        lists = {name: (*values[name],) for name in ("stops", "prompt", "verdicts")}
+        return cls(**{**values, **lists})
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the answer begins with its prompt."""
+        return bool(self.prompt or self.echo_tokens)
 
 
 class Token(NamedTuple):
@@ -93,7 +102,7 @@ class Piece:
     """
 
     text: str = ""
-    finish_reason: str = ""
+    finish_reason: Ending = ""
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     found: list[Verdict] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
@@ -134,7 +143,7 @@ class Answer:
         self.verdicts: list[Verdict] = []
         self._vocabulary = vocabulary
         self._detokenizer = Detokenizer(
-            vocabulary, skip_special_tokens, goes_on=context.goes_on and not context.echo_tokens
+            vocabulary, skip_special_tokens, goes_on=context.goes_on and not context.echoes
         )
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
@@ -150,7 +159,7 @@ class Answer:
     def add(
         self,
         token_ids: Sequence[int],
-        engine_reason: str = "",
+        engine_reason: Ending = "",
         log_probs: Sequence[float] | None = None,
         top: Sequence[Sequence[tuple[int, float]]] | None = None,
     ) -> Piece:
@@ -202,7 +211,7 @@ class Answer:
         text = self._stops.add(raw, early=self._is_early)
         self._take(piece, self._cut_at_stop(piece, text) or self._scanner.add(text))
 
-    def _end(self, piece: Piece, reason: str) -> None:
+    def _end(self, piece: Piece, reason: FinishReason) -> None:
         """Take the engine's word that it is the end."""
         rest = self._detokenizer.add([], final=True)
         self._give_text(len(rest))
@@ -240,9 +249,10 @@ class Answer:
 
     def _echo(self, token_ids: Sequence[int]) -> str:
         """The prompt's text where the answer begins with it; no stop text is looked for in it."""
-        if self._characters or not self.context.echo_tokens:
+        if self._characters or not self.context.echoes:
             return ""
-        text = self._detokenizer.add(token_ids[: self.context.echo_tokens])
+        prompt = self.context.prompt or token_ids[: self.context.echo_tokens]
+        text = self._detokenizer.add(prompt)
         self._characters += len(text)
         return text
 

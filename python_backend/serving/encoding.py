@@ -12,6 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.codes import Ending
 from contract.models import EngineOutputs
 from contract.tensors import Tensor
 from python_backend.serving.triton_api import triton_tensor
@@ -33,7 +34,7 @@ class Piece(NamedTuple):
     """
 
     beams: Sequence[NDArray[np.int32]] = (_NO_TOKENS,)
-    finish_reason: str = ""
+    finish_reason: Ending = ""
     statistics: Mapping[Tensor, NDArray[Any]] = MappingProxyType({})
 
 

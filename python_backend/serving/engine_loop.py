@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import triton_python_backend_utils as pb_utils
 
 from python_backend.engine.engine_core import EngineCore
-from python_backend.serving.engine_metrics import EngineMetrics
+from python_backend.serving.engine_metrics import EndReason, EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
 from python_backend.serving.pacing import Outbox
 from python_backend.serving.probing import Prober
@@ -145,12 +145,12 @@ class EngineLoop:
         for sequence in self._engine.drop_running():
             self._end(self._sessions.by_id[sequence.id], "error", error)
 
-    def _end(self, stream: EngineStream, reason: str, error: Exception) -> None:
+    def _end(self, stream: EngineStream, reason: EndReason, error: Exception) -> None:
         """Answer a sequence that the engine no longer has with an error."""
         self._forget(stream, reason)
         self._outbox.put(partial(stream.session.fail, stream, error))
 
-    def _forget(self, stream: EngineStream, reason: str) -> None:
+    def _forget(self, stream: EngineStream, reason: EndReason) -> None:
         self._metrics.end(reason, stream.sequence)
         self._sessions.close(stream)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
+from typing import Literal
 
 import triton_python_backend_utils as pb_utils
 
+from contract.codes import FinishReason
 from contract.names import ENGINE_FINISH_REASONS
 from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.sequence import Sequence
@@ -20,6 +22,9 @@ LATENCIES_S = (
     *(0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0),
 )
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+EndReason = FinishReason | Literal["timeout"]
+"""Why a sequence ended: as its client is told, or with an error, as its time was over."""
 
 
 class EngineMetrics:
@@ -90,8 +95,8 @@ class EngineMetrics:
                 self._gap_s.observe(0)
             self._output_tokens.value += sequence.num_new_tokens
 
-    def end(self, reason: str, sequence: Sequence) -> None:
-        """Take note of a sequence that ended, by one of the finish reasons, timeout or error."""
+    def end(self, reason: EndReason, sequence: Sequence) -> None:
+        """Take note of a sequence that ended."""
         self._ended[reason].value += 1
         self._computed_prompt_tokens.value += sequence.num_prompt_computed
 

@@ -33,7 +33,15 @@ class EngineStream(Stream):
         share: str = "",
         request: Hashable = None,
     ) -> None:
-        self.sequence = Sequence(row.prompt, row.params, row.priority, share=share, request=request)
+        self.sequence = Sequence(
+            row.prompt,
+            row.params,
+            row.priority,
+            # What one tenant asked doesn't show in what another finds in the cache.
+            salt=share.encode(),
+            share=share,
+            request=request,
+        )
         super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
         self.reporting = reporting
         self.num_sent = 0

@@ -20,6 +20,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from contract.codes import Ending, FinishReason
 from contract.errors import InvalidRequestError
 from contract.model_settings import PostprocessingParameters, from_model_config
 from contract.models import PostprocessingInputs as _In
@@ -115,9 +116,9 @@ class TritonPythonModel:
         inputs = Inputs(request)
         sequence_id = inputs.array(_In.SEQUENCE_ID)
         ended = inputs.array(_In.FINISH_REASON)
-        reason = "" if ended is None else ended.item().decode()
+        reason: Ending = "" if ended is None else ended.item().decode()
         lengths = inputs.required(_In.SEQUENCE_LENGTH).reshape(-1)
-        rows = inputs.required(_In.TOKENS_BATCH).reshape(lengths.size, -1)
+        rows = _rows(inputs.required(_In.TOKENS_BATCH), lengths.size)
         if lengths.size != 1 or sequence_id is None:
             return self._answer_beams(inputs, rows, lengths, reason)
         key = int(sequence_id.item())
@@ -154,7 +155,7 @@ class TritonPythonModel:
         inputs: Inputs,
         rows: NDArray[np.int32],
         lengths: NDArray[np.int32],
-        reason: str,
+        reason: Ending,
     ) -> pb_utils.InferenceResponse:
         """All beams of one prompt at once: each is an answer of its own, and ends here.
 
@@ -182,7 +183,7 @@ class TritonPythonModel:
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
         return _Stream(answer, lost)
 
-    def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: str) -> Piece:
+    def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:
         """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""
         answer = stream.answer
         try:
@@ -224,7 +225,7 @@ class TritonPythonModel:
             if not stream.answer.ended:
                 self._give_up(stream, "error")
 
-    def _give_up(self, stream: _Stream, reason: str) -> None:
+    def _give_up(self, stream: _Stream, reason: FinishReason) -> None:
         """End an answer that nobody waits for any more."""
         answer = stream.answer
         answer.ended = True
@@ -239,6 +240,16 @@ class TritonPythonModel:
             self._engine, request.request_id(), sequence_id, client_gone=client_gone
         )
         Thread(target=lambda: list(stop.exec(decoupled=True)), daemon=True).start()
+
+
+def _rows(tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """The tokens of each length, int32 ``[count, tokens]``."""
+    if not count or tokens.size % count:
+        raise InvalidRequestError(
+            f"{_In.SEQUENCE_LENGTH.name} has {count} values; it must have one for each row of "
+            f"{_In.TOKENS_BATCH.name}, which has {tokens.size} tokens"
+        )
+    return tokens.reshape(count, -1)
 
 
 def _response(
@@ -272,7 +283,7 @@ def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tens
     return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
-def _extras(verdicts: list[dict[str, Any]], reason: str) -> list[pb_utils.Tensor]:
+def _extras(verdicts: list[dict[str, Any]], reason: Ending) -> list[pb_utils.Tensor]:
     texts = {
         _Out.FINISH_REASON: reason,
         _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",

@@ -146,14 +146,16 @@ class TritonPythonModel:
         echo = not streams and not _flag(inputs, _In.EXCLUDE_INPUT_IN_OUTPUT, batch, exclude)
         ends = _or(inputs, _In.END_ID, self._tokenizer.end_id, batch).reshape(-1)
         min_tokens = inputs.scalars(_In.MIN_TOKENS, batch) or [0] * batch
-        can_end = self._settings.decoupled and not streams and not echo
+        can_end = self._settings.decoupled and not streams
         ends_early = can_end and (any(any(row) for row in stops) or policy.output.blocks)
         return [
             StreamContext(
                 stops=tuple(filter(None, row)),
                 include_stop=include_stop,
                 whole=ends_early,
-                echo_tokens=prompt.ids.size if echo else 0,
+                echo_tokens=prompt.ids.size if echo and not ends_early else 0,
+                # An engine that streams sends no prompt.
+                prompt=tuple(prompt.ids.tolist()) if echo and ends_early else (),
                 goes_on=prompt.goes_on,
                 own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),

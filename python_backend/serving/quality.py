@@ -13,6 +13,7 @@ from threading import Event, Lock, Thread
 
 import triton_python_backend_utils as pb_utils
 
+from contract.codes import FinishReason
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict
 
@@ -90,7 +91,11 @@ class TextMetrics:
         self._thread.join()
 
     def count_answer(
-        self, policy: Policy, reason: str, signals: AnswerSignals, verdicts: Iterable[Verdict]
+        self,
+        policy: Policy,
+        reason: FinishReason,
+        signals: AnswerSignals,
+        verdicts: Iterable[Verdict],
     ) -> None:
         """Take note of an answer that ended."""
         with self._lock:

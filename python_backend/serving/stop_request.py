@@ -1,18 +1,14 @@
-"""How a request is ended from outside: TensorRT-LLM's own way, that works for every engine.
-
-A second request to the engine's model has ``stop`` and the request id of the first. Clients may
-share ids or leave them out, so ours may name one sequence in its stead.
-"""
+"""How a request is ended from outside, which works for every engine: see `contract.stopping`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from contract.errors import InvalidRequestError
 from contract.models import EngineInputs
+from contract.stopping import stop_inputs
 from python_backend.serving.triton_api import Inputs, triton_tensor
 
 
@@ -63,17 +59,8 @@ def stop_request(
         sequence_id: The sequence that ends, where it is not all of them.
         client_gone: The sequence's client went away: it only names the request, which ends.
     """
-    tensors = [
-        triton_tensor(EngineInputs.INPUT_IDS, np.zeros((1, 1), dtype=np.int32)),
-        triton_tensor(EngineInputs.INPUT_LENGTHS, np.ones((1, 1), dtype=np.int32)),
-        triton_tensor(EngineInputs.REQUEST_OUTPUT_LEN, np.ones((1, 1), dtype=np.int32)),
-        triton_tensor(EngineInputs.STOP, np.ones((1, 1), dtype=bool)),
-    ]
-    if sequence_id is not None:
-        named = np.full((1, 1), sequence_id, dtype=np.uint64)
-        tensors.append(triton_tensor(EngineInputs.SEQUENCE_ID, named))
-    if client_gone:
-        tensors.append(triton_tensor(EngineInputs.CLIENT_GONE, np.ones((1, 1), dtype=bool)))
+    inputs = stop_inputs(sequence_id, client_gone=client_gone)
+    tensors = [triton_tensor(*each) for each in inputs.items()]
     return pb_utils.InferenceRequest(
         model_name=model, request_id=request_id, requested_output_names=[], inputs=tensors
     )

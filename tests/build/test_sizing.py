@@ -125,7 +125,7 @@ def test_the_plan_uses_the_same_formulas(tmp_path):
 
 # Loads a tiny engine, so that the libraries are there, and then the one to measure; fills the KV
 # cache; prints how much the resident memory grew.
-CONTEXT = 496
+CONTEXT = 248
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=3072,
         num_hidden_layers=5,
         num_attention_heads=16,
-        num_key_value_heads=8,
+        num_key_value_heads=16,
         vocab_size=16_384,
         max_position_embeddings=CONTEXT,
         dtype="bf16",

@@ -7,13 +7,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from contract.codes import FinishReason
+from contract.codes import Ending
 from gateway.app import create_app
 from gateway.configuration import (
     AnyUpstream,
@@ -26,7 +26,7 @@ from gateway.configuration import (
 )
 from gateway.gateway_errors import AuditUnavailable, AuthenticationError
 from gateway.generation import Delta, Job
-from gateway.interfaces import AuditRecord, Principal, Ticket
+from gateway.interfaces import AuditRecord, AuditState, CallRecord, Principal, Ticket
 from gateway.open_access import LOCAL
 from gateway.server import config, listen
 
@@ -36,7 +36,7 @@ Step = Delta | Exception | float | threading.Event
 HANG = 3600.0
 
 
-def words(*texts: str, index: int = 0, reason: FinishReason | Literal[""] = "stop") -> list[Step]:
+def words(*texts: str, index: int = 0, reason: Ending = "stop") -> list[Step]:
     """An answer of some pieces, one token each."""
     last = len(texts) - 1
     return [
@@ -220,6 +220,7 @@ class Ledger:
 
     events: list[tuple[Any, ...]] = field(default_factory=list)
     records: list[AuditRecord] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
     refuse: Exception | None = None
     full: bool = False
     durable_after_s: float = 0.0
@@ -237,6 +238,10 @@ class Ledger:
         self.events.append(("reserve", model, max_tokens))
         return _Reservation(self)
 
+    @property
+    def state(self) -> AuditState:
+        return "unavailable" if self.full else "written"
+
     async def check(self) -> None:
         if self.full:
             raise AuditUnavailable("the audit's disk is full")
@@ -250,6 +255,9 @@ class Ledger:
             raise AuditUnavailable("the audit's disk is full")
         self.events.append(("append", record.request_id))
         self.records.append(record)
+
+    def call(self, record: CallRecord) -> None:
+        self.calls.append(record)
 
 
 @dataclass

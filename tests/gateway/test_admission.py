@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +46,19 @@ def admission(**more: Any) -> Admission:
 def waiter(tenant: str = "", sequences: int = 1) -> _Waiter:
     place = asyncio.get_running_loop().create_future()
     return _Waiter((), None, tenant, sequences, place)
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The queue's clock stands still, until it is told how many seconds pass."""
+    now_s = time.monotonic()
+
+    def go_on(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr("gateway.admission.time", SimpleNamespace(monotonic=lambda: now_s))
+    return go_on
 
 
 class Clients:
@@ -214,16 +229,16 @@ async def test_a_deadline_that_passes_in_the_queue():
     assert clients.replicas[0].in_flight == 0
 
 
-async def test_who_would_wait_too_long_is_refused_at_once():
+async def test_who_would_wait_too_long_is_refused_at_once(pass_time):
     only = replica(capacity=1)
     clients = Clients(admission(), only)
     await clients.come("measured")
-    await asyncio.sleep(1)
-    await clients.go("measured")  # from now on a request is known to take 1 s
+    pass_time(10)
+    await clients.go("measured")  # from now on a request is known to take 10 s
     await clients.come("running")
     await clients.come("waiting")
     with pytest.raises(Overloaded) as refused:
-        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 0.9):
+        async with clients.queue.place(clients.replicas, "standard", None, time.monotonic() + 19):
             pass
     assert refused.value.code == "deadline_unreachable"
     await clients.end()
@@ -426,13 +441,13 @@ def test_no_place_is_lost_or_given_twice(steps):
     asyncio.run(scenario())
 
 
-async def test_one_long_request_changes_little_of_what_a_wait_is_taken_for():
+async def test_one_long_request_changes_little_of_what_a_wait_is_taken_for(pass_time):
     clients = Clients(admission(), replica(capacity=1))
     await clients.come("usual")
-    await asyncio.sleep(1)
+    pass_time(1)
     await clients.go("usual")
     await clients.come("long")
-    await asyncio.sleep(11)
+    pass_time(11)
     await clients.go("long")
-    assert clients.queue._hold_s == pytest.approx(2, rel=0.05)
+    assert clients.queue._hold_s == pytest.approx(2)
     await clients.end()

@@ -112,6 +112,23 @@ def test_completions_of_several_prompts_with_echo():
     assert texts == {0: "one x", 1: "two y"}
 
 
+def test_a_great_many_log_probabilities_are_told_as_few_are():
+    """They are read and written beside the event loop."""
+    top = tuple(TokenLogprob(f"w{place}", -float(place)) for place in range(20))
+    tokens = [TokenLogprob("w ", -0.5, top=top)] * 300
+    script = [Delta(0, "w " * 300, "stop", 300, 5, tokens)]
+    asked = {"logprobs": True, "top_logprobs": 20}
+    with serving(FakeUpstream(script)) as gateway:
+        whole = gateway.post("/v1/chat/completions", {**CHAT, **asked}).json()["choices"][0]
+        events = stream(gateway, {**STREAM, **asked})
+    chunks = [event["choices"][0]["logprobs"] for event in events[:-1]]
+    streamed = [entry for chunk in chunks if chunk for entry in chunk["content"]]
+    assert whole["logprobs"] == {"content": streamed, "refusal": None}
+    spelt = [{"token": t.token, "logprob": t.logprob, "bytes": [*t.token.encode()]} for t in top]
+    first = {"token": "w ", "logprob": -0.5, "bytes": [119, 32], "top_logprobs": spelt}
+    assert streamed == [first] * 300
+
+
 def test_log_probabilities_in_both_forms():
     tokens = [
         TokenLogprob("Hé", -0.5, top=(TokenLogprob("Hé", -0.5), TokenLogprob("Ho", -1.5))),
@@ -141,6 +158,7 @@ def test_log_probabilities_in_both_forms():
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"repetition_penalty": 10.1}, "repetition_penalty", "less than or equal to 10"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"max_tokens": 10**6}, "max_tokens", "gives at most 32768"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "are the same"),
@@ -288,7 +306,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_event():
     with serving(FakeUpstream(script), audit=ledger) as gateway:
         events = stream(gateway, STREAM)
     assert events[-1]["error"]["code"] == "generation_failed"
-    assert ledger.records[0].finish_reason == "error"
+    assert ledger.records[0].finish_reasons == ("error",)
     assert ledger.records[0].output_tokens == 2
 
 
@@ -333,7 +351,7 @@ def test_an_answer_is_reserved_begun_settled_and_audited_in_this_order(body):
     ]
     (record,) = ledger.records
     assert (record.upstream, record.model_version, record.status) == ("a", "demo-1", 200)
-    assert (record.finish_reason, record.answer_text) == ("stop", "Hello there.")
+    assert (record.finish_reasons, record.answer_text) == (("stop",), "Hello there.")
     assert '"content":"Hi"' in record.prompt_text
 
 
@@ -408,7 +426,7 @@ def test_models_and_health(gateway):
         assert client.get("/v1/models/demo").json()["object"] == "model"
         assert "context_length" not in client.get("/v1/models/demo").json()
         assert client.get("/v1/models/none").status_code == 404
-        assert client.get("/health/ready").json() == {"status": "ready"}
+        assert client.get("/health/ready").json() == {"status": "ready", "audit": "none"}
 
 
 def test_a_model_says_when_it_was_made_and_how_long_its_context_is():

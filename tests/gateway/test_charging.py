@@ -51,7 +51,7 @@ def test_who_leaves_pays_what_was_computed(body, deaf):
         assert gateway.metric("trireme_gateway_retries_total", upstream="a") == 0
     (record,) = ledger.records
     assert ("settle", 4, 40) in ledger.events
-    assert (record.status, record.finish_reason) == (499, "cancelled")
+    assert (record.status, record.finish_reasons) == (499, ("cancelled",))
     assert (record.charged_prompt_tokens, record.charged_output_tokens) == (4, 40)
     assert (record.prompt_tokens, record.output_tokens, record.cached_tokens) == (5, 30, 1)
     assert len(upstream.stopped) > deaf

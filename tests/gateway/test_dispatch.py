@@ -88,7 +88,7 @@ def test_a_stream_that_has_begun_ends_with_an_error_and_is_not_begun_again():
     assert events[-1]["error"]["code"] == "upstream_lost"
     assert "a went away after the answer had begun" in events[-1]["error"]["message"]
     assert good.jobs == []
-    assert (ledger.records[0].status, ledger.records[0].finish_reason) == (200, "error")
+    assert (ledger.records[0].status, ledger.records[0].finish_reasons) == (200, ("error",))
 
 
 def test_a_circuit_opens_and_closes_again_with_the_replica_s_health():
@@ -208,7 +208,7 @@ def test_a_client_that_goes_away_ends_its_job_at_once(body):
         eventually(lambda: ledger.records)
         assert gateway.app.state.fleet["a"].in_flight == 0
     assert upstream.ended == ["cancelled"]
-    assert ledger.records[0].finish_reason == "cancelled"
+    assert ledger.records[0].finish_reasons == ("cancelled",)
     assert ledger.records[0].status == 499
 
 

@@ -142,15 +142,15 @@ def test_tls(tmp_path):
     assert answer.headers["strict-transport-security"]
 
 
-def certificate(folder: Path) -> TlsSettings:
+def certificate(folder: Path, host: str = "localhost") -> TlsSettings:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.timezone.utc)
     builder: Any = x509.CertificateBuilder().subject_name(name).issuer_name(name)
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now - datetime.timedelta(days=1))
     builder = builder.not_valid_after(now + datetime.timedelta(days=1))
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    names = x509.SubjectAlternativeName([x509.DNSName(host)])
     signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
     paths = TlsSettings(certificate=folder / "certificate.pem", key=folder / "key.pem")
     paths.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))

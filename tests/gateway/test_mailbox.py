@@ -24,6 +24,16 @@ async def test_what_is_not_taken_grows_together():
     assert second.text == "x"
 
 
+async def test_what_the_maker_has_does_not_grow():
+    mailbox = Mailbox()
+    first, second = [TokenLogprob("a", -1.0)], [TokenLogprob("b", -2.0)]
+    for logprobs in (first, second, second):
+        mailbox.put(Delta(0, "a", logprobs=logprobs))
+    (taken,) = await mailbox.take()
+    assert taken.logprobs == [*first, *second, *second]
+    assert (len(first), len(second)) == (1, 1)
+
+
 async def test_the_end_and_the_error_come_after_all_pieces():
     mailbox = Mailbox()
     mailbox.put(Delta(0, "a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -157,3 +158,14 @@ def test_what_is_no_answer_of_openai_s(body, monkeypatch):
     for stream in (False, True):
         with pytest.raises((GenerationError, ServerUnavailableError)):
             ask("http://other", job(stream=stream))
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [("length", "length"), ("content_filter", "content_filter"), ("eos", "stop"), (None, "")],
+)
+def test_why_a_provider_s_answer_ended_is_one_of_our_reasons(said, means, monkeypatch):
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": said}
+    answer_always(monkeypatch, 200, json.dumps({"choices": [choice]}).encode())
+    (delta,) = ask("http://other", job(stream=False))
+    assert delta.finish_reason == means

@@ -22,7 +22,8 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from tests.integration.speaker import DTYPES
 
-GOOD = {"text_input": "Count from 17 to 40.", "max_tokens": 24}
+_BASE = {"text_input": "Count from 17 to 40.", "max_tokens": 24}
+GOOD = {**_BASE, "exclude_input_in_output": True}
 NAN = float("nan")
 
 _DTYPES = DTYPES | {
@@ -178,7 +179,11 @@ MODELS = [
         model="tensorrt_llm",
     ),
     Refusal(
-        "a piece of nothing", "sequence_id is missing", _PIECE, model="postprocessing", json=False
+        "more lengths than rows",
+        "SEQUENCE_LENGTH has 3 values",
+        {**_PIECE, "SEQUENCE_LENGTH": np.array([[1, 1, 1]], dtype=np.int32)},
+        model="postprocessing",
+        json=False,
     ),
     Refusal(
         "empty query",
@@ -412,7 +417,7 @@ async def storm(ways: Ways, way: str, each: int, at_once: int, seed: int = 0) ->
             if (said := await kind("ensemble", GOOD, {})) != expected:
                 wrong[f"a good request: {said!r}"] += 1
             return
-        base = GOOD if refusal.model in ("ensemble", "ensembel") else {}
+        base = _BASE if refusal.model in ("ensemble", "ensembel") else {}
         try:
             answer = await ask(refusal.model, {**base, **refusal.inputs}, refusal.parameters)
         except Refused as error:

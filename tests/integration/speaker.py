@@ -131,7 +131,7 @@ class Speaker:
         parameters: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Stream:
-        only = np.full((len(text) if isinstance(text, list) else 1, 1), True)
+        only = np.full((1 if isinstance(text, str | bytes) else len(text), 1), True)
         values = {"text_input": text, "max_tokens": max_tokens, "exclude_input_in_output": only}
         values |= inputs
         tensors = [tensor(name, value) for name, value in values.items()]

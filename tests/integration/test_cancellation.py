@@ -92,7 +92,7 @@ def steps(triton: Server) -> int:
     return metric(triton, "trireme_batch_size_sequences_count")
 
 
-@pytest.mark.parametrize(("requests", "n"), [(50, 1), (1, 64), (10, 8)])
+@pytest.mark.parametrize(("requests", "n"), [(50, 1), (200, 1), (1, 64), (10, 8)])
 @pytest.mark.parametrize("stream", [True, False])
 def test_many_who_leave_together_are_gone_in_a_few_steps(
     triton: Server, speaker: Speaker, requests: int, n: int, stream: bool

@@ -162,10 +162,14 @@ def test_the_engine_alone_speaks_tensorrt_llm(triton: Server) -> None:
         tensor("request_output_len", [[5]]),
         tensor("end_id", [[-1]]),
     ]
+    whole = Stream(triton.grpc_url, inputs, model="tensorrt_llm").answer()
+    assert whole.array("output_ids")[0, 0, :3].tolist() == [70, 71, 72]
+    inputs.append(tensor("exclude_input_in_output", [[True]]))
     answer = Stream(triton.grpc_url, inputs, model="tensorrt_llm").answer()
     assert answer.error is None
     assert len(answer.results) == 1
     assert answer.array("output_ids").shape == (1, 1, 5)
+    assert whole.array("output_ids")[0, 0, 3:].tolist() == answer.array("output_ids")[0, 0].tolist()
     assert answer.array("output_ids").dtype == np.int32
     assert answer.array("sequence_length").tolist() == [[5]]
 

@@ -63,10 +63,10 @@ class Server(NamedTuple):
         return [json.loads(line) for line in lines]
 
 
-def make_repository(folder: Path) -> Path:
+def make_repository(folder: Path, *assignments: str) -> Path:
     """A repository with the stand-in in the backend's place, and a watchdog that is soon awake."""
     repository = folder / "repository"
-    assemble(repository, RepositorySettings.from_assignments(SETTINGS))
+    assemble(repository, RepositorySettings.from_assignments([*SETTINGS, *assignments]))
     model = repository / "tensorrt_llm"
     config = text_format.Parse((model / "config.pbtxt").read_text(), pb.ModelConfig())
     config.backend = "python"
@@ -224,3 +224,35 @@ def test_an_adapter_that_hangs_ends_and_its_clients_are_told(tmp_path: Path) -> 
         log = triton.log.read_text()
     assert f"Timeout (0:00:{HUNG_AFTER_S}" in log
     assert "in execute" in log
+
+
+def test_without_decoupled_mode_infer_has_one_answer(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path, "decoupled_mode=false")
+    with TritonServer(repository, log=tmp_path / "triton.log") as triton:
+        url = f"http://127.0.0.1:{triton.ports.http}/v2/models/ensemble"
+        inputs = [
+            {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [prompt(TEXT)]},
+            {"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [200]},
+            {
+                "name": "exclude_input_in_output",
+                "shape": [1, 1],
+                "datatype": "BOOL",
+                "data": [True],
+            },
+        ]
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(
+                threads.map(
+                    lambda _: httpx.post(f"{url}/infer", json={"inputs": inputs}, timeout=60),
+                    range(40),
+                )
+            )
+        told = {
+            each["name"]: each["data"] for answer in answers for each in answer.json()["outputs"]
+        }
+        assert {answer.status_code for answer in answers} == {200}
+        assert told["text_output"] == [SAFE]
+        assert told["finish_reason"] == ["stop"]
+        stream = {"text_input": TEXT, "max_tokens": 9, "stream": True}
+        refused = httpx.post(f"{url}/generate", json=stream, timeout=60)
+        assert "decoupled_mode=false" in refused.json()["error"]

@@ -17,7 +17,8 @@ CONTACT = "How do I contact Rosa Torres?"
 
 
 def ask(triton: Server, text: str, stream: bool = True, **more: Any) -> list[dict[str, Any]]:
-    body = {"text_input": text, "max_tokens": 120, "stream": stream, **more}
+    body = {"text_input": text, "max_tokens": 120, "stream": stream}
+    body |= {"exclude_input_in_output": True, **more}
     kind = "generate_stream" if stream else "generate"
     url = f"{triton.http_url}/v2/models/ensemble/{kind}"
     if not stream:
@@ -103,8 +104,12 @@ def test_a_prompt_that_a_policy_blocks_is_refused(triton: Server) -> None:
     assert "safety_policy is 'weaker'; there are none, standard, strict" in error
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_stop_text_across_tokens_ends_text_and_engine(triton: Server, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("stream", "echo"), [(True, False), (False, False), (False, True)], ids=str
+)
+def test_a_stop_text_across_tokens_ends_text_and_engine(
+    triton: Server, stream: bool, echo: bool
+) -> None:
     options: dict[str, Any] = {"max_tokens": 1500, "end_id": -1, "safety_policy": "none"}
     whole = text_of(ask(triton, "Count from 3 to 30.", max_tokens=60, safety_policy="none"))
     stop = whole[5:9]
@@ -115,11 +120,13 @@ def test_a_stop_text_across_tokens_ends_text_and_engine(triton: Server, stream: 
             stream,
             stop_words=[stop],
             include_stop_str_in_output=False,
+            exclude_input_in_output=not echo,
             **options,
         )
         # The engine may have matched the stop text's tokens itself; it never goes on to the end.
         await_idle(triton)
-    assert text_of(pieces) == whole[: whole.index(stop)]
+    prompt = "Count from 3 to 30." if echo else ""
+    assert text_of(pieces) == prompt + whole[: whole.index(stop)]
     assert pieces[-1]["finish_reason"] == "stop"
 
 

@@ -13,12 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from gateway.configuration import ListenSettings
 from ops import serve
-from ops.gateway_process import GatewayError
+from ops.gateway_address import GatewayAddress
+from ops.gateway_process import GatewayError, GatewayServer
 from ops.triton_process import ROOT, Ports, TritonServer
+from tests.gateway.fakes import configuration
+from tests.gateway.fakes import serving as gateway_serving
+from tests.gateway.test_edge import certificate
 from tests.ops.conftest import processes_of_group, write_model
 
 
@@ -34,7 +40,9 @@ def test_the_message_names_addresses_and_commands(tmp_path):
 
 def test_with_the_gateway_its_commands_come_first(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
-    message = serve.message(server, "ensemble", serve.openai_commands("127.0.0.1:8080", "mine"))
+    message = serve.message(
+        server, "ensemble", serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine")
+    )
     lines = message.splitlines()
     curl = next(line for line in lines if "curl" in line)
     words = shlex.split(curl)
@@ -64,11 +72,86 @@ def test_before_a_triton_that_cannot_stream_there_is_no_gateway(tmp_path):
 
 def test_where_a_key_is_wanted_the_commands_make_and_send_one(tmp_path, monkeypatch):
     config = tmp_path / "gateway.yaml"
-    text = serve.openai_commands("127.0.0.1:8080", "mine", config)
+    text = serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine", config)
     curl = next(line for line in text.splitlines() if "curl" in line)
     assert "authorization: Bearer $TRIREME_API_KEY" in shlex.split(curl)
     assert f"-m gateway.admin --config {config} keys create acme --application chat)" in text
     assert 'api_key=os.environ["TRIREME_API_KEY"]' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "resolved"),
+    [("localhost", ""), ("api.acme.example", "--resolve api.acme.example:8080:127.0.0.1 ")],
+)
+def test_over_tls_the_commands_use_the_certificate_and_its_name(tmp_path, name, resolved):
+    at = tls_address(tmp_path, 8080, name)
+    text = serve.openai_commands(at, "mine")
+    assert f"curl -s --cacert {tmp_path}/certificate.pem {resolved}https://{name}:8080/v1/" in text
+    assert f"create_default_context(cafile='{tmp_path}/certificate.pem')" in text
+    assert f'base_url="https://{name}:8080/v1", api_key="none", http_client=http_client' in text
+
+
+def test_a_gateway_that_speaks_tls_is_found_ready(tmp_path):
+    tls = certificate(tmp_path, "api.acme.example")
+    listen = ListenSettings(port=0, tls=tls, shutdown_grace_s=0)
+    with gateway_serving(None, configuration(listen=listen)) as running:
+        port = int(running.url.rpartition(":")[2])
+        config = tls_config(tmp_path)
+        server = GatewayServer(None, port=port, log=tmp_path / "log", config=config)
+        assert server._ready()
+        assert server.offer().model is not None
+
+
+def test_the_gateway_is_told_of_a_promotion_and_a_rollback(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "_NAME_S", 0)
+    for number, name in (("1", "before"), ("2", "after")):
+        folder = tmp_path / "tensorrt_llm" / number
+        folder.mkdir(parents=True)
+        (folder / "engine.json").write_text("{}")
+        (folder / "manifest.json").write_text(json.dumps({"name": name}))
+
+    class Triton(TritonServer):
+        ready: ClassVar = ["1"]
+
+        def __init__(self) -> None:
+            pass
+
+        def versions(self, model):
+            assert model == "tensorrt_llm"
+            return self.ready
+
+    words = ["--repository", str(tmp_path), "--gateway-port", "8080"]
+    options = serve._parser().parse_args([*words, "--log", str(tmp_path / "triton.log")])
+    naming = serve._Naming(options, Triton())
+    file = tmp_path / "served-8080.json"
+    naming.look()
+    assert not file.exists()  # what it was started with
+    told = []
+    for ready in (["1", "2"], ["2"], [], ["1"]):
+        Triton.ready = ready
+        naming.look()
+        told.append(json.loads(file.read_text())["name"])
+    assert told == ["after", "after", "after", "before"]
+
+
+def tls_config(folder: Path) -> Path:
+    """A gateway's configuration that names a certificate of the folder."""
+    config = folder / "gateway.yaml"
+    names = f"certificate: {folder}/certificate.pem, key: {folder}/key.pem"
+    config.write_text(f"listen: {{tls: {{{names}}}}}")
+    return config
+
+
+def tls_address(folder: Path, port: int, name: str) -> GatewayAddress:
+    certificate(folder, name)
+    return GatewayAddress.of("0.0.0.0", port, tls_config(folder))
+
+
+def test_what_a_gateways_configuration_lacks_is_its_own_to_say(tmp_path):
+    for text in ("", "listen: {}", "listen: [1", "listen: {tls: {certificate: nowhere.pem}}"):
+        config = tmp_path / "gateway.yaml"
+        config.write_text(text)
+        assert GatewayAddress.of("127.0.0.1", 8080, config).name == "127.0.0.1"
 
 
 @dataclass

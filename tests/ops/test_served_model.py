@@ -36,3 +36,13 @@ def test_an_engine_without_a_manifest_goes_by_the_default(tmp_path: Path) -> Non
     promoted(tmp_path / "tensorrt_llm" / "1", engine={})
     assert ServedModel.of(tmp_path) == ServedModel("demo")
     assert ServedModel.of(tmp_path / "none").gateway_arguments() == ["--model=demo"]
+
+
+def test_of_two_versions_the_one_is_told_of_that_is_served(tmp_path: Path) -> None:
+    for number, name in (("1", "before"), ("2", "after")):
+        promoted(tmp_path / "tensorrt_llm" / number, engine={}, manifest={"name": name})
+    assert ServedModel.of(tmp_path).name == "after"
+    assert ServedModel.of(tmp_path, "1").name == "before"
+    file = tmp_path / "new" / "served.json"
+    ServedModel.of(tmp_path, "1").write(file)
+    assert json.loads(file.read_text())["name"] == "before"

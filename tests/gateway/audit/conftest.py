@@ -35,7 +35,7 @@ def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> Audit
         "cached_tokens": 0,
         "ttft_s": 0.01,
         "latency_s": 0.5,
-        "finish_reason": "stop",
+        "finish_reasons": ("stop",),
         "status": 200,
         "verdicts": ("email",),
         "prompt_text": PROMPT,

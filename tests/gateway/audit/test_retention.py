@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.audit import retention
 from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import PRUNED, segments, writers
 from gateway.audit.audit_settings import AuditSettings
@@ -79,6 +80,20 @@ async def test_a_segment_goes_when_its_last_line_is_older_than_what_is_kept(sett
     assert prune(settings.directory, keys, date(2027, 1, 17)) == [first]
     assert prune(settings.directory, keys, date(2027, 1, 18)) == [second]
     await log.close()
+
+
+async def test_a_removal_is_on_disk_before_the_next_begins(settings, log, keys, monkeypatch):
+    [folder] = writers(settings.directory)
+    synced = []
+
+    def sync(where):
+        assert where == folder
+        synced.append(numbers(settings))
+
+    monkeypatch.setattr(retention, "sync_folder", sync)
+    before = numbers(settings)
+    removed = prune(settings.directory, keys, date(2027, 1, 17))
+    assert synced == [before[count:] for count in range(1, len(removed) + 1)]
 
 
 async def test_a_removal_leaves_a_note_of_what_went(settings, log, keys):

@@ -47,7 +47,7 @@ def sums(engine: Engine, *, charged: bool = False) -> dict[tuple[str, ...], tupl
     """What clients were told, or what they are charged, by the sums' keys."""
     with engine.connect() as connection:
         rows = connection.execute(select(usage).order_by(*usage.primary_key))
-        which = slice(10, None) if charged else slice(5, 10)
+        which = slice(10, 13) if charged else slice(5, 10)
         return {tuple(row[:5]): tuple(row[which]) for row in rows}
 
 
@@ -61,8 +61,8 @@ async def write(log: FileAuditLog, number: int, tenant: str = "acme", **fields: 
 async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, settings):
     log = FileAuditLog.open(settings)
     await write(log, 1)
-    await write(log, 2, prompt_tokens=100, output_tokens=10, status=502, finish_reason="error")
-    await write(log, 3, status=499, finish_reason="cancelled")
+    await write(log, 2, prompt_tokens=100, output_tokens=10, status=502, finish_reasons=("error",))
+    await write(log, 3, status=499, finish_reasons=("cancelled",))
     await write(log, 4, tenant="globex")
     await write(log, 5, time=TIME + DAY, key_id="corp:chat")
     ledger.fold()

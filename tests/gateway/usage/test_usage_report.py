@@ -44,7 +44,7 @@ def engine(database_url):
         connection.execute(
             # Charged is what was told.
             insert(usage),
-            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:]), strict=True)) for row in rows],
+            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:], 0), strict=True)) for row in rows],
         )
     book = PriceBook(engine)
     book.set(price())
@@ -65,6 +65,24 @@ def test_usage_is_grouped_and_priced_by_the_prices_of_its_day(engine):
     assert acme.cost == Decimal("0.45000075")  # 0.15 + 0.30, and 1 + 1 tokens to the last digit
     assert (acme.currency, acme.unpriced_tokens) == ("EUR", 30)
     assert globex.cost == Decimal("0.2")
+
+
+def test_cached_tokens_cost_what_the_price_list_says_and_else_nothing(database_url):
+    engine = open_database(database_url)
+    row = ("2026-11-02", "acme", "chat", "k1", "demo", 1, 0, 0, 1000, 10, 900, 100, 10, 0)
+    with engine.begin() as connection:
+        connection.execute(insert(usage), [dict(zip(usage.c.keys(), row, strict=True))])
+    book = PriceBook(engine)
+    book.set(price(prompt="1000000", output="0"))
+    [total] = report(engine, query(by=()))
+    assert total.cost == 100  # what was computed
+    dear = price(prompt="1000000", output="0").model_copy(
+        update={"cached_per_million": Decimal("500000")}
+    )
+    book.set(dear)
+    assert book.all() == [dear]
+    [total] = report(engine, query(by=()))
+    assert total.cost == 100 + 450
 
 
 def test_only_what_was_asked_for_is_reported(engine):
@@ -89,6 +107,7 @@ def test_csv_has_the_same_in_a_line_each(engine):
         "requests": "2",
         "errors": "0",
         "interrupted": "0",
+        "refused": "0",
         "prompt_tokens": "10",
         "output_tokens": "20",
         "cached_tokens": "0",
@@ -102,7 +121,7 @@ def test_csv_has_the_same_in_a_line_each(engine):
 
 
 def test_small_costs_are_written_without_exponents():
-    empty = dict.fromkeys(("requests", "errors", "interrupted", "prompt_tokens"), 0)
+    empty = dict.fromkeys(("requests", "errors", "interrupted", "refused", "prompt_tokens"), 0)
     row = UsageRow(
         group={},
         **empty,

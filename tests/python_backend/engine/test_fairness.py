@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
+from python_backend.engine.fairness import SHARED_PART, Turns
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
-from tests.python_backend.engine.test_scheduler import advance, make_scheduler, make_sequence
+from tests.python_backend.engine.scheduling import advance, make_scheduler, make_sequence
 
 BATCH, STANDARD, INTERACTIVE = 5, 3, 1
 
@@ -119,13 +122,70 @@ def test_a_place_that_comes_free_goes_to_who_has_the_fewest() -> None:
 def test_prompts_of_tenants_take_turns() -> None:
     scheduler = make_scheduler(blocks=200, max_sequences=16, max_num_tokens=32)
     ask(scheduler, 8, share="a", prompt=160, max_tokens=1)
-    step(scheduler, 2)
     (other,) = ask(scheduler, 1, share="b", prompt=96, max_tokens=1)
     steps = 0
     while not other.finished:
         steps += 1
         step(scheduler)
-    assert steps == 5  # three parts of its prompt, and two of the other's between them
+    assert steps == 6  # three parts of its prompt, each after one of the other's
+
+
+def test_who_had_little_of_late_comes_first_with_all_of_a_prompt() -> None:
+    scheduler = make_scheduler(blocks=400, max_sequences=16, max_num_tokens=32)
+    ask(scheduler, 8, share="a", prompt=320, max_tokens=1)
+    step(scheduler, 20)
+    (other,) = ask(scheduler, 1, share="b", prompt=160, max_tokens=1)
+    step(scheduler, 5)
+    assert other.finished
+
+
+def test_what_was_had_long_ago_does_not_count() -> None:
+    turns = Turns()
+    first, second = make_sequence(4), make_sequence(4)
+    first.share, second.share = "a", "b"
+    turns.take(first, 10_000)
+    turns.take(second, 1_000)
+    assert turns.urgency(second) < turns.urgency(first)
+    for _ in range(200):
+        turns.take(make_other(), 10_000)
+    turns.take(second, 100)
+    assert turns.urgency(first) < turns.urgency(second)
+
+
+def make_other() -> Sequence:
+    other = make_sequence(4)
+    other.share = "c"
+    return other
+
+
+@pytest.mark.parametrize(("share", "priority"), [("b", STANDARD), ("a", INTERACTIVE)])
+def test_steps_are_short_where_a_newcomer_would_wait_for_their_end(
+    share: str, priority: int
+) -> None:
+    now_s = [0.0]
+    scheduler = make_scheduler(
+        blocks=900, max_sequences=4, max_num_tokens=512, clock=lambda: now_s[0]
+    )
+    ask(scheduler, 4, share="a", prompt=3_000)
+    assert sum(work.num_tokens for work in scheduler.schedule()) == 512
+    ask(scheduler, 1, share=share, priority=priority, max_tokens=1)
+    step(scheduler)
+    for _ in range(3):
+        work = scheduler.schedule()
+        assert sum(each.num_tokens for each in work) == 512 // SHARED_PART
+        now_s[0] += 4  # it may come again
+        advance(scheduler, work)
+    assert sum(work.num_tokens for work in scheduler.schedule()) == 512
+
+
+def test_a_promoted_prompt_leaves_others_half_of_a_step() -> None:
+    scheduler = make_scheduler(blocks=200, max_sequences=4, max_num_tokens=512)
+    (long,) = ask(scheduler, 1, share="a", prompt=1_000)
+    long.is_promoted = True
+    (other,) = ask(scheduler, 1, share="b", prompt=30, max_tokens=1)
+    ask(scheduler, 1, share="c")
+    step(scheduler)
+    assert other.finished
 
 
 def test_a_stream_takes_no_turn() -> None:
@@ -140,6 +200,19 @@ def test_a_stream_takes_no_turn() -> None:
         steps += 1
         step(scheduler)
     assert steps == 6  # three parts of its prompt, each after one of the other's
+
+
+def test_a_prompt_of_two_tokens_takes_a_turn() -> None:
+    scheduler = make_scheduler(max_num_tokens=2)
+    (same,) = ask(scheduler, 1, share="a", prompt=96)
+    (other,) = ask(scheduler, 1, share="b", prompt=96)
+    step(scheduler, 2)
+    assert (same.num_computed, other.num_computed) == (2, 2)
+    (short,) = ask(scheduler, 1, priority=INTERACTIVE, share="a", prompt=2, max_tokens=1)
+    step(scheduler)
+    assert short.finished
+    step(scheduler)
+    assert (same.num_computed, other.num_computed) == (2, 4)
 
 
 def test_what_has_waited_long_keeps_one_place_of_eight() -> None:

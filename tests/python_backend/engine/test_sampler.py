@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from python_backend.engine import sampler
 from python_backend.engine.scheduled import Scheduled
-from python_backend.engine.selection import NumpySelection, Selection, load_selection
+from python_backend.engine.selection import ONE, NumpySelection, Selection, _weigh, load_selection
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
 
 VOCAB = 8
@@ -135,6 +135,29 @@ def test_tokens_are_drawn_as_often_as_the_bounds_say(
     assert counts.keys() <= expected.keys()
     for token, probability in expected.items():
         assert abs(counts[token] - 100 * probability) <= 1
+
+
+@pytest.mark.parametrize("selection", [SELECTION, NumpySelection()])
+@pytest.mark.parametrize("temperature", [1e-9, 1e-39, 5e-324])
+def test_a_temperature_next_to_0_leaves_the_likeliest(
+    selection: Selection, temperature: float
+) -> None:
+    next_to_1 = np.nextafter(np.float32(1), np.float32(0))
+    logits = np.array([next_to_1, -np.inf, 1, next_to_1, 0, -1, -2, -3], dtype=np.float32)
+    params = SamplingParams(max_tokens=1, top_k=5, temperature=temperature)
+    assert frequencies(logits, params, draws=10, selection=selection).keys() == {2}
+
+
+@pytest.mark.parametrize("selection", [SELECTION, NumpySelection()])
+@pytest.mark.parametrize("logit", [-1.0, -3.3])
+def test_min_p_keeps_what_is_exactly_so_likely_and_nothing_less(
+    selection: Selection, logit: float
+) -> None:
+    logits = np.array([0, logit] + [-99] * (VOCAB - 2), dtype=np.float32)
+    weight = int(_weigh(logits, logits[0], np.float32(1))[1])
+    for more, kept in ((0, {0, 1}), (0.25, {0}), (0.75, {0})):
+        params = SamplingParams(max_tokens=1, min_p=(weight + more) / ONE)
+        assert frequencies(logits, params, draws=100, selection=selection).keys() == kept
 
 
 def test_top_k_alone_draws_among_k() -> None:

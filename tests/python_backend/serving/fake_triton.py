@@ -177,9 +177,11 @@ class InferenceRequest:
         self.request_id = request_id
         self.requested_output_names = requested_output_names
 
-    def exec(self, decoupled: bool) -> Iterable[OtherResponse]:
+    def exec(self, decoupled: bool = False) -> Any:
+        """All responses of a decoupled model, or the only one of another."""
         InferenceRequest.made.append(self)
-        return InferenceRequest.answer(self)
+        responses = InferenceRequest.answer(self)
+        return responses if decoupled else next(iter(responses))
 
 
 InferenceRequest.made = []

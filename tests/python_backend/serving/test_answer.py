@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from contract.codes import FinishReason
 from python_backend.safety.policy import Policy, load_policies
 from python_backend.serving.answer import Answer, Piece, StreamContext
 from python_backend.text.detokenizer import Vocabulary
@@ -62,7 +63,7 @@ def by_name(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
 def answer(
     policy: Policy,
     pieces: Sequence[Sequence[int]],
-    reason: str,
+    reason: FinishReason,
     context: StreamContext = StreamContext(),  # noqa: B008 (frozen)
     log_probs: bool = False,
 ) -> Piece:
@@ -86,7 +87,7 @@ def answer(
     return whole
 
 
-def ended_anywhere(policy: Policy, ids: Sequence[int], reason: str) -> Iterator[Piece]:
+def ended_anywhere(policy: Policy, ids: Sequence[int], reason: FinishReason) -> Iterator[Piece]:
     """What becomes of an answer, token by token, that ends after the first, the second, ...
 
     Each end is that of a copy, so that no token is read twice.
@@ -142,7 +143,7 @@ def assert_tells_nothing(text: str) -> None:
 @pytest.mark.parametrize("reason", ["length", "cancelled", "error"])
 @pytest.mark.parametrize("name", TAKE_OUT)
 def test_wherever_the_engine_ends_it_no_beginning_of_a_match_leaves(
-    by_name: dict[str, Policy], name: str, reason: str
+    by_name: dict[str, Policy], name: str, reason: FinishReason
 ) -> None:
     for end, piecewise in enumerate(ended_anywhere(by_name[name], IDS, reason), 1):
         whole = answer(by_name[name], [IDS[:end]], reason)
@@ -207,7 +208,7 @@ def test_how_tokens_come_changes_neither_text_nor_count(
     include: bool,
     end: int,
     cuts: list[int],
-    reason: str,
+    reason: FinishReason,
 ) -> None:
     context = StreamContext(stops=(stop,) if stop else (), include_stop=include)
     places = sorted({0, end, *(cut for cut in cuts if cut < end)})

@@ -215,7 +215,9 @@ def test_a_sequence_knows_whose_share_it_takes(load: Load) -> None:
     model = load()
     named, unnamed, other = (generate([5], [6]) for _ in range(3))
     named.parameters_json = json.dumps({"share": "tenant-a"})
-    assert {each.sequence.owner for each in started(model, named)} == {"tenant-a"}
+    streams = started(model, named)
+    assert {each.sequence.owner for each in streams} == {"tenant-a"}
+    assert {each.sequence.salt for each in streams} == {b"tenant-a"}  # nobody finds its prefixes
     (owner,) = {each.sequence.owner for each in started(model, unnamed)}
     assert owner not in {each.sequence.owner for each in started(model, other)}
 

@@ -458,6 +458,17 @@ def test_an_answer_that_begins_with_its_prompt_is_not_stopped_by_it(
     model.execute([request])
     assert texts([request]) == "the cat; a cat"
     assert reasons([request]) == ["stop"]
+    # An engine that streams, to be stopped at a stop text, sends no prompt: the context has it.
+    said = StreamContext(stops=("cat",), whole=True, prompt=tuple(prompt))
+    streamed = [
+        piece([], 2, context=said),
+        piece(answer[:1], 2),
+        piece(answer[1:3], 2),
+        piece(answer[3:], 2, "length"),
+    ]
+    model.execute(streamed)
+    assert texts(streamed) == "the cat; a cat"
+    assert reasons(streamed) == ["stop"]
 
 
 def test_all_beams_of_a_prompt_are_answers(model: postprocessing.TritonPythonModel) -> None:
@@ -571,3 +582,14 @@ def test_where_it_is_not_decoupled_every_request_has_one_response(
     assert response.outputs == {}
     assert left.ended
     assert InferenceRequest.made == []  # nothing to stop: the engine is done
+
+
+@pytest.mark.parametrize("lengths", [[[1, 1, 1]], [[]]])
+def test_there_is_a_length_for_each_row(
+    model: postprocessing.TritonPythonModel, lengths: list[list[int]]
+) -> None:
+    request = make_request(POSTPROCESSING_MODEL, TOKENS_BATCH=[[[5]]], SEQUENCE_LENGTH=lengths)
+    model.execute([request])
+    (response,) = request.responses
+    assert response.error is not None
+    assert f"SEQUENCE_LENGTH has {len(lengths[0])} values" in response.error.message

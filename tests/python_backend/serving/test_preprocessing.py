@@ -244,7 +244,13 @@ def test_each_message_of_a_chat_is_held_to_the_policy(
         ({"MIN_TOKENS": [[3]]}, "none", False, StreamContext()),
         ({"STOP_WORDS_DICT": [[b""]]}, "none", False, StreamContext()),
         ({}, "strict", True, StreamContext(whole=True)),
-        ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "strict", False, StreamContext(echo_tokens=1)),
+        ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "none", False, StreamContext(echo_tokens=1)),
+        (
+            {"EXCLUDE_INPUT_IN_OUTPUT": [[False]]},
+            "strict",
+            True,
+            StreamContext(whole=True, prompt=(TOKENIZER.get_vocab()["q"],)),
+        ),
     ],
 )
 def test_postprocessing_is_told_what_it_needs(

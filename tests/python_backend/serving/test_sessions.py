@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from contract.codes import Ending
 from contract.errors import InvalidRequestError
 from tests.python_backend.serving.clock import Clock
 from tests.python_backend.serving.fake_triton import InferenceResponse, Request, TritonError
@@ -25,7 +26,7 @@ def make_session(
     return Session(request, streams, timeout_s=timeout_s, clock=clock), request
 
 
-def tokens(*ids: int, reason: str = "") -> Piece:
+def tokens(*ids: int, reason: Ending = "") -> Piece:
     return Piece((np.array(ids, dtype=np.int32),), reason)
 
 

@@ -1,0 +1,37 @@
+"""Work that is too much for the event loop at once, beside it in a thread.
+
+An answer with the likeliest tokens beside each of its own has tens of thousands of entries, and to
+read or write them takes as long as a hundred requests do. A thread gives Python's lock up within a
+millisecond (`gateway.server`), so the loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+_LARGE = 1024
+"""More entries than this take longer than a few milliseconds."""
+_AT_ONCE = 1
+"""More threads would wait for each other, and the loop for all."""
+
+_Result = TypeVar("_Result")
+_limiter: anyio.CapacityLimiter | None = None
+
+
+async def aside(work: Callable[[], _Result], entries: int) -> _Result:
+    """Do something at once where it is small, else in a thread.
+
+    Args:
+        work: What to do.
+        entries: Of how many entries it reads or writes each.
+    """
+    global _limiter
+    if entries <= _LARGE:
+        return work()
+    if _limiter is None:
+        _limiter = anyio.CapacityLimiter(_AT_ONCE)
+    return await anyio.to_thread.run_sync(work, limiter=_limiter)
