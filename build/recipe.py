@@ -61,6 +61,8 @@ class OnnxTarget(_Part):
         int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
             levels of least squared error; ``gptq`` so that results on the calibration text, which
             it needs, change least.
+        smoothing: Whether what stands out in the inputs of int8 products moves into their weights;
+            the calibration text says what does. It costs nothing when the engine runs.
         activations: What the products compute with: on a CPU int8 beside int8 and int4 weights,
             fp32 beside fp32; fp16 on CUDA. It follows from the weights and may be left out.
         kv_cache: Precision of keys and values; by default that of the activations.
@@ -70,6 +72,7 @@ class OnnxTarget(_Part):
     execution_provider: ExecutionProvider
     weights: Precision = "fp32"
     int4_method: Int4Method = "rtn"
+    smoothing: bool = False
     activations: _Computes
     kv_cache: _Computes
 
@@ -100,6 +103,8 @@ class OnnxTarget(_Part):
             raise ValueError(f"a kv_cache of {self.kv_cache} is not for {provider}")
         if self.int4_method != "rtn" and weights != "int4":
             raise ValueError(f"int4_method is {self.int4_method}, but the weights are in {weights}")
+        if self.smoothing and computes != "int8":
+            raise ValueError(f"smoothing is for int8 activations, which {weights} doesn't have")
         if self.int4_method == "gptq" and provider == "cuda":
             raise ValueError("int4_method is gptq, which is for cpu: take rtn or k_quant")
         return self
