@@ -27,7 +27,7 @@ from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 PROMPT_TOKENS = 256
-_MOST_TOKENS = 2048
+MOST_TOKENS = 2048
 """Of a text, for an int8 cache: which channels stand out shows in the first hundreds."""
 
 
@@ -78,7 +78,7 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
     """
     config = EngineConfig.load(folder)
     tokens = calibration_tokens(folder, text, config.vocab_size).astype(np.int32)
-    found = _magnitudes(folder, config, tokens[:_MOST_TOKENS])
+    found = _magnitudes(folder, config, tokens[:MOST_TOKENS])
     np.save(folder / SMOOTHING_FILE, smoothing(found.queries, found.keys))
 
 
