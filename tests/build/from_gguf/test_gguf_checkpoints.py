@@ -26,6 +26,12 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+# A file holds them as float32.
+_LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.125, 1.25, 1.375],
+    "long_factor": [1.5, 2.0, 4.0, 8.0],
+}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama-untied": {},
@@ -33,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
     "phi3": {},
-    "phi3-long": {},
+    "phi3-long": {"rope_scaling": _LONGROPE},
     "gemma2": {"query_pre_attn_scalar": 32},
     "smollm3": {"no_rope_layer_interval": 4, "num_hidden_layers": 4},
 }
