@@ -19,7 +19,15 @@ from gateway.configuration import Configuration
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
-from gateway.interfaces import AuditLog, AuditRecord, Authenticator, Limiter, Reservation, Ticket
+from gateway.interfaces import (
+    AuditLog,
+    AuditRecord,
+    Authenticator,
+    Limiter,
+    Principal,
+    Reservation,
+    Ticket,
+)
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
@@ -55,6 +63,12 @@ class Gateway:
         self.turnstile = Turnstile()
         self.intake = Intake(dispatcher.router, configuration.admission)
         self.door = Door(metrics, audit)
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """Who asks, see `Authenticator`; who is known no longer waits behind those who aren't."""
+        principal = await self.authenticator.authenticate(authorization)
+        self.turnstile.know(authorization)
+        return principal
 
     async def open(self, order: Order, visit: Visit) -> Exchange:
         """Take a request in: audited, within the limits, on its way to a replica.

@@ -1,5 +1,8 @@
 """Requests that come together begin a few at a time, those of different keys in turns.
 
+A key counts as one once it has been good: made-up ones are as many as somebody likes, and whoever
+isn't known stands in one line with all the others who aren't.
+
 To read, check and send on a request takes the event loop a millisecond. A hundred that come at once
 would take a tenth of a second in one piece, in which no piece of anybody's answer is sent on, and
 another's request would wait behind them all.
@@ -9,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
 
 _AT_ONCE = 4
 """Begin in one round of the event loop."""
+_MOST_KNOWN = 4096
+_STRANGERS = 0
 
 
 class Turnstile:
@@ -20,13 +24,22 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._passed = 0
-        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
+        self._known: dict[int, None] = {}  # hashes of keys, those used last at the end
 
-    async def turn(self, key: Hashable) -> None:
+    def know(self, key: str | None) -> None:
+        """Take note that a key is good: it has a line of its own from now on."""
+        place = hash(key)
+        self._known.pop(place, None)
+        self._known[place] = None
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    async def turn(self, key: str | None) -> None:
         """Wait for the turn.
 
         Args:
-            key: Whose request it is, as far as that is known: who sends many waits for itself.
+            key: What shows whose request it is, unchecked: who sends many waits for itself.
         """
         loop = asyncio.get_running_loop()
         if not self._passed:
@@ -35,7 +48,8 @@ class Turnstile:
             self._passed += 1
             return
         place: asyncio.Future[None] = loop.create_future()
-        self._waiting.setdefault(key, deque()).append(place)
+        line = hash(key) if hash(key) in self._known else _STRANGERS
+        self._waiting.setdefault(line, deque()).append(place)
         await place
 
     def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:

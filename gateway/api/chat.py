@@ -85,7 +85,7 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise unsupported("top_logprobs needs logprobs: true", name="top_logprobs")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise unsupported(

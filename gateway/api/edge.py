@@ -175,7 +175,9 @@ async def refuse(scope: Scope, send: Send, error: GatewayError) -> None:
 
 
 def _arrival(scope: Scope) -> Arrival:
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:  # of several the first, which is what routes read
+        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
     given = headers.get("x-request-id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
     return Arrival(request_id, headers, time.time(), time.monotonic())

@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1 connection with bounds on a request's head.
+"""uvicorn's HTTP/1.1 connection with bounds on a request's head, and one request at a time.
 
-The fast parser has none of its own: a head that never ends would grow in memory, and one that comes
-a byte a minute would hold its connection for ever.
+The fast parser has no bounds of its own: a head that never ends would grow in memory, and one that
+comes a byte a minute would hold its connection for ever. A request that comes before the answer to
+the one before would have uvicorn read no further, and so never see that the client has left.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ def tell_stranger(
     app.state.gateway.door.tell(visit, error.status)
 
 
+class _TooSoonError(Exception):
+    """A request came before the answer to the one before. The parser stops at it."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._is_deaf = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -59,6 +65,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begin_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return  # it is read and dropped, so that the connection's end is seen
         super().data_received(data)
         if self._head_timer is not None:
             self._head_bytes += len(data)
@@ -67,7 +75,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._abort("the head never ends", 431)
 
     def send_400_response(self, msg: str) -> None:
-        """Say that it is no HTTP; no application hears of that, so it is told here."""
+        """Say that it is no HTTP; no application hears of that, so it is told here.
+
+        Where a request is still to be answered, the answer goes out, and is the connection's last.
+        """
+        if self._is_deaf:
+            self.cycle.keep_alive = False
+            self._tell("a request came before the answer to the one before", 400)
+            return
         super().send_400_response(msg)
         if self._head_timer is None and self.cycle is not None and not self.cycle.response_complete:
             # In a body: the application has that request, and tells of it.
@@ -79,6 +94,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._tell("this is no HTTP", 400)
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._is_deaf = True
+            raise _TooSoonError
         super().on_message_begin()
         self._begin_head()
 

@@ -43,7 +43,7 @@ class AuthenticatedRoute(APIRoute):
             gateway: Gateway = request.app.state.gateway
             visit = request.scope[SCOPE_KEY]
             visit.route = route_of(request.scope)
-            visit.principal = request.state.principal = await gateway.authenticator.authenticate(
+            visit.principal = request.state.principal = await gateway.authenticate(
                 request.headers.get("authorization")
             )
             return await handler(await self.take(request))

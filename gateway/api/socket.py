@@ -83,7 +83,7 @@ class Conversation:
         origin = headers.get("origin")
         if origin is not None and origin not in self._gateway.configuration.listen.cors_origins:
             raise PermissionDenied("the page's origin is not among cors_origins", code="origin")
-        return await self._gateway.authenticator.authenticate(headers.get("authorization"))
+        return await self._gateway.authenticate(headers.get("authorization"))
 
     async def _admit_again(self, visit: Visit) -> Principal:
         """Who sends another message; nobody that is known any more is told so, and cut off.

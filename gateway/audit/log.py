@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.audit import records
 from gateway.audit.audit_errors import AuditError
-from gateway.audit.audit_segments import segment_path, try_lock
+from gateway.audit.audit_segments import segment_path, segments, try_lock
 from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.calls import FLUSH_S, Calls
 from gateway.audit.chain import BrokenLine, seal
@@ -308,6 +308,8 @@ class FileAuditLog:
         self._file = following
 
     def _begin_segment(self, number: int) -> LineWriter:
+        """Begin a segment, with a later number where somebody else put a file in the way."""
+        number = max([number, *(each.number + 1 for each in segments(self._folder))])
         path = segment_path(self._folder, number)
         key = self._keys.current
         still_open = ({"n": n, **fields} for n, fields in self._open.items())

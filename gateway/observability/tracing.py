@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -18,9 +18,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from gateway.configuration import TracingSettings, UpstreamSettings
 from gateway.generation import Generation
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+"""Of a client's headers those of its trace alone: of ``baggage``, the default's other one, what is
+wrong is written into the log, and what isn't is sent on."""
 
 
 class RequestSpan:
@@ -44,7 +49,7 @@ class RequestSpan:
     def headers(self) -> dict[str, str]:
         """The trace context for whoever is asked next."""
         headers: dict[str, str] = {}
-        propagate.inject(headers, self.context)
+        _PROPAGATOR.inject(headers, self.context)
         return headers
 
     def end(self) -> None:
@@ -93,7 +98,7 @@ class Tracing:
         self, operation: str, model: str, request_id: str, headers: Mapping[str, str]
     ) -> RequestSpan:
         """The span of a request that has come; its caller ends it."""
-        parent = propagate.extract(headers)
+        parent = _PROPAGATOR.extract(headers)
         span = self._tracer.start_span(
             f"{operation} {model}",
             context=parent,

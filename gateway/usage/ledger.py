@@ -160,7 +160,7 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
         later = [each.number for each in segments(folder) if each.number > cursor.segment]
         return (replace(cursor, segment=later[0], position=0) if later else cursor), 0, sums
     # Looked at before the file is read: nothing is added to a segment that another one follows.
-    closed = segment_path(folder, cursor.segment + 1).exists()
+    closed = any(each.number > cursor.segment for each in segments(folder))
     position, link, lines = cursor.position, cursor.link, 0
     with path.open("rb") as file:
         file.seek(position)
@@ -169,11 +169,10 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
                 break
             try:
                 fields, link = read(line)
+                _count(fields, sums)
             except BrokenLine as error:
                 # Verification tells of it too. What can't be read can't be counted.
                 _log.error("%s, after line %d: a line %s", path, link.sequence, error)
-            else:
-                _count(fields, sums)
             position += len(line)
             lines += 1
         # What the database counts must not be lost by a power cut that comes before the log's sync.
@@ -184,6 +183,18 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
 
 
 def _count(fields: dict[str, Any], sums: Sums) -> None:
+    """Add what a line says.
+
+    Raises:
+        BrokenLine: It is none of ours: its MAC isn't checked here.
+    """
+    try:
+        _add_to(sums, fields)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        raise BrokenLine("says nothing that can be counted") from None
+
+
+def _add_to(sums: Sums, fields: dict[str, Any]) -> None:
     event = fields.get("event")
     is_refusal = event == "call" and fields["tenant"] and fields["status"] >= 400
     if event not in ("end", "interrupted") and not is_refusal:

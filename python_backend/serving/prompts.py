@@ -142,6 +142,7 @@ class PromptReader:
                 f"{name} has more tokens than the context of {self._tokenizer.context_length} "
                 "tokens has room for",
                 name,
+                code="context_length_exceeded",
             )
 
     def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:

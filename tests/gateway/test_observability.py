@@ -116,6 +116,15 @@ def test_without_an_exporter_the_client_s_trace_context_still_goes_on():
     assert upstream.jobs[0].headers == {"traceparent": parent}
 
 
+@pytest.mark.parametrize("baggage", ["secret", "secret=4929"])
+def test_a_client_s_baggage_is_neither_logged_nor_sent_on(caplog, baggage):
+    upstream = FakeUpstream()
+    with serving(upstream) as gateway:
+        gateway.post("/v1/chat/completions", CHAT, headers={"baggage": baggage})
+    assert not any("secret" in header for header in upstream.jobs[0].headers.values())
+    assert "secret" not in caplog.text
+
+
 def test_a_request_is_one_line_of_json_without_its_text(caplog):
     caplog.set_level(logging.INFO)
     upstream = FakeUpstream(words("the answer is private", "."))

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.api import protocol
-from tests.gateway.fakes import CHAT, STREAM
+from tests.gateway.fakes import CHAT, HANG, STREAM
 from tests.gateway.test_dispatch import eventually
 from tests.gateway.test_visits import CHATS, House, house
 
@@ -111,6 +111,58 @@ def test_requests_of_one_tenant_beside_each_other_hold_apart(house: House) -> No
         assert house.gateway.metric("trireme_gateway_body_bytes", of="requests") == 100
     eventually(lambda: house.gateway.metric("trireme_gateway_body_bytes", of="requests") == 0)
     assert [line.status for line in house.told(2)] == [400, 499]
+
+
+NEXT = [
+    head("GET /v1/models"),
+    head("GET /v1/models", "x-y: z\r\n" * 4) * 3,
+    head(POST, JSON, LENGTH) + BODY,
+    head(POST, JSON, CHUNKED) + "5\r\n{",
+    head(f"GET {CHATS}", SOCKET, VERSION, SOCKET_KEY),
+    "no HTTP at all\r\n\r\n",
+]
+
+
+class TestRequestsThatDontWait:
+    """A client may send the next one before the answer, and the server may leave it at one."""
+
+    @pytest.mark.parametrize("following", NEXT)
+    def test_who_left_is_seen(self, house: House, following: str) -> None:
+        house.upstream.script = [HANG]
+        key = f"authorization: Bearer {house.keys['good']}\r\n"
+        text = (head(POST, JSON, LENGTH) + BODY + following).replace("{key}", key)
+        with socket.create_connection(("127.0.0.1", house.gateway.port)) as connection:
+            connection.sendall(text.encode())
+            eventually(lambda: house.upstream.running == 1)
+        eventually(lambda: house.upstream.ended == ["cancelled"])
+        assert [line.status for line in house.told(2)] == [400, 499]
+
+    @pytest.mark.parametrize("following", NEXT)
+    def test_the_first_is_answered_whole(self, house: House, following: str) -> None:
+        key = f"authorization: Bearer {house.keys['good']}\r\n"
+        text = (head(POST, JSON, LENGTH) + BODY + following).replace("{key}", key)
+        with socket.create_connection(("127.0.0.1", house.gateway.port), timeout=20) as connection:
+            connection.sendall(text.encode())
+            received = b""
+            while chunk := connection.recv(1 << 16):
+                received += chunk
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert json.loads(received.partition(b"\r\n\r\n")[2])["usage"]["completion_tokens"] == 3
+        assert sorted(line.status for line in house.told(2)) == [200, 400]
+        assert house.gateway.metric("trireme_gateway_body_bytes", of="requests") == 0
+
+
+def test_of_two_keys_the_first_counts_and_is_told(house: House) -> None:
+    """The second one, empty, hid the guess from the audit."""
+    guess = f"authorization: Bearer trireme_{'0' * 16}_{'x' * 43}\r\n"
+    answer = send(
+        house, f"GET /v1/models HTTP/1.1\r\nhost: x\r\n{guess}authorization:\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    [line] = house.told(1)
+    assert line.key_id == "0" * 16
+    eventually(lambda: [each["key_id"] for each in house.records("call")] == ["0" * 16])
 
 
 class TestMessages:

@@ -33,10 +33,28 @@ async def test_few_pass_in_one_round_of_the_loop():
 
 async def test_keys_take_turns():
     turnstile = Turnstile()
+    turnstile.know("a")
+    turnstile.know("b")
     tasks, passed = await rounds(turnstile, *["a"] * 40, "b")
     await asyncio.gather(*tasks)
     assert passed.index("b") <= 4 + 4
     assert passed.count("a") == 40
+
+
+async def test_made_up_keys_stand_in_one_line():
+    turnstile = Turnstile()
+    turnstile.know("good")
+    tasks, passed = await rounds(turnstile, *map(str, range(400)), "good", "another")
+    await asyncio.gather(*tasks)
+    assert passed.index("good") <= 4 + 4
+    assert passed.index("another") == 401  # until it has been found to be good
+
+
+async def test_keys_are_forgotten():
+    turnstile = Turnstile()
+    for key in range(100_000):
+        turnstile.know(str(key))
+    assert len(turnstile._known) == 4096
 
 
 async def test_who_leaves_takes_nobodys_turn():

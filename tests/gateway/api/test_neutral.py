@@ -210,6 +210,7 @@ FRAMEWORKS: dict[str, dict[str, Any]] = {
         "logit_bias": {},
         "messages": [{"role": "user", "content": "Hi"}],
     },
+    "defaults that are spelt out": {"logprobs": False, "top_logprobs": 0},
     "vLLM's clients": {
         "top_k": -1,
         "min_p": 0.0,

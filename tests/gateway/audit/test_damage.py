@@ -121,6 +121,23 @@ async def test_it_is_noticed_and_the_log_goes_on(settings, verified, monkeypatch
     await again.close()
 
 
+@pytest.mark.parametrize("restored", ["no line of ours\n", ""])
+async def test_a_file_in_the_way_of_the_next_segment_stops_nothing(settings, monkeypatch, restored):
+    """A copy that was put back, say: with it there no request was taken in any more."""
+    monkeypatch.setattr(log_module, "_LOOK_S", 0.05)
+    async with watched(settings) as log:
+        await serve(log, "before")
+        path = last_segment(settings.directory)
+        path.with_name("00000001.jsonl").write_text(restored)
+        path.with_name("00000004.jsonl").write_text(restored)
+        delete(path)
+        await until(lambda: log.state == "damaged")
+        await serve(log, "after")
+        assert last_segment(settings.directory).name == "00000005.jsonl"
+    ends = [line["request_id"] for line in said(settings.directory) if line["event"] == "end"]
+    assert ends == ["after"]
+
+
 async def test_what_ends_meanwhile_is_written_later(settings, monkeypatch):
     monkeypatch.setattr(log_module, "_LOOK_S", 0.05)
     async with watched(settings) as log:

@@ -146,6 +146,48 @@ async def test_a_killed_processes_requests_count_as_interrupted(ledger, engine, 
     assert list(sums(engine).values()) == [(1, 0, 1, 0, 0)]
 
 
+async def test_a_segment_that_is_gone_does_not_stop_the_count(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 0)
+    ledger.fold()
+    number = 1
+    [folder] = writers(settings.directory)
+    while len(segments(folder)) < 3:
+        await write(log, number)
+        number += 1
+    gone = segments(folder)[1].path
+    lost = gone.read_bytes().count(b'"event":"end"')
+    gone.unlink()
+    await write(log, number)
+    ledger.fold()
+    await log.close()
+    assert sum(row[0] for row in sums(engine).values()) == number + 1 - lost
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"event":"end"',
+        '"event":"end","time":"x"',
+        '"event":"end","time":1e300,"tenant":1,"application":2,"key_id":3,"model":4',
+        '"event":[]',
+        '"event":"call","tenant":"a"',
+    ],
+)
+async def test_a_line_that_is_not_ours_does_not_stop_the_count(
+    ledger, engine, settings, caplog, said
+):
+    log = FileAuditLog.open(settings)
+    await write(log, 1)
+    [folder] = writers(settings.directory)
+    with segments(folder)[-1].path.open("a") as file:
+        file.write(f'{{"n":5,{said},"mac":"{"0" * 64}"}}\n')
+    ledger.fold()
+    assert [row[0] for row in sums(engine).values()] == [1]
+    assert said == '"event":[]' or "can be counted" in caplog.text
+    await log.close()
+
+
 async def test_what_is_half_written_waits(ledger, engine, settings):
     log = FileAuditLog.open(settings)
     await write(log, 1)

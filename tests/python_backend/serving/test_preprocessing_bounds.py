@@ -47,9 +47,10 @@ def test_a_text_with_too_many_tokens_is_refused_before_the_policy_reads_it(
     assert answer(model, text[: 8 * 64]).error is None  # the engine says what is too much
     monkeypatch.setattr(prompts, "scan_text", None)
     too_long = "has more tokens than the context of 64 tokens has room for"
-    assert refusal(model, text) == f"text_input {too_long}"
+    assert refusal(model, text) == f"context_length_exceeded: text_input {too_long}"
     large = json.dumps([{"role": "user", "content": text}])
-    assert refusal(model, "", MESSAGES=chat(large)) == f"messages {too_long}"
+    expected = f"context_length_exceeded: messages {too_long}"
+    assert refusal(model, "", MESSAGES=chat(large)) == expected
 
 
 @pytest.mark.parametrize(
