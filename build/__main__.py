@@ -22,6 +22,7 @@ from build.pipeline import Workshop, build
 from build.plan import make_plan
 from build.progress import ProgressLine
 from build.recipe import Recipe, TensorRTLLMRecipe, load_recipe, make_recipe
+from build.sources import with_folder
 from build.tensorrt_llm.serving import assemble_command
 from contract.errors import TriremeError
 
@@ -51,7 +52,9 @@ def _run(options: argparse.Namespace) -> None:
             "`make build-engines` says how"
         )
     progress = ProgressLine(sys.stderr)
-    plan = make_plan(recipe, DigestCache(options.cache / "digests.json"), progress)
+    digests = DigestCache(options.cache / "digests.json")
+    recipe = with_folder(recipe, options.cache, digests, _say, progress)
+    plan = make_plan(recipe, digests, progress)
     if options.dry_run:
         print(plan.describe())
         return
@@ -73,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
         cache=options.cache,
         modelopt=options.modelopt,
         progress=progress,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        say=_say,
     )
     known = store.versions()
     artifact = build(plan, workshop, quality_off)
@@ -87,6 +90,10 @@ def _run(options: argparse.Namespace) -> None:
         repository = Repository(options.promote)
         repository.trust(key.public_key())
         _promote(repository, artifact)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _promote(repository: Repository, artifact: Artifact) -> None:
@@ -104,7 +111,7 @@ def _promote(repository: Repository, artifact: Artifact) -> None:
 def _recipe(options: argparse.Namespace) -> Recipe:
     changes = _changes(options.set)
     if options.checkpoint is not None:
-        changes["checkpoint"] = str(options.checkpoint.resolve())
+        changes |= {"checkpoint": str(options.checkpoint.resolve()), "package": None}
     if options.precision is not None:
         # What follows from the weights follows from the new ones.
         follow = {"weights": options.precision, "activations": None, "kv_cache": None}
@@ -117,7 +124,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         return load_recipe(Path(options.recipe), changes)
     if options.checkpoint is None:
         raise RecipeError("name a recipe or a checkpoint")
-    name = re.sub(r"[^a-z0-9._-]+", "-", options.checkpoint.resolve().name.lower()).strip("-._")
+    called = options.checkpoint.resolve()
+    called = called.stem if called.suffix == ".gguf" else called.name
+    name = re.sub(r"[^a-z0-9._-]+", "-", called.lower()).strip("-._")
     return make_recipe({"name": name or "checkpoint", **changes}, "the command line")
 
 

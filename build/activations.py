@@ -7,9 +7,9 @@ one segment's weights are in memory or on disk at a time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +22,20 @@ from build.storage import FloatStorage
 from build.weight_tensors import Tensors
 from python_backend.engine.attention import BLOCK_TOKENS, Layout, NumpyAttention, PackedBatch
 
-Moments = dict[str, NDArray[np.float32]]
+Measures = dict[str, NDArray[np.float32]]
+
+
+class Measure(NamedTuple):
+    """What is asked of a value, float32 ``[tokens, columns]``, and how two samples' are joined."""
+
+    of: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    join: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
+
+SECOND_MOMENTS = Measure(lambda x: x.T @ x, np.add)
+"""float32 ``[columns, columns]``"""
+LARGEST = Measure(lambda x: np.abs(x).max(axis=0), np.maximum)
+"""The largest magnitude in each column, float32 ``[columns]``"""
 
 
 class _Recording(FloatStorage):
@@ -42,18 +55,27 @@ class _Recording(FloatStorage):
 
 
 class ProductInputs:
-    """The second moments of the products' inputs, segment after segment.
+    """What the products' inputs are, segment after segment.
 
     Args:
         spec: The decoder.
         tensors: Its weights.
         samples: Token ids, int64 ``[tokens]`` each.
+        rotary_start: The row of the rotary embedding's table that their first position has.
+        measure: What is asked of them.
     """
 
     def __init__(
-        self, spec: DecoderSpec, tensors: Tensors, samples: Sequence[NDArray[np.int64]]
+        self,
+        spec: DecoderSpec,
+        tensors: Tensors,
+        samples: Sequence[NDArray[np.int64]],
+        rotary_start: int = 0,
+        measure: Measure = SECOND_MOMENTS,
     ) -> None:
+        self._measure = measure
         self._spec = spec
+        self._rotary_start = rotary_start
         self._tensors = tensors
         self._ids = list(samples)
         self._index = 0
@@ -67,21 +89,21 @@ class ProductInputs:
         self._table = np.arange(blocks, dtype=np.int32)[None]
         self._attention = NumpyAttention(layout, pool, spec.rotary_table(), heads)
 
-    def next_segment(self) -> Moments:
-        """Compute the next segment; returns ``x.T @ x`` by the name of a product's first weight.
+    def next_segment(self) -> Measures:
+        """Compute the next segment; returns the measures by the name of a product's first weight.
 
         Products of one value share the array.
         """
         with tempfile.TemporaryDirectory() as folder:
             session, names = self._session(Path(folder))
             values = sorted(set(names.values()))
-            moments: dict[str, NDArray[np.float32]] = {}
+            found: dict[str, NDArray[np.float32]] = {}
             for sample in range(len(self._ids)):
                 for value, x in zip(values, self._compute(session, sample, values), strict=True):
-                    product = x.T @ x
-                    moments[value] = moments[value] + product if value in moments else product
+                    new = self._measure.of(x)
+                    found[value] = self._measure.join(found[value], new) if value in found else new
         self._index += 1
-        return {weight: moments[value] for weight, value in names.items()}
+        return {weight: found[value] for weight, value in names.items()}
 
     def _session(self, folder: Path) -> tuple[ort.InferenceSession, dict[str, str]]:
         with WeightsFile(folder / "weights.bin") as weights:
@@ -126,6 +148,7 @@ class ProductInputs:
         batch = PackedBatch(
             starts=np.array([0, len(qkv)], np.int32),
             lengths=np.zeros(1, np.int32),
+            rotary_starts=np.array([self._rotary_start], np.int32),
             tables=self._table,
         )
         attended = np.zeros((len(qkv), heads[self._index - 1].q_size), np.float32)

@@ -27,7 +27,7 @@ from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import SamplingParams, Sequence
 
 PROMPT_TOKENS = 256
-_MOST_TOKENS = 2048
+MOST_TOKENS = 2048
 """Of a text, for an int8 cache: which channels stand out shows in the first hundreds."""
 
 
@@ -62,14 +62,11 @@ class _Magnitudes:
         heads = qkv.reshape(len(qkv), -1, config.head_dim)[:, : -config.num_kv_heads]
         if not config.decoder.heads[layer].rotary_dim:
             return heads
-        counts = np.diff(batch.starts)
-        positions = np.concatenate(
-            [
-                np.arange(length, length + count)
-                for length, count in zip(batch.lengths, counts, strict=True)
-            ]
+        firsts, counts = batch.rotary_starts + batch.lengths, np.diff(batch.starts)
+        rows = np.concatenate(
+            [np.arange(first, first + count) for first, count in zip(firsts, counts, strict=True)]
         )
-        return rotate_heads(heads, positions, *self._rotary)
+        return rotate_heads(heads, rows, *self._rotary)
 
 
 def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
@@ -81,7 +78,7 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
     """
     config = EngineConfig.load(folder)
     tokens = calibration_tokens(folder, text, config.vocab_size).astype(np.int32)
-    found = _magnitudes(folder, config, tokens[:_MOST_TOKENS])
+    found = _magnitudes(folder, config, tokens[:MOST_TOKENS])
     np.save(folder / SMOOTHING_FILE, smoothing(found.queries, found.keys))
 
 
@@ -98,6 +95,7 @@ def _magnitudes(folder: Path, config: EngineConfig, tokens: NDArray[np.int32]) -
     for start in range(0, len(tokens), size):
         sequence = Sequence(tokens[start : start + size], SamplingParams(max_tokens=1))
         sequence.blocks = blocks
+        sequence.rotary_start = config.rotary_start(size)
         runner.run([Scheduled(sequence, len(sequence.prompt))])
     return observer
 

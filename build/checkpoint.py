@@ -1,7 +1,8 @@
 """A Hugging Face checkpoint folder, read without torch or transformers.
 
 Opening a checkpoint reads its JSON files and the headers of its safetensors files; weights are
-mapped, and read a block of rows at a time, so a checkpoint larger than memory can be streamed.
+mapped, and read a block of rows at a time, so a checkpoint larger than memory can be streamed. Its
+weights may also lie in a GGUF file, as ``build.from_gguf`` puts them there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
+GGUF_FILE = "model.gguf"
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -61,6 +63,13 @@ class Checkpoint:
         self._exit = ExitStack()
         self._slices: dict[str, Any] = {}
         try:
+            if (folder / GGUF_FILE).exists():
+                # It takes a tenth of a second, and hardly any checkpoint needs it.
+                from build.from_gguf.gguf_families import tensors_of
+                from build.from_gguf.gguf_reader import open_gguf
+
+                self._slices.update(tensors_of(open_gguf(folder / GGUF_FILE), self.config))
+                return
             for file, names in _weight_files(folder).items():
                 self._map(file, names)
         except BaseException:

@@ -96,8 +96,12 @@ class DecoderSpec:
         return UnpackedTensors(checkpoint, self.packed)
 
     def rotary_table(self) -> NDArray[np.float32]:
-        """Cosines and sines, ``[2, context_length, rotary_dim / 2]``."""
+        """Cosines and sines, ``[2, context_length + short_context, rotary_dim / 2]``."""
         return self.rotary.table(self.context_length)
+
+    def for_every_length(self) -> DecoderSpec:
+        """The same with one rotary embedding for all sequences, the short ones too."""
+        return replace(self, rotary=replace(self.rotary, short=None, short_context=0))
 
 
 def describe_decoder(checkpoint: Checkpoint, context_length: int | None = None) -> DecoderSpec:

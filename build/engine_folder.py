@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from build.activations import ProductInputs
 from build.build_errors import BuildError, CheckpointError
-from build.calibration import PROMPT_TOKENS, calibrate_kv_cache, calibration_tokens
+from build.calibration import (
+    MOST_TOKENS,
+    PROMPT_TOKENS,
+    calibrate_kv_cache,
+    calibration_tokens,
+)
 from build.checkpoint import GENERATION_CONFIG_FILE, TOKENIZER_FILE, Checkpoint
 from build.cuda_graph import check_spec, write_graph
 from build.decoder import DecoderSpec, describe_decoder
@@ -27,6 +32,7 @@ from build.publish import staged
 from build.quantize import Int4Method, Int4Rows, search_int4
 from build.recipe import CALIBRATION_TEXT
 from build.segments import write_segments
+from build.smoothing import smoothed
 from build.storage import (
     Float8Storage,
     FloatStorage,
@@ -98,6 +104,7 @@ def build_engine(
     int4_method: Int4Method = "rtn",
     execution_provider: ExecutionProvider | None = None,
     limits: ServingLimits | None = None,
+    smoothing: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
@@ -118,6 +125,8 @@ def build_engine(
         execution_provider: What the engine is for; by default a CPU where it computes with such
             weights, else CUDA.
         limits: What it is to serve, where that is not the usual.
+        smoothing: Whether what stands out in the inputs of products moves into their weights, for a
+            CPU that rounds inputs to int8; the text says what stands out.
         progress: Told of the layers written.
 
     Raises:
@@ -135,6 +144,7 @@ def build_engine(
         spec = describe_decoder(checkpoint, context_length)
         if execution_provider == "cuda":
             check_spec(spec)
+            spec = spec.for_every_length()  # the graph's attention takes one table
         config = _engine_config(
             checkpoint,
             spec,
@@ -143,12 +153,17 @@ def build_engine(
             kv_cache_dtype,
             limits or ServingLimits(),
         )
-        storage = _storage(
-            checkpoint, spec, execution_provider, precision, int4_method, calibration_text
-        )
+        tensors: Tensors = spec.tensors(checkpoint)
+        if smoothing:
+            if execution_provider == "cuda" or precision == "fp32":
+                raise BuildError(f"smoothing is for int8 inputs, which {precision} doesn't have")
+            text = calibration_text or CALIBRATION_TEXT
+            samples = _samples(checkpoint, spec, text, MOST_TOKENS)
+            tensors = smoothed(spec, tensors, samples, config.rotary_start(len(samples[0])))
+        storage = _storage(checkpoint, spec, tensors, config, int4_method, calibration_text)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
-                parts = (folder, spec, spec.tensors(checkpoint), weights, storage)
+                parts = (folder, spec, tensors, weights, storage)
 
                 def written(layers: int) -> None:
                     progress("layer", layers, len(spec.layers))
@@ -199,11 +214,12 @@ def _check_storage(
 def _storage(
     checkpoint: Checkpoint,
     spec: DecoderSpec,
-    provider: ExecutionProvider,
-    precision: Precision,
+    tensors: Tensors,
+    config: EngineConfig,
     method: Int4Method,
     text: Path | None,
 ) -> StorageFactory:
+    provider, precision = config.execution_provider, config.precision
     dtype = np.dtype(np.float16 if provider == "cuda" else np.float32)
     if precision != "int4":
         if method != "rtn":
@@ -219,12 +235,8 @@ def _storage(
         raise BuildError("int4_method is gptq, which is for cpu: take rtn or k_quant")
     if text is None:
         raise BuildError("int4_method is gptq, which needs a calibration_text")
-    tokens = calibration_tokens(checkpoint.folder, text, spec.decoder.vocab_size)
-    size = min(PROMPT_TOKENS, spec.context_length)
-    samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-    if not samples:
-        raise BuildError(f"{text} holds no token to calibrate on")
-    inputs = ProductInputs(spec, spec.tensors(checkpoint), samples)
+    samples = _samples(checkpoint, spec, text)
+    inputs = ProductInputs(spec, tensors, samples, config.rotary_start(len(samples[0])))
 
     def gptq(graph: OnnxGraph, tensors: Tensors) -> WeightStorage:
         moments, known = inputs.next_segment(), dict[int, Gptq]()
@@ -238,6 +250,18 @@ def _storage(
         return Int4Storage(graph, tensors, rounding)
 
     return gptq
+
+
+def _samples(
+    checkpoint: Checkpoint, spec: DecoderSpec, text: Path, most_tokens: int | None = None
+) -> list[NDArray[np.int64]]:
+    """A text's tokens in parts as long as a prompt."""
+    tokens = calibration_tokens(checkpoint.folder, text, spec.decoder.vocab_size)[:most_tokens]
+    size = min(PROMPT_TOKENS, spec.context_length)
+    samples = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    if not samples:
+        raise BuildError(f"{text} holds no token to calibrate on")
+    return samples
 
 
 def _engine_config(
@@ -255,6 +279,7 @@ def _engine_config(
         precision=precision,
         kv_cache_dtype=kv_cache_dtype,
         context_length=spec.context_length,
+        short_context=spec.rotary.short_context,
         limits=limits,
         end_token_ids=end_token_ids,
         decoder=spec.decoder,

@@ -125,6 +125,7 @@ def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path
         kv_cache_dtype=recipe.target.kv_cache_dtype,
         calibration_text=recipe.calibration.text,
         int4_method=recipe.target.int4_method,
+        smoothing=recipe.target.smoothing,
         execution_provider=recipe.target.execution_provider,
         limits=ServingLimits(
             max_num_sequences=recipe.limits.max_num_sequences,

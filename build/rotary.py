@@ -109,23 +109,33 @@ class RotaryEmbedding:
         dim: How many elements of a head turn, the first ones.
         theta: Base of the wavelengths.
         scaling: How they are stretched, if they are.
+        short: How they are stretched in sequences that stay within ``short_context`` tokens, where
+            that is not as in the others.
+        short_context: That many; 0 where one way serves all.
     """
 
     dim: int
     theta: float
     scaling: RotaryScaling | None
+    short: RotaryScaling | None = None
+    short_context: int = 0
 
     def table(self, context_length: int) -> NDArray[np.float32]:
-        """Cosines and sines, ``[2, context_length, dim / 2]``.
+        """Cosines and sines, ``[2, context_length + short_context, dim / 2]``.
 
         At position ``p``, with ``half = dim / 2``, the elements ``i`` and ``i + half`` of a head
-        turn by the angle ``table[:, p, i]``.
+        turn by the angle ``table[:, p, i]``, or in a short sequence by that of the row
+        ``context_length + p``.
         """
+        long = self._rows(context_length, self.scaling)
+        return np.concatenate([long, self._rows(self.short_context, self.short)], axis=1)
+
+    def _rows(self, positions: int, scaling: RotaryScaling | None) -> NDArray[np.float32]:
         inv_freq = self.theta ** -(np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
         magnitude = 1.0
-        if self.scaling is not None:
-            inv_freq, magnitude = self.scaling.scale(inv_freq), self.scaling.magnitude
-        angles = np.outer(np.arange(context_length, dtype=np.float64), inv_freq)
+        if scaling is not None:
+            inv_freq, magnitude = scaling.scale(inv_freq), scaling.magnitude
+        angles = np.outer(np.arange(positions, dtype=np.float64), inv_freq)
         return (magnitude * np.stack([np.cos(angles), np.sin(angles)])).astype(np.float32)
 
 
@@ -161,11 +171,11 @@ def describe_rotary(
             f"the rotary embedding turns {dim} of a head's {settings.head_width} elements; "
             "that has to be an even number of them"
         )
-    if kind == "longrope":
-        notes.append(_longrope_note(rope, context_length))
     theta = required(rope, "rope_theta", number)
-    scaling = _scaling(settings, rope, dim, context_length)
-    return RotaryEmbedding(dim=dim, theta=theta, scaling=scaling), notes
+    if kind == "longrope":
+        embedding = _longrope(settings, rope, dim, theta, context_length)
+        return embedding, [*notes, _longrope_note(embedding, context_length)]
+    return RotaryEmbedding(dim=dim, theta=theta, scaling=_scaling(settings, rope, dim)), notes
 
 
 _EVERY_KIND = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
@@ -227,9 +237,7 @@ def rope_parameters(family: Family, settings: Settings) -> dict[str, Any]:
     return rope
 
 
-def _scaling(
-    settings: Settings, rope: Mapping[str, Any], dim: int, context_length: int
-) -> RotaryScaling | None:
+def _scaling(settings: Settings, rope: Mapping[str, Any], dim: int) -> RotaryScaling | None:
     match rope["rope_type"]:
         case "linear":
             return LinearScaling(factor=required(rope, "factor", number))
@@ -237,8 +245,6 @@ def _scaling(
             return _llama3(rope)
         case "yarn":
             return _yarn(settings, rope, dim)
-        case "longrope":
-            return _longrope(settings, rope, dim, context_length)
         case "dynamic":
             # Stretches what is longer than max_position_embeddings, which nothing is here.
             required(rope, "factor", number)
@@ -292,35 +298,37 @@ def _yarn(settings: Settings, rope: Mapping[str, Any], dim: int) -> YarnScaling:
 
 
 def _longrope(
-    settings: Settings, rope: Mapping[str, Any], dim: int, context_length: int
-) -> LongropeScaling:
-    """Short factors for an engine that stays within the original context, else the long ones.
+    settings: Settings, rope: Mapping[str, Any], dim: int, theta: float, context_length: int
+) -> RotaryEmbedding:
+    """Short factors for sequences that stay within the original context, else the long ones.
 
     Keys in the cache can't be turned anew when a sequence outgrows the original context, so one
-    set serves all positions.
+    set serves all of its positions. Their magnitude is the same.
     """
     original = required(rope, "original_max_position_embeddings", size)
     stretch = _stretch(settings, rope)
     magnitude = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-    factors = {}
-    for name in ("short_factor", "long_factor"):
-        factors[name] = listed(number)(name, rope.get(name) or [])
-        if len(factors[name]) != dim // 2:
+    magnitude = _given(rope, "attention_factor", number) or magnitude
+
+    def scaling(name: str) -> LongropeScaling:
+        factors = listed(number)(name, rope.get(name) or [])
+        if len(factors) != dim // 2:
             raise CheckpointError(f"config.json has no {name} of {dim // 2} numbers")
-    return LongropeScaling(
-        factors=factors["long_factor" if context_length > original else "short_factor"],
-        magnitude=_given(rope, "attention_factor", number) or magnitude,
-    )
+        return LongropeScaling(factors, magnitude)
 
-
-def _longrope_note(rope: Mapping[str, Any], context_length: int) -> str:
-    original = required(rope, "original_max_position_embeddings", size)
+    short, long = scaling("short_factor"), scaling("long_factor")
     if context_length <= original:
+        return RotaryEmbedding(dim, theta, short)
+    return RotaryEmbedding(dim, theta, long, short, original)
+
+
+def _longrope_note(embedding: RotaryEmbedding, context_length: int) -> str:
+    if not embedding.short_context:
         return f"LongRoPE: short factors, for texts of up to {context_length:,} tokens"
     return (
-        f"LongRoPE: long factors for every text, also for those that stay within the original "
-        f"{original:,} tokens, where transformers takes the short ones: build with "
-        f"limits.context_length={original} if all do"
+        f"LongRoPE, on a CPU: short factors for requests whose prompt and max_tokens are at most "
+        f"{embedding.short_context:,} tokens together, long ones for all others; for CUDA: long "
+        "ones for all"
     )
 
 

@@ -33,6 +33,7 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
         for name in weights.keys():  # noqa: SIM118 - it is not a mapping
             tensor = weights.get_tensor(name).astype(np.float32)
             target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert target is not None
             if tensor.ndim == 1:
                 writer.add_tensor(target, tensor)
             else:

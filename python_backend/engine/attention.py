@@ -71,11 +71,14 @@ class PackedBatch:
     Attributes:
         starts: int32 ``[sequences + 1]``, the first packed token of each.
         lengths: int32 ``[sequences]``, tokens that each has in the cache already.
+        rotary_starts: int32 ``[sequences]``, the row of cosines and sines that each one's first
+            position has.
         tables: int32 ``[sequences, width]``, their blocks.
     """
 
     starts: NDArray[np.int32]
     lengths: NDArray[np.int32]
+    rotary_starts: NDArray[np.int32]
     tables: NDArray[np.int32]
 
 
@@ -112,7 +115,7 @@ def load_attention(
     Args:
         layout: The pool's layout.
         pool: ``[blocks, *layout.block_shape]``.
-        rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
+        rotary: ``[2, rows, rotary_dim / 2]``, cosines and sines.
         num_threads: Threads to compute with.
         heads: How each layer attends.
         smoothing: For int8: see :class:`KernelAttention`.
@@ -147,7 +150,7 @@ class KernelAttention:
             kernels: The compiled kernels.
             layout: The pool's layout.
             pool: ``[blocks, *layout.block_shape]``.
-            rotary: ``[2, context, rotary_dim / 2]``, cosines and sines of each position.
+            rotary: ``[2, rows, rotary_dim / 2]``, cosines and sines.
             heads: How each layer attends.
             smoothing: For int8, ``[layers, num_kv_heads, head_dim]``: what keys are divided and
                 queries multiplied by before they are rounded.
@@ -190,6 +193,7 @@ class KernelAttention:
         self._batch.num_sequences = batch.lengths.size
         self._batch.starts = batch.starts.ctypes.data
         self._batch.lengths = batch.lengths.ctypes.data
+        self._batch.rotary_starts = batch.rotary_starts.ctypes.data
         self._batch.tables = batch.tables.ctypes.data
         self._batch.table_width = batch.tables.shape[1]
         return self._batch
@@ -217,12 +221,20 @@ class NumpyAttention:
         qkv: NDArray[np.float32],
         output: NDArray[np.float32],
     ) -> None:
-        for sequence, length in enumerate(batch.lengths.tolist()):
+        each = zip(batch.lengths.tolist(), batch.rotary_starts.tolist(), strict=True)
+        for sequence, (length, rotary_start) in enumerate(each):
             tokens = slice(batch.starts[sequence], batch.starts[sequence + 1])
-            output[tokens] = self._attend(layer, batch.tables[sequence], length, qkv[tokens])
+            output[tokens] = self._attend(
+                layer, batch.tables[sequence], length, rotary_start, qkv[tokens]
+            )
 
     def _attend(
-        self, layer: int, table: NDArray[np.int32], length: int, qkv: NDArray[np.float32]
+        self,
+        layer: int,
+        table: NDArray[np.int32],
+        length: int,
+        rotary_start: int,
+        qkv: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         layout, count, described = self._layout, len(qkv), self._heads[layer]
         heads = qkv.reshape(count, -1, layout.head_dim)
@@ -230,7 +242,8 @@ class NumpyAttention:
         key = heads[:, layout.num_heads : -layout.num_kv_heads]
         positions = np.arange(length, length + count)
         if described.rotary_dim:
-            query, key = (rotate_heads(part, positions, *self._rotary) for part in (query, key))
+            rows = rotary_start + positions
+            query, key = (rotate_heads(part, rows, *self._rotary) for part in (query, key))
         total = length + count
         blocks = table[: -(-total // BLOCK_TOKENS)]
         pool = self._pool[:, layer]
@@ -269,7 +282,7 @@ class NumpyAttention:
 
 def rotate_heads(
     heads: NDArray[np.float32],
-    positions: NDArray[np.int64],
+    rows: NDArray[np.int64],
     cosines: NDArray[np.float32],
     sines: NDArray[np.float32],
 ) -> NDArray[np.float32]:
@@ -277,11 +290,11 @@ def rotate_heads(
 
     Args:
         heads: ``[tokens, heads, head_dim]``.
-        positions: ``[tokens]``.
-        cosines: ``[context, rotary_dim / 2]``.
+        rows: ``[tokens]``, where their positions' cosines and sines are.
+        cosines: ``[rows, rotary_dim / 2]``.
         sines: The same.
     """
-    cosines, sines = cosines[positions, None], sines[positions, None]
+    cosines, sines = cosines[rows, None], sines[rows, None]
     half = cosines.shape[-1]
     low, high, rest = np.split(heads, [half, 2 * half], axis=-1)
     turned = [low * cosines - high * sines, high * cosines + low * sines]

@@ -21,7 +21,7 @@ SMOOTHING_FILE = "kv_smoothing.npy"
 GRAPH_FILE = "decoder.onnx"
 """The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
 Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int4"]
@@ -88,6 +88,8 @@ class EngineConfig(BaseModel):
         precision: Precision of the weights.
         kv_cache_dtype: How keys and values are stored, where the machine has the kernels for it.
         context_length: Most tokens a sequence can have, prompt and output together.
+        short_context: Sequences that stay within so many tokens are turned by a rotary embedding of
+            their own, as LongRoPE has it; 0 is none.
         limits: What it was built to serve.
         end_token_ids: Tokens that end a sequence.
         decoder: What it is made of.
@@ -95,12 +97,13 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: Literal[3] = _FORMAT
+    format_version: Literal[4] = _FORMAT
     architecture: str
     execution_provider: ExecutionProvider = "cpu"
     precision: Precision
     kv_cache_dtype: KVDtype = "float32"
     context_length: int = Field(gt=0)
+    short_context: int = Field(default=0, ge=0)
     limits: ServingLimits = ServingLimits()
     end_token_ids: tuple[int, ...] = Field(min_length=1)
     decoder: Decoder
@@ -134,6 +137,16 @@ class EngineConfig(BaseModel):
     def head_dim(self) -> int:
         """Width of one head."""
         return self.decoder.heads[0].head_dim
+
+    def rotary_start(self, num_tokens: int) -> int:
+        """The row of the rotary embedding's table that a sequence's first position has.
+
+        Args:
+            num_tokens: What the sequence may grow to, prompt and output together. It is known when
+                the sequence begins, which then keeps to one embedding: keys in the cache can't be
+                turned anew when it grows.
+        """
+        return self.context_length if num_tokens <= self.short_context else 0
 
     @model_validator(mode="before")
     @classmethod

@@ -138,9 +138,15 @@ def chain(digest: bytes, tokens: NDArray[np.int32]) -> bytes:
     return hashlib.blake2b(digest + tokens.tobytes(), digest_size=16).digest()
 
 
-def root(salt: bytes) -> bytes:
-    """What stands before a sequence's first block, so that others' salts lead to other digests."""
-    return hashlib.blake2b(salt, digest_size=16, person=b"salt").digest() if salt else b""
+def root(salt: bytes, rotary_start: int = 0) -> bytes:
+    """What stands before a sequence's first block.
+
+    So other salts lead to other digests, and other rotary embeddings, by which keys differ.
+    """
+    if not salt and not rotary_start:
+        return b""
+    key = rotary_start.to_bytes(8, "little") if rotary_start else b""
+    return hashlib.blake2b(salt, digest_size=16, key=key, person=b"salt").digest()
 
 
 class KVMemory:

@@ -205,6 +205,8 @@ class OnnxEngine(EngineCore):
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence that ``check`` accepts."""
+        most = len(sequence.prompt) + sequence.params.max_tokens
+        sequence.rotary_start = self.config.rotary_start(most)
         self.scheduler.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:

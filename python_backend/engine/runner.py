@@ -98,6 +98,7 @@ class Packer:
         starts = np.zeros(len(work) + 1, dtype=np.int32)
         np.cumsum([each.num_tokens for each in work], out=starts[1:])
         lengths = np.array([each.sequence.num_computed for each in work], dtype=np.int32)
+        rotary_starts = np.array([each.sequence.rotary_start for each in work], dtype=np.int32)
         tables = np.zeros((len(work), max(len(e.sequence.blocks) for e in work)), dtype=np.int32)
         ids: list[int] = []
         for index, each in enumerate(work):
@@ -111,12 +112,15 @@ class Packer:
         ends = np.cumsum(counts)
         rows = self._rows[: counts.sum()]
         rows[:] = np.arange(rows.size) + np.repeat(starts[1:] - ends, counts)
-        batch = PackedBatch(starts, lengths, tables)
+        batch = PackedBatch(starts, lengths, rotary_starts, tables)
         return Packed(self._ids[: len(ids)], rows, batch)
 
 
 def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
-    """The rotary embedding's cosines and sines, ``[2, context, rotary_dim / 2]``.
+    """The rotary embedding's cosines and sines, ``[2, rows, rotary_dim / 2]``.
+
+    A row is a position's. Where short sequences are turned otherwise, their rows come after those
+    of the others: see :meth:`EngineConfig.rotary_start`.
 
     Raises:
         EngineError: They are missing or not this engine's.
@@ -128,7 +132,8 @@ def load_rotary(folder: Path, config: EngineConfig) -> NDArray[np.float32]:
         raise EngineError(f"{path} can't be read: {error}") from error
     turned = max(each.rotary_dim for each in config.decoder.heads)
     angles = turned // 2 if turned else rotary.shape[-1]  # of any width where no layer turns
-    if rotary.shape[::2] != (2, angles) or rotary.dtype != np.float32:
+    rows = config.context_length + config.short_context
+    if rotary.shape != (2, rows, angles) or rotary.dtype != np.float32:
         raise EngineError(f"{path} is not this engine's")
     return rotary
 

@@ -383,6 +383,7 @@ class Scheduler:
             return
         tokens, size = sequence.tokens(), self.pool.block_tokens
         for index in range(len(sequence.digests), count):
-            before = sequence.digests[-1] if sequence.digests else root(sequence.salt)
+            first = root(sequence.salt, sequence.rotary_start)
+            before = sequence.digests[-1] if sequence.digests else first
             part = tokens[index * size : (index + 1) * size]
             sequence.digests.append(chain(before, part))

@@ -167,6 +167,9 @@ class Sequence:
         params: How it is sampled.
         priority: 1 is the most urgent; see ``contract.names.PRIORITY_LEVELS``.
         salt: Sequences share keys and values only with those of the same salt.
+        rotary_start: The row of the rotary embedding's table that its first position has, which the
+            engine sets when it is added; it shares keys and values only with those that have the
+            same.
         share: Whose share of the engine it takes, a tenant's name; empty where nobody says.
         owner: The same, or else the request that it belongs to.
         shapers: What changes its logits before a token is chosen, in this order.
@@ -221,6 +224,7 @@ class Sequence:
         self.params = params
         self.priority = priority
         self.salt = salt
+        self.rotary_start = 0
         self.share = share
         self.owner: Hashable = share or (self.id if request is None else request)
         self.shapers = (*_shapers(prompt, params), *shapers)

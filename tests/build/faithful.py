@@ -192,6 +192,7 @@ def expected(model: Any, ids: list[int]) -> NDArray[np.float32]:
 
 def actual(engine: PackedEngine, ids: list[int], sequence: int) -> NDArray[np.float32]:
     """Ours: the prompt in two chunks, then token by token."""
+    engine.begin(sequence, len(ids))
     prompt = len(ids) - DECODED
     parts = [ids[: prompt // 2], ids[prompt // 2 : prompt], *([token] for token in ids[prompt:])]
     rows = [engine.step([(sequence, part)], every_token=True) for part in parts]

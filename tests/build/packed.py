@@ -37,7 +37,12 @@ class PackedEngine:
         ]
         self._rotary = np.load(folder / ROTARY_FILE, mmap_mode="r")
         self._lengths: dict[int, int] = {}
+        self._rotary_starts: dict[int, int] = {}
         self._caches: dict[tuple[int, int], tuple[Array, Array]] = {}
+
+    def begin(self, sequence: int, num_tokens: int) -> None:
+        """Say how many tokens a sequence may grow to; it is as many as can be otherwise."""
+        self._rotary_starts[sequence] = self.config.rotary_start(num_tokens)
 
     def step(self, batch: Sequence[tuple[int, list[int]]], every_token: bool = False) -> Array:
         """Append tokens to sequences, each given by its number, in the order given.
@@ -71,7 +76,8 @@ class PackedEngine:
         heads = qkv.reshape(count, -1, config.head_dim).swapaxes(0, 1)
         turned, value = np.split(heads, [config.num_heads + config.num_kv_heads])
         if described.rotary_dim:
-            cos, sin = self._rotary[:, start : start + count]
+            first = self._rotary_starts.get(sequence, 0) + start
+            cos, sin = self._rotary[:, first : first + count]
             half = cos.shape[-1]
             low, high, rest = np.split(turned, [half, 2 * half], axis=-1)
             turned = np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)

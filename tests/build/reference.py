@@ -15,8 +15,21 @@ from numpy.typing import NDArray
 Array = Any  # NDArray[np.float64]; numpy's own types lose that on the way
 
 
-def logits(config: dict[str, Any], tensors: dict[str, NDArray[Any]], tokens: list[int]) -> Array:
-    """The logits after each token, ``[tokens, vocab]``."""
+def logits(
+    config: dict[str, Any],
+    tensors: dict[str, NDArray[Any]],
+    tokens: list[int],
+    num_tokens: int | None = None,
+) -> Array:
+    """The logits after each token, ``[tokens, vocab]``.
+
+    ``num_tokens`` is what the sequence may grow to, by which LongRoPE's factors are chosen; by
+    default more than the original context.
+    """
+    if num_tokens is not None and num_tokens <= config.get("original_max_position_embeddings", 0):
+        scaling = config["rope_scaling"]
+        scaling = {**scaling, "long_factor": scaling["short_factor"]}
+        config = {**config, "rope_scaling": scaling}
     w = _unpacked(config, {name: tensor.astype(np.float64) for name, tensor in tensors.items()})
     eps = config["rms_norm_eps"]
     gemma = config["architectures"] == ["Gemma2ForCausalLM"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from build.calibration import smoothing
 from build.engine_folder import build_engine
+from build.recipe import CALIBRATION_TEXT
 from contract.errors import EngineError
-from python_backend.engine.engine_config import SMOOTHING_FILE, EngineConfig, KVDtype
+from python_backend.engine.engine_config import SMOOTHING_FILE, WEIGHTS_FILE, EngineConfig, KVDtype
 from python_backend.engine.onnx_engine import OnnxEngine
-from tests.build.checkpoints import make_config, make_tensors, write_checkpoint
+from tests.build.builds import make_model
+from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint
 
 DEMO = Path("build/demo/checkpoint")
 
@@ -40,6 +43,31 @@ def test_an_outlying_channel_is_found(tmp_path):
     others = np.delete(factors[1, 0], [0, 8])
     assert (factors[1, 0, [0, 8]] > 3 * others.max()).all()
     assert factors[0].max() < 3 * np.median(factors[0])
+
+
+def test_longrope_is_calibrated_by_the_factors_of_texts_of_that_length(tmp_path):
+    """In keys and in weights; the text is cut into 256 tokens, within the original 512."""
+    scaling = KINDS["phi3-long"]["rope_scaling"]
+    long = {**scaling, "short_factor": scaling["long_factor"]}
+    changes = {"max_position_embeddings": 1024, "original_max_position_embeddings": 512}
+
+    def built(name: str, scaling: dict[str, Any], context_length: int | None) -> tuple[bytes, ...]:
+        checkpoint = make_model(tmp_path / name, "phi3-long", rope_scaling=scaling, **changes)
+        folder = tmp_path / f"{name} built"
+        build_engine(
+            checkpoint,
+            folder,
+            "int4",
+            context_length,
+            calibration_text=CALIBRATION_TEXT,
+            int4_method="gptq",
+        )
+        return tuple((folder / file).read_bytes() for file in (SMOOTHING_FILE, WEIGHTS_FILE))
+
+    both = built("both", scaling, None)
+    assert both == built("short", scaling, 512)
+    pairs = zip(both, built("long", long, None), strict=True)
+    assert all(one != other for one, other in pairs)
 
 
 def test_the_cache_is_what_the_engine_was_built_for(tmp_path):

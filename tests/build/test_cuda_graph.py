@@ -161,7 +161,8 @@ class Graph:
         lengths = np.array([self._lengths.get(sequence, 0) for sequence, _ in batch], np.int32)
         tables = self._tables[[sequence for sequence, _ in batch]]
         ids = np.array([token for _, tokens in batch for token in tokens], np.int64)
-        step = Packed(ids, (starts[1:] - 1).astype(np.int64), PackedBatch(starts, lengths, tables))
+        packed = PackedBatch(starts, lengths, np.zeros_like(lengths), tables)
+        step = Packed(ids, (starts[1:] - 1).astype(np.int64), packed)
         for name, value in feeds(step).items():
             self._binding.bind_cpu_input(name, value)
         logits = np.zeros((len(batch), self._vocab), np.float32)
@@ -237,6 +238,24 @@ def test_blocks_follow_one_another(tmp_path: Path) -> None:
     for start, end in ((0, 250), (250, 599), (599, 600)):
         (actual,) = graph.step([(1, tokens[start:end])])
         assert relative_error(actual, expected[end - 1]) < 0.01
+
+
+def test_longrope_has_the_long_factors_for_every_sequence(tmp_path: Path) -> None:
+    scaling = {
+        "type": "longrope",
+        "short_factor": [1.0 + index / 10 for index in range(8)],
+        "long_factor": [1.5 + index for index in range(8)],
+    }
+    changes: dict[str, Any] = {"partial_rotary_factor": 1.0, "rope_scaling": scaling}
+    folder = build(tmp_path, "phi3-long", **changes)
+    assert EngineConfig.load(folder).short_context == 0
+    config = make_config("phi3-long", **changes)
+    tokens = RNG.integers(3, 101, 30).tolist()
+    expected = reference.logits(config, make_tensors(config, "bf16"), tokens)
+    (actual,) = Graph(folder).step([(1, tokens)])
+    assert relative_error(actual, expected[-1]) < 0.01
+    short = reference.logits(config, make_tensors(config, "bf16"), tokens, len(tokens))
+    assert relative_error(actual, short[-1]) > 0.02
 
 
 def test_a_tied_embedding_is_stored_once(tmp_path: Path) -> None:

@@ -142,15 +142,21 @@ def test_which_layers_have_a_sliding_window(tmp_path, kind, changes, windows):
     assert tuple(each.window for each in found) == windows
 
 
-def test_longrope_takes_the_factors_of_the_context_it_is_built_for(tmp_path):
-    long = describe(tmp_path, "phi3-long")
-    short = describe(tmp_path, "phi3-long", context_length=64)
+def test_longrope_has_short_factors_for_sequences_within_the_original_context(tmp_path):
+    both = describe(tmp_path, "phi3-long")
+    one = describe(tmp_path, "phi3-long", context_length=64)
     magnitude = float(np.sqrt(1 + np.log(2) / np.log(64)))
-    assert long.rotary.scaling == LongropeScaling((1.5, 2.0, 4.0, 8.0), magnitude)
-    assert short.rotary.scaling == LongropeScaling((1.0, 1.1, 1.2, 1.3), magnitude)
-    assert (long.rotary.dim, {each.rotary_dim for each in long.decoder.heads}) == (8, {8})
-    assert long.rotary_table().shape == (2, 128, 4)
-    np.testing.assert_allclose(long.rotary_table()[:, 0, 0], [magnitude, 0], rtol=1e-6)
+    long = LongropeScaling((1.5, 2.0, 4.0, 8.0), magnitude)
+    short = LongropeScaling((1.0, 1.1, 1.2, 1.3), magnitude)
+    assert both.rotary == RotaryEmbedding(8, 10_000.0, long, short, 64)
+    assert one.rotary == RotaryEmbedding(8, 10_000.0, short)
+    assert {each.rotary_dim for each in both.decoder.heads} == {8}
+    table = both.rotary_table()
+    assert table.shape == (2, 128 + 64, 4)
+    np.testing.assert_array_equal(table[:, :128], both.for_every_length().rotary_table())
+    np.testing.assert_array_equal(table[:, 128:], one.rotary_table())
+    for first in (0, 128):
+        np.testing.assert_allclose(table[:, first, 0], [magnitude, 0], rtol=1e-6)
 
 
 def test_settings_that_gemma_leaves_out(tmp_path):
@@ -305,7 +311,11 @@ def test_the_only_table_of_tied_ones_serves_for_both(tmp_path):
         ("qwen2", {"attention_bias": True}, "attention_bias of config.json, not of Qwen2"),
         ("llama", {"partial_rotary_factor": 0.5}, "ignored: partial_rotary_factor"),
         ("llama", {"rope_scaling": {"mrope_section": [1]}}, "ignored: mrope_section of the rotary"),
-        ("phi3-long", {}, "long factors for every text.*limits.context_length=64"),
+        (
+            "phi3-long",
+            {},
+            "short factors for requests .* at most 64 tokens together, long ones for",
+        ),
     ],
 )
 def test_what_a_person_should_know_of_a_checkpoint_is_noted(tmp_path, kind, changes, note):

@@ -38,7 +38,8 @@ def test_the_engine_continues_as_the_checkpoint_means(tmp_path, kind, shards):
     checkpoint = write_checkpoint(tmp_path / "checkpoint", config, tensors, shards)
     build_engine(checkpoint, tmp_path / "engine", "fp32")
     for prompt, output in zip(PROMPTS, served(tmp_path / "engine"), strict=True):
-        logits = reference.logits(config, tensors, [*prompt, *output[:-1]])
+        tokens, most = [*prompt, *output[:-1]], len(prompt) + GREEDY.max_tokens
+        logits = reference.logits(config, tensors, tokens, most)
         chosen = logits[len(prompt) - 1 :]
         # A token that is chosen is the likeliest, or as likely but for rounding.
         assert (chosen.max(axis=1) - chosen[range(len(output)), output] < 1e-3).all()
@@ -53,6 +54,7 @@ def test_quantized_engines_serve_what_their_graphs_say(tmp_path, kind, precision
     build_engine(checkpoint, tmp_path / "engine", precision)
     for prompt, output in zip(PROMPTS, served(tmp_path / "engine"), strict=True):
         graphs = PackedEngine(tmp_path / "engine")
+        graphs.begin(0, len(prompt) + GREEDY.max_tokens)
         tokens = prompt
         for token in output:
             logits = graphs.step([(0, tokens)])[0]

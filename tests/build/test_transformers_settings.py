@@ -14,7 +14,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from build.build_errors import CheckpointError
+from build.engine_folder import build_engine
 from build.families import FAMILIES
+from python_backend.engine.onnx_engine import OnnxEngine
+from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.build.faithful import (
     ABSENT,
     ARCHITECTURES,
@@ -214,22 +217,15 @@ def every() -> list[Case]:
     return cases
 
 
-def lengths(case: Case) -> tuple[int, ...]:
-    """LongRoPE takes other factors for short texts: see the test of its own."""
-    kind = case.rope.get("rope_type")
-    known = FAMILIES[ARCHITECTURES[case.family]].rope_types
-    return (LONG,) if known.get(str(kind)) == "longrope" else (SHORT, LONG)
-
-
 @pytest.mark.parametrize("case", usual(), ids=str)
 def test_what_is_computed_is_what_transformers_computes(tmp_path, case):
-    compare(tmp_path / "checkpoint", case, lengths(case))
+    compare(tmp_path / "checkpoint", case)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("case", every(), ids=str)
 def test_every_setting_absent_and_varied(tmp_path, case):
-    compare(tmp_path / "checkpoint", case, lengths(case))
+    compare(tmp_path / "checkpoint", case)
 
 
 def config_class(family: str) -> Any:
@@ -281,11 +277,35 @@ def test_tied_tables_that_are_both_stored(tmp_path, style, stored):
     np.testing.assert_allclose(ours, expected(model.eval(), ids), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("context_length", [ORIGINAL, None])
 @pytest.mark.parametrize("family", ["phi3", "llama"])
-def test_longrope_of_an_engine_for_the_original_context(tmp_path, family):
+def test_longrope_up_to_the_original_context(tmp_path, family, context_length):
     rope = {**LONGROPE, "original_max_position_embeddings": ORIGINAL}
-    case = Case(family, 4, {}, rope, context_length=ORIGINAL)
-    compare(tmp_path / "checkpoint", case, (SHORT, ORIGINAL - DECODED))
+    case = Case(family, 4, {}, rope, context_length=context_length)
+    more = (ORIGINAL - DECODED + 1,) if context_length is None else ()
+    compare(tmp_path / "checkpoint", case, (SHORT, ORIGINAL - DECODED, *more))
+
+
+def test_longrope_as_transformers_generates(tmp_path):
+    """Through the engine that serves; transformers chooses the factors anew at each token."""
+    rope = {**LONGROPE, "original_max_position_embeddings": ORIGINAL}
+    model = write(tmp_path / "checkpoint", Case("phi3", 4, {}, rope))
+    model.generation_config.eos_token_id = None
+    build_engine(tmp_path / "checkpoint", tmp_path / "engine", "fp32")
+    asked = [(SHORT, DECODED), (ORIGINAL - DECODED, DECODED), (ORIGINAL + 1, DECODED), (LONG, 60)]
+    sequences = [
+        Sequence(np.array(tokens(prompt), np.int32), SamplingParams(max_tokens=most))
+        for prompt, most in asked
+    ]
+    engine = OnnxEngine(tmp_path / "engine", num_threads=1, kv_cache_bytes=1 << 22)
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+    for (prompt, most), sequence in zip(asked, sequences, strict=True):
+        ids = torch.tensor([tokens(prompt)])
+        wanted = model.generate(ids, do_sample=False, max_new_tokens=most)
+        assert sequence.output == wanted[0, prompt:].tolist()
 
 
 @pytest.mark.sweep

@@ -109,7 +109,7 @@ void write_tile_float(const void *context, int tile) {
         for (int head = 0; head < heads->num_kv_heads; head++, key += dim, value += dim) {
             float *keys = block + (int64_t)head * LANES * dim;
             float *values = block + (int64_t)(heads->num_kv_heads + head) * LANES * dim;
-            rotate(job, position, key, turned);
+            rotate(job, sequence, position, key, turned);
             for (int i = 0; i < dim; i++) keys[i * LANES + slot] = turned[i];
             memcpy(values + slot * dim, value, dim * sizeof(float));
         }
@@ -163,7 +163,7 @@ void attend_tile_float(const void *context, int unit) {
         int token = first + row / group;
         const float *query =
             batch->qkv + token * row_width(heads) + (head * group + row % group) * dim;
-        rotate(job, position + row / group, query, queries + row * dim);
+        rotate(job, sequence, position + row / group, query, queries + row * dim);
         for (int i = 0; i < dim; i++) queries[row * dim + i] *= heads->scale;
     }
     for (int block = first_block; block < blocks; block++) {

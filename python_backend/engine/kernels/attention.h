@@ -29,12 +29,13 @@ STRUCTURE(Heads, HEADS_FIELDS);
                                           rounded; or NULL */                                      \
     FIELD(S, const float *, qkv)       /* [tokens][(num_heads + 2 * num_kv_heads) * head_dim] */   \
     FIELD(S, float *, output)          /* [tokens][num_heads * head_dim] */                        \
-    FIELD(S, const float *, cosines)   /* [context][rotary_half] */                                \
+    FIELD(S, const float *, cosines)   /* [rows][rotary_half]: a row is a position's */            \
     FIELD(S, const float *, sines)                                                                 \
     FIELD(S, int32_t, rotary_half)     /* angles of a position */                                  \
     FIELD(S, int32_t, num_sequences)                                                               \
     FIELD(S, const int32_t *, starts)  /* [sequences + 1]: first packed token of each */           \
     FIELD(S, const int32_t *, lengths) /* [sequences]: tokens already in the cache */              \
+    FIELD(S, const int32_t *, rotary_starts) /* [sequences]: the row of their first position */    \
     FIELD(S, const int32_t *, tables)  /* [sequences][table_width]: their blocks */                \
     FIELD(S, int64_t, table_width)
 STRUCTURE(Batch, BATCH_FIELDS);
@@ -86,12 +87,15 @@ static inline int64_t row_width(const Heads *heads) {
     return (int64_t)(heads->num_heads + 2 * heads->num_kv_heads) * heads->head_dim;
 }
 
-/* Turn a head's vector by its position's angles; a layer without rotation passes it on. */
-static inline void rotate(const Job *job, int64_t position, const float *from, float *to) {
+/* Turn a head's vector by its position's angles, which are its sequence's own; a layer without
+ * rotation passes it on. */
+static inline void rotate(const Job *job, int sequence, int position, const float *from,
+                          float *to) {
     const Batch *batch = job->batch;
     int half = job->heads->rotary_dim / 2, dim = job->heads->head_dim;
-    const float *cosine = batch->cosines + position * batch->rotary_half;
-    const float *sine = batch->sines + position * batch->rotary_half;
+    int64_t row = (int64_t)batch->rotary_starts[sequence] + position;
+    const float *cosine = batch->cosines + row * batch->rotary_half;
+    const float *sine = batch->sines + row * batch->rotary_half;
     for (int i = 0; i < half; i++) {
         float a = from[i], b = from[i + half];
         to[i] = a * cosine[i] - b * sine[i];

@@ -51,7 +51,7 @@ void write_tile_int8(const void *context, int tile) {
             uint8_t *keys = (uint8_t *)block + head * head_bytes(heads);
             int8_t *values = (int8_t *)keys + LANES * dim;
             float *scales = (float *)(values + LANES * dim);
-            rotate(job, position, key, turned);
+            rotate(job, sequence, position, key, turned);
             if (batch->smoothing) {
                 const float *factors = smoothing_of(job, head);
                 for (int i = 0; i < dim; i++) turned[i] /= factors[i];
@@ -275,7 +275,7 @@ void attend_tile_int8(const void *context, int unit) {
         int token = first + row / group;
         const float *query =
             batch->qkv + token * row_width(heads) + (head * group + row % group) * dim;
-        rotate(job, position + row / group, query, turned);
+        rotate(job, sequence, position + row / group, query, turned);
         if (batch->smoothing) {
             const float *factors = smoothing_of(job, head);
             for (int i = 0; i < dim; i++) turned[i] *= factors[i];

@@ -149,6 +149,7 @@ class Batch(ctypes.Structure):
         ("num_sequences", ctypes.c_int32),
         ("starts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
+        ("rotary_starts", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("table_width", ctypes.c_int64),
     )

@@ -46,7 +46,9 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 def rotary(head_dim: int) -> NDArray[np.float32]:
+    """Two embeddings, ``CONTEXT`` rows of each; the other's waves are thrice as fast."""
     angles = np.arange(CONTEXT)[:, None] / 10000 ** (np.arange(0, head_dim, 2) / head_dim)
+    angles = np.concatenate([angles, 3 * angles])
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
@@ -100,9 +102,10 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
     tables = np.random.default_rng(0).permutation(BLOCKS)[: 4 * TABLE].astype(np.int32)
     tables = tables.reshape(4, TABLE)
     lengths = np.zeros(4, dtype=np.int32)
+    rotary_starts = np.array([0, CONTEXT, CONTEXT, 0], dtype=np.int32)
     for round_, counts in enumerate(([5, 37, 1, 100], [1, 1, 1, 1], [17, 1, 3, 2])):
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        batch = PackedBatch(starts, lengths.copy(), tables)
+        batch = PackedBatch(starts, lengths.copy(), rotary_starts, tables)
         for layer in range(layout.num_layers):
             qkv = random_qkv(layout, int(starts[-1]), seed=10 * round_ + layer)
             output, expected = output_of(layout, len(qkv)), output_of(layout, len(qkv))
@@ -116,6 +119,7 @@ def test_the_kernel_agrees_with_numpy_and_each_token_with_itself_alone(
                     single = PackedBatch(
                         np.array([0, 1], dtype=np.int32),
                         lengths[sequence : sequence + 1] + token,
+                        rotary_starts[sequence : sequence + 1],
                         tables[sequence : sequence + 1],
                     )
                     row = int(starts[sequence]) + token
@@ -136,6 +140,7 @@ def test_smoothing_keeps_outlying_channels_from_drowning_the_others() -> None:
     qkv = qkv.reshape(60, -1)
     batch = PackedBatch(
         np.array([0, 60], dtype=np.int32),
+        np.zeros(1, dtype=np.int32),
         np.zeros(1, dtype=np.int32),
         np.arange(4, dtype=np.int32)[None],
     )
@@ -158,6 +163,7 @@ def test_large_scores_do_not_overflow() -> None:
     qkv = random_qkv(layout, 50, seed=1) * 30
     batch = PackedBatch(
         np.array([0, 50], dtype=np.int32),
+        np.zeros(1, dtype=np.int32),
         np.zeros(1, dtype=np.int32),
         np.arange(4, dtype=np.int32)[None],
     )

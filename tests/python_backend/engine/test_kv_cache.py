@@ -108,6 +108,8 @@ def test_a_digest_is_of_16_bytes_and_a_salt_has_a_root_of_its_own() -> None:
     (digest,) = digests(1)
     assert len(digest) == len(root(b"acme")) == 16
     assert len({root(b""), root(b"acme"), root(b"globex"), digest}) == 4
+    rotary = {root(salt, start) for salt in (b"", b"acme") for start in (0, 64, 4096)}
+    assert len(rotary) == 6
 
 
 def resident_bytes() -> int:
