@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from python_backend.safety.classifier import ClassifierFinder
 from python_backend.safety.finder import Finder, PatternFinder, Span
 from python_backend.safety.pattern import AnyOf, Pattern
 
@@ -164,6 +165,19 @@ class Scanner:
         self._blocked = False
         self.decided = 0
 
+    def follow(self, before: str) -> None:
+        """Take note, before any piece, of a text that this one goes on with and doesn't have.
+
+        A match that begins there is taken out as far as it reaches in here.
+        """
+        self._text = before
+        self._offset = -len(before)
+        self._resume = [
+            0 if isinstance(finder, ClassifierFinder) else self._offset  # its windows end in here
+            for _, finder in self._rules.finders
+        ]
+        self._quiet = [self._offset] * len(self._quiet)
+
     def add(self, text: str, final: bool = False) -> Scanned:
         """Take the next piece; ``final``: no more text follows."""
         if not self._rules.finders:
@@ -260,14 +274,16 @@ class Scanner:
             if whole:  # as much of it as there is, as a longer match may begin with it
                 spans.append(Span(min(place, *whole), end))
             else:
-                begun = _Match(self._offset + place, -self._offset - end, order, finder.kind)
+                at = max(0, self._offset + place)
+                begun = _Match(at, -self._offset - end, order, finder.kind)
         self._note(order, finder.kind, spans)
         return begun
 
     def _note(self, order: int, kind: str, spans: Sequence[Span]) -> None:
         for span in spans:
-            at, end = self._offset + span.start, self._offset + span.end
-            self._matches.append(_Match(at, -end, order, kind))
+            at, end = max(0, self._offset + span.start), self._offset + span.end
+            if end > 0:  # else it is the text's that this one follows
+                self._matches.append(_Match(at, -end, order, kind))
 
     def _certain(self) -> int:
         """The first place that is not certain."""

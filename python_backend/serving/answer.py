@@ -35,6 +35,8 @@ class StreamContext:
         echo_tokens: How many tokens of the prompt the engine begins with.
         prompt: The prompt's tokens, where the answer begins with them and the engine does not.
         goes_on: The answer goes on with the prompt's own text, and keeps its first space.
+        before: The end of that text, where the answer goes on with it and doesn't begin with it:
+            what the policy takes out may begin there.
         own_end: The model's own end token ends the answer, and none that the client chose.
         verdicts: What was found in the prompt.
     """
@@ -48,6 +50,7 @@ class StreamContext:
     own_end: bool = True
     verdicts: tuple[dict[str, Any], ...] = ()
     min_tokens: int = 0
+    before: str = ""
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
@@ -147,6 +150,8 @@ class Answer:
         )
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
+        if context.before and not context.echoes:
+            self._scanner.follow(context.before)
         self._news = list(context.verdicts)
         self._num_tokens = 0
         self._characters = 0

@@ -157,6 +157,7 @@ class TritonPythonModel:
                 # An engine that streams sends no prompt.
                 prompt=tuple(prompt.ids.tolist()) if echo and ends_early else (),
                 goes_on=prompt.goes_on,
+                before=prompt.end if policy.output.finders and not echo else "",
                 own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
                 min_tokens=max(least, 0) if any(row) else 0,

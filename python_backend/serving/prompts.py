@@ -27,6 +27,10 @@ from python_backend.text.tokenizer import TextTokenizer
 _MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
 CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
 
+_END_CHARACTERS = 2048
+"""Of a prompt's text that the answer goes on with: few matches are longer, such as large private
+keys with all but their ends in the prompt."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -36,11 +40,13 @@ class Prompt:
         ids: Its tokens, int32 ``[tokens]``.
         verdicts: What was found in its text.
         goes_on: The answer goes on with the prompt's own text: its first word keeps its space.
+        end: The end of that text, for the policy: what it takes out of the answer may begin there.
     """
 
     ids: NDArray[np.int32]
     verdicts: list[Verdict]
     goes_on: bool = False
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,12 @@ class PromptReader:
         if choice != "off" and template is not None:
             prompt = template.render([{"role": "user", "content": text}])
             return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+        end = text[-_END_CHARACTERS:]
         # Taken as it is, its control tokens count only where the client says that it means them.
         text = text if choice == "off" else given(text)
         ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
         goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
-        return Prompt(ids, verdicts, goes_on)
+        return Prompt(ids, verdicts, goes_on, end)
 
     def _measure(self, name: str, text: str) -> None:
         """Refuse what the engine can't take, before the policy's rules go over it."""

@@ -379,3 +379,40 @@ def test_scanning_the_stream_is_scanning_the_whole(
         assert (by_pieces[0], by_pieces[2]) == (whole[0], whole[2])
     else:
         assert by_pieces == by_characters == whole
+
+
+def following(rules: RuleSet, before: str, pieces: Iterable[str]) -> list[Scanned]:
+    scanner = Scanner(rules)
+    scanner.follow(before)
+    return [*(scanner.add(piece) for piece in pieces), scanner.add("", final=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Card: 4000 0093 9348 4764, valid", ", valid"),
+        ("to rosa.torres@example.com or so", " or so"),
+    ],
+)
+def test_of_a_match_that_begins_in_what_it_follows_nothing_leaves(text: str, kept: str) -> None:
+    """A prompt that ended with a card's first digit had the model tell the fifteen others."""
+    rules = RuleSet([Rule("all", "redact", "<{kind}>", PERSONAL)], "output")
+    [found] = scan_text(rules, text).verdicts
+    for place in range(found.start + 1, found.end):
+        for pieces in ([text[place:]], list(text[place:])):
+            out, verdicts, _ = together(following(rules, text[:place], pieces))
+            assert out == f"<{found.kind.upper()}>{kept}", (place, out)
+            assert verdicts == [found._replace(start=0, end=found.end - place)]
+
+
+@given(POLICIES, TEXTS, TEXTS, CUTS)
+def test_what_it_follows_is_no_part_of_it(
+    rules: RuleSet, before: str, text: str, cuts: list[int]
+) -> None:
+    whole = together(following(rules, before, [text]))
+    assert together(following(rules, before, cut(text, cuts))) == whole
+    if not scan_text(rules, before + text).verdicts:
+        assert whole == (text, [], False)
+    for verdict in whole[1]:
+        assert isinstance(verdict, Verdict)
+        assert 0 <= verdict.start < verdict.end <= len(text)

@@ -243,7 +243,7 @@ def test_each_message_of_a_chat_is_held_to_the_policy(
         ),
         ({"MIN_TOKENS": [[3]]}, "none", False, StreamContext()),
         ({"STOP_WORDS_DICT": [[b""]]}, "none", False, StreamContext()),
-        ({}, "strict", True, StreamContext(whole=True)),
+        ({}, "strict", True, StreamContext(whole=True, before="q")),
         ({"EXCLUDE_INPUT_IN_OUTPUT": [[False]]}, "none", False, StreamContext(echo_tokens=1)),
         (
             {"EXCLUDE_INPUT_IN_OUTPUT": [[False]]},
@@ -410,7 +410,8 @@ def test_an_ensemble_that_is_not_decoupled_neither_probes_nor_streams(
     outputs = answer(model, "q", policy="strict", STOP_WORDS_DICT=[[b"x"]]).outputs
     assert not outputs["LIVENESS_PROBES"].any()
     assert not outputs["STREAMING"].any()
-    assert StreamContext.from_bytes(outputs["STREAM_CONTEXT"].item()) == StreamContext(("x",))
+    expected = StreamContext(("x",), before="q")
+    assert StreamContext.from_bytes(outputs["STREAM_CONTEXT"].item()) == expected
     assert refusal(model, "q", STREAM=[[True]]).startswith("stream is true; streaming is only")
     assert refusal(model, "q", "r").startswith("the request has 2 prompts; more than one")
 
