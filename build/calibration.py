@@ -79,7 +79,7 @@ def calibrate_kv_cache(folder: Path, text: Path = CALIBRATION_TEXT) -> None:
     config = EngineConfig.load(folder)
     tokens = calibration_tokens(folder, text, config.vocab_size).astype(np.int32)
     found = _magnitudes(folder, config, tokens[:MOST_TOKENS])
-    np.save(folder / SMOOTHING_FILE, smoothing(found.queries, found.keys))
+    np.save(folder / SMOOTHING_FILE, even_factors(found.queries, found.keys))
 
 
 def _magnitudes(folder: Path, config: EngineConfig, tokens: NDArray[np.int32]) -> _Magnitudes:
@@ -108,11 +108,11 @@ def calibration_tokens(folder: Path, text: Path, vocab_size: int) -> NDArray[np.
     return tokens[tokens < vocab_size]
 
 
-def smoothing(queries: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The factors that keys are divided and queries multiplied by.
+def even_factors(queries: NDArray[np.float32], keys: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The factors that keys are divided and queries multiplied by; or inputs, and weights.
 
     Args:
-        queries: float32 ``[layers, num_kv_heads, head_dim]``, the largest magnitudes.
+        queries: float32, such as ``[layers, num_kv_heads, head_dim]``, the largest magnitudes.
         keys: The same of the keys.
 
     Returns:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.activations import LARGEST, ProductInputs
+from build.calibration import even_factors
 from build.decoder import DecoderSpec
 from build.weight_tensors import Tensors
 from python_backend.engine.layers import GatedFeedForward, GroupedAttention, Norm, Product, products
@@ -84,7 +85,8 @@ def smoothed(
     norms, matrices = Factors(), Factors()
     for norm, parts in _behind_norms(spec):
         names = [name for part in parts for name in part.weights]
-        factors = _factors(largest[parts[0].weights[0]], _columns(tensors, names))
+        factors = even_factors(_columns(tensors, names), largest[parts[0].weights[0]])
+        factors /= np.exp(np.log(factors).mean())  # around 1, so that weights keep their size
         norms[norm.weight] = factors
         matrices |= dict.fromkeys(names, factors)
     return SmoothedTensors(tensors, norms, matrices, spec.norm_offset)
@@ -105,13 +107,3 @@ def _columns(tensors: Tensors, names: Sequence[str]) -> NDArray[np.float32]:
     found = [np.abs(block).max(axis=0) for name in names for block in tensors.blocks(name)]
     largest: NDArray[np.float32] = np.max(found, axis=0).astype(np.float32)
     return largest
-
-
-def _factors(inputs: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What inputs are divided by; 1 in the middle, and where a channel is always zero."""
-    factors = np.ones_like(columns)
-    alive = (inputs > 0) & (columns > 0)
-    if alive.any():
-        ratios = np.sqrt(inputs[alive] / columns[alive])
-        factors[alive] = ratios / np.exp(np.log(ratios).mean())
-    return factors

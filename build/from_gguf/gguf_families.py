@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from build import families
 from build.build_errors import CheckpointError
+from build.family import Family
 from build.from_gguf.gguf_reader import GGUFFile, Stored
 
 _ROOT = {
@@ -60,22 +62,23 @@ class GGUFFamily:
     """An architecture in GGUF.
 
     Attributes:
-        architecture: What ``config.json`` calls it.
-        model_type: What it calls it beside that.
+        architecture: What ``config.json`` calls it; the build knows what else it is.
         parts: What a layer's tensors are called there, where it isn't as in Llama.
         permuted: Rows of queries and keys were put in pairs, as llama.cpp turns them.
-        norm_offset: Was added to the norms' weights.
         more: Further settings: what they are called here, and their kind.
         fixed: Settings that follow from the architecture.
     """
 
     architecture: str
-    model_type: str
     parts: Mapping[str, str] = field(default_factory=dict)
     permuted: bool = False
-    norm_offset: float = 0.0
     more: Mapping[str, tuple[str, type]] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        """What the build knows of it."""
+        return families.FAMILIES[self.architecture]
 
 
 _WINDOW = {"attention.sliding_window": ("sliding_window", int)}
@@ -83,32 +86,27 @@ _WINDOW = {"attention.sliding_window": ("sliding_window", int)}
 FAMILIES = {
     "llama": GGUFFamily(
         "LlamaForCausalLM",
-        "llama",
         permuted=True,
         fixed={"attention_bias": False, "mlp_bias": False},
     ),
-    "qwen2": GGUFFamily("Qwen2ForCausalLM", "qwen2", fixed={"use_sliding_window": False}),
+    "qwen2": GGUFFamily("Qwen2ForCausalLM", fixed={"use_sliding_window": False}),
     "qwen3": GGUFFamily(
         "Qwen3ForCausalLM",
-        "qwen3",
         parts={"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
         fixed={"use_sliding_window": False, "attention_bias": False},
     ),
     "phi3": GGUFFamily(
         "Phi3ForCausalLM",
-        "phi3",
         parts={"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
         more=_WINDOW,
     ),
     "gemma2": GGUFFamily(
         "Gemma2ForCausalLM",
-        "gemma2",
         parts={
             "post_attention_norm": "post_attention_layernorm",
             "ffn_norm": "pre_feedforward_layernorm",
             "post_ffw_norm": "post_feedforward_layernorm",
         },
-        norm_offset=1.0,
         more=_WINDOW
         | {
             "attn_logit_softcapping": ("attn_logit_softcapping", float),
@@ -118,7 +116,6 @@ FAMILIES = {
     ),
     "smollm3": GGUFFamily(
         "SmolLM3ForCausalLM",
-        "smollm3",
         permuted=True,
         # llama.cpp knows no other.
         fixed={"no_rope_layer_interval": 4, "use_sliding_window": False},
@@ -160,7 +157,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
             raise CheckpointError(f"{file.path} says {each}, which is not known for {name}")
     config: dict[str, Any] = {
         "architectures": [family.architecture],
-        "model_type": family.model_type,
+        "model_type": family.family.model_type,
     }
     config |= family.fixed
     for key, (ours, kind) in settings.items():
@@ -170,7 +167,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     config["rms_norm_eps"] = _short(config["rms_norm_eps"])
     config |= _head_size(file, name, config)
     config |= _rotary(file, name, config)
-    if family.model_type == "gemma2":
+    if name == "gemma2":
         # As llama.cpp does it: only the largest scales by the width.
         largest = config["num_hidden_layers"] == _GEMMA2_27B_LAYERS
         width = config["hidden_size"] // config["num_attention_heads"]
@@ -282,7 +279,8 @@ def tensors_of(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, Stored]:
             continue
         match = _LAYER.fullmatch(name)
         part = match[2] if match else ""
-        offset = family.norm_offset if name.endswith("_norm.weight") else 0.0
+        # llama.cpp has it in the norms' weights.
+        offset = family.family.norm_offset if name.endswith("_norm.weight") else 0.0
         order = None
         if name in _ROOT:
             ours = _ROOT[name]

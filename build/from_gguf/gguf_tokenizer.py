@@ -109,15 +109,10 @@ def tokenizer_files(file: GGUFFile) -> dict[str, Any]:
         around = [config["bos_token"]] * bool(adds_bos), [config["eos_token"]] * bool(adds_eos)
         if None in around[0] + around[1]:
             raise CheckpointError(f"{file.path} adds a token to each text and doesn't say which")
-        tokenizer.post_processor = processors.Sequence(
-            [
-                *([tokenizer.post_processor] if tokenizer.post_processor else []),
-                processors.TemplateProcessing(
-                    single=[*around[0], "$A", *around[1]],
-                    pair=[*around[0], "$A", *around[0], "$B:1", *around[1]],
-                    special_tokens=[(each, pieces[each]) for each in {*around[0], *around[1]}],
-                ),
-            ]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*around[0], "$A", *around[1]],
+            pair=[*around[0], "$A", *around[0], "$B:1", *around[1]],
+            special_tokens=[(each, pieces[each]) for each in {*around[0], *around[1]}],
         )
     return {"tokenizer.json": json.loads(tokenizer.to_str()), "tokenizer_config.json": config}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build.calibration import smoothing
+from build.calibration import even_factors
 from build.engine_folder import build_engine
 from build.recipe import CALIBRATION_TEXT
 from contract.errors import EngineError
@@ -23,7 +23,7 @@ DEMO = Path("build/demo/checkpoint")
 def test_factors_make_queries_and_keys_equally_uneven():
     queries = np.array([[[1, 4, 0, 2]]], np.float32)
     keys = np.array([[[100, 4, 7, 0]]], np.float32)
-    factors = smoothing(queries, keys)
+    factors = even_factors(queries, keys)
     np.testing.assert_allclose(factors, [[[10, 1, 1, 1]]])
     np.testing.assert_allclose((queries * factors)[..., :2], (keys / factors)[..., :2])
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.verification import ChainReport, verify
+from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import AuditRecord, Principal, Ticket
 
 PROMPT = "the quick brown fox is my password"
@@ -84,3 +87,15 @@ def lines(directory: Path) -> Iterator[dict[str, Any]]:
 
 def events(directory: Path) -> list[str]:
     return [line["event"] for line in lines(directory)]
+
+
+async def recovered(log: FileAuditLog) -> None:
+    """Wait until a log takes requests in again."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            await log.check()
+            return
+        except AuditUnavailable:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)

@@ -13,7 +13,15 @@ from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.log import FileAuditLog
 from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import Ticket
-from tests.gateway.audit.conftest import begun, events, lines, principal, record, serve
+from tests.gateway.audit.conftest import (
+    begun,
+    events,
+    lines,
+    principal,
+    record,
+    recovered,
+    serve,
+)
 from tests.gateway.servers import fill
 
 pytestmark = pytest.mark.anyio
@@ -36,17 +44,6 @@ async def fill_until_refused(log: FileAuditLog, disk: Path) -> int:
             return served
         await log.append(record(f"late-{served}"), ticket)
     raise AssertionError("the disk is not full")
-
-
-async def recovered(log: FileAuditLog) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            await log.check()
-            return
-        except AuditUnavailable:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.05)
 
 
 async def test_a_full_disk_stops_intake_and_loses_nothing(disk, settings, verified):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from gateway.audit.audit_segments import writers
 from gateway.audit.log import FileAuditLog
 from gateway.gateway_errors import AuditUnavailable
-from tests.gateway.audit.conftest import begun, events, lines, principal, record, serve
+from tests.gateway.audit.conftest import (
+    begun,
+    events,
+    lines,
+    principal,
+    record,
+    recovered,
+    serve,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -125,17 +131,6 @@ async def test_a_chain_that_was_changed_is_left_as_evidence(settings, verified, 
     assert path.read_bytes() == changed
     assert "after number 2 a line was changed" in caplog.text
     assert [bool(report.problems) for report in verified()] == [True, False]
-
-
-async def recovered(log: FileAuditLog) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            await log.check()
-            return
-        except AuditUnavailable:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.05)
 
 
 async def test_a_disk_that_fails_to_sync_is_tried_again_with_the_same_lines(
