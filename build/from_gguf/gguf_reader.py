@@ -15,6 +15,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from build.build_errors import CheckpointError
+from build.from_gguf.gguf_header import HeaderError, check_header
 
 MAGIC = b"GGUF"
 
@@ -46,10 +47,13 @@ class GGUFFile:
         try:
             with path.open("rb") as file:
                 magic = file.read(len(MAGIC))
+                if magic != MAGIC:
+                    raise CheckpointError(f"{path} is no GGUF file: it begins with {magic!r}")
+                check_header(file, path.stat().st_size - len(MAGIC))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-        if magic != MAGIC:
-            raise CheckpointError(f"{path} is no GGUF file: it begins with {magic!r}")
+        except HeaderError as error:
+            raise CheckpointError(f"{path} is truncated or damaged: {error}") from None
         try:
             self._reader = GGUFReader(path)
             self._fields = {name: each.contents() for name, each in self._reader.fields.items()}
@@ -57,8 +61,6 @@ class GGUFFile:
             raise CheckpointError(
                 f"{path} is truncated or damaged, download it again: {error}"
             ) from None
-        if self._reader.byte_order != "I":
-            raise CheckpointError(f"{path} is in the byte order of other processors")
         self.tensors = {each.name: each for each in self._reader.tensors}
         for each in self.tensors.values():
             if each.tensor_type not in TYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,37 @@ def test_another_file_is_none(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"no GGUF file|truncated or damaged"):
         unpack(file, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
+
+
+def _header(kind: int, count: int, entries: bytes = b"", name: bytes = b"llama.x") -> bytes:
+    """A header with one setting: a list."""
+    start = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(name)) + name
+    return start + struct.pack("<IIQ", 9, kind, count) + entries
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    {
+        "tensors": (b"GGUF" + struct.pack("<IQQ", 3, 1 << 58, 0), "tensors and 0 settings"),
+        "settings": (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 58), "0 tensors and 2882303"),
+        "numbers": (_header(0, 1 << 58), "lists hold more than"),
+        "numbers that the file lacks": (_header(10, 1 << 20), "where 0 are left"),
+        "texts": (_header(8, 1 << 20), "8 bytes are named where 0 are left"),
+        "a text": (_header(8, 1, struct.pack("<Q", 1 << 62)), "where 0 are left"),
+        "lists in lists": (_header(9, 1, struct.pack("<IQ", 9, 1) * 9), "of the kind 9"),
+        "a kind that there is not": (_header(13, 1, b"1234"), "of the kind 13"),
+        "another version": (b"GGUF" + struct.pack("<IQQ", 7, 0, 0), "of version 7"),
+        "another byte order": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "of other processors"),
+    }.values(),
+)
+def test_a_header_that_names_more_than_the_file_holds(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    """The library believes it, and takes memory for each entry until the machine has none."""
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        unpack(file, tmp_path / "unpacked")
 
 
 @pytest.fixture(scope="module")
