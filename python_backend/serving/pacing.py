@@ -51,6 +51,8 @@ class Pacer:
 
 _URGENT = 8
 """So many times as many messages that don't wait for a turn."""
+_LEAST_URGENT_PER_S = 512
+"""But so many at least: who ends a request waits no more than two seconds to hear its cost."""
 
 Job = Callable[[], None]
 """What the sender does next: it sends something."""
@@ -171,7 +173,8 @@ class Outbox:
 
     def _part_of(self, share: str) -> _Part:
         if share not in self._parts:
-            urgent = Pacer(_URGENT * self._per_s, _URGENT * self._burst)
+            urgent_per_s = max(_URGENT * self._per_s, _LEAST_URGENT_PER_S)
+            urgent = Pacer(urgent_per_s, _URGENT * self._burst)
             self._parts[share] = _Part(_Line(urgent), _Line(Pacer(self._per_s, self._burst)))
         return self._parts[share]
 
