@@ -396,11 +396,9 @@ class Run:
 
     async def _ask_to_stop(self, job: Job, replica: Replica, scope: anyio.CancelScope) -> None:
         """Ask until it has ended: a job that is still on its way is not there to be stopped."""
-        pause_s = _STOP_AGAIN_S
         try:
             while await replica.upstream.stop(job):
-                await asyncio.sleep(pause_s)
-                pause_s *= 2  # what it came to may be long in coming
+                await asyncio.sleep(_STOP_AGAIN_S)
         except GenerationError as error:
             _log.warning("%s could not be told to stop: %s", replica.name, error)
         scope.cancel()
