@@ -3,8 +3,7 @@
 All that a response costs, in Triton, in postprocessing and here, is taken from the engine's cores,
 so streams get only so many of them a second: where there are more tokens, a stream's next response
 carries all that it has by then. Tenants have equal parts of that, so that who has many streams
-waits for itself. A stream's first tokens don't wait, nor does its end, unless a tenant has very
-many of those: who begins and leaves hundreds of streams a second would fill the queues behind.
+waits for itself. A stream's first tokens don't wait, nor does its end.
 """
 
 from __future__ import annotations
@@ -49,11 +48,6 @@ class Pacer:
         return now_s - (self._burst - 1) * self._interval_s
 
 
-_URGENT = 8
-"""So many times as many messages that don't wait for a turn."""
-_LEAST_URGENT_PER_S = 512
-"""But so many at least: who ends a request waits no more than two seconds to hear its cost."""
-
 Job = Callable[[], None]
 """What the sender does next: it sends something."""
 
@@ -77,28 +71,17 @@ class News(Protocol):
         """Tell all that there is."""
 
 
-class _Line:
-    """News of one tenant, the first in the queue first."""
+class _Part:
+    """What one tenant's streams have to tell, the first in the queue first."""
 
     def __init__(self, pacer: Pacer) -> None:
         self.pacer = pacer
         self.waiting: deque[News] = deque()
 
-    def is_idle(self, now_s: float) -> bool:
-        """Whether nothing waits or was sent of late."""
-        return not self.waiting and self.pacer.is_rested(now_s)
 
-
-class _Part(NamedTuple):
-    """What one tenant's streams have to tell.
-
-    Attributes:
-        urgent: What doesn't wait for a turn.
-        others: What does.
-    """
-
-    urgent: _Line
-    others: _Line
+class _Entry(NamedTuple):
+    job: Job
+    news: News | None = None
 
 
 class Outbox:
@@ -117,18 +100,18 @@ class Outbox:
         self._per_s = per_s
         self._burst = burst
         self._clock = clock
-        self._entries: SimpleQueue[Job | News | None] = SimpleQueue()
+        self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
         self._parts: dict[str, _Part] = {}  # of those who have news, or had of late
 
     # Any thread
 
     def put(self, job: Job) -> None:
         """Have something done as soon as can be."""
-        self._entries.put(job)
+        self._entries.put(_Entry(job))
 
     def put_news(self, news: News) -> None:
         """Have a stream's news sent in its turn: all that there are by then."""
-        self._entries.put(news)
+        self._entries.put(_Entry(news.send_news, None if news.is_urgent else news))
 
     def close(self) -> None:
         """Have the sender end when it has done all but what waits for its turn."""
@@ -140,50 +123,45 @@ class Outbox:
         """Wait for the next thing to do, until the end."""
         while True:
             # Where there is nothing to be done now, the next stream whose turn has come.
-            line = self._next()
-            wait_s = None if line is None else line.pacer.wait_s(self._clock())
+            part = self._next()
+            wait_s = None if part is None else part.pacer.wait_s(self._clock())
             try:
                 entry = self._entries.get(timeout=wait_s)
             except Empty:
-                assert line is not None
-                news = line.waiting.popleft()
-                self._spend(line, news.cost)
+                assert part is not None
+                news = part.waiting.popleft()
+                self._spend(part, news.cost)
                 yield news.send_news
                 continue
             if entry is None:
-                for part in self._parts.values():
-                    yield from (news.send_news for news in part.urgent.waiting)
                 return
-            if callable(entry):
-                yield entry
+            if entry.news is None:
+                yield entry.job
             else:
-                part = self._part_of(entry.share)
-                (part.urgent if entry.is_urgent else part.others).waiting.append(entry)
+                self._part_of(entry.news.share).waiting.append(entry.news)
 
     @property
     def num_waiting(self) -> int:
         """Streams that wait for their turn."""
-        return sum(len(line.waiting) for part in self._parts.values() for line in part)
+        return sum(len(part.waiting) for part in self._parts.values())
 
-    def _next(self) -> _Line | None:
+    def _next(self) -> _Part | None:
         """Whose turn comes next; None where nobody waits."""
         now_s = self._clock()
-        waiting = [line for part in self._parts.values() for line in part if line.waiting]
-        return min(waiting, key=lambda line: line.pacer.wait_s(now_s), default=None)
+        waiting = [part for part in self._parts.values() if part.waiting]
+        return min(waiting, key=lambda part: part.pacer.wait_s(now_s), default=None)
 
     def _part_of(self, share: str) -> _Part:
         if share not in self._parts:
-            urgent_per_s = max(_URGENT * self._per_s, _LEAST_URGENT_PER_S)
-            urgent = Pacer(urgent_per_s, _URGENT * self._burst)
-            self._parts[share] = _Part(_Line(urgent), _Line(Pacer(self._per_s, self._burst)))
+            self._parts[share] = _Part(Pacer(self._per_s, self._burst))
         return self._parts[share]
 
-    def _spend(self, line: _Line, cost: float) -> None:
+    def _spend(self, part: _Part, cost: float) -> None:
         """Charge a tenant; its part is the smaller, the more there are."""
         now_s = self._clock()
         self._parts = {
-            share: part
-            for share, part in self._parts.items()
-            if line in part or not all(each.is_idle(now_s) for each in part)
+            share: each
+            for share, each in self._parts.items()
+            if each is part or each.waiting or not each.pacer.is_rested(now_s)
         }
-        line.pacer.spend(now_s, cost * len(self._parts))
+        part.pacer.spend(now_s, cost * len(self._parts))
