@@ -13,6 +13,8 @@ if importlib.util.find_spec("hypothesis") is not None:  # the build environment 
 
     # A slow or busy machine fails no test.
     settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    # For every change, by `--hypothesis-profile`: each run tries others, and `make test` all.
+    settings.register_profile("few", settings.get_profile("any"), max_examples=25)
     settings.load_profile("any")
 
 

@@ -20,6 +20,7 @@ from gateway.limits.in_memory import MemoryStore
 from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.redis import RedisStore, connect
+from tests.examples import examples
 from tests.gateway.limits.conftest import PRINCIPAL, Clock, limits_are
 from tests.gateway.servers import Server, redis_server
 
@@ -46,7 +47,7 @@ def url(server: Server) -> str:
 
 
 @given(limits, limits, st.lists(moves, max_size=40))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_redis_and_memory_say_the_same(redis, tenant, key, moves):
     async def play() -> None:
         clock = Clock(1_800_000_000.0)

@@ -16,6 +16,7 @@ from contract.codes import FinishReason
 from python_backend.safety.policy import Policy, load_policies
 from python_backend.serving.answer import Answer, Piece, StreamContext
 from python_backend.text.detokenizer import Vocabulary
+from tests.examples import examples
 from tests.python_backend.text.samples import byte_level
 
 TOKENIZER = byte_level()
@@ -191,7 +192,7 @@ def test_a_cut_character_hides_nothing(by_name: dict[str, Policy]) -> None:
         assert answer(by_name["redact"], [ids[:end]], "length").text == "no [CARD]"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @example("redact", "", False, 71, [], "stop")
 @given(
     st.sampled_from(["redact", "replace", "block", "flag", "none"]),
