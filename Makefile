@@ -214,7 +214,7 @@ unit = not torch and not modelopt and not integration and not clients
 
 .PHONY: check
 check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
-	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) --hypothesis-profile=few $(ARGS)
+	@$(run) -m pytest -q -m '$(unit) and not slow' -n $(JOBS) --hypothesis-profile=few $(ARGS)
 
 .PHONY: test-one
 test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py

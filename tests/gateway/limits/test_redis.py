@@ -166,6 +166,7 @@ async def until(condition: Callable[[], Awaitable[object]], error: type[Exceptio
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_killed_processes_requests_stop_running_and_a_living_ones_do_not(redis):
     command = [sys.executable, "-c", HOLD, url(redis), "leases"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
