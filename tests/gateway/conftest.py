@@ -36,21 +36,27 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def _databases(migrated: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A new SQLite database begins as one that was migrated: that takes longer than most tests do.
 
-    What a test opened is closed at its end, so that nothing is left open by the gateway.
+    What a test opened is closed at its end, so that nothing is left open by the gateway: also a
+    connection that a thread of it still has, which its engine would forget open.
     """
     opened: list[sqlalchemy.Engine] = []
+    connections: list[psycopg.Connection] = []
 
     def create_engine(url: sqlalchemy.URL, **options: Any) -> sqlalchemy.Engine:
         path = Path(url.database or "")
         if url.get_backend_name() == "sqlite" and path.stat().st_size == 0:
             path.write_bytes(migrated)
         opened.append(sqlalchemy.create_engine(url, **options))
+        if url.get_backend_name() == "postgresql":
+            sqlalchemy.event.listen(opened[-1], "connect", lambda each, _: connections.append(each))
         return opened[-1]
 
     monkeypatch.setattr("gateway.database.connection.create_engine", create_engine)
     yield
     for engine in opened:
         engine.dispose()
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture(scope="session")
