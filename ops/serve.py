@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -23,7 +24,7 @@ from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
-from ops.reload import make_token
+from ops.reload import published
 from ops.served_model import ServedModel
 from ops.triton_process import Ports, TritonError, TritonServer
 
@@ -45,18 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # nohup ignores SIGHUP for us; a shell's `&` ignores SIGINT, and that is no wish to go on.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+    token = secrets.token_hex(16)
     try:
         triton = TritonServer(
             options.repository,
             log=options.log,
             host=options.host,
             ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
-            control_token=make_token(options.http_port),
+            control_token=token,
         )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()
         with ExitStack() as servers:
             servers.enter_context(triton)
+            servers.enter_context(published(token, options.http_port))
             streams = triton.is_decoupled(options.model)
             gateway = _gateway(options, triton, streams)
             if gateway is not None:
