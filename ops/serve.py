@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from contract.models import EnsembleInputs
 from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
@@ -104,7 +105,12 @@ def message(
         streams: Whether the model does.
     """
     programs = Path(sys.prefix, "bin")
-    body = _json({"text_input": question, "max_tokens": 64, "exclude_input_in_output": True})
+    inputs = {
+        EnsembleInputs.TEXT_INPUT.name: question,
+        EnsembleInputs.MAX_TOKENS.name: 64,
+        EnsembleInputs.EXCLUDE_INPUT_IN_OUTPUT.name: True,
+    }
+    body = _json(inputs)
     curl = f"curl -s {triton.http_address}/v2/models/{model}/generate -d {shlex.quote(body)}"
     client = (
         f"{_command(programs / 'python')} -m clients {shlex.quote(question)} "
