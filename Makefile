@@ -209,6 +209,10 @@ bench-gateway: repository ## Measure what the gateway costs beside Triton's own 
 bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
 	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
+.PHONY: bench-neighbours
+bench-neighbours: repository ## Measure a tenant's wait while another sends the worst that is accepted
+	@$(run) -m benchmarks.neighbours --repository "$(REPOSITORY)" $(ARGS)
+
 # Without torch, other people's clients and a tritonserver.
 unit = not torch and not modelopt and not integration and not clients
 served = not torch and not modelopt and (integration or clients)
