@@ -14,12 +14,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection, Engine, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from contract.codes import RequestErrorCode
 from gateway.audit.audit_segments import segment_path, segments, writers
 from gateway.audit.chain import START, BrokenLine, Link, read
 from gateway.audit.tail import day_of
@@ -35,6 +36,10 @@ _FORMERLY = {
     "charged_output_tokens": "output_tokens",
 }
 """What lines say that were written before these were counted apart."""
+
+_CLIENT_S = frozenset(get_args(RequestErrorCode))
+_CLIENT_LEFT = 499
+"""What a request ends with whose client went away."""
 
 Sums = dict[tuple[str, ...], list[int]]
 
@@ -204,13 +209,25 @@ def _add_to(sums: Sums, fields: dict[str, Any]) -> None:
     if is_refusal:
         counts[USAGE_COUNTS.index("refused")] += fields["count"]
         return
-    counts[0] += 1
     if event == "interrupted":
+        counts[0] += 1
         counts[2] += 1
         return
-    counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
+    if _is_its_client_s(fields):
+        counts[USAGE_COUNTS.index("refused")] += 1
+    else:
+        counts[0] += 1
+        counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
     for name in USAGE_TOKENS:
         counts[USAGE_COUNTS.index(name)] += fields.get(name, fields.get(_FORMERLY.get(name, ""), 0))
+
+
+def _is_its_client_s(end: dict[str, Any]) -> bool:
+    """Whether a request ended because it was wrong: a model said so, maybe after another one of its
+    prompts had begun to be answered. A client that left is none of these.
+    """
+    status = end["status"]
+    return end.get("code") in _CLIENT_S or (400 <= status < 500 and status != _CLIENT_LEFT)
 
 
 def _advance(connection: Connection, writer: str, cursor: Cursor, following: Cursor) -> bool:

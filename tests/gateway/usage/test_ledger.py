@@ -74,6 +74,33 @@ async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, 
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "counted"),
+    [
+        (400, "context_length_exceeded", (0, 0, 1)),
+        (400, "InvalidRequest", (0, 0, 1)),
+        (400, "content_filter", (0, 0, 1)),
+        (200, "context_length_exceeded", (0, 0, 1)),  # a later one of its prompts, in a stream
+        (200, "generation_failed", (1, 1, 0)),
+        (502, "upstream_lost", (1, 1, 0)),
+        (503, "queue_full", (1, 1, 0)),
+        (504, "deadline_exceeded", (1, 1, 0)),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_no_error_of_the_server(
+    ledger, engine, settings, status, code, counted
+):
+    log = FileAuditLog.open(settings)
+    await write(log, 1, status=status, code=code, finish_reasons=("error",))
+    ledger.fold()
+    await log.close()
+    [row] = sums(engine).values()
+    with engine.connect() as connection:
+        [refused] = connection.execute(select(usage.c.refused)).scalars()
+    assert (row[0], row[1], refused) == counted
+    assert row[3:] == (7, 5)  # its tokens count whoever's fault it was
+
+
 async def test_what_is_charged_is_summed_apart_from_what_is_told(ledger, engine, settings):
     log = FileAuditLog.open(settings)
     await write(log, 1, cached_tokens=4, charged_prompt_tokens=3, charged_output_tokens=9)
