@@ -39,14 +39,19 @@ class FileAuditLog:
     The state that an error leaves: `_failure` is set while the disk is full or fails. Requests that
     began before may still end, in the space of the reserve or else in memory; no other begins,
     unless the settings say so. A task tries until all is on disk and the reserve is held again.
+
+    Attributes:
+        directory: The folder of the log, with all its chains.
+        keys: What it is written with.
     """
 
     def __init__(
         self, settings: AuditSettings, keys: AuditKeys, folder: Path, lock: int, tail: Tail
     ) -> None:
         """Go on with a chain. Use `open`."""
+        self.directory = settings.directory
+        self.keys = keys
         self._settings = settings
-        self._keys = keys
         self._folder = folder
         self._lock = lock
         self._reserve = Reserve(folder / "reserve", settings.reserve_bytes)
@@ -160,7 +165,7 @@ class FileAuditLog:
         """
         if ticket.sequence is not None:
             del self._open[ticket.sequence]
-        fields = records.end(self._keys.current, record, ticket.sequence)
+        fields = records.end(self.keys.current, record, ticket.sequence)
         if not self._write_end(fields):
             if self._settings.when_unavailable == "serve":
                 self._lost += 1
@@ -240,7 +245,7 @@ class FileAuditLog:
         self._flush_later()
 
     def _write(self, fields: Fields) -> None:
-        line, link = seal(self._keys.current, self._link, fields)
+        line, link = seal(self.keys.current, self._link, fields)
         self._file.write(line)
         self._link = link
 
@@ -264,7 +269,7 @@ class FileAuditLog:
         if self._damage is not None:
             self._kept.append(fields)
             return
-        line, self._link = seal(self._keys.current, self._link, fields)
+        line, self._link = seal(self.keys.current, self._link, fields)
         self._file.keep(line)
 
     def _durable(self) -> Awaitable[None]:
@@ -311,7 +316,7 @@ class FileAuditLog:
         """Begin a segment, with a later number where somebody else put a file in the way."""
         number = max([number, *(each.number + 1 for each in segments(self._folder))])
         path = segment_path(self._folder, number)
-        key = self._keys.current
+        key = self.keys.current
         still_open = ({"n": n, **fields} for n, fields in self._open.items())
         line, link = seal(
             key,
@@ -336,7 +341,7 @@ class FileAuditLog:
         """
         self._open = tail.still_open
         self._day = tail.day
-        if tail.key == self._keys.current.fingerprint and tail.day == _today():
+        if tail.key == self.keys.current.fingerprint and tail.day == _today():
             file = LineWriter(segment_path(self._folder, tail.segment), new=False)
         else:
             file = self._begin_segment(tail.segment + 1)
@@ -345,7 +350,7 @@ class FileAuditLog:
             records.start(os.getpid(), tail.dropped_bytes),
             *(records.interrupted({**each, "begun": n}) for n, each in left.items()),
         ):
-            line, self._link = seal(self._keys.current, self._link, fields)
+            line, self._link = seal(self.keys.current, self._link, fields)
             file.write(line)
         file.synced(file.sync())
         self._reserve.hold()

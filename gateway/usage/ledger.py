@@ -22,7 +22,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.codes import RequestErrorCode
 from gateway.audit.audit_segments import segment_path, segments, writers
-from gateway.audit.chain import START, BrokenLine, Link, read
+from gateway.audit.chain import START, BrokenLine, Link
+from gateway.audit.following import Follower
+from gateway.audit.keys import AuditKeys
 from gateway.audit.tail import day_of
 from gateway.database import USAGE_COUNTS, USAGE_TOKENS, usage, usage_cursors
 from gateway.gateway_errors import LimitsUnavailable
@@ -62,15 +64,17 @@ class Cursor:
 class Ledger:
     """The sums of one log. Its methods block, but for `run` and `spent`."""
 
-    def __init__(self, engine: Engine, directory: Path) -> None:
+    def __init__(self, engine: Engine, directory: Path, keys: AuditKeys) -> None:
         """Use a database and a log.
 
         Args:
             engine: The database, migrated.
             directory: The audit log.
+            keys: What it is written with: what has no MAC of theirs is not counted.
         """
         self._engine = engine
         self._directory = directory
+        self._keys = keys
 
     def fold(self) -> int:
         """Count what is new; return how many lines that were.
@@ -131,7 +135,7 @@ class Ledger:
         counted = 0
         while True:
             cursor = self._cursor(folder)
-            following, lines, sums = _step(folder, cursor)
+            following, lines, sums = _step(folder, cursor, self._keys)
             if following == cursor:
                 return counted
             with self._engine.begin() as connection:
@@ -157,7 +161,7 @@ class Ledger:
         return new
 
 
-def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
+def _step(folder: Path, cursor: Cursor, keys: AuditKeys) -> tuple[Cursor, int, Sums]:
     """Read on from a cursor; return where that leads, how many lines it is, and their sums."""
     sums: Sums = defaultdict(lambda: [0] * len(USAGE_COUNTS))
     path = segment_path(folder, cursor.segment)
@@ -166,32 +170,34 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
         return (replace(cursor, segment=later[0], position=0) if later else cursor), 0, sums
     # Looked at before the file is read: nothing is added to a segment that another one follows.
     closed = any(each.number > cursor.segment for each in segments(folder))
-    position, link, lines = cursor.position, cursor.link, 0
+    position, lines = cursor.position, 0
+    follower = Follower(keys, folder.name, cursor.link)
+    not_counted: list[str] = []
     with path.open("rb") as file:
         file.seek(position)
         for line in file:
             if not line.endswith(b"\n") or lines == _LINES_A_STEP:
                 break
             try:
-                fields, link = read(line)
-                _count(fields, sums)
+                _count(follower.follow(line, cursor.segment), sums)
             except BrokenLine as error:
-                # Verification tells of it too. What can't be read can't be counted.
-                _log.error("%s, after line %d: a line %s", path, link.sequence, error)
+                not_counted.append(f"after line {follower.link.sequence} one {error}")
             position += len(line)
             lines += 1
         # What the database counts must not be lost by a power cut that comes before the log's sync.
         os.fdatasync(file.fileno())
+    if not_counted:  # verification tells of each
+        _log.error("%s: %d lines are not counted: %s", path, len(not_counted), not_counted[0])
     if not lines and closed:
         return replace(cursor, segment=cursor.segment + 1, position=0), 0, sums
-    return Cursor(cursor.segment, position, link), lines, sums
+    return Cursor(cursor.segment, position, follower.link), lines, sums
 
 
 def _count(fields: dict[str, Any], sums: Sums) -> None:
     """Add what a line says.
 
     Raises:
-        BrokenLine: It is none of ours: its MAC isn't checked here.
+        BrokenLine: It is none of ours.
     """
     try:
         _add_to(sums, fields)
