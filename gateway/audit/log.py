@@ -88,12 +88,9 @@ class FileAuditLog:
             await asyncio.sleep(_LOOK_S)
             if self._failure is None:
                 try:
-                    self._damage = self._file.damage()
+                    self._look()
                 except OSError as error:
                     self._fail(error)
-                if self._damage is not None:
-                    self._was_damaged = True
-                    self._fail(OSError(f"it {self._damage}"))
 
     @classmethod
     def open(cls, settings: AuditSettings) -> FileAuditLog:
@@ -294,10 +291,22 @@ class FileAuditLog:
             resolve(waiters, None)
             if self._failure is None and self._rotation_is_due():
                 try:
+                    self._look()  # once it is closed nobody looks at it any more
                     self._file.synced(self._file.sync())
                     self._rotate()
                 except OSError as error:
                     self._fail(error)
+
+    def _look(self) -> None:
+        """Look whether the file is as it was written.
+
+        Raises:
+            OSError: It isn't, or that can't be found out.
+        """
+        self._damage = self._file.damage()
+        if self._damage is not None:
+            self._was_damaged = True
+            raise OSError(f"it {self._damage}")
 
     def _rotation_is_due(self) -> bool:
         return self._file.size >= self._settings.segment_bytes or _today() != self._day
@@ -387,6 +396,7 @@ class FileAuditLog:
                 if self._damage is not None:
                     self._leave()
                 self._file.recover()
+                self._look()  # what is written to a file that is gone is written nowhere
                 if not self._reserve.held:
                     self._reserve.hold()
                 self._tell_lost()
