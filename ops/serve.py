@@ -37,6 +37,11 @@ _NAME_S = 2.0
 _ANSWERS_ONCE = """
 No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
 """
+_REACHABLE = """
+WARNING: other machines can reach Triton's own ports. They have no lock, and whoever reaches them
+can end Triton (docs/gateway.md, "Triton's own ports"). Leave HOST at 127.0.0.1, or let only the
+gateway through to them.
+"""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -123,7 +128,7 @@ def message(
     )
     if not streams:  # what perf_analyzer is given to ask does
         gateway, load = _ANSWERS_ONCE, ""
-    return f"""{gateway}
+    return f"""{gateway}{_REACHABLE if triton.is_reachable else ""}
 Triton itself, for what the gateway does not pass on:
 
   HTTP     http://{triton.http_address}

@@ -42,6 +42,14 @@ def test_the_message_names_addresses_and_commands(tmp_path):
     assert "/bin/perf_analyzer -m ensemble -u 127.0.0.1:8001 -i grpc --streaming" in message
 
 
+@pytest.mark.parametrize(
+    ("host", "warns"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)]
+)
+def test_it_warns_where_triton_can_be_reached(tmp_path, host, warns):
+    server = TritonServer(tmp_path, log=Path("triton.log"), host=host, ports=Ports(1, 2, 3))
+    assert ("WARNING: other machines" in serve.message(server, "ensemble")) == warns
+
+
 def test_with_the_gateway_its_commands_come_first(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
     message = serve.message(
