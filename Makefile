@@ -173,6 +173,10 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-quality
+bench-quality: venv ## Measure what rounding costs RECIPE (smollm2), token by token; ARGS='--ours NAME=VALUE …'
+	@$(run) -m benchmarks.rounding_cost $(or $(RECIPE),smollm2) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(ARGS)
+
 .PHONY: bench-builds
 bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture in each precision
 	@$(run) -m benchmarks.builds
