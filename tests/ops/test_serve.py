@@ -47,7 +47,7 @@ def test_the_message_names_addresses_and_commands(tmp_path):
 )
 def test_it_warns_where_triton_can_be_reached(tmp_path, host, warns):
     server = TritonServer(tmp_path, log=Path("triton.log"), host=host, ports=Ports(1, 2, 3))
-    assert ("WARNING: other machines" in serve.message(server, "ensemble")) == warns
+    assert ("WARNING: other machines" in serve.message(server, "ensemble", QUESTION)) == warns
 
 
 def test_with_the_gateway_its_commands_come_first(tmp_path):
