@@ -88,7 +88,7 @@ def left_of(scanned: Scanned, text: str, start: int) -> str:
     return "".join(each for each, leaves in zip(text[start:], out[start:], strict=True) if leaves)
 
 
-@pytest.mark.parametrize("action", ["redact", "replace", "block"])
+@pytest.mark.parametrize("action", ["redact", "block"])  # what is replaced is redacted otherwise
 @pytest.mark.parametrize("case", HARD, ids=lambda case: case["text"][:40])
 def test_no_cut_lets_more_of_a_match_leave_than_tells_nothing(
     case: dict[str, str], action: Action
