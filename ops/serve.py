@@ -23,6 +23,7 @@ from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
+from ops.model_processes import ended
 from ops.reload import make_token
 from ops.served_model import ServedModel
 from ops.triton_process import Ports, TritonError, TritonServer
@@ -74,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             while triton.running:
                 if gateway is not None and gateway.pid is None:
                     raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
-                if dead & triton.dead_models:  # for longer than an unloaded model's process is
-                    raise TritonError(f"the process of a model ended:\n{triton.failure()}")
+                if gone := dead & triton.dead_models:  # for longer than an unloaded model's is
+                    told = ", and ".join(map(triton.told, sorted(gone)))
+                    raise TritonError(f"{told}:\n{triton.failure()}")
                 dead = triton.dead_models
                 naming.look()
                 for log in (triton.log, gateway and gateway.log):
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         rotate(log)
                 time.sleep(_WATCH_S)
             status = triton.wait()
-            raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
+            raise TritonError(f"tritonserver {ended(status)}:\n{triton.failure()}")
     except (TritonError, GatewayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

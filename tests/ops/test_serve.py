@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def test_a_crash_is_told_in_the_logs_words(repository, tmp_path, capfd):
     with serving(repository, tmp_path / "log") as server:
         subprocess.run(["kill", "-SEGV", str(server.triton)], check=True)
         assert server.process.wait(30) == 1
-    assert "tritonserver ended" in capfd.readouterr().err
+    assert "tritonserver was ended by SIGSEGV" in capfd.readouterr().err
 
 
 @pytest.mark.integration
@@ -242,9 +243,23 @@ def test_a_model_s_process_that_dies_ends_it(repository, tmp_path, capfd):
     """Triton itself would say for ever that it is ready, and answer nothing."""
     with serving(repository, tmp_path / "log") as server:
         models = set(processes_of_group(server.triton)) - {server.triton}
-        os.kill(models.pop(), signal.SIGKILL)
+        pid = models.pop()
+        os.kill(pid, signal.SIGKILL)
         assert server.process.wait(40) == 1
-    assert "the process of a model ended" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"error: the process of ensemble (pid {pid}) was ended by SIGKILL:" in told
+    assert "server_version" not in told  # the tables that Triton prints when it starts
+
+
+@pytest.mark.integration
+def test_who_is_killed_leaves_the_ports_to_the_next(repository, tmp_path):
+    with serving(repository, tmp_path / "log") as server:
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 20
+        while processes_of_group(server.triton):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_taken_port_is_told_in_one_line(repository, tmp_path):
