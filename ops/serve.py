@@ -26,7 +26,7 @@ from ops.log_file import rotate
 from ops.model_processes import ended
 from ops.reload import make_token
 from ops.served_model import ServedModel
-from ops.triton_process import Ports, TritonError, TritonServer
+from ops.triton_process import BROKEN_GRACE_S, Ports, TritonError, TritonServer
 
 PROMPT = "What is the capital of France?"
 
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
+                    # Whom it served is gone. Triton may wait for what it was in the middle of.
+                    triton.stop(BROKEN_GRACE_S)
                     raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
                 if gone := dead & triton.dead_models:  # for longer than an unloaded model's is
                     told = ", and ".join(map(triton.told, sorted(gone)))

@@ -229,7 +229,7 @@ class TritonServer:
         at most a moment.
         """
         if self.dead_models:
-            grace_s = min(grace_s, _BROKEN_GRACE_S)
+            grace_s = min(grace_s, BROKEN_GRACE_S)
         process, self._process, self._models = self._process, None, None
         if process is None:
             return
@@ -346,7 +346,8 @@ _EXIT_S = 10
 """How long Triton waits for its models when it ends, with its ports held. Triton 2.51 keeps a hold
 of one where an open gRPC stream is cancelled just as its last response leaves (docs/gateway.md),
 and would then wait for 30 s."""
-_BROKEN_GRACE_S = 2.0
+BROKEN_GRACE_S = 2.0
+"""How long it gets to end where a part of a server has died: more seldom helps."""
 _TABLE = "+|"
 """How the rows of Triton's tables begin, which it prints when it starts."""
 

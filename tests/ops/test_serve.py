@@ -262,6 +262,41 @@ def test_who_is_killed_leaves_the_ports_to_the_next(repository, tmp_path):
             time.sleep(0.05)
 
 
+def test_where_the_gateway_died_triton_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    """It may keep a hold of what the gateway was in the middle of, and wait for that."""
+    stopped: list[float] = []
+
+    class Triton(TritonServer):
+        running = True
+
+        def start(self, timeout_s: float = 0) -> None: ...
+
+        def stop(self, grace_s: float = 15.0) -> None:
+            stopped.append(grace_s)
+
+        def is_decoupled(self, model: str) -> bool:
+            return True
+
+        def versions(self, model: str) -> list[str]:
+            return []
+
+    class Gateway(GatewayServer):
+        pid = None
+
+        def start(self, timeout_s: float = 0) -> None:
+            self.log.write_text("")
+
+    gateway = Gateway("127.0.0.1:1", port=1, log=tmp_path / "gateway.log")
+    monkeypatch.setattr(serve, "TritonServer", Triton)
+    monkeypatch.setattr(serve, "_gateway", lambda *_: gateway)
+    monkeypatch.setattr(serve, "_commands", lambda *_: "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    arguments = ["--repository", str(tmp_path), "--log", str(tmp_path / "triton.log")]
+    assert serve.main(arguments) == 1
+    assert "error: the gateway ended:" in capsys.readouterr().err
+    assert stopped[0] < 5
+
+
 def test_a_taken_port_is_told_in_one_line(repository, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = Ports(other.getsockname()[1], 1, 2)
