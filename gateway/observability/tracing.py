@@ -7,7 +7,6 @@ endpoint nothing is recorded, and a client's trace context goes on to the upstre
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -22,7 +21,6 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from gateway.configuration import TracingSettings, UpstreamSettings
-from gateway.gateway_errors import GatewayError
 from gateway.generation import Generation
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -43,14 +41,15 @@ class RequestSpan:
             if value is not None:
                 self._span.set_attribute(_NAMES[name], value)
 
-    def failed(self, error: BaseException, kind: str | None = None) -> None:
+    def failed(
+        self, error: BaseException, kind: str | None = None, *, is_client_s: bool = False
+    ) -> None:
         """It didn't end well. The message stays out: it may quote the request.
 
         What is the client's own doing is no error of a server's span, by the HTTP conventions.
         """
         self._span.set_attribute("error.type", kind or type(error).__name__)
-        is_client_s = isinstance(error, GatewayError) and error.status < 500
-        if not (is_client_s or isinstance(error, asyncio.CancelledError)):
+        if not is_client_s:
             self._span.set_status(Status(StatusCode.ERROR))
 
     def headers(self) -> dict[str, str]:

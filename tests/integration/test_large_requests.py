@@ -13,6 +13,8 @@ import pytest
 from tests.integration.conftest import Server
 from tests.integration.speaker import Speaker
 
+pytestmark = pytest.mark.integration
+
 LARGE = 3_900_000
 MB = 1 << 20
 
