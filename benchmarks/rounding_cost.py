@@ -26,7 +26,13 @@ from build.pipeline import build_onnx
 from build.plan import Plan, make_plan
 from build.progress import Progress, ProgressLine
 from build.quality.closeness import Closeness, Passage, Predictor, compare
-from build.quality.reading import EnginePredictor, answers, prose
+from build.quality.reading import (
+    ANSWER_TOKENS,
+    QUESTIONS,
+    EnginePredictor,
+    answers,
+    prose,
+)
 from build.recipe import OnnxRecipe, Recipe, load_recipe
 from build.sources import with_folder
 
@@ -77,8 +83,9 @@ class _Workshop:
         return folder
 
     def answers(self, folder: Path) -> list[Passage]:
-        """What the reference answers to the questions, remembered beside it."""
-        remembered = folder / "answers.npz"
+        """What the reference answers to the questions, remembered for its checkpoint."""
+        asked = [self.plan(_REFERENCE).inputs.checkpoint, QUESTIONS.read_text(), ANSWER_TOKENS]
+        remembered = self._folder / f"answers-{digest_of(asked)[:16]}.npz"
         if not remembered.exists():
             found = answers(folder, self.progress)
             np.savez(
