@@ -213,8 +213,13 @@ bench-gateway: repository ## Measure what the gateway costs beside Triton's own 
 bench-priorities: repository ## Measure a person's wait beside batch work that fills the machine
 	@$(run) -m benchmarks.priorities --repository "$(REPOSITORY)" $(ARGS)
 
+.PHONY: bench-neighbours
+bench-neighbours: repository ## Measure a tenant's wait while another sends the worst that is accepted
+	@$(run) -m benchmarks.neighbours --repository "$(REPOSITORY)" $(ARGS)
+
 # Without torch, other people's clients and a tritonserver.
 unit = not torch and not modelopt and not integration and not clients
+served = not torch and not modelopt and (integration or clients)
 
 .PHONY: check
 check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
@@ -234,7 +239,8 @@ coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages i
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
-	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m '$(served)' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 
 .PHONY: test-refusals

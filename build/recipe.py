@@ -223,6 +223,7 @@ class Recipe(_Part):
         allow_remote_code: Modules that ``config.json`` names under ``auto_map`` and that a person
             has looked at. Trireme never runs them: its own description of the architecture is
             built. Allowing them states that the two are the same.
+        question: What `make serve` shows how to ask: one that the model can answer.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -234,6 +235,7 @@ class Recipe(_Part):
     quality: Quality = Quality()
     licence: LicencePolicy = LicencePolicy()
     allow_remote_code: tuple[str, ...] = ()
+    question: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]{1,200}$")
 
     @model_validator(mode="before")
     @classmethod

@@ -223,6 +223,7 @@ class Exchange:
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
             prompt_text=order.generation.prompt.encoded.decode(),
             answer_text=progress.answer,
+            code=cause or "",
         )
 
     def _report(

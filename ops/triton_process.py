@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import json
 import os
 import re
@@ -129,6 +130,11 @@ class TritonServer:
         self._control_token = control_token
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether other machines may reach it."""
+        return not ipaddress.ip_address(self.host).is_loopback
 
     @property
     def http_address(self) -> str:

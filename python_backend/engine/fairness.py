@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
+from itertools import chain
 
 from python_backend.engine.sequence import Sequence
 
@@ -24,6 +25,11 @@ SHARED_PART = 8
 the end of a step, and for its own. Prompts take a fifth to a third longer for it."""
 LEAST_TOKENS = 64
 """But no fewer than this: fewer take as long."""
+
+BEGINNING_TOKENS = 8
+"""An answer's first tokens: its first word or number, which a policy may hold back whole."""
+LEAST_STREAMS = 8
+"""So many streams of a tenant's have their next token in every step."""
 
 _MOST_REMEMBERED = 1024
 _MEMORY_TOKENS = 1 << 15
@@ -90,6 +96,40 @@ class Company:
 def places(running: Iterable[Sequence]) -> Counter[Hashable]:
     """How many places each owner has."""
     return Counter(sequence.owner for sequence in running)
+
+
+def sitting_out(running: list[Sequence], waiting: list[Sequence]) -> set[int]:
+    """Who has no token in the next step, so that an answer that begins needn't wait so long for it.
+
+    A step takes the longer the more streams it has. While an answer of a tenant's begins, no other
+    one that is not more urgent has more streams in a step than that tenant has places, or a few;
+    who had none the longest is first, so they take turns.
+
+    Args:
+        running: Those with places.
+        waiting: Those without, who may have one in this step.
+
+    Returns:
+        The ids of running sequences that lack one token.
+    """
+    held = places(running)
+    beginning: dict[int, int] = {}  # places of those whose answers begin, by priority
+    for sequence in chain(running, waiting):
+        if sequence.share and not sequence.is_promoted and len(sequence.output) < BEGINNING_TOKENS:
+            before = beginning.get(sequence.priority, held[sequence.owner])
+            beginning[sequence.priority] = min(before, held[sequence.owner])
+    if not beginning:
+        return set()
+    streams: Counter[Hashable] = Counter()
+    left_out = set()
+    for sequence in sorted(running, key=lambda sequence: sequence.last_token_ns):
+        if sequence.num_pending != 1 or sequence.is_promoted:
+            continue
+        streams[sequence.owner] += 1
+        fewest = [count for level, count in beginning.items() if level <= sequence.priority]
+        if fewest and streams[sequence.owner] > max(LEAST_STREAMS, min(fewest)):
+            left_out.add(sequence.id)
+    return left_out
 
 
 def first_in_line(waiting: list[Sequence], running: list[Sequence], turns: Turns) -> Sequence:

@@ -34,6 +34,7 @@ from python_backend.engine.fairness import (
     Company,
     Turns,
     first_in_line,
+    sitting_out,
     urgency,
     who_yields,
 )
@@ -123,16 +124,20 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """The next step's work: what each running sequence lacks, as far as the budget goes.
 
-        Whoever lacks one token has it in any case, as that is all that a stream waits for: nobody's
-        many tokens put it off, and it takes no turn. The others share what is left, which is never
-        nothing, so that they advance in every step.
+        Whoever lacks one token has it, as that is all that a stream waits for: nobody's many tokens
+        put it off, and it takes no turn, unless its tenant has many such and another's answer
+        begins. The others share what is left, which is never nothing, so that they advance in
+        every step.
         """
         self._make_room()
         preempted = self.num_preempted
         single = sum(sequence.num_pending == 1 for sequence in self.running)
         step = _Step(self._prompt_tokens(single), self._spare_rows)
+        left_out = sitting_out(self.running, self.waiting)
         for sequence in sorted(self.running, key=self._turns.urgency):
             if self.num_preempted > preempted and sequence not in self.running:
+                continue
+            if sequence.id in left_out:
                 continue
             if sequence.num_pending == 1:
                 self._continue(sequence, 1, step)

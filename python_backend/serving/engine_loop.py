@@ -134,10 +134,10 @@ class EngineLoop:
         """Have the client told of a stream's news."""
         if stream.sequence.finish_reason:
             self._forget(stream, stream.sequence.finish_reason)
-            self._outbox.put(stream.send_news)
+            self._outbox.put_news(stream)
         elif stream.reporting.streaming and not stream.queued:
             stream.queued = True
-            self._outbox.put_news(stream.send_news, stream.num_sent)
+            self._outbox.put_news(stream)
 
     def _fail(self, error: Exception) -> None:
         """Answer what was running with the error; what waits goes on."""

@@ -25,7 +25,7 @@ from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
 from python_backend.serving.generation_request import read_request
 from python_backend.serving.once import check_single, check_whole, is_decoupled
-from python_backend.serving.pacing import Outbox, Pacer
+from python_backend.serving.pacing import Outbox
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
 from python_backend.serving.triton_api import Inputs, model_config
@@ -56,7 +56,7 @@ class EngineModel(ABC):
         metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
         per_s = self._settings.stream_responses_per_s or _RESPONSES_PER_CORE_S * available_cores()
         period_s = self._settings.cancellation_check_period_ms / 1000
-        self._outbox = Outbox(Pacer(per_s, burst=max(per_s // 10, 1)))
+        self._outbox = Outbox(per_s, burst=max(per_s // 10, 1))
         # Whoever doesn't stream may have as many responses as if it did, and they are probes.
         prober = Prober(4 * period_s, most=max(int(per_s * period_s), 1))
         self._loop = EngineLoop(self._engine, metrics, self._outbox, prober, period_s)

@@ -15,6 +15,12 @@ from python_backend.serving.encoding import Piece, number
 from python_backend.serving.generation_request import Reporting, Row
 from python_backend.serving.sessions import Stream
 
+_FIRST_TOKENS = 2
+"""A stream's first text is there with its second token: only that ends the first word, which a
+safety policy may have to hold back."""
+_ENTRIES_OF_A_RESPONSE = 256
+"""To make texts of so many log probabilities, and read them, takes as long as a response does."""
+
 
 class EngineStream(Stream):
     """A sequence of the engine on its way to a client.
@@ -46,6 +52,25 @@ class EngineStream(Stream):
         self.reporting = reporting
         self.num_sent = 0
         self._cum_log_prob = 0.0
+
+    @property
+    def share(self) -> str:
+        """Whose part of the responses it takes."""
+        return self.sequence.share
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether its news are its first, or its last."""
+        return bool(self.sequence.finish_reason) or self.num_sent < _FIRST_TOKENS
+
+    @property
+    def cost(self) -> float:
+        """Of how many responses what there is to tell by now costs as much."""
+        params = self.sequence.params
+        if not params.reports_log_probs:
+            return 1.0
+        num_tokens = len(self.sequence.output) - self.num_sent
+        return 1 + num_tokens * (1 + params.num_top_log_probs) / _ENTRIES_OF_A_RESPONSE
 
     def send_news(self) -> None:
         """Send what there is since the last time, if there is anything."""

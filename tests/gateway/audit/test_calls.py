@@ -99,6 +99,20 @@ def test_one_key_without_end_has_lines_in_common(desk):
     assert desk.count == 600 * 51
 
 
+def test_keys_that_ask_no_more_are_forgotten_though_nothing_waits(desk):
+    for second in range(3600):
+        desk.now = float(second)
+        desk.calls.add(replace(KNOWN, key_id=f"{second:016x}"))
+        assert not desk.calls.pending  # and so nothing is flushed
+    assert len(desk.lines) == 3600
+    assert len(desk.calls._budgets) <= 102
+    for _ in range(50):  # and nobody has more lines for it
+        desk.now += 60
+        for _ in range(300):
+            desk.calls.add(KNOWN)
+    assert len(desk.lines) - 3600 <= 100 + 2 * 60 * 50
+
+
 def test_what_cannot_be_written_waits_counted(desk):
     desk.works = False
     for _ in range(10):

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from python_backend.engine.fairness import SHARED_PART, Turns
+from python_backend.engine.fairness import BEGINNING_TOKENS, LEAST_STREAMS, SHARED_PART, Turns
+from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
 from tests.python_backend.engine.scheduling import advance, make_scheduler, make_sequence
@@ -242,3 +243,45 @@ def test_all_end_whatever_is_given_up() -> None:
             break
     assert all(each.finish_reason == "length" for each in everything)
     assert all(len(each.output) == 200 for each in everything)
+
+
+def singles(work: list[Scheduled]) -> Counter[object]:
+    """Whose sequences have one token in a step."""
+    return Counter(each.sequence.owner for each in work if each.sequence.num_pending == 1)
+
+
+def test_many_streams_take_turns_while_another_tenant_s_answer_begins() -> None:
+    scheduler = make_scheduler(blocks=999, max_sequences=64, max_num_tokens=999)
+    many = ask(scheduler, 30, share="a")
+    step(scheduler, BEGINNING_TOKENS + 2)
+    assert singles(scheduler.schedule()) == {"a": 30}
+    ask(scheduler, 1, share="b")
+    before = [len(each.output) for each in many]
+    for _ in range(BEGINNING_TOKENS):
+        work = scheduler.schedule()
+        assert sum(each.sequence.share == "a" for each in work) == LEAST_STREAMS
+        assert sum(each.sequence.share == "b" for each in work) == 1
+        advance(scheduler, work)
+    had = [len(each.output) - count for each, count in zip(many, before, strict=True)]
+    assert sum(had) == BEGINNING_TOKENS * LEAST_STREAMS
+    assert max(had) - min(had) <= 1  # in turns
+    assert singles(scheduler.schedule()) == {"a": 30, "b": 1}
+
+
+def test_nobody_sits_out_for_who_has_as_many() -> None:
+    scheduler = make_scheduler(blocks=999, max_sequences=64, max_num_tokens=999)
+    ask(scheduler, 20, share="a")
+    ask(scheduler, 20, share="b")
+    step(scheduler, BEGINNING_TOKENS + 2)
+    ask(scheduler, 1, share="a")
+    step(scheduler)
+    assert singles(scheduler.schedule()) == {"a": 21, "b": 20}
+
+
+def test_nobody_sits_out_for_who_is_less_urgent() -> None:
+    scheduler = make_scheduler(blocks=999, max_sequences=64, max_num_tokens=999)
+    ask(scheduler, 20, share="a", priority=INTERACTIVE)
+    step(scheduler, BEGINNING_TOKENS + 2)
+    ask(scheduler, 1, share="b", priority=BATCH)
+    step(scheduler)
+    assert singles(scheduler.schedule()) == {"a": 20, "b": 1}

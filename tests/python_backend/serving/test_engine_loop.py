@@ -19,7 +19,7 @@ from python_backend.serving.engine_loop import EngineLoop  # isort: skip
 from python_backend.serving.engine_metrics import EngineMetrics  # isort: skip
 from python_backend.serving.engine_stream import EngineStream  # isort: skip
 from python_backend.serving.generation_request import Reporting, Row  # isort: skip
-from python_backend.serving.pacing import Outbox, Pacer  # isort: skip
+from python_backend.serving.pacing import Outbox  # isort: skip
 from python_backend.serving.probing import Prober  # isort: skip
 from python_backend.serving.sessions import Session  # isort: skip
 from python_backend.serving.stop_request import Stop  # isort: skip
@@ -34,7 +34,7 @@ class Serving:
         MetricFamily.made.clear()
         self.clock = Clock()
         self.engine = SampleEngine(max_sequences)
-        self.outbox = Outbox(Pacer(per_s=1e9, burst=1), self.clock)
+        self.outbox = Outbox(per_s=1e9, burst=1, clock=self.clock)
         self.loop = EngineLoop(
             self.engine,
             EngineMetrics("m", "1", self.engine),
@@ -79,7 +79,7 @@ class Serving:
         self.outbox.put(lambda: sent.append(True))
         for job in self.outbox:
             job()
-            if sent and not self.outbox._waiting:
+            if sent and not self.outbox.num_waiting:
                 return
 
     def finish(self) -> None:

@@ -156,3 +156,23 @@ def test_drafts_and_those_that_were_right_are_told(drafts: int, right: int, rate
     assert outputs["total_draft_tokens"].item() == drafts
     assert outputs["total_accepted_draft_tokens"].item() == right
     assert outputs["acceptance_rate"].item() == rate
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost"),
+    [({}, 1), ({"log_probs": True}, 1 + 8 / 256), ({"num_top_log_probs": 20}, 1 + 8 * 21 / 256)],
+)
+def test_log_probabilities_cost_as_much_as_their_texts(asked: dict[str, Any], cost: float) -> None:
+    stream = make_stream(**asked)
+    stream.sequence.output += range(10)
+    stream.num_sent = 2
+    assert stream.cost == pytest.approx(cost)
+
+
+def test_the_first_tokens_and_the_end_are_urgent() -> None:
+    stream = make_stream()
+    assert stream.is_urgent
+    stream.num_sent = 2
+    assert not stream.is_urgent
+    stream.sequence.finish_reason = "stop"
+    assert stream.is_urgent

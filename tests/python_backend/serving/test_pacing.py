@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.serving.pacing import Job, Outbox, Pacer
+from python_backend.serving.pacing import Outbox, Pacer
 from tests.python_backend.serving.clock import Clock
 
 
@@ -48,8 +51,18 @@ def test_no_second_sees_more_than_the_rate_and_a_burst(
         assert within <= per_s + burst + 1
 
 
-def record(log: list[str], name: str) -> Job:
-    return lambda: log.append(name)
+@dataclass
+class Stream:
+    """A stream that has something to tell."""
+
+    log: list[str]
+    name: str
+    share: str = "somebody"
+    is_urgent: bool = False
+    cost: float = 1.0
+
+    def send_news(self) -> None:
+        self.log.append(self.name)
 
 
 def run(outbox: Outbox) -> None:
@@ -57,53 +70,126 @@ def run(outbox: Outbox) -> None:
         job()
 
 
+def sent(outbox: Outbox, count: int, clock: Clock) -> list[float]:
+    """When each of so many jobs was done; where none is due, the clock goes on to it."""
+    times, jobs = [], iter(outbox)
+    for _ in range(count):
+        part = outbox._next()
+        assert part is not None
+        clock.now_s += part.pacer.wait_s(clock())
+        next(jobs)()
+        times.append(clock())
+    return times
+
+
+def take_in(outbox: Outbox, log: list[str]) -> None:
+    """Have what was put so far queue in its parts."""
+    outbox.put(lambda: log.append("taken in"))
+    next(iter(outbox))()
+    log.clear()
+
+
 def test_first_tokens_and_ends_go_at_once_and_later_ones_in_their_turn() -> None:
     log: list[str] = []
-    outbox = Outbox(Pacer(per_s=1000, burst=1))
-    outbox.put_news(record(log, "third token"), num_sent=2)
-    outbox.put_news(record(log, "first token"), num_sent=0)
-    outbox.put_news(record(log, "second token"), num_sent=1)
-    outbox.put_news(record(log, "a hundredth"), num_sent=99)
-    outbox.put(record(log, "end"))
+    outbox = Outbox(per_s=1000, burst=1)
+    outbox.put_news(Stream(log, "third token"))
+    outbox.put_news(Stream(log, "first token", is_urgent=True))
+    outbox.put_news(Stream(log, "a hundredth"))
+    outbox.put(lambda: log.append("a probe"))
     jobs = iter(outbox)
-    for _ in range(5):
+    for _ in range(4):
         next(jobs)()
-    assert log == ["first token", "second token", "end", "third token", "a hundredth"]
+    assert log == ["first token", "a probe", "third token", "a hundredth"]
 
 
 def test_no_turn_comes_before_its_time() -> None:
     log: list[str] = []
     clock = Clock()
-    outbox = Outbox(Pacer(per_s=1e-6, burst=1), clock)
+    outbox = Outbox(per_s=1e-6, burst=1, clock=clock)
     for name in ("now", "in ten days"):
-        outbox.put_news(record(log, name), num_sent=5)
+        outbox.put_news(Stream(log, name))
     jobs = iter(outbox)
     next(jobs)()
-    outbox.put(record(log, "something else"))
+    outbox.put(lambda: log.append("something else"))
     outbox.close()
     for job in jobs:
         job()
     assert log == ["now", "something else"]
 
 
-def test_a_turn_is_spent_when_it_comes() -> None:
-    pacer = Pacer(per_s=10, burst=2)
+def test_who_comes_doesnt_wait_behind_another_s_many_streams() -> None:
+    log: list[str] = []
     clock = Clock()
-    outbox = Outbox(pacer, clock)
-    for _ in range(2):
-        outbox.put_news(lambda: None, num_sent=5)
-    jobs = iter(outbox)
-    next(jobs)
-    assert pacer.wait_s(clock()) == 0
-    next(jobs)
-    assert pacer.wait_s(clock()) > 0
+    outbox = Outbox(per_s=10, burst=4, clock=clock)
+    for number in range(50):
+        outbox.put_news(Stream(log, f"many {number}", "many"))
+    take_in(outbox, log)
+    sent(outbox, 10, clock)
+    outbox.put_news(Stream(log, "one", "one"))
+    outbox.put_news(Stream(log, "one again", "one"))
+    take_in(outbox, log)
+    before_s = clock()
+    assert sent(outbox, 2, clock) == [before_s, before_s]  # its burst
+    assert log == ["one", "one again"]
+
+
+def test_tenants_have_equal_parts_and_together_the_rate() -> None:
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=10, burst=1, clock=clock)
+    for share in ["a", "b", "a", "a"] * 100:
+        outbox.put_news(Stream(log, share, share))
+    take_in(outbox, log)
+    times = sent(outbox, 100, clock)
+    assert times[-1] - times[0] == pytest.approx(10, abs=0.3)
+    assert abs(log.count("a") - log.count("b")) <= 2
+
+
+def test_who_has_spoken_of_late_still_counts() -> None:
+    """A tenant that never waits takes its part of the rate all the same."""
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=10, burst=1, clock=clock)
+    for _ in range(100):
+        outbox.put_news(Stream(log, "many", "many"))
+    take_in(outbox, log)
+    for _ in range(20):
+        outbox.put_news(Stream(log, "one", "one"))
+        take_in(outbox, [])
+        sent(outbox, 2, clock)
+    assert log.count("many") == pytest.approx(log.count("one"), abs=2)
+    assert clock.now_s - 100 == pytest.approx(4, abs=0.5)
+
+
+def test_a_stream_that_tells_much_is_charged_for_it() -> None:
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=10, burst=1, clock=clock)
+    for _ in range(20):
+        outbox.put_news(Stream(log, "much", "much", cost=4))
+        outbox.put_news(Stream(log, "little", "little"))
+    take_in(outbox, log)
+    sent(outbox, 15, clock)
+    assert 3 <= log.count("little") / log.count("much") <= 5
+
+
+def test_nothing_is_kept_of_who_was_silent() -> None:
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=10, burst=3, clock=clock)
+    for number in range(100):
+        outbox.put_news(Stream(log, "x", f"tenant {number}"))
+        take_in(outbox, log)
+        sent(outbox, 1, clock)
+        clock.now_s += 1
+    assert len(outbox._parts) <= 2
 
 
 def test_all_that_was_put_before_the_end_is_done() -> None:
     log: list[str] = []
-    outbox = Outbox(Pacer(per_s=1, burst=1))
-    outbox.put(record(log, "this"))
+    outbox = Outbox(per_s=1, burst=1)
+    outbox.put(lambda: log.append("this"))
     outbox.close()
-    outbox.put(record(log, "too late"))
+    outbox.put(lambda: log.append("too late"))
     run(outbox)
     assert log == ["this"]

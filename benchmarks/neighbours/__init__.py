@@ -1,0 +1,1 @@
+"""What one tenant feels of another that sends the worst that is accepted."""
