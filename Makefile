@@ -40,7 +40,7 @@ MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LL
 KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
 LOCKS_VENV ?= .venv-locks#! the environment that makes the lock files, with uv
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
-JOBS ?= auto#! how many processes run the unit tests of check and coverage; auto: one a core
+JOBS ?= $(shell expr $(shell nproc) \* 3 / 2)#! processes of the unit tests (three for two cores, as many tests wait)
 TEST ?=#! what `make test-one` runs: files, files::tests, -k words
 SLOW_ENGINE ?= 1#! how many times as long the engine takes in integration tests, to see that none races
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
@@ -173,6 +173,10 @@ bench-soak: $(VENV)/.dev ## Load the whole server for MINUTES, watch its memory
 bench-hardware: venv ## Measure what this machine can do at best, and what that bounds
 	@$(run) -m benchmarks.hardware
 
+.PHONY: bench-quality
+bench-quality: venv ## Measure what rounding costs RECIPE (smollm2), token by token; ARGS='--ours NAME=VALUE …'
+	@$(run) -m benchmarks.rounding_cost $(or $(RECIPE),smollm2) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(ARGS)
+
 .PHONY: bench-builds
 bench-builds: venv ## Build the demo and a tiny checkpoint of every architecture in each precision
 	@$(run) -m benchmarks.builds
@@ -215,10 +219,12 @@ bench-neighbours: repository ## Measure a tenant's wait while another sends the 
 
 # Without torch, other people's clients and a tritonserver.
 unit = not torch and not modelopt and not integration and not clients
+served = not torch and not modelopt and (integration or clients)
 
 .PHONY: check
 check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
-	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+	@$(run) -m pytest -q -m '$(unit) and not slow' -n $(JOBS) --dist worksteal \
+	    --hypothesis-profile=few $(ARGS)
 
 .PHONY: test-one
 test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py
@@ -234,7 +240,8 @@ coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages i
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
-	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m 'not torch' \
+	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m '$(served)' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 
 .PHONY: test-refusals

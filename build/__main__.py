@@ -109,7 +109,7 @@ def _promote(repository: Repository, artifact: Artifact) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    changes = _changes(options.set)
+    changes = changes_of(options.set)
     if options.checkpoint is not None:
         changes |= {"checkpoint": str(options.checkpoint.resolve()), "package": None}
     if options.precision is not None:
@@ -130,7 +130,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return make_recipe({"name": name or "checkpoint", **changes}, "the command line")
 
 
-def _changes(assignments: list[str]) -> dict[str, Any]:
+def changes_of(assignments: list[str]) -> dict[str, Any]:
     """Settings from words such as ``limits.context_length=4096``."""
     changes: dict[str, Any] = {}
     for assignment in assignments:

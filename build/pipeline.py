@@ -88,7 +88,7 @@ def build(plan: Plan, workshop: Workshop, quality_off: str | None = None) -> Art
             assert isinstance(plan.recipe, OnnxRecipe)
             if quality_off is None and plan.recipe.target.execution_provider == "cuda":
                 _check_gpu()
-            _build_onnx(plan, plan.recipe, workshop, staging.folder)
+            build_onnx(plan, plan.recipe, staging.folder, workshop.progress)
             quality, tokens_per_s = _measure(plan, workshop, staging.folder, quality_off)
         _describe(plan, staging, start, quality, tokens_per_s)
         sign(staging.folder, f"{plan.recipe.name}-{staging.version}", workshop.key)
@@ -113,7 +113,8 @@ def _check_gpu() -> None:
         ) from None
 
 
-def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path) -> None:
+def build_onnx(plan: Plan, recipe: OnnxRecipe, folder: Path, progress: Progress) -> None:
+    """Build the engine of a plan into a folder, without measuring it."""
     # It takes half a second, which a known version need not wait.
     from build.engine_folder import build_engine
 
@@ -126,13 +127,14 @@ def _build_onnx(plan: Plan, recipe: OnnxRecipe, workshop: Workshop, folder: Path
         calibration_text=recipe.calibration.text,
         int4_method=recipe.target.int4_method,
         smoothing=recipe.target.smoothing,
+        head=recipe.target.head,
         execution_provider=recipe.target.execution_provider,
         limits=ServingLimits(
             max_num_sequences=recipe.limits.max_num_sequences,
             max_num_tokens=recipe.limits.max_num_tokens,
             kv_cache_bytes=plan.memory.kv_cache_bytes,
         ),
-        progress=workshop.progress,
+        progress=progress,
     )
 
 

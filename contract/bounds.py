@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from contract.codes import ErrorCode
+
 
 class Bound(NamedTuple):
     """What the texts of one input may be, for each prompt.
@@ -11,10 +13,12 @@ class Bound(NamedTuple):
     Attributes:
         most: Most texts.
         most_bytes: Most bytes of all of them together.
+        code: What kind of mistake more bytes are, where that has a word.
     """
 
     most: int
     most_bytes: int
+    code: ErrorCode | None = None
 
 
 STOP_WORDS = Bound(64, 4_096)

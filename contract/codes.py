@@ -15,8 +15,7 @@ cut off, as its client went away or as something failed."""
 Ending = FinishReason | Literal[""]
 """Why an answer ended; empty while it goes on."""
 
-ErrorCode = Literal[
-    # The request is wrong.
+RequestErrorCode = Literal[
     "content_filter",
     "context_length_exceeded",
     "invalid_json",
@@ -27,6 +26,11 @@ ErrorCode = Literal[
     "request_too_large",
     "headers_too_large",
     "unsupported_parameter",
+]
+"""What is wrong with a request: its client's to mend, whoever found it."""
+
+ErrorCode = Literal[
+    RequestErrorCode,
     # Who asks may not.
     "data_residency",
     "expired_api_key",

@@ -103,7 +103,7 @@ class Gateway:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            span.failed(error, error_cause(error))
+            span.failed(error, error_cause(error), is_client_s=_is_client_s(error))
             span.end()
             raise
         visit.is_told = True
@@ -236,6 +236,7 @@ class Exchange:
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
             prompt_text=order.generation.prompt.encoded.decode(),
             answer_text=progress.answer,
+            code=cause or "",
         )
 
     def _report(
@@ -268,7 +269,7 @@ class Exchange:
             http_response_status_code=status,
         )
         if error is not None:
-            self._span.failed(error, cause)
+            self._span.failed(error, cause, is_client_s=_is_client_s(error))
         self._span.end()
         _log.info(
             "request",
@@ -295,6 +296,13 @@ class Exchange:
                 "latency_s": round(latency_s, 4),
             },
         )
+
+
+def _is_client_s(error: BaseException) -> bool:
+    """Whether a request ended by its client's own doing: it was wrong, or the client left."""
+    if isinstance(error, GatewayError):
+        return error.status < 500
+    return isinstance(error, asyncio.CancelledError)
 
 
 def error_cause(error: BaseException) -> str:

@@ -125,6 +125,7 @@ class AuditRecord:
         verdicts: What the safety filters found.
         prompt_text: The prompt. Only a keyed digest of it is kept, never itself.
         answer_text: The answer, likewise.
+        code: Why it failed, or was refused by a model; empty where it didn't and wasn't.
     """
 
     request_id: str
@@ -146,6 +147,7 @@ class AuditRecord:
     verdicts: tuple[str, ...]
     prompt_text: str = field(repr=False)
     answer_text: str = field(repr=False)
+    code: str = ""
 
 
 @dataclass(frozen=True)

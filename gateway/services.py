@@ -69,7 +69,7 @@ class Services:
         audit = NoAudit() if log is None else log
         if engine is None:
             return cls(OpenAuthenticator(), Unlimited(), audit, None, settings)
-        ledger = None if settings.audit is None else Ledger(engine, settings.audit.directory)
+        ledger = None if log is None else Ledger(engine, log.directory, log.keys)
         registry = Registry(Directory(engine), settings.tenants)
         client = httpx.AsyncClient(verify=ssl.create_default_context())
         verifiers = {

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ops.triton_guard import CONTROL_HEADER
@@ -22,15 +23,23 @@ MODEL = "tensorrt_llm"
 _CACHE = Path(".cache")
 
 
-def make_token(http_port: int) -> str:
-    """Make the token of a server that is about to start, and leave it for :func:`reload`."""
-    token = secrets.token_hex(16)
+@contextmanager
+def published(token: str, http_port: int) -> Iterator[None]:
+    """Leave a running server's token for :func:`reload`, as long as this lasts.
+
+    Args:
+        token: The server's.
+        http_port: By which it is found.
+    """
     path = _token_file(http_port)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # a killed server's
     path.touch(mode=0o600)
     path.write_text(token, encoding="utf-8")
-    return token
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def reload(address: str, token: str, model: str = MODEL, timeout_s: float = 600) -> list[str]:

@@ -7,7 +7,9 @@ it started.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -16,24 +18,30 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
+from contract.models import EnsembleInputs
 from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
-from ops.reload import make_token
+from ops.model_processes import ended
+from ops.reload import published
 from ops.served_model import ServedModel
-from ops.triton_process import Ports, TritonError, TritonServer
-
-PROMPT = "What is the capital of France?"
+from ops.triton_process import BROKEN_GRACE_S, Ports, TritonError, TritonServer
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
 _NAME_S = 2.0
 _ANSWERS_ONCE = """
 No gateway: it streams, and this model repository was assembled with decoupled_mode=false.
+"""
+_REACHABLE = """
+WARNING: other machines can reach Triton's own ports. They have no lock, and whoever reaches them
+can end Triton (docs/gateway.md, "Triton's own ports"). Leave HOST at 127.0.0.1, or let only the
+gateway through to them.
 """
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -45,32 +53,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # nohup ignores SIGHUP for us; a shell's `&` ignores SIGINT, and that is no wish to go on.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+    token = secrets.token_hex(16)
     try:
         triton = TritonServer(
             options.repository,
             log=options.log,
             host=options.host,
             ports=Ports(options.http_port, options.grpc_port, options.metrics_port),
-            control_token=make_token(options.http_port),
+            control_token=token,
         )
         print(f"Starting Triton on {_short(options.repository)} …", flush=True)
         started = time.monotonic()
         with ExitStack() as servers:
             servers.enter_context(triton)
+            servers.enter_context(published(token, options.http_port))
             streams = triton.is_decoupled(options.model)
             gateway = _gateway(options, triton, streams)
             if gateway is not None:
                 servers.enter_context(gateway)
             print(f"Ready in {time.monotonic() - started:.1f} s.", flush=True)
-            told = _commands(options, gateway)
-            print(message(triton, options.model, told, streams=streams), flush=True)
+            question = ServedModel.of(options.repository).question
+            told = _commands(options, gateway, question)
+            print(message(triton, options.model, question, told, streams=streams), flush=True)
             naming = _Naming(options, triton)
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
+                    # Whom it served is gone. Triton may wait for what it was in the middle of.
+                    triton.stop(BROKEN_GRACE_S)
                     raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
-                if dead & triton.dead_models:  # for longer than an unloaded model's process is
-                    raise TritonError(f"the process of a model ended:\n{triton.failure()}")
+                if gone := dead & triton.dead_models:  # for longer than an unloaded model's is
+                    told = ", and ".join(map(triton.told, sorted(gone)))
+                    raise TritonError(f"{told}:\n{triton.failure()}")
                 dead = triton.dead_models
                 naming.look()
                 for log in (triton.log, gateway and gateway.log):
@@ -78,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         rotate(log)
                 time.sleep(_WATCH_S)
             status = triton.wait()
-            raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
+            raise TritonError(f"tritonserver {ended(status)}:\n{triton.failure()}")
     except (TritonError, GatewayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -87,20 +101,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def message(triton: TritonServer, model: str, gateway: str = "", *, streams: bool = True) -> str:
+def message(
+    triton: TritonServer, model: str, question: str, gateway: str = "", *, streams: bool = True
+) -> str:
     """What a person reads once the server is ready; each command can be pasted as it is.
 
     Args:
         triton: The server.
         model: The model to ask it for.
+        question: What to ask it.
         gateway: What to read of the gateway before it; empty where there is none.
         streams: Whether the model does.
     """
     programs = Path(sys.prefix, "bin")
-    body = f'{{"text_input": "{PROMPT}", "max_tokens": 64, "exclude_input_in_output": true}}'
+    inputs = {
+        EnsembleInputs.TEXT_INPUT.name: question,
+        EnsembleInputs.MAX_TOKENS.name: 64,
+        EnsembleInputs.EXCLUDE_INPUT_IN_OUTPUT.name: True,
+    }
+    body = _json(inputs)
     curl = f"curl -s {triton.http_address}/v2/models/{model}/generate -d {shlex.quote(body)}"
     client = (
-        f"{_command(programs / 'python')} -m clients {shlex.quote(PROMPT)} "
+        f"{_command(programs / 'python')} -m clients {shlex.quote(question)} "
         f"{'--stream ' if streams else ''}--url {triton.grpc_address}"
     )
     load = (
@@ -110,7 +132,7 @@ def message(triton: TritonServer, model: str, gateway: str = "", *, streams: boo
     )
     if not streams:  # what perf_analyzer is given to ask does
         gateway, load = _ANSWERS_ONCE, ""
-    return f"""{gateway}
+    return f"""{gateway}{_REACHABLE if triton.is_reachable else ""}
 Triton itself, for what the gateway does not pass on:
 
   HTTP     http://{triton.http_address}
@@ -125,15 +147,19 @@ Triton itself, for what the gateway does not pass on:
 Ctrl-C stops it."""
 
 
-def openai_commands(gateway: GatewayAddress, model: str, config: Path | None = None) -> str:
+def openai_commands(
+    gateway: GatewayAddress, model: str, question: str, config: Path | None = None
+) -> str:
     """How OpenAI's API is asked; each command can be pasted as it is.
 
     Args:
         gateway: Where the gateway is.
         model: A model that it serves.
+        question: What to ask it.
         config: Its configuration, where it wants a key.
     """
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
+    messages = _json([{"role": "user", "content": question}])
+    body = f'{{"model": {_json(model)}, "messages": {messages}}}'
     key, python_key, header = "", '"none"', ""
     imports = ["openai"]
     if config is not None:
@@ -167,10 +193,15 @@ or with the openai package:
 
   import {", ".join(sorted(imports))}{trust}
   client = openai.OpenAI(base_url="{gateway.url}/v1", api_key={python_key}{http_client})
-  messages = [{{"role": "user", "content": "{PROMPT}"}}]
+  messages = {messages}
   for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 """
+
+
+def _json(value: Any) -> str:
+    """As JSON, which is Python here, too."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _curl_trust(gateway: GatewayAddress) -> str:
@@ -183,13 +214,13 @@ def _curl_trust(gateway: GatewayAddress) -> str:
     return told
 
 
-def _commands(options: argparse.Namespace, gateway: GatewayServer | None) -> str:
+def _commands(options: argparse.Namespace, gateway: GatewayServer | None, question: str) -> str:
     if gateway is None:
         return ""
     offer = gateway.offer()
     model = offer.model or _first_model(options.gateway_config)
     config = options.gateway_config if offer.needs_key else None
-    return openai_commands(gateway.at, model, config)
+    return openai_commands(gateway.at, model, question, config)
 
 
 def _first_model(config: Path) -> str:

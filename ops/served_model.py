@@ -20,11 +20,13 @@ class ServedModel:
         name: Its recipe's.
         created_s: When it was built, in seconds since 1970; None where nobody says.
         context_length: Most tokens of a prompt and its answer; None where nobody says.
+        question: What it can be asked.
     """
 
     name: str = "demo"
     created_s: int | None = None
     context_length: int | None = None
+    question: str = "What is the capital of France?"
 
     @classmethod
     def of(cls, repository: Path, version: str | None = None) -> ServedModel:
@@ -44,17 +46,21 @@ class ServedModel:
             return cls()
         folder = max(folders, key=lambda path: int(path.name))
         created = _read(folder / "build.json").get("created_at")
+        manifest = _read(folder / "manifest.json")
         return cls(
-            name=_read(folder / "manifest.json").get("name", cls.name),
+            name=manifest.get("name", cls.name),
             created_s=None if created is None else int(datetime.fromisoformat(created).timestamp()),
             context_length=_read(folder / "engine.json").get("context_length"),
+            question=manifest.get("recipe", {}).get("question") or cls.question,
         )
 
     def write(self, path: Path) -> None:
         """Leave it where a gateway that follows the file finds it, in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{path.name}.new")
-        new.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        told = asdict(self)
+        del told["question"]  # is for people
+        new.write_text(json.dumps(told) + "\n", encoding="utf-8")
         new.replace(path)
 
     def gateway_arguments(self) -> Sequence[str]:

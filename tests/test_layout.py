@@ -8,6 +8,7 @@ under `if TYPE_CHECKING`.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -228,6 +229,18 @@ def test_an_allowed_import_passes(tmp_path, room, source):
 def test_the_tests_of_every_room_are_collected(pytestconfig):
     # Many tools take a folder named `build` for outputs and pass over it.
     assert not set(pytestconfig.getini("norecursedirs")) & set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "tests/integration").rglob("test_*.py"))
+    ],
+)
+def test_what_needs_a_tritonserver_says_so(path):
+    # Or `make check` starts one.
+    assert re.search(r"^pytestmark = .*pytest\.mark\.integration", (ROOT / path).read_text(), re.M)
 
 
 def test_serving_knows_an_engine_by_its_protocol():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -121,6 +122,14 @@ class GGUFFile:
         return [float(each) for each in values]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A file, the same by whatever name it is opened."""
+
+    path: Path = field(compare=False)
+    is_it: tuple[int, ...]
+
+
 def open_gguf(path: Path) -> GGUFFile:
     """Open a file, or take the one that was opened last: reading a tokenizer takes seconds.
 
@@ -131,12 +140,12 @@ def open_gguf(path: Path) -> GGUFFile:
         found = path.stat()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    return _opened(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+    return _opened(_Found(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)))
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, _: tuple[int, ...]) -> GGUFFile:
-    return GGUFFile(path)
+def _opened(found: _Found) -> GGUFFile:
+    return GGUFFile(found.path)
 
 
 class Stored:

@@ -25,8 +25,10 @@ from tokenizers import (
 from build.build_errors import CheckpointError
 from build.from_gguf.gguf_reader import GGUFFile
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 """What a token is, by ``tokenizer.ggml.token_type``."""
+_LONGEST_PIECE = 1024
+"""Characters; in how many ways a piece can be joined grows with them."""
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -87,9 +89,9 @@ def tokenizer_files(file: GGUFFile) -> dict[str, Any]:
                 f"{file.path}: tokenizer.ggml.model is {model!r}, not gpt2 or llama"
             )
         specials = [
-            AddedToken(token, special=kind == _CONTROL, normalized=False)
+            AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
             for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED)
+            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         ]
         # In the order of their ids, in parts: a call takes all as special or none.
         for each in specials:
@@ -158,7 +160,11 @@ def _sentence_pieces(
     unknown = next((t for t, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None)
     tokenizer = Tokenizer(
         models.BPE(
-            pieces, _merges(pieces, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True
+            pieces,
+            _merges(file, pieces, [kind == _NORMAL for kind in kinds], scores),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
         )
     )
     prefix = file.get("tokenizer.ggml.add_space_prefix", bool, True)
@@ -173,10 +179,19 @@ def _sentence_pieces(
     return tokenizer
 
 
-def _merges(pieces: Pieces, scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to join two pieces to a third, the best third first."""
+def _merges(
+    file: GGUFFile, pieces: Pieces, normal: list[bool], scores: list[float]
+) -> list[tuple[str, str]]:
+    """Every way to join two pieces to a third, the best third first.
+
+    Control tokens, and those that stand for bytes, are no text: nothing is joined to them.
+    """
     found = []
     for piece, place in pieces.items():
+        if not normal[place]:
+            continue
+        if len(piece) > _LONGEST_PIECE:
+            raise CheckpointError(f"{file.path}: token {place} has {len(piece)} characters")
         halves = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         joined = [(left, right) for left, right in halves if left in pieces and right in pieces]
         joined.sort(key=lambda pair: (pieces[pair[0]], pieces[pair[1]]))

@@ -67,7 +67,9 @@ class Workplace:
         """The sums of the audit log, where there are both."""
         if self._configuration.database is None or self._configuration.audit is None:
             return None
-        return Ledger(self.engine(), self._configuration.audit.directory)
+        settings = self._configuration.audit
+        keys = AuditKeys.load_or_create(key_path(settings))  # nobody may have opened the log yet
+        return Ledger(self.engine(), settings.directory, keys)
 
     def directory(self) -> Directory:
         """Tenants, keys and admins, to look at."""

@@ -45,6 +45,7 @@ class Calls:
         self._now = now
         self._groups: dict[CallRecord, _Group] = {}
         self._budgets: dict[str, _Budget] = {}
+        self._forgot_at_s = now()
 
     @property
     def pending(self) -> bool:
@@ -80,13 +81,20 @@ class Calls:
                 budget.give_back()
                 return
             del self._groups[group]
-        for key in [key for key, budget in self._budgets.items() if budget.is_whole]:
-            del self._budgets[key]
 
     def _budget(self, key: str) -> _Budget:
         if key not in self._budgets:
+            self._forget()
             self._budgets[key] = _Budget(self._now)
         return self._budgets[key]
+
+    def _forget(self) -> None:
+        """Keep no budget of keys that ask no more: in the time in which a budget becomes whole."""
+        if self._now() - self._forgot_at_s < _BURST_LINES / _LINES_PER_S:
+            return
+        self._forgot_at_s = self._now()
+        for key in [key for key, budget in self._budgets.items() if budget.is_whole]:
+            del self._budgets[key]
 
     def _of(self, address: str) -> int:
         return sum(not group.tenant and group.address == address for group in self._groups)

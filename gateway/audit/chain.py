@@ -77,7 +77,12 @@ def check(key: AuditKey, previous: Link, line: bytes) -> tuple[dict[str, Any], L
     fields, link = read(line)
     if link.sequence != previous.sequence + 1:
         raise BrokenLine(f"is number {link.sequence} and follows number {previous.sequence}")
-    body = line[:-_SEAL_LENGTH] + b"}"
-    if not hmac.compare_digest(key.mac(previous.mac, body), link.mac):
+    if not is_sealed(key, previous.mac, line):
         raise BrokenLine("was changed, or the line before it was")
     return fields, link
+
+
+def is_sealed(key: AuditKey, previous_mac: str, line: bytes) -> bool:
+    """Whether a line that can be read has the MAC that a key gives it after another's."""
+    body, mac = line[:-_SEAL_LENGTH] + b"}", line[-_SEAL_LENGTH + len(_SEAL) : -len(_END)]
+    return hmac.compare_digest(key.mac(previous_mac, body).encode(), mac)

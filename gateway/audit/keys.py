@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.audit.audit_errors import AuditError
@@ -42,6 +43,10 @@ class AuditKeys:
     def __init__(self, keys: list[AuditKey]) -> None:
         self.current = keys[-1]
         self._by_fingerprint = {key.fingerprint: key for key in keys}
+
+    def __iter__(self) -> Iterator[AuditKey]:
+        """The newest first."""
+        return reversed(self._by_fingerprint.values())
 
     def find(self, fingerprint: str) -> AuditKey | None:
         """Return a key by its fingerprint."""

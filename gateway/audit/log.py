@@ -39,14 +39,19 @@ class FileAuditLog:
     The state that an error leaves: `_failure` is set while the disk is full or fails. Requests that
     began before may still end, in the space of the reserve or else in memory; no other begins,
     unless the settings say so. A task tries until all is on disk and the reserve is held again.
+
+    Attributes:
+        directory: The folder of the log, with all its chains.
+        keys: What it is written with.
     """
 
     def __init__(
         self, settings: AuditSettings, keys: AuditKeys, folder: Path, lock: int, tail: Tail
     ) -> None:
         """Go on with a chain. Use `open`."""
+        self.directory = settings.directory
+        self.keys = keys
         self._settings = settings
-        self._keys = keys
         self._folder = folder
         self._lock = lock
         self._reserve = Reserve(folder / "reserve", settings.reserve_bytes)
@@ -83,12 +88,9 @@ class FileAuditLog:
             await asyncio.sleep(_LOOK_S)
             if self._failure is None:
                 try:
-                    self._damage = self._file.damage()
+                    self._look()
                 except OSError as error:
                     self._fail(error)
-                if self._damage is not None:
-                    self._was_damaged = True
-                    self._fail(OSError(f"it {self._damage}"))
 
     @classmethod
     def open(cls, settings: AuditSettings) -> FileAuditLog:
@@ -160,7 +162,7 @@ class FileAuditLog:
         """
         if ticket.sequence is not None:
             del self._open[ticket.sequence]
-        fields = records.end(self._keys.current, record, ticket.sequence)
+        fields = records.end(self.keys.current, record, ticket.sequence)
         if not self._write_end(fields):
             if self._settings.when_unavailable == "serve":
                 self._lost += 1
@@ -240,7 +242,7 @@ class FileAuditLog:
         self._flush_later()
 
     def _write(self, fields: Fields) -> None:
-        line, link = seal(self._keys.current, self._link, fields)
+        line, link = seal(self.keys.current, self._link, fields)
         self._file.write(line)
         self._link = link
 
@@ -264,7 +266,7 @@ class FileAuditLog:
         if self._damage is not None:
             self._kept.append(fields)
             return
-        line, self._link = seal(self._keys.current, self._link, fields)
+        line, self._link = seal(self.keys.current, self._link, fields)
         self._file.keep(line)
 
     def _durable(self) -> Awaitable[None]:
@@ -289,10 +291,22 @@ class FileAuditLog:
             resolve(waiters, None)
             if self._failure is None and self._rotation_is_due():
                 try:
+                    self._look()  # once it is closed nobody looks at it any more
                     self._file.synced(self._file.sync())
                     self._rotate()
                 except OSError as error:
                     self._fail(error)
+
+    def _look(self) -> None:
+        """Look whether the file is as it was written.
+
+        Raises:
+            OSError: It isn't, or that can't be found out.
+        """
+        self._damage = self._file.damage()
+        if self._damage is not None:
+            self._was_damaged = True
+            raise OSError(f"it {self._damage}")
 
     def _rotation_is_due(self) -> bool:
         return self._file.size >= self._settings.segment_bytes or _today() != self._day
@@ -311,7 +325,7 @@ class FileAuditLog:
         """Begin a segment, with a later number where somebody else put a file in the way."""
         number = max([number, *(each.number + 1 for each in segments(self._folder))])
         path = segment_path(self._folder, number)
-        key = self._keys.current
+        key = self.keys.current
         still_open = ({"n": n, **fields} for n, fields in self._open.items())
         line, link = seal(
             key,
@@ -336,7 +350,7 @@ class FileAuditLog:
         """
         self._open = tail.still_open
         self._day = tail.day
-        if tail.key == self._keys.current.fingerprint and tail.day == _today():
+        if tail.key == self.keys.current.fingerprint and tail.day == _today():
             file = LineWriter(segment_path(self._folder, tail.segment), new=False)
         else:
             file = self._begin_segment(tail.segment + 1)
@@ -345,7 +359,7 @@ class FileAuditLog:
             records.start(os.getpid(), tail.dropped_bytes),
             *(records.interrupted({**each, "begun": n}) for n, each in left.items()),
         ):
-            line, self._link = seal(self._keys.current, self._link, fields)
+            line, self._link = seal(self.keys.current, self._link, fields)
             file.write(line)
         file.synced(file.sync())
         self._reserve.hold()
@@ -382,6 +396,7 @@ class FileAuditLog:
                 if self._damage is not None:
                     self._leave()
                 self._file.recover()
+                self._look()  # what is written to a file that is gone is written nowhere
                 if not self._reserve.held:
                     self._reserve.hold()
                 self._tell_lost()

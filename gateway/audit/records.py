@@ -70,6 +70,7 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
         "latency_s": record.latency_s,
         "finish_reason": ",".join(record.finish_reasons),
         "status": record.status,
+        "code": record.code,
         "verdicts": list(record.verdicts),
         "prompt_digest": key.digest(who.tenant, record.prompt_text) if record.prompt_text else None,
         "answer_digest": key.digest(who.tenant, record.answer_text) if record.answer_text else None,

@@ -6,13 +6,13 @@ were noted elsewhere, in the database of usage or by hand.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import PRUNED, Segment, segments, whole_lines, writers
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKey, AuditKeys
@@ -91,18 +91,32 @@ def _verify_chain(folder: Path, keys: AuditKeys, anchors: Mapping[str, Link] | N
     anchor = (anchors or {}).get(folder.name)
     if anchor is not None and anchor.sequence <= place.sequence:
         anchor = None  # what it names is gone by retention
-    for expected, segment in enumerate(here, removed + 1):
+    expected = removed + 1
+    for segment in here:
         if segment.number != expected:
-            report.problems.append(
-                f"{folder}: segments {expected} to {segment.number - 1} are gone"
-            )
-            report.last = Link(-2, "")  # whatever comes, it doesn't follow
+            report.problems.append(f"{folder}: {_gone(expected, segment.number - 1)}")
+            report.last = _before(segment, report.last)
         _verify_segment(segment, keys, report, anchor)
+        expected = segment.number + 1
     if anchor is not None and report.last.sequence < anchor.sequence:
         report.problems.append(
             f"{folder}: ends with line {report.last.sequence}, and line {anchor.sequence} was there"
         )
     return report
+
+
+def _gone(first: int, last: int) -> str:
+    return f"segment {first} is gone" if first == last else f"segments {first} to {last} are gone"
+
+
+def _before(segment: Segment, last: Link) -> Link:
+    """The place before a segment, as its first line says: what is gone doesn't make it wrong."""
+    for line in segment.lines():
+        with contextlib.suppress(BrokenLine):
+            fields, link = read(line)
+            return Link(link.sequence - 1, str(fields.get("previous")))
+        break
+    return last
 
 
 def _verify_segment(
@@ -146,10 +160,19 @@ def _claimed(line: bytes, before: Link) -> Link:
 
 
 def heads(directory: Path) -> dict[str, Link]:
-    """Return where each chain ends now, to be noted elsewhere."""
+    """Return where each chain ends now, to be noted elsewhere.
+
+    Raises:
+        AuditError: A chain's last line is none: its end has to be verified first.
+    """
     found = {}
     for folder in writers(directory):
-        for line in segments(folder)[-1].lines():
-            last = line
-        found[folder.name] = Link(orjson.loads(last)["n"], orjson.loads(last)["mac"])
+        for segment in reversed(segments(folder)):
+            *_, last = (b"", *segment.lines())
+            if last:  # else a crash came between its creation and its first line
+                try:
+                    found[folder.name] = read(last)[1]
+                except BrokenLine as error:
+                    raise AuditError(f"the last line of {segment.path} {error}") from None
+                break
     return found

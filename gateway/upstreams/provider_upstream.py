@@ -13,7 +13,7 @@ import httpx
 import orjson
 
 from clients.sse import EventParser
-from contract.codes import Ending, FinishReason
+from contract.codes import Ending, ErrorCode, FinishReason
 from contract.errors import (
     GenerationError,
     InvalidRequestError,
@@ -200,14 +200,16 @@ def _token(entry: Mapping[str, Any]) -> TokenLogprob:
 def _refusal(status: int, body: bytes) -> Exception:
     """What an answer other than 200 means for the one who asked the gateway."""
     message, param = f"the provider answered with status {status}", None
+    code: ErrorCode | None = None
     try:
         error = orjson.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
         param = param if isinstance(param, str) else None
+        code = error["code"] if error.get("code") in get_args(ErrorCode) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # not OpenAI's error object
     if status in (400, 413, 422):
-        return InvalidRequestError(message, param)
+        return InvalidRequestError(message, param, code=code)
     if status == 429:
         return ServerBusyError(message)
     if status in (401, 403, 404) or status >= 500:  # our key, our model's name, or its trouble

@@ -14,14 +14,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection, Engine, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from contract.codes import RequestErrorCode
 from gateway.audit.audit_segments import segment_path, segments, writers
-from gateway.audit.chain import START, BrokenLine, Link, read
+from gateway.audit.chain import START, BrokenLine, Link
+from gateway.audit.following import Follower
+from gateway.audit.keys import AuditKeys
 from gateway.audit.tail import day_of
 from gateway.database import USAGE_COUNTS, USAGE_TOKENS, usage, usage_cursors
 from gateway.gateway_errors import LimitsUnavailable
@@ -35,6 +38,10 @@ _FORMERLY = {
     "charged_output_tokens": "output_tokens",
 }
 """What lines say that were written before these were counted apart."""
+
+_CLIENT_S = frozenset(get_args(RequestErrorCode))
+_CLIENT_LEFT = 499
+"""What a request ends with whose client went away."""
 
 Sums = dict[tuple[str, ...], list[int]]
 
@@ -57,15 +64,17 @@ class Cursor:
 class Ledger:
     """The sums of one log. Its methods block, but for `run` and `spent`."""
 
-    def __init__(self, engine: Engine, directory: Path) -> None:
+    def __init__(self, engine: Engine, directory: Path, keys: AuditKeys) -> None:
         """Use a database and a log.
 
         Args:
             engine: The database, migrated.
             directory: The audit log.
+            keys: What it is written with: what has no MAC of theirs is not counted.
         """
         self._engine = engine
         self._directory = directory
+        self._keys = keys
 
     def fold(self) -> int:
         """Count what is new; return how many lines that were.
@@ -126,7 +135,7 @@ class Ledger:
         counted = 0
         while True:
             cursor = self._cursor(folder)
-            following, lines, sums = _step(folder, cursor)
+            following, lines, sums = _step(folder, cursor, self._keys)
             if following == cursor:
                 return counted
             with self._engine.begin() as connection:
@@ -152,7 +161,7 @@ class Ledger:
         return new
 
 
-def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
+def _step(folder: Path, cursor: Cursor, keys: AuditKeys) -> tuple[Cursor, int, Sums]:
     """Read on from a cursor; return where that leads, how many lines it is, and their sums."""
     sums: Sums = defaultdict(lambda: [0] * len(USAGE_COUNTS))
     path = segment_path(folder, cursor.segment)
@@ -161,32 +170,34 @@ def _step(folder: Path, cursor: Cursor) -> tuple[Cursor, int, Sums]:
         return (replace(cursor, segment=later[0], position=0) if later else cursor), 0, sums
     # Looked at before the file is read: nothing is added to a segment that another one follows.
     closed = any(each.number > cursor.segment for each in segments(folder))
-    position, link, lines = cursor.position, cursor.link, 0
+    position, lines = cursor.position, 0
+    follower = Follower(keys, folder.name, cursor.link)
+    not_counted: list[str] = []
     with path.open("rb") as file:
         file.seek(position)
         for line in file:
             if not line.endswith(b"\n") or lines == _LINES_A_STEP:
                 break
             try:
-                fields, link = read(line)
-                _count(fields, sums)
+                _count(follower.follow(line, cursor.segment), sums)
             except BrokenLine as error:
-                # Verification tells of it too. What can't be read can't be counted.
-                _log.error("%s, after line %d: a line %s", path, link.sequence, error)
+                not_counted.append(f"after line {follower.link.sequence} one {error}")
             position += len(line)
             lines += 1
         # What the database counts must not be lost by a power cut that comes before the log's sync.
         os.fdatasync(file.fileno())
+    if not_counted:  # verification tells of each
+        _log.error("%s: %d lines are not counted: %s", path, len(not_counted), not_counted[0])
     if not lines and closed:
         return replace(cursor, segment=cursor.segment + 1, position=0), 0, sums
-    return Cursor(cursor.segment, position, link), lines, sums
+    return Cursor(cursor.segment, position, follower.link), lines, sums
 
 
 def _count(fields: dict[str, Any], sums: Sums) -> None:
     """Add what a line says.
 
     Raises:
-        BrokenLine: It is none of ours: its MAC isn't checked here.
+        BrokenLine: It is none of ours.
     """
     try:
         _add_to(sums, fields)
@@ -204,13 +215,25 @@ def _add_to(sums: Sums, fields: dict[str, Any]) -> None:
     if is_refusal:
         counts[USAGE_COUNTS.index("refused")] += fields["count"]
         return
-    counts[0] += 1
     if event == "interrupted":
+        counts[0] += 1
         counts[2] += 1
         return
-    counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
+    if _is_its_client_s(fields):
+        counts[USAGE_COUNTS.index("refused")] += 1
+    else:
+        counts[0] += 1
+        counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"
     for name in USAGE_TOKENS:
         counts[USAGE_COUNTS.index(name)] += fields.get(name, fields.get(_FORMERLY.get(name, ""), 0))
+
+
+def _is_its_client_s(end: dict[str, Any]) -> bool:
+    """Whether a request ended because it was wrong: a model said so, maybe after another one of its
+    prompts had begun to be answered. A client that left is none of these.
+    """
+    status = end["status"]
+    return end.get("code") in _CLIENT_S or (400 <= status < 500 and status != _CLIENT_LEFT)
 
 
 def _advance(connection: Connection, writer: str, cursor: Cursor, following: Cursor) -> bool:

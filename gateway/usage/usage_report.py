@@ -26,7 +26,7 @@ class UsageRow(BaseModel):
 
     Attributes:
         group: What the group is, such as ``{"tenant": "acme", "day": "2026-11-20"}``.
-        requests: Requests that were taken in.
+        requests: Requests that were taken in, and that no model found wrong.
         errors: Those that the gateway or a model failed.
         interrupted: Those that a killed gateway left; what they used is not known.
         prompt_tokens: Tokens of prompts.
@@ -39,8 +39,8 @@ class UsageRow(BaseModel):
             last digit; None where no model has a price.
         currency: Of the cost.
         unpriced_tokens: Charged tokens of models without a price on their day.
-        refused: Requests that were not taken in, beside those: a field was wrong, a limit used up,
-            the key had ended.
+        refused: Requests that were not taken in, or that a model found wrong, beside those: a
+            field was wrong, a prompt too long, a limit used up, the key had ended.
     """
 
     group: dict[Dimension, str]

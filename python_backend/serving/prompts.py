@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.bounds import JSON_BYTES_PER_TOKEN, JSON_GROWTH, Bound
+from contract.codes import ErrorCode
 from contract.errors import InvalidRequestError
 from contract.model_settings import PreprocessingSettings
 from contract.models import EnsembleInputs
@@ -25,6 +26,7 @@ from python_backend.text.origin import given
 from python_backend.text.tokenizer import TextTokenizer
 
 _MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
+_TOO_LONG: ErrorCode = "context_length_exceeded"
 CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
 
 _END_CHARACTERS = 2048
@@ -78,8 +80,8 @@ class PromptReader:
         self._on_verdicts = on_verdicts
         most = tokenizer.max_prompt_bytes
         around = JSON_BYTES_PER_TOKEN * (tokenizer.context_length or 0)
-        self.text_bound = Bound(1, most)
-        self.json_bound = Bound(1, JSON_GROWTH * most + around)
+        self.text_bound = Bound(1, most, _TOO_LONG)
+        self.json_bound = Bound(1, JSON_GROWTH * most + around, _TOO_LONG)
 
     def read_chat(self, chat: Chat, policy: Policy) -> Prompt:
         """A prompt of a conversation.
@@ -149,7 +151,7 @@ class PromptReader:
                 f"{name} has more tokens than the context of {self._tokenizer.context_length} "
                 "tokens has room for",
                 name,
-                code="context_length_exceeded",
+                code=_TOO_LONG,
             )
 
     def _check(self, text: str, policy: Policy) -> tuple[str, list[Verdict]]:

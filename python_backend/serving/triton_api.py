@@ -225,7 +225,9 @@ def _check_bound(name: str, bound: Bound, count: int, size: int) -> None:
         )
     if size > bound.most_bytes:
         raise InvalidRequestError(
-            f"{name} has {size} bytes; it must have at most {bound.most_bytes}", name
+            f"{name} has {size} bytes; it must have at most {bound.most_bytes}",
+            name,
+            code=bound.code,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ Step = Delta | Exception | float | threading.Event
 """A piece, an error, a pause in seconds, or one until a test sets the event."""
 
 HANG = 3600.0
+
+_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak no TLS: reading the authorities' certificates takes longer than a test."""
 
 
 def words(*texts: str, index: int = 0, reason: Ending = "stop") -> list[Step]:
@@ -138,7 +142,7 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **more: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **more)
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=_PLAIN, **more)
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         with self.client() as client:

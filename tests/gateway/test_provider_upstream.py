@@ -99,7 +99,10 @@ def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (InvalidRequestError("too long", "messages"), InvalidRequestError),
+        (
+            InvalidRequestError("too long", "messages", code="context_length_exceeded"),
+            InvalidRequestError,
+        ),
         (GenerationError("broken"), ServerUnavailableError),
         (ServerBusyError("full"), ServerUnavailableError),
     ],
@@ -109,6 +112,7 @@ def test_what_another_answers_means_here(failure, expected):
         ask(gateway.url, job())
     if isinstance(caught.value, InvalidRequestError):
         assert caught.value.param == "messages"
+        assert caught.value.code == "context_length_exceeded"
 
 
 def test_its_limits_are_its_being_busy_and_its_refusal_of_our_key_its_absence():

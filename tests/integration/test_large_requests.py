@@ -13,6 +13,8 @@ import pytest
 from tests.integration.conftest import Server
 from tests.integration.speaker import Speaker
 
+pytestmark = pytest.mark.integration
+
 LARGE = 3_900_000
 MB = 1 << 20
 
@@ -64,5 +66,8 @@ def test_what_cannot_fit_is_refused_by_its_bytes(
         for stream in streams:
             error = stream.answer().error
             assert error is not None
-            assert f"param={name}] {name} has" in error
+            is_prompt = name in ("text_input", "messages")
+            code = "context_length_exceeded" if is_prompt else ""
+            noted, told = (f" code={code}", f"{code}: ") if code else ("", "")
+            assert f"param={name}{noted}] {told}{name} has" in error
             assert "it must have at most" in error

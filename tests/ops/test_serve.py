@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,16 +22,20 @@ from gateway.configuration import ListenSettings
 from ops import serve
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
+from ops.served_model import ServedModel
 from ops.triton_process import ROOT, Ports, TritonServer
 from tests.gateway.fakes import configuration
 from tests.gateway.fakes import serving as gateway_serving
 from tests.gateway.test_edge import certificate
 from tests.ops.conftest import processes_of_group, write_model
 
+QUESTION = "Isn't \"it\" 5 % of naïve users' cost?"
+"""One that has to be quoted."""
+
 
 def test_the_message_names_addresses_and_commands(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
-    message = serve.message(server, "ensemble")
+    message = serve.message(server, "ensemble", QUESTION)
     assert "http://127.0.0.1:8000" in message
     assert "http://127.0.0.1:8002/metrics" in message
     assert "curl -s 127.0.0.1:8000/v2/models/ensemble/generate -d " in message
@@ -38,16 +43,27 @@ def test_the_message_names_addresses_and_commands(tmp_path):
     assert "/bin/perf_analyzer -m ensemble -u 127.0.0.1:8001 -i grpc --streaming" in message
 
 
+@pytest.mark.parametrize(
+    ("host", "warns"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)]
+)
+def test_it_warns_where_triton_can_be_reached(tmp_path, host, warns):
+    server = TritonServer(tmp_path, log=Path("triton.log"), host=host, ports=Ports(1, 2, 3))
+    assert ("WARNING: other machines" in serve.message(server, "ensemble", QUESTION)) == warns
+
+
 def test_with_the_gateway_its_commands_come_first(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
     message = serve.message(
-        server, "ensemble", serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine")
+        server,
+        "ensemble",
+        QUESTION,
+        serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine", QUESTION),
     )
     lines = message.splitlines()
     curl = next(line for line in lines if "curl" in line)
     words = shlex.split(curl)
     assert words[2] == "http://127.0.0.1:8080/v1/chat/completions"
-    assert json.loads(words[-1])["messages"][0]["content"] == serve.PROMPT
+    assert json.loads(words[-1])["messages"][0]["content"] == QUESTION
     assert json.loads(words[-1])["model"] == "mine"
     python = [line[2:] for line in lines if line.startswith("  ") and "curl" not in line]
     example = "\n".join(python[: python.index(next(p for p in python if "print(" in p)) + 1])
@@ -58,7 +74,7 @@ def test_with_the_gateway_its_commands_come_first(tmp_path):
 
 def test_before_a_triton_that_cannot_stream_there_is_no_gateway(tmp_path):
     server = TritonServer(tmp_path, log=Path(".cache/triton.log"), ports=Ports(8000, 8001, 8002))
-    message = serve.message(server, "ensemble", "OpenAI's API", streams=False)
+    message = serve.message(server, "ensemble", QUESTION, "OpenAI's API", streams=False)
     assert "No gateway: it streams" in message
     assert "decoupled_mode=false" in message
     assert "OpenAI" not in message
@@ -72,7 +88,7 @@ def test_before_a_triton_that_cannot_stream_there_is_no_gateway(tmp_path):
 
 def test_where_a_key_is_wanted_the_commands_make_and_send_one(tmp_path, monkeypatch):
     config = tmp_path / "gateway.yaml"
-    text = serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine", config)
+    text = serve.openai_commands(GatewayAddress("127.0.0.1", 8080), "mine", QUESTION, config)
     curl = next(line for line in text.splitlines() if "curl" in line)
     assert "authorization: Bearer $TRIREME_API_KEY" in shlex.split(curl)
     assert f"-m gateway.admin --config {config} keys create acme --application chat)" in text
@@ -85,7 +101,7 @@ def test_where_a_key_is_wanted_the_commands_make_and_send_one(tmp_path, monkeypa
 )
 def test_over_tls_the_commands_use_the_certificate_and_its_name(tmp_path, name, resolved):
     at = tls_address(tmp_path, 8080, name)
-    text = serve.openai_commands(at, "mine")
+    text = serve.openai_commands(at, "mine", QUESTION)
     assert f"curl -s --cacert {tmp_path}/certificate.pem {resolved}https://{name}:8080/v1/" in text
     assert f"create_default_context(cafile='{tmp_path}/certificate.pem')" in text
     assert f'base_url="https://{name}:8080/v1", api_key="none", http_client=http_client' in text
@@ -207,7 +223,7 @@ def test_what_it_prints_works_when_pasted(repository, tmp_path):
         lines = server.message.replace("\\\n", "").splitlines()
         curl = next(line for line in lines if "curl" in line)
         answer = subprocess.run(shlex.split(curl), capture_output=True, text=True, check=True)
-        assert serve.PROMPT in answer.stdout
+        assert ServedModel().question in answer.stdout
         load = next(line for line in lines if "perf_analyzer" in line)
         report = subprocess.run(
             # Short windows: that it runs matters here, not what it measures.
@@ -226,7 +242,7 @@ def test_a_crash_is_told_in_the_logs_words(repository, tmp_path, capfd):
     with serving(repository, tmp_path / "log") as server:
         subprocess.run(["kill", "-SEGV", str(server.triton)], check=True)
         assert server.process.wait(30) == 1
-    assert "tritonserver ended" in capfd.readouterr().err
+    assert "tritonserver was ended by SIGSEGV" in capfd.readouterr().err
 
 
 @pytest.mark.integration
@@ -234,9 +250,58 @@ def test_a_model_s_process_that_dies_ends_it(repository, tmp_path, capfd):
     """Triton itself would say for ever that it is ready, and answer nothing."""
     with serving(repository, tmp_path / "log") as server:
         models = set(processes_of_group(server.triton)) - {server.triton}
-        os.kill(models.pop(), signal.SIGKILL)
+        pid = models.pop()
+        os.kill(pid, signal.SIGKILL)
         assert server.process.wait(40) == 1
-    assert "the process of a model ended" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"error: the process of ensemble (pid {pid}) was ended by SIGKILL:" in told
+    assert "server_version" not in told  # the tables that Triton prints when it starts
+
+
+@pytest.mark.integration
+def test_who_is_killed_leaves_the_ports_to_the_next(repository, tmp_path):
+    with serving(repository, tmp_path / "log") as server:
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 20
+        while processes_of_group(server.triton):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_where_the_gateway_died_triton_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    """It may keep a hold of what the gateway was in the middle of, and wait for that."""
+    stopped: list[float] = []
+
+    class Triton(TritonServer):
+        running = True
+
+        def start(self, timeout_s: float = 0) -> None: ...
+
+        def stop(self, grace_s: float = 15.0) -> None:
+            stopped.append(grace_s)
+
+        def is_decoupled(self, model: str) -> bool:
+            return True
+
+        def versions(self, model: str) -> list[str]:
+            return []
+
+    class Gateway(GatewayServer):
+        pid = None
+
+        def start(self, timeout_s: float = 0) -> None:
+            self.log.write_text("")
+
+    gateway = Gateway("127.0.0.1:1", port=1, log=tmp_path / "gateway.log")
+    monkeypatch.setattr(serve, "TritonServer", Triton)
+    monkeypatch.setattr(serve, "_gateway", lambda *_: gateway)
+    monkeypatch.setattr(serve, "_commands", lambda *_: "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    arguments = ["--repository", str(tmp_path), "--log", str(tmp_path / "triton.log")]
+    assert serve.main(arguments) == 1
+    assert "error: the gateway ended:" in capsys.readouterr().err
+    assert stopped[0] < 5
 
 
 def test_a_taken_port_is_told_in_one_line(repository, tmp_path):

@@ -19,12 +19,12 @@ def test_the_newest_engine_is_told_of(tmp_path: Path) -> None:
     promoted(model / "1", build={"created_at": "1970-01-01T00:00:00+00:00"})  # no engine any more
     promoted(
         model / "12",
-        manifest={"name": "mine"},
+        manifest={"name": "mine", "recipe": {"question": "Who?"}},
         build={"created_at": "1970-01-02T00:00:00+00:00"},
         engine={"context_length": 2048},
     )
     served = ServedModel.of(tmp_path)
-    assert served == ServedModel("mine", 86_400, 2048)
+    assert served == ServedModel("mine", 86_400, 2048, "Who?")
     assert served.gateway_arguments() == [
         "--model=mine",
         "--created=86400",

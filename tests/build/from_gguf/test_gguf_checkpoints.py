@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-from build.checkpoint import Checkpoint
+from build.checkpoint import GGUF_FILE, Checkpoint
 from build.decoder import describe_decoder
 from build.from_gguf import unpack
-from build.from_gguf.gguf_reader import TYPES
+from build.from_gguf.gguf_reader import TYPES, open_gguf
 from tests.build.checkpoints import make_checkpoint
 from tests.build.from_gguf.gguf_files import write_gguf
 
@@ -106,3 +106,12 @@ def test_blocks_are_read_as_the_library_reads_them(tmp_path: Path, stored: Type)
     assert np.isfinite(values).all()
     assert values.std() > 0
     np.testing.assert_array_equal(values, dequantize(part.data, stored))
+
+
+def test_a_file_is_read_once_by_whatever_name(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file)
+    unpack(file, tmp_path / "unpacked")
+    assert open_gguf(tmp_path / "unpacked" / GGUF_FILE) is open_gguf(file)
+    write_gguf(file, settings={"general.name": "another"})
+    assert open_gguf(file).get("general.name", str) == "another"

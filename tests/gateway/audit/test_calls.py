@@ -75,7 +75,7 @@ def test_a_day_of_guesses_from_everywhere_fills_no_disk(desk):
     number = 0
     for second in range(3600):
         desk.now = float(second)
-        for _ in range(50):
+        for _ in range(10):  # five times as many as have a line
             number += 1
             desk.calls.add(replace(CALL, address=f"2001:db8::{number:x}"))
         desk.calls.flush()
@@ -97,6 +97,20 @@ def test_one_key_without_end_has_lines_in_common(desk):
     assert len(desk.lines) - len(others) <= 100 + 2 * 600
     desk.calls.flush(all_of_it=True)
     assert desk.count == 600 * 51
+
+
+def test_keys_that_ask_no_more_are_forgotten_though_nothing_waits(desk):
+    for second in range(3600):
+        desk.now = float(second)
+        desk.calls.add(replace(KNOWN, key_id=f"{second:016x}"))
+        assert not desk.calls.pending  # and so nothing is flushed
+    assert len(desk.lines) == 3600
+    assert len(desk.calls._budgets) <= 102
+    for _ in range(50):  # and nobody has more lines for it
+        desk.now += 60
+        for _ in range(300):
+            desk.calls.add(KNOWN)
+    assert len(desk.lines) - 3600 <= 100 + 2 * 60 * 50
 
 
 def test_what_cannot_be_written_waits_counted(desk):

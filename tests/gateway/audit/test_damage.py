@@ -208,3 +208,40 @@ def test_over_http_a_log_that_is_gone_and_stays_gone_stops_intake(tmp_path):
         assert ready(gateway).json() == {"status": "unavailable", "audit": "unavailable"}
         answer = gateway.post(PATH, CHAT)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "audit_unavailable")
+
+
+async def test_a_segment_that_is_taken_away_before_the_next_one_is_missed(
+    settings, verified, monkeypatch
+):
+    monkeypatch.setattr(log_module, "_LOOK_S", 3600)
+    async with watched(settings.model_copy(update={"segment_bytes": 4096})) as log:
+        await serve(log, "before")
+        delete(last_segment(settings.directory))
+        for number in range(10):  # more than a segment
+            with contextlib.suppress(AuditUnavailable):
+                await serve(log, f"r{number}")
+        await until(lambda: log.state == "damaged")
+        await serve(log, "after")
+    assert [line["segment"] for line in said(settings.directory) if line["event"] == "damage"] == [
+        0
+    ]
+    [report] = verified()
+    assert report.problems == [f"{settings.directory / report.writer}: segment 0 is gone"]
+
+
+async def test_nothing_is_written_to_a_folder_that_is_gone(settings, monkeypatch):
+    monkeypatch.setattr(log_module, "_LOOK_S", 3600)
+    monkeypatch.setattr(log_module, "_RETRY_S", 0.01)
+    async with watched(settings.model_copy(update={"segment_bytes": 4096})) as log:
+        [folder] = writers(settings.directory)
+        elsewhere = settings.directory.with_name("elsewhere")
+        folder.rename(elsewhere)
+        with pytest.raises(AuditUnavailable):
+            await asyncio.gather(*[serve(log, f"r{number}") for number in range(100)])
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert log.state == "unavailable"
+        elsewhere.rename(folder)
+        await until(lambda: log.state == "damaged")
+        await serve(log, "after")
+    assert said(settings.directory)[-1]["request_id"] == "after"

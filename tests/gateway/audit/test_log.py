@@ -90,6 +90,7 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
         "latency_s": 0.5,
         "finish_reason": "stop",
         "status": 200,
+        "code": "",
         "verdicts": ["email"],
         "prompt_digest": key.digest("acme", PROMPT),
         "answer_digest": key.digest("acme", ANSWER),

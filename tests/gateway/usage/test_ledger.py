@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from gateway.audit.audit_segments import segments, writers
+from gateway.audit.audit_segments import segment_path, segments, writers
 from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
@@ -40,7 +40,11 @@ def engine(database_url):
 
 @pytest.fixture
 def ledger(engine, settings):
-    return Ledger(engine, settings.directory)
+    return open_ledger(engine, settings)
+
+
+def open_ledger(engine: Engine, settings: AuditSettings) -> Ledger:
+    return Ledger(engine, settings.directory, AuditKeys.load_or_create(key_path(settings)))
 
 
 def sums(engine: Engine, *, charged: bool = False) -> dict[tuple[str, ...], tuple[int, ...]]:
@@ -74,6 +78,33 @@ async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, 
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "counted"),
+    [
+        (400, "context_length_exceeded", (0, 0, 1)),
+        (400, "InvalidRequest", (0, 0, 1)),
+        (400, "content_filter", (0, 0, 1)),
+        (200, "context_length_exceeded", (0, 0, 1)),  # a later one of its prompts, in a stream
+        (200, "generation_failed", (1, 1, 0)),
+        (502, "upstream_lost", (1, 1, 0)),
+        (503, "queue_full", (1, 1, 0)),
+        (504, "deadline_exceeded", (1, 1, 0)),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_no_error_of_the_server(
+    ledger, engine, settings, status, code, counted
+):
+    log = FileAuditLog.open(settings)
+    await write(log, 1, status=status, code=code, finish_reasons=("error",))
+    ledger.fold()
+    await log.close()
+    [row] = sums(engine).values()
+    with engine.connect() as connection:
+        [refused] = connection.execute(select(usage.c.refused)).scalars()
+    assert (row[0], row[1], refused) == counted
+    assert row[3:] == (7, 5)  # its tokens count whoever's fault it was
+
+
 async def test_what_is_charged_is_summed_apart_from_what_is_told(ledger, engine, settings):
     log = FileAuditLog.open(settings)
     await write(log, 1, cached_tokens=4, charged_prompt_tokens=3, charged_output_tokens=9)
@@ -101,7 +132,7 @@ async def test_each_line_counts_once_whatever_happens_between(ledger, engine, se
     log = FileAuditLog.open(settings)
     await write(log, 60)
     await log.close()
-    Ledger(engine, settings.directory).fold()
+    open_ledger(engine, settings).fold()
     assert ledger.fold() == 0
     assert list(sums(engine).values()) == [(61, 0, 0, 61 * 7, 61 * 5)]
     assert ledger.cursors() == heads(settings.directory)
@@ -115,7 +146,7 @@ async def test_several_count_at_once_and_none_twice(ledger, engine, settings):
     def fold() -> None:
         try:
             for _ in range(20):
-                Ledger(engine, settings.directory).fold()
+                open_ledger(engine, settings).fold()
         except Exception as error:
             failures.append(error)
 
@@ -184,8 +215,70 @@ async def test_a_line_that_is_not_ours_does_not_stop_the_count(
         file.write(f'{{"n":5,{said},"mac":"{"0" * 64}"}}\n')
     ledger.fold()
     assert [row[0] for row in sums(engine).values()] == [1]
-    assert said == '"event":[]' or "can be counted" in caplog.text
+    assert "1 lines are not counted" in caplog.text
     await log.close()
+
+
+async def test_a_line_that_was_changed_is_not_counted_and_takes_no_other_away(
+    ledger, engine, settings, caplog
+):
+    log = FileAuditLog.open(settings)
+    for number in range(4):
+        await write(log, number)
+    await log.close()
+    [folder] = writers(settings.directory)
+    path = segments(folder)[-1].path
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = lines[3].replace(b'"output_tokens":5', b'"output_tokens":9')
+    assert changed != lines[3]
+    path.write_bytes(b"".join([*lines[:3], changed, *lines[4:]]))
+    ledger.fold()
+    assert list(sums(engine).values()) == [(3, 0, 0, 3 * 7, 3 * 5)]
+    assert "after line 2 one was changed" in caplog.text
+
+
+async def test_lines_that_come_again_are_counted_once(ledger, engine, settings, caplog):
+    log = FileAuditLog.open(settings)
+    for number in range(30):
+        await write(log, number)
+    await log.close()
+    [folder] = writers(settings.directory)
+    first, *_, last = segments(folder)
+    assert first != last
+    ends = heads(settings.directory)
+    with last.path.open("ab") as file:
+        file.write(first.path.read_bytes())
+    segment_path(folder, last.number + 1).write_bytes(first.path.read_bytes())
+    ledger.fold()
+    assert list(sums(engine).values()) == [(30, 0, 0, 30 * 7, 30 * 5)]
+    assert ledger.cursors() == ends
+    assert caplog.text.count("one is of another segment") == 2
+
+
+async def test_a_segment_of_another_chain_is_not_counted_twice(ledger, engine, settings):
+    logs = [FileAuditLog.open(settings) for _ in range(2)]
+    await write(logs[0], 0)
+    for number in range(30):
+        await write(logs[1], number)
+    for log in logs:
+        await log.close()
+    one, other = writers(settings.directory)
+    segment_path(one, 1).write_bytes(segments(other)[1].path.read_bytes())
+    ledger.fold()
+    assert [row[0] for row in sums(engine).values()] == [31]
+
+
+async def test_lines_of_a_key_that_was_rotated_are_counted(ledger, engine, settings):
+    log = FileAuditLog.open(settings)
+    await write(log, 0)
+    await log.close()
+    with key_path(settings).open("a") as file:
+        file.write("ab" * 32 + "\n")
+    log = FileAuditLog.open(settings)
+    await write(log, 1)
+    await log.close()
+    open_ledger(engine, settings).fold()
+    assert [row[0] for row in sums(engine).values()] == [2]
 
 
 async def test_what_is_half_written_waits(ledger, engine, settings):

@@ -31,12 +31,13 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_read(
     assert 64 < most < 64 * 32
     assert answer(model, "a").error is None
     monkeypatch.setattr(TextTokenizer, "encode", None)  # and so nothing is tokenized
-    expected = f"text_input has 4000000 bytes; it must have at most {most}"
+    too_long = "context_length_exceeded: "
+    expected = f"{too_long}text_input has 4000000 bytes; it must have at most {most}"
     assert refusal(model, b"\xff" * 4_000_000) == expected
     large = json.dumps([{"role": "user", "content": "a" * 4_000_000}])
-    assert refusal(model, "", MESSAGES=chat(large)).startswith("messages has 40000")
+    assert refusal(model, "", MESSAGES=chat(large)).startswith(f"{too_long}messages has 40000")
     tools = refusal(model, "", MESSAGES=chat(), TOOLS=[[b" " * 4_000_000]])
-    assert tools.startswith("tools has 4000000 bytes; it must have at most")
+    assert tools.startswith(f"{too_long}tools has 4000000 bytes; it must have at most")
 
 
 def test_a_text_with_too_many_tokens_is_refused_before_the_policy_reads_it(
