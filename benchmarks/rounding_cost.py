@@ -26,7 +26,13 @@ from build.pipeline import build_onnx
 from build.plan import Plan, make_plan
 from build.progress import Progress, ProgressLine
 from build.quality.closeness import Closeness, Passage, Predictor, compare
-from build.quality.reading import EnginePredictor, answers, prose
+from build.quality.reading import (
+    ANSWER_TOKENS,
+    QUESTIONS,
+    EnginePredictor,
+    answers,
+    prose,
+)
 from build.recipe import OnnxRecipe, Recipe, load_recipe
 from build.sources import with_folder
 
@@ -77,8 +83,9 @@ class _Workshop:
         return folder
 
     def answers(self, folder: Path) -> list[Passage]:
-        """What the reference answers to the questions, remembered beside it."""
-        remembered = folder / "answers.npz"
+        """What the reference answers to the questions, remembered for its checkpoint."""
+        asked = [self.plan(_REFERENCE).inputs.checkpoint, QUESTIONS.read_text(), ANSWER_TOKENS]
+        remembered = self._folder / f"answers-{digest_of(asked)[:16]}.npz"
         if not remembered.exists():
             found = answers(folder, self.progress)
             np.savez(
@@ -108,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peer = LlamaCppPredictor(python, path)
         rows.append(_Row(f"llama.cpp {kind}", path.stat().st_size, peer))
     reference = EnginePredictor(folder)
-    texts = {"prose": prose(folder), "answers": workshop.answers(folder)}
-    for name, passages in texts.items():
+    for name in options.texts:
+        passages = prose(folder) if name == "prose" else workshop.answers(folder)
         chosen = passages[:: options.every]
         done = partial(_done, workshop.progress, name, len(chosen))
         found = compare(reference, [row.predictor for row in rows], chosen, done)
@@ -152,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gguf", type=Path, help="the checkpoint as llama.cpp reads it")
     parser.add_argument("--llama-cpp-python", type=Path, help="a Python that has llama-cpp-python")
+    parser.add_argument(
+        "--texts", nargs="+", choices=("prose", "answers"), default=["prose", "answers"]
+    )
     parser.add_argument("--every", type=int, default=1, help="take only each so many-th passage")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     return parser

@@ -29,7 +29,7 @@ from build.model_config import tokens
 from build.onnx_writer import OnnxGraph, WeightsFile
 from build.progress import Progress, silent
 from build.publish import staged
-from build.quantize import Int4Method, Int4Rows, search_int4
+from build.quantize import Int4Method, Int4Rows, quantize_int4, search_int4
 from build.recipe import CALIBRATION_TEXT
 from build.segments import write_segments
 from build.smoothing import smoothed
@@ -37,6 +37,7 @@ from build.storage import (
     Float8Storage,
     FloatStorage,
     Int4Storage,
+    Int8BlockStorage,
     Int8Storage,
     StorageFactory,
     WeightStorage,
@@ -105,6 +106,7 @@ def build_engine(
     execution_provider: ExecutionProvider | None = None,
     limits: ServingLimits | None = None,
     smoothing: bool = False,
+    head: Precision | None = None,
     progress: Progress = silent,
 ) -> BuildReport:
     """Build an engine folder; the former one is replaced at the very end, in one step.
@@ -127,6 +129,8 @@ def build_engine(
         limits: What it is to serve, where that is not the usual.
         smoothing: Whether what stands out in the inputs of products moves into their weights, for a
             CPU that rounds inputs to int8; the text says what stands out.
+        head: How the output projection of an int4 engine for a CPU is stored: ``int8_block``, or
+            by default as the other products.
         progress: Told of the layers written.
 
     Raises:
@@ -160,7 +164,7 @@ def build_engine(
             text = calibration_text or CALIBRATION_TEXT
             samples = _samples(checkpoint, spec, text, MOST_TOKENS)
             tensors = smoothed(spec, tensors, samples, config.rotary_start(len(samples[0])))
-        storage = _storage(checkpoint, spec, tensors, config, int4_method, calibration_text)
+        storage = _storage(checkpoint, spec, tensors, config, int4_method, calibration_text, head)
         with staged(output, _OWN_FILES, last=ENGINE_FILE) as folder:
             with WeightsFile(folder / WEIGHTS_FILE) as weights:
                 parts = (folder, spec, tensors, weights, storage)
@@ -218,20 +222,32 @@ def _storage(
     config: EngineConfig,
     method: Int4Method,
     text: Path | None,
+    head: Precision | None,
 ) -> StorageFactory:
     provider, precision = config.execution_provider, config.precision
-    dtype = np.dtype(np.float16 if provider == "cuda" else np.float32)
+    cuda = provider == "cuda"
+    dtype = np.dtype(np.float16 if cuda else np.float32)
+    if head not in (None, precision) and (head, precision, cuda) != ("int8_block", "int4", False):
+        raise BuildError(f"head is {head}: it may be int8_block beside int4 weights, for a CPU")
     if precision != "int4":
         if method != "rtn":
             raise BuildError(f"int4_method is {method}, but the weights are in {precision}")
-        if precision == "fp8":
-            return Float8Storage
-        return Int8Storage if precision == "int8" else partial(FloatStorage, dtype=dtype)
-    if method == "rtn":
-        return partial(Int4Storage, dtype=dtype)
-    if method == "k_quant":
-        return partial(Int4Storage, dtype=dtype, rounding=lambda names: search_int4)
-    if provider == "cuda":
+        known: dict[Precision, StorageFactory] = {
+            "fp8": Float8Storage,
+            "int8": Int8Storage,
+            "int8_block": Int8BlockStorage,
+        }
+        return known.get(precision, partial(FloatStorage, dtype=dtype))
+    in_eight_bits = spec.decoder.lm_head.weights if head == "int8_block" else ()
+    if method != "gptq":
+        nearest = partial(search_int4 if method == "k_quant" else quantize_int4, whole=cuda)
+        return partial(
+            Int4Storage,
+            dtype=dtype,
+            rounding=lambda names: nearest,
+            in_eight_bits=in_eight_bits,
+        )
+    if cuda:
         raise BuildError("int4_method is gptq, which is for cpu: take rtn or k_quant")
     if text is None:
         raise BuildError("int4_method is gptq, which needs a calibration_text")
@@ -247,7 +263,7 @@ def _storage(
                 known[id(shared)] = Gptq(shared)
             return known[id(shared)].quantize
 
-        return Int4Storage(graph, tensors, rounding)
+        return Int4Storage(graph, tensors, rounding, in_eight_bits=in_eight_bits)
 
     return gptq
 

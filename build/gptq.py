@@ -46,12 +46,11 @@ class Gptq:
             errors = np.zeros((count, end - start), np.float32)
             for column in range(start, end):
                 values = left[:, column : column + 1]
-                level = grid.levels(values)[:, 0]
-                error = left[:, column] - (level - grid.zero_points) * grid.scales
-                levels[:, block, column - start] = level
+                level = grid.levels(values)
+                error = left[:, column] - grid.held(level)[:, 0]
+                levels[:, block, column - start] = level[:, 0]
                 errors[:, column - start] = error
                 left[:, column + 1 : end] -= np.outer(error, self._spread[column, column + 1 : end])
             left[:, end:] -= errors @ self._spread[start:end, end:]
-            levels[:, block, end - start :] = grid.zero_points[:, None]
             scales[:, block], zero_points[:, block] = grid.scales, grid.zero_points
         return pack_int4(levels, Grid(scales, zero_points))

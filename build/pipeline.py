@@ -127,6 +127,7 @@ def build_onnx(plan: Plan, recipe: OnnxRecipe, folder: Path, progress: Progress)
         calibration_text=recipe.calibration.text,
         int4_method=recipe.target.int4_method,
         smoothing=recipe.target.smoothing,
+        head=recipe.target.head,
         execution_provider=recipe.target.execution_provider,
         limits=ServingLimits(
             max_num_sequences=recipe.limits.max_num_sequences,

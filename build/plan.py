@@ -198,7 +198,10 @@ def _memory(recipe: Recipe, shape: ModelShape, context_length: int) -> Memory:
     if limits.memory_gib is None:
         kv_cache_bytes = min(kv_cache_bytes, _KV_CACHE_BYTES)
     return Memory(
-        weights_bytes=shape.weights_bytes("fp8_block" if weights == "fp8" else weights),
+        weights_bytes=shape.weights_bytes(
+            "fp8_block" if weights == "fp8" else weights,
+            "int8_block" if recipe.target.head == "int8_block" else None,
+        ),
         kv_cache_bytes=kv_cache_bytes,
         activations_bytes=shape.activations_bytes(tokens + sequences, sequences, 2)
         if cuda
@@ -294,5 +297,6 @@ def _runtime(recipe: Recipe) -> str:
 def _weights(recipe: Recipe) -> str:
     target = recipe.target
     if isinstance(recipe, OnnxRecipe) and target.weights == "int4":
-        return f"int4 ({recipe.target.int4_method})"
+        head = f", head {target.head}" if target.head not in (None, "int4") else ""
+        return f"int4 ({target.int4_method}{head})"
     return target.weights

@@ -56,8 +56,10 @@ class OnnxTarget(_Part):
     Attributes:
         execution_provider: ``cpu`` or ``cuda``; by default a CPU where it computes with such
             weights.
-        weights: For a CPU: ``fp32``; ``int8`` with a scale a row; ``int4`` in blocks of 32. For
-            CUDA: ``fp16``; ``fp8`` (E4M3) in blocks of 128; ``int4``.
+        weights: For a CPU: ``fp32``; ``int8`` with a scale a row; ``int8_block`` and ``int4`` in
+            blocks of 32. For CUDA: ``fp16``; ``fp8`` (E4M3) in blocks of 128; ``int4``.
+        head: How the output projection is stored: as the other weights, or, beside int4 for a CPU,
+            as ``int8_block``.
         int4_method: How int4 weights are rounded: ``rtn`` to the nearest level; ``k_quant`` to the
             levels of least squared error; ``gptq`` so that results on the calibration text, which
             it needs, change least.
@@ -71,6 +73,7 @@ class OnnxTarget(_Part):
     engine: Literal["onnx"] = "onnx"
     execution_provider: ExecutionProvider
     weights: Precision = "fp32"
+    head: Precision | None = None
     int4_method: Int4Method = "rtn"
     smoothing: bool = False
     activations: _Computes
@@ -103,6 +106,11 @@ class OnnxTarget(_Part):
             raise ValueError(f"a kv_cache of {self.kv_cache} is not for {provider}")
         if self.int4_method != "rtn" and weights != "int4":
             raise ValueError(f"int4_method is {self.int4_method}, but the weights are in {weights}")
+        eight = (self.head, weights, provider) == ("int8_block", "int4", "cpu")
+        if self.head not in (None, weights) and not eight:
+            raise ValueError(
+                f"head is {self.head}: it may be int8_block beside int4 weights, for a CPU"
+            )
         if self.smoothing and computes != "int8":
             raise ValueError(f"smoothing is for int8 activations, which {weights} doesn't have")
         if self.int4_method == "gptq" and provider == "cuda":
@@ -115,7 +123,12 @@ class OnnxTarget(_Part):
         return _KV_DTYPES[self.kv_cache]
 
 
-_CPU_ACTIVATIONS: dict[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_CPU_ACTIVATIONS: dict[str, str] = {
+    "fp32": "fp32",
+    "int8": "int8",
+    "int8_block": "int8",
+    "int4": "int8",
+}
 _KV_DTYPES: dict[str, KVDtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 

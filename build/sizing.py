@@ -26,6 +26,7 @@ WeightFormat: TypeAlias = Literal[
     "fp16",
     "fp8_block",
     "int8",
+    "int8_block",
     "int4",
     "fp8",
     "int8_sq",
@@ -54,7 +55,7 @@ class _Format:
     Attributes:
         bits: Of one weight.
         group: Weights along a row that share a scale; 0 is the whole row.
-        group_bytes: Of a scale and, where there is one, its zero point.
+        group_bytes: Of a scale and, where there is one, its minimum.
         own_head: Whether the output projection is held as the products are, and so apart from the
             embedding even where the two are tied.
         rest_bytes: Of an element of the embedding and the norms; None is the checkpoint's own.
@@ -73,8 +74,9 @@ class _Format:
         return round(rows * (columns * self.bits / 8 + groups * self.group_bytes))
 
 
-# Ours (fp32, int8, int4) are as the CPU engine packs them: in fp32 a tied output projection is
-# packed apart, in int4 the scales become fp16. So is fp8_block, our fp8 for CUDA (scales for 128).
+# Ours (fp32, int8, int8_block, int4) are as the CPU engine packs them: in fp32 a tied output
+# projection is packed apart, scales and minima of blocks become fp16. So is fp8_block, our fp8 for
+# CUDA (scales for 128); int4 for CUDA has zero points in place of minima, 1.5 bytes less a block.
 # The others are ModelOpt's: SmoothQuant has a scale for a row, AWQ an fp16 scale for 128, NVFP4 an
 # fp8 scale for 16; they leave the output projection and the embedding in 16 bits.
 _FORMATS: dict[WeightFormat, _Format] = {
@@ -82,7 +84,8 @@ _FORMATS: dict[WeightFormat, _Format] = {
     "bf16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "fp16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "int8": _Format(8, 0, 4, own_head=True, rest_bytes=None),
-    "int4": _Format(4, 32, 2.5, own_head=True, rest_bytes=None),
+    "int8_block": _Format(8, 32, 2, own_head=True, rest_bytes=None),
+    "int4": _Format(4, 32, 4, own_head=True, rest_bytes=None),
     "fp8_block": _Format(8, 128, 4, own_head=True, rest_bytes=2),
     "fp8": _Format(8, 0, 0, own_head=False, rest_bytes=2),
     "int8_sq": _Format(8, 0, 4, own_head=False, rest_bytes=2),
@@ -92,7 +95,7 @@ _FORMATS: dict[WeightFormat, _Format] = {
 
 
 Computes: TypeAlias = Literal["gpu", "native", "graph"]
-"""What computes: a GPU's kernels, our native decoder (int8, int4), our ONNX graphs (fp32)."""
+"""What computes: a GPU's kernels, our native decoder (int8 and int4), our ONNX graphs (fp32)."""
 
 # Of the MLP's width and of further residuals: a GPU's product has both halves and then one; the
 # native decoder writes their product, and it once more in eight bits; a graph holds the result of
@@ -229,15 +232,17 @@ class ModelShape:
         tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return layer * self.num_layers + tables + self._vector_elements
 
-    def weights_bytes(self, weights: WeightFormat) -> int:
-        """Bytes of the weights in memory, in a format."""
+    def weights_bytes(self, weights: WeightFormat, head: WeightFormat | None = None) -> int:
+        """Bytes of the weights in memory, in a format; the output projection may be in another."""
         stored = _FORMATS[weights]
         rest = stored.rest_bytes or self.dtype_bytes
         table = self.vocab_size * self.hidden_size
         total = self.num_layers * sum(stored.product_bytes(*each) for each in self.products())
         total += table * rest + self._vector_elements * (stored.rest_bytes or 4)
         if stored.own_head:
-            return total + stored.product_bytes(self.vocab_size, self.hidden_size)
+            return total + _FORMATS[head or weights].product_bytes(
+                self.vocab_size, self.hidden_size
+            )
         return total + (0 if self.tied else table * rest)
 
     def kv_bytes_per_token(self, kv: KVFormat) -> int:
@@ -266,7 +271,12 @@ class ModelShape:
         return tokens * width * element_bytes + sequences * self.vocab_size * 4 + table
 
 
-_CPU_ENGINE: dict[WeightFormat, Computes] = {"fp32": "graph", "int8": "native", "int4": "native"}
+_CPU_ENGINE: dict[WeightFormat, Computes] = {
+    "fp32": "graph",
+    "int8": "native",
+    "int8_block": "native",
+    "int4": "native",
+}
 _DEFAULT_KV: dict[Computes, KVFormat] = {"gpu": "fp16", "native": "int8", "graph": "fp32"}
 
 

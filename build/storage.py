@@ -6,7 +6,7 @@ one after the other, nothing is transposed, and an embedding table can serve as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from build.quantize import (
     quantize_float8,
     quantize_int4,
     quantize_int8,
+    quantize_int8_blocks,
 )
 from build.weight_tensors import Tensors
 
@@ -86,8 +87,10 @@ class Int4Storage:
     Args:
         graph: Gets the operators.
         tensors: The weights.
-        rounding: For the names of a product's weights, what rounds rows of it.
+        rounding: For the names of a product's weights, what rounds rows of it; zero points whole
+            for a GPU.
         dtype: Of activations and scales: float32 for a CPU, float16 for a GPU.
+        in_eight_bits: Weights that are stored as :class:`Int8BlockStorage` has them.
     """
 
     def __init__(
@@ -96,11 +99,15 @@ class Int4Storage:
         tensors: Tensors,
         rounding: Rounding = lambda names: quantize_int4,
         dtype: np.dtype[Any] = _FLOAT32,
+        in_eight_bits: Collection[str] = (),
     ) -> None:
         self._graph = graph
         self._tensors = tensors
         self._rounding = rounding
         self._dtype = dtype
+        self._in_eight_bits = in_eight_bits
+        self._eight_bits = Int8BlockStorage(graph, tensors)
+        self._sums: dict[str, str] = {}
 
     def embedding(self, table: str, ids: str, output: str) -> str:
         if self._dtype != _FLOAT32:
@@ -110,20 +117,105 @@ class Int4Storage:
         return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        if weights[0] in self._in_eight_bits:
+            return self._eight_bits.linear(x, weights, output, bias)
         outputs, columns = _stacked_shape(self._tensors, weights)
         round_rows = self._rounding(weights)
-        quantized = [
+        rows = [
             round_rows(block.astype(np.float32, copy=False))
             for block in _stacked_blocks(self._tensors, weights)
         ]
-        name = "+".join(weights)
-        inputs = [x]
-        for part, arrays in zip(Int4Rows._fields, zip(*quantized, strict=True), strict=True):
-            shape = (outputs, *arrays[0].shape[1:])
-            dtype = self._dtype if part == "scales" else arrays[0].dtype
-            inputs.append(self._graph.weight(f"{name}/{part}", dtype, shape, arrays))
+        name, groups = "+".join(weights), -(-columns // BLOCK_SIZE)
+        on_cpu = self._dtype == _FLOAT32
+        scales = [each.scales.astype(self._dtype, copy=False) for each in rows]
+        inputs = [
+            x,
+            self._graph.weight(
+                f"{name}/packed",
+                np.dtype(np.uint8),
+                (outputs, groups, BLOCK_SIZE // 2),
+                [each.packed for each in rows],
+            ),
+            self._graph.weight(f"{name}/scales", self._dtype, (outputs, groups), scales),
+        ]
+        if not on_cpu:
+            zero_points = [each.packed_zero_points for each in rows]
+            shape = outputs, zero_points[0].shape[1]
+            inputs.append(
+                self._graph.weight(f"{name}/zero_points", np.dtype(np.uint8), shape, zero_points)
+            )
+            inputs += ["", bias] if bias else []
+        product = self._graph.node(
+            "MatMulNBits",
+            inputs,
+            f"{output}/levels" if on_cpu else output,
+            domain=CONTRIB,
+            N=outputs,
+            K=columns,
+            bits=4,
+            block_size=BLOCK_SIZE,
+            accuracy_level=_INT8_ACTIVATIONS if on_cpu else 0,
+        )
+        if not on_cpu:
+            return product
+        # The operator rounds activations where zero points are whole alone. Without any, level 8
+        # stands for zero; what it stands for here comes on top, times the sums of the blocks.
+        middles = self._graph.weight(
+            f"{name}/middles", _FLOAT32, (outputs, groups), [each.middles for each in rows]
+        )
+        inputs = [self._block_sums(x, columns, groups), middles, *([bias] if bias else [])]
+        rest = self._graph.node("Gemm", inputs, f"{output}/middles", transB=1)
+        return self._graph.node("Add", [product, rest], output)
+
+    def _block_sums(self, x: str, columns: int, groups: int) -> str:
+        """The sums of each block of ``x [rows, columns]``; products of one value share them."""
+        if x in self._sums:
+            return self._sums[x]
+        graph, padded = self._graph, x
+        if columns % BLOCK_SIZE:
+            spare = np.array([0, 0, 0, groups * BLOCK_SIZE - columns], np.int64)
+            pads = graph.constant(f"blocks/spare_{columns}", spare)
+            padded = graph.node("Pad", [x, pads], f"{x}/padded")
+        shape = graph.constant(f"blocks/{groups}", np.array([-1, groups, BLOCK_SIZE], np.int64))
+        blocks = graph.node("Reshape", [padded, shape], f"{x}/blocks")
+        axis = graph.constant("blocks/axis", np.array([2], np.int64))
+        self._sums[x] = graph.node("ReduceSum", [blocks, axis], f"{x}/sums", keepdims=0)
+        return self._sums[x]
+
+
+class Int8BlockStorage:
+    """Products in eight bits with a scale for each 32 weights of a row.
+
+    Activations are rounded in the same blocks, each by its own largest value, so that one that
+    stands out costs its neighbours alone. The embedding table stays in the checkpoint's own dtype.
+    """
+
+    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+        self._graph = graph
+        self._tensors = tensors
+
+    def embedding(self, table: str, ids: str, output: str) -> str:
+        return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
+
+    def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
+        outputs, columns = _stacked_shape(self._tensors, weights)
+        name, groups = "+".join(weights), -(-columns // BLOCK_SIZE)
+        scales: list[NDArray[np.float32]] = []
+
+        def blocks() -> Iterator[NDArray[np.uint8]]:
+            for block in _stacked_blocks(self._tensors, weights):
+                rows = quantize_int8_blocks(block.astype(np.float32, copy=False))
+                scales.append(rows.scales)
+                yield rows.blocks
+
+        shape = (outputs, groups, BLOCK_SIZE)
+        inputs = [
+            x,
+            self._graph.weight(f"{name}/blocks", np.dtype(np.uint8), shape, blocks()),
+            self._graph.weight(f"{name}/scales", _FLOAT32, shape[:2], scales),
+        ]
         if bias:
-            inputs += ["", bias]
+            inputs += ["", "", bias]
         return self._graph.node(
             "MatMulNBits",
             inputs,
@@ -131,9 +223,9 @@ class Int4Storage:
             domain=CONTRIB,
             N=outputs,
             K=columns,
-            bits=4,
+            bits=8,
             block_size=BLOCK_SIZE,
-            accuracy_level=_INT8_ACTIVATIONS if self._dtype == _FLOAT32 else 0,
+            accuracy_level=_INT8_ACTIVATIONS,
         )
 
 

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
 
+_ROWS = 32
+"""Rows that are compared at a time: what is computed of them stays near the processor."""
+
 
 class Predictor(Protocol):
     """What reads tokens and says what may come next."""
@@ -142,9 +145,13 @@ def compare(
     found = [_Found() for _ in others]
     for count, (tokens, compared) in enumerate(passages, 1):
         read, targets = tokens[:-1], tokens[-compared:]
-        expected = _Expected(reference.logits(read, compared), targets)
+        parts = [slice(start, start + _ROWS) for start in range(0, compared, _ROWS)]
+        logits = reference.logits(read, compared)
+        expected = [_Expected(logits[part], targets[part]) for part in parts]
         for predictor, each in zip(others, found, strict=True):
-            each.add(expected, predictor.logits(read, compared), targets)
+            logits = predictor.logits(read, compared)
+            for part, of_part in zip(parts, expected, strict=True):
+                each.add(of_part, logits[part], targets[part])
         done(count)
     return [each.closeness() for each in found]
 

@@ -23,7 +23,7 @@ QUESTIONS = Path(__file__).with_name("questions.txt")
 """380 short ones, a line each, that small models answer."""
 
 WINDOW_TOKENS = 512
-_ANSWER_TOKENS = 48
+ANSWER_TOKENS = 48
 _SEQUENCES = 32
 
 
@@ -79,7 +79,7 @@ def answers(folder: Path, progress: Progress = silent) -> list[Passage]:
     tokenizer = TextTokenizer.load(folder)
     engine = OnnxEngine(folder, max_sequences=_SEQUENCES, kv_cache_bytes=1 << 28)
     params = SamplingParams(
-        max_tokens=_ANSWER_TOKENS, end_ids=frozenset(engine.config.end_token_ids)
+        max_tokens=ANSWER_TOKENS, end_ids=frozenset(engine.config.end_token_ids)
     )
     sequences = [Sequence(prompt, params) for prompt in _prompts(tokenizer)]
     for sequence in sequences:

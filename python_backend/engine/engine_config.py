@@ -21,14 +21,14 @@ SMOOTHING_FILE = "kv_smoothing.npy"
 GRAPH_FILE = "decoder.onnx"
 """The whole graph of an engine for CUDA (``build/cuda_graph.py``)."""
 
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 
 ExecutionProvider: TypeAlias = Literal["cpu", "cuda"]
-Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "fp16", "fp8", "int8", "int8_block", "int4"]
 KVDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
 PRECISIONS: dict[ExecutionProvider, tuple[Precision, ...]] = {
-    "cpu": ("fp32", "int8", "int4"),
+    "cpu": ("fp32", "int8", "int8_block", "int4"),
     "cuda": ("fp16", "fp8", "int4"),
 }
 """The precisions of the weights that each provider computes with."""
@@ -97,7 +97,7 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: Literal[4] = _FORMAT
+    format_version: Literal[5] = _FORMAT
     architecture: str
     execution_provider: ExecutionProvider = "cpu"
     precision: Precision

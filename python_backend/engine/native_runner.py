@@ -18,7 +18,7 @@ from python_backend.engine.kernels import load_kernels
 from python_backend.engine.kernels import structures as c
 from python_backend.engine.kv_cache import KVMemory
 from python_backend.engine.layers import products
-from python_backend.engine.native_weights import BITS, Arena, NativeWeights, round_up
+from python_backend.engine.native_weights import PRECISIONS, Arena, NativeWeights, round_up
 from python_backend.engine.runner import Limits, Packer, load_rotary, load_smoothing
 from python_backend.engine.scheduled import Scheduled
 
@@ -38,7 +38,7 @@ def load_native_runner(
     Raises:
         EngineError: A file is damaged or not the one that ``config`` describes.
     """
-    if config.precision not in BITS:
+    if config.precision not in PRECISIONS:
         return None
     kernels = load_kernels(limits.num_threads)
     if kernels is None or not hasattr(kernels, "trireme_decode"):
@@ -79,7 +79,7 @@ class NativeRunner:
         )
         layers = (c.Layer * config.num_layers)(*map(weights.layer, decoder.layers))
         feed_forwards = tuple(layer.feed_forward for layer in decoder.layers)
-        widest = max(round_up(each.columns, c.INT4_GROUP) for each in products(decoder))
+        widest = max(round_up(each.columns, c.GROUP) for each in products(decoder))
         tokens = limits.max_tokens
         arrays = {
             "residual": arena.zeros(tokens, config.hidden_size),
@@ -88,8 +88,8 @@ class NativeRunner:
             "attended": arena.zeros(tokens, decoder.heads[0].q_size),
             "inner": arena.zeros(tokens, max(each.outputs for each in products(feed_forwards))),
             "levels": arena.zeros(tokens, widest, dtype=np.int8),
-            "scales": arena.zeros(tokens, widest // c.INT4_GROUP),
-            "sums": arena.zeros(tokens, widest // c.INT4_GROUP),
+            "scales": arena.zeros(tokens, widest // c.GROUP),
+            "sums": arena.zeros(tokens, widest // c.GROUP),
         }
         embedding, dtype = weights.embedding()
         self._decoder = c.Decoder(

@@ -20,8 +20,10 @@ from python_backend.engine.kernels import structures as c
 from python_backend.engine.layers import Description, Layer, Norm, Pair, Part, Product
 from python_backend.engine.tensor_places import load_places
 
-BITS = {"int8": 8, "int4": 4}
-"""Bits of a weight, by the precisions that the native decoder computes with."""
+PRECISIONS = ("int8", "int8_block", "int4")
+"""What the native decoder computes with."""
+_MARKS = {"int8": "levels", "int8_block": "blocks", "int4": "packed"}
+"""What an engine calls a product's levels, by how they are stored."""
 
 
 class NativeWeights:
@@ -50,7 +52,6 @@ class NativeWeights:
         self._decoder = config.decoder
         self._tensors = load_places(folder)
         self._path = folder / WEIGHTS_FILE
-        self._bits = BITS[config.precision]
         self._parts: list[ctypes.Structure] = []
         try:
             with self._path.open("rb") as file:
@@ -117,48 +118,17 @@ class NativeWeights:
     def linear(self, *products: Product) -> c.Linear:
         """Pack a product; of two of the same shape, vectors of their outputs alternate."""
         first, every = products[0], len(products)
+        storage = self._storage(first)
         outputs, columns = first.outputs, first.columns
-        padded = round_up(columns, c.INT4_GROUP)
+        padded = round_up(columns, c.GROUP)
         panels = -(-outputs * every // c.PANEL)
-        groups = padded // c.INT4_GROUP
-        zeros_of = self._arena.zeros
-        if self._bits == 8:
-            levels = zeros_of(panels, padded, c.PANEL, dtype=np.uint8)
-            scales = zeros_of(panels, c.PANEL)
-            zeros = None
-        else:
-            levels = zeros_of(panels, padded, c.PANEL // 2, dtype=np.uint8)
-            scales = zeros_of(panels, groups, c.PANEL, dtype=np.float16)
-            zeros = zeros_of(panels, groups, c.PANEL // 2, dtype=np.uint8)
-        for offset, name in enumerate(product.name for product in products):
-            if self._bits == 8:
-                from_levels = self._tensor(f"{name}/levels", "int8", (columns, outputs))
-                from_scales = self._tensor(f"{name}/scales", "float32", (outputs,))
-                from_zeros = None
-            else:
-                shape = (outputs, groups)
-                from_levels = self._tensor(f"{name}/packed", "uint8", (*shape, c.INT4_GROUP // 2))
-                from_scales = self._tensor(f"{name}/scales", "float32", shape)
-                from_zeros = self._tensor(
-                    f"{name}/zero_points", "uint8", (outputs, -(-groups // 2))
-                )
-            packing = c.Packing(
-                levels=from_levels.ctypes.data,
-                scales=from_scales.ctypes.data,
-                zeros=None if from_zeros is None else from_zeros.ctypes.data,
-                bits=self._bits,
-                outputs=outputs,
-                columns=columns,
-                padded=padded,
-                every=every,
-                offset=offset,
-                to_levels=levels.ctypes.data,
-                to_scales=scales.ctypes.data,
-                to_zeros=None if zeros is None else zeros.ctypes.data,
-            )
-            self._pack(ctypes.byref(packing))
+        groups = 1 if storage == "int8" else padded // c.GROUP
+        width, scale_type = (1, np.float32) if storage == "int8" else (groups, np.float16)
+        panel_bytes = c.PANEL // 2 if storage == "int4" else c.PANEL
+        levels = self._arena.zeros(panels, padded, panel_bytes, dtype=np.uint8)
+        scales = self._arena.zeros(panels, width, c.PANEL, dtype=scale_type)
         linear = c.Linear(
-            bits=self._bits,
+            storage=self._choice("weights", storage),
             inputs=columns,
             columns=padded,
             outputs=outputs,
@@ -166,13 +136,51 @@ class NativeWeights:
             levels=levels.ctypes.data,
             scales=scales.ctypes.data,
         )
-        if zeros is not None:
-            linear.zeros = zeros.ctypes.data
+        if storage == "int4":
+            minima = self._arena.zeros(panels, groups, c.PANEL, dtype=np.float16)
+            linear.minima = minima.ctypes.data
+        for offset, product in enumerate(products):
+            packing = c.Packing(
+                storage=linear.storage,
+                outputs=outputs,
+                columns=columns,
+                padded=padded,
+                every=every,
+                offset=offset,
+                to_levels=linear.levels,
+                to_scales=linear.scales,
+                to_minima=linear.minima,
+                **self._rounded(product.name, storage, outputs, columns, groups),
+            )
+            self._pack(ctypes.byref(packing))
         if first.bias_name is not None:
             values = self._arena.zeros(panels * c.PANEL)
             values[:outputs] = self._tensor(first.bias_name, "float32", (outputs,))
             linear.bias = values.ctypes.data
         return linear
+
+    def _storage(self, product: Product) -> str:
+        """How a product's weights are stored, which is not the same for all of an engine."""
+        for storage, mark in _MARKS.items():
+            if f"{product.name}/{mark}" in self._tensors:
+                return storage
+        raise EngineError(f"{self._path} has no {product.name}: build the engine anew")
+
+    def _rounded(
+        self, name: str, storage: str, outputs: int, columns: int, groups: int
+    ) -> dict[str, int]:
+        """The addresses of a product's levels and what belongs to them, in the file."""
+        mark = f"{name}/{_MARKS[storage]}"
+        if storage == "int8":
+            levels = self._tensor(mark, "int8", (columns, outputs))
+            scales = self._tensor(f"{name}/scales", "float32", (outputs,))
+            return {"levels": levels.ctypes.data, "scales": scales.ctypes.data}
+        group_bytes = c.GROUP // 2 if storage == "int4" else c.GROUP
+        found = {"levels": self._tensor(mark, "uint8", (outputs, groups, group_bytes))}
+        found["scales"] = self._tensor(f"{name}/scales", "float32", (outputs, groups))
+        if storage == "int4":
+            found["middles"] = self._tensor(f"{name}/middles", "float32", (outputs, groups))
+        return {field: array.ctypes.data for field, array in found.items()}
 
     def _tensor(self, name: str, dtype: str | None, shape: tuple[int, ...]) -> NDArray[Any]:
         """A tensor of the file, checked; one of bfloat16 comes as uint16."""

@@ -198,7 +198,7 @@ def expected_logits(kind: str, precision: Precision) -> list[NDArray[np.float64]
 
 
 def in_int4(tensor: NDArray[Any]) -> NDArray[np.float64]:
-    return dequantize(quantize_int4(tensor.astype(np.float32)), tensor.shape[1])
+    return dequantize(quantize_int4(tensor.astype(np.float32), whole=True), tensor.shape[1])
 
 
 def in_fp8(tensor: NDArray[Any]) -> NDArray[np.float64]:
@@ -297,7 +297,7 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
         ({"precision": "fp32"}, "fp32 weights are not for cuda: take fp16 or fp8 or int4"),
         (
             {"precision": "fp16", "execution_provider": "cpu"},
-            "fp16 weights are not for cpu: take fp32 or int8 or int4",
+            "fp16 weights are not for cpu: take fp32 or int8 or int8_block or int4",
         ),
         (
             {"precision": "fp16", "kv_cache_dtype": "int8"},

@@ -14,16 +14,17 @@ import numpy as np
 import onnx
 import pytest
 
-from build.build_errors import BuildError, CheckpointError
+from build.build_errors import BuildError, CheckpointError, RecipeError
 from build.engine_folder import build_engine
+from build.recipe import make_recipe
 from build.segments import Segment
-from python_backend.engine.engine_config import EngineConfig, Precision
+from python_backend.engine.engine_config import EngineConfig, ExecutionProvider, Precision
 from tests.build.checkpoints import make_checkpoint
 from tests.build.packed import PackedEngine
 from tests.python_backend.engine.descriptions import heads
 
 ROOT = Path(__file__).parents[2]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8_block", "int4")
 
 
 @pytest.fixture
@@ -39,6 +40,26 @@ def add_json(folder: Path, file: str, **settings: Any) -> None:
     path = folder / file
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, **settings}))
+
+
+def test_a_head_in_eight_bits_is_for_int4_on_a_cpu(tmp_path, checkpoint):
+    targets: tuple[tuple[Precision, ExecutionProvider], ...] = (
+        ("int8", "cpu"),
+        ("fp32", "cpu"),
+        ("int4", "cuda"),
+    )
+    for precision, provider in targets:
+        with pytest.raises(BuildError, match="it may be int8_block beside int4 weights, for a CPU"):
+            build_engine(
+                checkpoint,
+                tmp_path / "1",
+                precision,
+                execution_provider=provider,
+                head="int8_block",
+            )
+        target = {"weights": precision, "execution_provider": provider, "head": "int8_block"}
+        with pytest.raises(RecipeError, match="it may be int8_block beside int4 weights"):
+            make_recipe({"name": "a", "checkpoint": "m", "target": target}, "here")
 
 
 def test_an_engine_folder_is_complete(tmp_path, checkpoint):

@@ -85,7 +85,7 @@ def test_settings_can_be_replaced_one_by_one(tmp_path):
         ("name: a\ncheckpoint: m\ntarget: {kv_cache: int3}", "target.kv_cache is 'int3'"),
         (
             "name: a\ncheckpoint: m\ntarget: {weights: fp16, execution_provider: cpu}",
-            "fp16 weights are not for cpu: take fp32 or int8 or int4",
+            "fp16 weights are not for cpu: take fp32 or int8 or int8_block or int4",
         ),
         (
             "name: a\ncheckpoint: m\ntarget: {weights: fp16, kv_cache: int8}",

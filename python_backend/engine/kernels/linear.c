@@ -3,7 +3,8 @@
  * Weights lie in panels of 64 outputs. In 8 bits a panel is [columns / 4][64 outputs][4 columns] of
  * the level plus 128, as the instruction multiplies unsigned by signed bytes; activations are the
  * signed side. In 4 bits it is [columns / 8][64 outputs][4 bytes], the first four columns in the
- * low halves of the bytes and the next four in the high halves.
+ * low halves of the bytes and the next four in the high halves. A weight is its level times the
+ * scale, of the row or of its group; in 4 bits the group's minimum is added.
  *
  * Integers add up exactly in whatever order, and what floats there are, are added in the order of
  * the groups. So a row's result is the same bits whatever rows stand beside it.
@@ -12,7 +13,9 @@
 #include "linear.h"
 
 EXPORT_CONSTANT(PANEL);
-EXPORT_CONSTANT(INT4_GROUP);
+EXPORT_CONSTANT(GROUP);
+
+const char *const trireme_choices_weights[] = {"int8", "int8_block", "int4", NULL};
 
 #if HAS_LINEAR
 
@@ -23,7 +26,7 @@ EXPORT_CONSTANT(INT4_GROUP);
 #include <string.h>
 
 int linear_groups(const Linear *linear) {
-    return linear->bits == 8 ? 1 : linear->columns / INT4_GROUP;
+    return linear->storage == INT8 ? 1 : linear->columns / GROUP;
 }
 
 /* ---- activations ---------------------------------------------------------------------------- */
@@ -87,8 +90,8 @@ static void finish(const Linear *linear, int panel, int rows, Epilogue epilogue,
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                   Epilogue epilogue, float *output, int width) {
-    const TileSet *set = tiles_for(linear->bits, rows);
-    const Tile *all = linear->bits == 8 ? set->tiles_8 : set->tiles_4;
+    const TileSet *set = tiles_for(linear->storage, rows);
+    const Tile *all = set->tiles[linear->storage];
     tiles_start_thread(set);
     output += (int64_t)first * width;
     int64_t quarter = (int64_t)linear->columns * (PANEL / 4);
@@ -114,8 +117,8 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
 #define PACKING_FIELDS(FIELD, S)                                                                   \
     FIELD(S, const void *, levels)                                                                 \
     FIELD(S, const float *, scales)                                                                \
-    FIELD(S, const uint8_t *, zeros)                                                               \
-    FIELD(S, int32_t, bits)                                                                        \
+    FIELD(S, const float *, middles) /* 4 bits: what level 8 stands for, a group's */              \
+    FIELD(S, int32_t, storage)                                                                     \
     FIELD(S, int32_t, outputs)                                                                     \
     FIELD(S, int32_t, columns) /* that exist, */                                                   \
     FIELD(S, int32_t, padded)  /* and with padding */                                              \
@@ -123,12 +126,12 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
     FIELD(S, int32_t, offset)                                                                      \
     FIELD(S, uint8_t *, to_levels)                                                                 \
     FIELD(S, void *, to_scales)                                                                    \
-    FIELD(S, uint8_t *, to_zeros)
+    FIELD(S, void *, to_minima)
 STRUCTURE(Packing, PACKING_FIELDS);
 EXPORT_STRUCTURE(Packing, PACKING_FIELDS);
 EXPORT_STRUCTURE(Linear, LINEAR_FIELDS);
 
-/* 8 bits: levels int8 [columns][outputs], scales [outputs]. */
+/* 8 bits, a scale a row: levels int8 [columns][outputs], scales [outputs]. */
 static void pack_int8(const Packing *pack, int source) {
     int vector = pack->every * source + pack->offset;
     int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
@@ -144,29 +147,34 @@ static void pack_int8(const Packing *pack, int source) {
            count * sizeof(float));
 }
 
-/* 4 bits: levels [outputs][groups][16], two a byte; scales [outputs][groups];
- * zeros [outputs][(groups + 1) / 2], two a byte. */
-static void pack_int4(const Packing *pack, int source) {
+/* A scale a group, scales [outputs][groups]. 8 bits: levels plus 128 [outputs][groups][32]; 4 bits:
+ * levels [outputs][groups][16], two a byte, middles [outputs][groups]. */
+static void pack_groups(const Packing *pack, int source) {
     int vector = pack->every * source + pack->offset;
     int panel = vector / (PANEL / LANES), slot = vector % (PANEL / LANES);
-    int64_t groups = pack->padded / INT4_GROUP;
-    uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL / 2 + slot * 64;
+    int64_t groups = pack->padded / GROUP, bits = pack->storage == INT4 ? 4 : 8;
+    uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL * bits / 8 + slot * 64;
     _Float16 *to_scales = (_Float16 *)pack->to_scales + (int64_t)panel * groups * PANEL;
-    uint8_t *to_zeros = pack->to_zeros + (int64_t)panel * groups * PANEL / 2;
+    _Float16 *to_minima = (_Float16 *)pack->to_minima + (int64_t)panel * groups * PANEL;
     int count = pack->outputs - source * LANES < LANES ? pack->outputs - source * LANES : LANES;
     for (int i = 0; i < count; i++) {
         int64_t output = source * LANES + i;
-        const uint8_t *from = (const uint8_t *)pack->levels + output * groups * (INT4_GROUP / 2);
-        for (int64_t k = 0; k < groups * INT4_GROUP; k++) {
-            uint8_t level = k % 2 ? from[k / 2] >> 4 : from[k / 2] & 15;
-            to[k / 8 * 4 * PANEL + i * 4 + k % 4] |= k % 8 < 4 ? level : level << 4;
+        const uint8_t *from = (const uint8_t *)pack->levels + output * groups * GROUP * bits / 8;
+        if (bits == 8) {
+            for (int64_t k = 0; k < groups * GROUP; k++)
+                to[k / 4 * 4 * PANEL + i * 4 + k % 4] = from[k];
+        } else {
+            for (int64_t k = 0; k < groups * GROUP; k++) {
+                uint8_t level = k % 2 ? from[k / 2] >> 4 : from[k / 2] & 15;
+                to[k / 8 * 4 * PANEL + i * 4 + k % 4] |= k % 8 < 4 ? level : level << 4;
+            }
         }
         for (int64_t group = 0; group < groups; group++) {
-            uint8_t pair = pack->zeros[output * ((groups + 1) / 2) + group / 2];
-            uint8_t zero = group % 2 ? pair >> 4 : pair & 15;
-            to_scales[group * PANEL + slot * LANES + i] =
-                (_Float16)pack->scales[output * groups + group];
-            to_zeros[group * (PANEL / 2) + slot % 2 * LANES + i] |= slot < 2 ? zero : zero << 4;
+            int64_t at = group * PANEL + slot * LANES + i;
+            float scale = pack->scales[output * groups + group];
+            to_scales[at] = (_Float16)scale;
+            if (bits == 4)
+                to_minima[at] = (_Float16)(pack->middles[output * groups + group] - 8 * scale);
         }
     }
 }
@@ -177,7 +185,7 @@ static void pack_panel(const void *context, int panel) {
     int vectors = PANEL / LANES / pack->every;
     for (int source = panel * vectors; source < (panel + 1) * vectors; source++) {
         if (source * LANES >= pack->outputs) return;
-        pack->bits == 8 ? pack_int8(pack, source) : pack_int4(pack, source);
+        pack->storage == INT8 ? pack_int8(pack, source) : pack_groups(pack, source);
     }
 }
 

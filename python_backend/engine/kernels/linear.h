@@ -15,24 +15,32 @@
 
 enum {
     PANEL = 64,      /* outputs that are computed together: four vectors of 16 */
-    INT4_GROUP = 32, /* weights of a row that share a scale, and so do their activations */
+    GROUP = 32, /* weights of a row that share a scale, where they do; so do their activations */
 };
+
+/* How weights are stored, in the order of trireme_choices_weights. */
+typedef enum {
+    INT8,       /* 8 bits, a scale a row */
+    INT8_BLOCK, /* 8 bits, a scale a group */
+    INT4,       /* 4 bits, a scale and a minimum a group */
+    STORAGES,
+} Storage;
 
 /* A matrix of weights, packed by trireme_pack. */
 #define LINEAR_FIELDS(FIELD, S)                                                                    \
-    FIELD(S, int32_t, bits)           /* 8 or 4 */                                                 \
+    FIELD(S, int32_t, storage)        /* a Storage */                                              \
     FIELD(S, int32_t, inputs)                                                                      \
     FIELD(S, int32_t, columns)        /* inputs, padded to a multiple of 32 */                     \
     FIELD(S, int32_t, outputs)        /* of a row; gates and ups make one together */              \
     FIELD(S, int32_t, panels)                                                                      \
     FIELD(S, const uint8_t *, levels) /* by panel; see linear.c */                                 \
-    FIELD(S, const void *, scales)    /* 8 bits: float [panels][PANEL];                            \
-                                         4 bits: half [panels][groups][PANEL] */                   \
-    FIELD(S, const uint8_t *, zeros)  /* 4 bits: [panels][groups][PANEL / 2] */                    \
+    FIELD(S, const void *, scales)    /* a row: float [panels][PANEL];                             \
+                                         a group: half [panels][groups][PANEL] */                  \
+    FIELD(S, const void *, minima)    /* 4 bits: half [panels][groups][PANEL] */                   \
     FIELD(S, const float *, bias)     /* float [panels][PANEL], or NULL */
 STRUCTURE(Linear, LINEAR_FIELDS);
 
-/* Rows of activations, rounded. In 8 bits a row is one group, in 4 bits a group is INT4_GROUP. */
+/* Rows of activations, rounded. Where weights have a scale a row, a row is one group. */
 typedef struct {
     int8_t *levels; /* [rows][columns], -127 to 127 */
     float *scales;  /* [rows][groups] */

@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 PANEL = 64
 """Outputs that are computed together."""
 
-INT4_GROUP = 32
-"""Weights of a row that share a scale in four bits, and multiple that inputs are padded to."""
+GROUP = 32
+"""Weights of a row that share a scale, where they do, and multiple that inputs are padded to."""
 
 LANES = 16
 """Floats of a vector, and tokens of a block of the KV cache."""
 
-CONSTANTS = {"PANEL": PANEL, "INT4_GROUP": INT4_GROUP, "LANES": LANES}
+CONSTANTS = {"PANEL": PANEL, "GROUP": GROUP, "LANES": LANES}
 """Numbers that packed weights and the cache are laid out by, by their names in C."""
 
 
@@ -37,14 +37,14 @@ class Linear(ctypes.Structure):
     """A packed matrix (``linear.h``)."""
 
     _fields_ = (
-        ("bits", ctypes.c_int32),
+        ("storage", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
         ("columns", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("panels", ctypes.c_int32),
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
-        ("zeros", ctypes.c_void_p),
+        ("minima", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     )
 
@@ -55,8 +55,8 @@ class Packing(ctypes.Structure):
     _fields_ = (
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
-        ("zeros", ctypes.c_void_p),
-        ("bits", ctypes.c_int32),
+        ("middles", ctypes.c_void_p),
+        ("storage", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("columns", ctypes.c_int32),
         ("padded", ctypes.c_int32),
@@ -64,7 +64,7 @@ class Packing(ctypes.Structure):
         ("offset", ctypes.c_int32),
         ("to_levels", ctypes.c_void_p),
         ("to_scales", ctypes.c_void_p),
-        ("to_zeros", ctypes.c_void_p),
+        ("to_minima", ctypes.c_void_p),
     )
 
 

@@ -27,13 +27,13 @@ static __attribute__((constructor)) void find_usable(void) {
         if (!SETS[i]->is_usable || SETS[i]->is_usable()) usable[count++] = SETS[i];
 }
 
-const TileSet *tiles_among(const TileSet *const *sets, int bits, int rows) {
+const TileSet *tiles_among(const TileSet *const *sets, Storage storage, int rows) {
     for (; *sets; sets++)
-        if (rows >= (*sets)->least_rows && (bits == 8 ? (*sets)->tiles_8 : (*sets)->tiles_4)) break;
+        if (rows >= (*sets)->least_rows && (*sets)->tiles[storage]) break;
     return *sets;
 }
 
-const TileSet *tiles_for(int bits, int rows) { return tiles_among(usable, bits, rows); }
+const TileSet *tiles_for(Storage storage, int rows) { return tiles_among(usable, storage, rows); }
 
 void tiles_start_thread(const TileSet *set) {
     static _Thread_local const TileSet *started;

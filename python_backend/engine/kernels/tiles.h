@@ -32,14 +32,14 @@ typedef struct {
     void (*start_thread)(void); /* what a thread does before its first tile; NULL: nothing */
     int least_rows;             /* for which they are worth it */
     int most_rows;              /* of a tile, up to MOST_ROWS */
-    const Tile *tiles_8, *tiles_4; /* by bits of a weight, for 1 to `most_rows` rows; or NULL */
+    const Tile *tiles[STORAGES]; /* for 1 to `most_rows` rows; or NULL */
 } TileSet;
 
-/* The tiles for so many rows. */
-const TileSet *tiles_for(int bits, int rows);
+/* The tiles for weights that are stored so, and so many rows. */
+const TileSet *tiles_for(Storage storage, int rows);
 
 /* The same among some sets, of which the last is NULL: the first that suits. */
-const TileSet *tiles_among(const TileSet *const *sets, int bits, int rows);
+const TileSet *tiles_among(const TileSet *const *sets, Storage storage, int rows);
 
 /* What a thread calls before it runs tiles of a set. */
 void tiles_start_thread(const TileSet *set);

@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { GROUP = INT4_GROUP, ROWS = 6, HALF = LANES / 2, HALVES = 2 * VECTORS };
+enum { ROWS = 6, HALF = LANES / 2, HALVES = 2 * VECTORS };
 
 INLINE __m256i four_bytes(const void *from) {
     int32_t four;
@@ -60,7 +60,7 @@ INLINE __m256i group_sums(__m256i sums) {
 
 #endif
 
-/* Of a panel in 8 bits. */
+/* Of a panel in 8 bits, with a scale a row. */
 INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
     int halves = 2 * vectors;
@@ -91,7 +91,53 @@ INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int ro
     }
 }
 
-/* The same in 4 bits. */
+/* The same with a scale a group. */
+INLINE void tile_8_block(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                         int vector, int vectors, const char *ahead, float results[][PANEL]) {
+    int halves = 2 * vectors;
+    int64_t columns = linear->columns, groups = columns / GROUP;
+    __m256 totals[ROWS * HALVES];
+    for (int i = 0; i < rows * halves; i++) totals[i] = _mm256_setzero_ps();
+    const int8_t *levels = input->levels + first * columns;
+    const float *row_scales = input->scales + first * groups;
+    const float *row_sums = input->sums + first * groups;
+    const uint8_t *weights = linear->levels + panel * columns * PANEL + vector * 64;
+    const uint16_t *scales =
+        (const uint16_t *)linear->scales + panel * groups * PANEL + vector * LANES;
+    for (int64_t group = 0; group < groups; group++, scales += PANEL) {
+        __m256i sums[ROWS * HALVES];
+        for (int row = 0; row < rows; row++) {
+            int32_t offset = OFFSET * (int32_t)row_sums[row * groups + group];
+            for (int h = 0; h < halves; h++) sums[row * halves + h] = _mm256_set1_epi32(-offset);
+        }
+        for (int k = 0; k < GROUP; k += 4, weights += 4 * PANEL, levels += 4, ahead += 64) {
+            __m256i w[HALVES];
+            if (rows > 3) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (int h = 0; h < halves; h++) w[h] = _mm256_load_si256((const __m256i *)weights + h);
+            for (int row = 0; row < rows; row++) {
+                __m256i a = four_bytes(levels + row * columns);
+                for (int h = 0; h < halves; h++)
+                    sums[row * halves + h] = add_8(sums[row * halves + h], w[h], a);
+            }
+        }
+        __m256 scale[HALVES];
+        for (int h = 0; h < halves; h++)
+            scale[h] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scales + h * HALF)));
+        for (int row = 0; row < rows; row++) {
+            __m256 row_scale = _mm256_set1_ps(row_scales[row * groups + group]);
+            for (int h = 0; h < halves; h++) {
+                int i = row * halves + h;
+                __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i]), row_scale);
+                totals[i] = _mm256_fmadd_ps(sum, scale[h], totals[i]);
+            }
+        }
+    }
+    for (int row = 0; row < rows; row++)
+        for (int h = 0; h < halves; h++)
+            _mm256_storeu_ps(results[row] + vector * LANES + h * HALF, totals[row * halves + h]);
+}
+
+/* The same in 4 bits, with a minimum a group. */
 INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
     (void)ahead;
@@ -106,7 +152,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     const uint8_t *weights = linear->levels + panel * columns * PANEL / 2 + vector * 64;
     const uint16_t *scales =
         (const uint16_t *)linear->scales + panel * groups * PANEL + vector * LANES;
-    const uint8_t *zeros = linear->zeros + panel * groups * PANEL / 2;
+    const uint16_t *minima =
+        (const uint16_t *)linear->minima + panel * groups * PANEL + vector * LANES;
     for (int64_t group = 0; group < groups; group++) {
         __m256i sums[ROWS * HALVES];
         for (int i = 0; i < rows * halves; i++) sums[i] = _mm256_setzero_si256();
@@ -126,30 +173,25 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
                 }
             }
         }
-        __m256 scale[HALVES], zero[HALVES];
+        __m256 scale[HALVES], minimum[HALVES];
         for (int h = 0; h < halves; h++) {
-            /* Vectors 0 and 1 have their zero points in low halves of bytes, 2 and 3 in high ones. */
-            int at = vector + h / 2;
-            __m128i nibbles = _mm_loadl_epi64(
-                (const __m128i *)(zeros + (at & 1) * LANES + h % 2 * HALF));
-            if (at & 2) nibbles = _mm_srli_epi16(nibbles, 4);
-            nibbles = _mm_and_si128(nibbles, _mm_set1_epi8(15));
-            zero[h] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(nibbles));
             scale[h] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scales + h * HALF)));
+            minimum[h] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(minima + h * HALF)));
         }
         for (int row = 0; row < rows; row++) {
             __m256 row_scale = _mm256_set1_ps(row_scales[row * groups + group]);
-            __m256 row_sum = _mm256_set1_ps(row_sums[row * groups + group]);
+            __m256 row_sum = _mm256_mul_ps(
+                row_scale, _mm256_set1_ps(row_sums[row * groups + group]));
             for (int h = 0; h < halves; h++) {
                 int i = row * halves + h;
                 __m256 sum = _mm256_cvtepi32_ps(group_sums(sums[i]));
-                sum = _mm256_fnmadd_ps(zero[h], row_sum, sum); /* exact: below 2 to the 24 */
                 sum = _mm256_mul_ps(sum, row_scale);
                 totals[i] = _mm256_fmadd_ps(sum, scale[h], totals[i]);
+                totals[i] = _mm256_fmadd_ps(row_sum, minimum[h], totals[i]);
             }
         }
         scales += PANEL;
-        zeros += PANEL / 2;
+        minima += PANEL;
     }
     for (int row = 0; row < rows; row++)
         for (int h = 0; h < halves; h++)
@@ -162,6 +204,12 @@ TILE(tile_8, 3, 1)
 TILE(tile_8, 4, 1)
 TILE(tile_8, 5, 1)
 TILE(tile_8, 6, 1)
+TILE(tile_8_block, 1, 2)
+TILE(tile_8_block, 2, 1)
+TILE(tile_8_block, 3, 1)
+TILE(tile_8_block, 4, 1)
+TILE(tile_8_block, 5, 1)
+TILE(tile_8_block, 6, 1)
 TILE(tile_4, 1, 2)
 TILE(tile_4, 2, 1)
 TILE(tile_4, 3, 1)
@@ -171,10 +219,13 @@ TILE(tile_4, 6, 1)
 
 static const Tile TILES_8[ROWS] = {{tile_8_1, 4}, {tile_8_2, 2}, {tile_8_3, 1},
                                    {tile_8_4, 1}, {tile_8_5, 1}, {tile_8_6, 1}};
+static const Tile TILES_8_BLOCK[ROWS] = {{tile_8_block_1, 2}, {tile_8_block_2, 1},
+                                         {tile_8_block_3, 1}, {tile_8_block_4, 1},
+                                         {tile_8_block_5, 1}, {tile_8_block_6, 1}};
 static const Tile TILES_4[ROWS] = {{tile_4_1, 2}, {tile_4_2, 1}, {tile_4_3, 1},
                                    {tile_4_4, 1}, {tile_4_5, 1}, {tile_4_6, 1}};
 
 const TileSet AVX2_TILES = {
-    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles_8 = TILES_8, .tiles_4 = TILES_4};
+    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles = {TILES_8, TILES_8_BLOCK, TILES_4}};
 
 #endif

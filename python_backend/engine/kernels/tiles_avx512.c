@@ -6,7 +6,7 @@
 
 #include "integers.h"
 
-enum { GROUP = INT4_GROUP, ROWS = 6, SUMS = ROWS * VECTORS };
+enum { ROWS = 6, SUMS = ROWS * VECTORS };
 
 /* Products of four bytes a lane are added to sums, exactly, as tiles_avx2.c says. */
 #if HAS_AVX512_VNNI
@@ -48,7 +48,7 @@ INLINE __m512i group_sums(__m512i sums) {
 
 #endif
 
-/* Of a panel in 8 bits. */
+/* Of a panel in 8 bits, with a scale a row. */
 INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
     __m512i sums[SUMS];
@@ -80,7 +80,54 @@ INLINE void tile_8(const Linear *linear, const Rounded *input, int first, int ro
     }
 }
 
-/* The same in 4 bits. */
+/* The same with a scale a group. */
+INLINE void tile_8_block(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                         int vector, int vectors, const char *ahead, float results[][PANEL]) {
+    int64_t columns = linear->columns, groups = columns / GROUP;
+    __m512 totals[SUMS];
+    for (int i = 0; i < rows * vectors; i++) totals[i] = _mm512_setzero_ps();
+    const int8_t *low = input->levels + (int64_t)first * columns, *high = low + 3 * columns;
+    const float *row_scales = input->scales + (int64_t)first * groups;
+    const float *row_sums = input->sums + (int64_t)first * groups;
+    const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL + vector * 64;
+    const uint16_t *scales =
+        (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
+    for (int64_t group = 0; group < groups; group++, scales += PANEL) {
+        __m512i sums[SUMS];
+        for (int row = 0; row < rows; row++) {
+            int32_t offset = OFFSET * (int32_t)row_sums[row * groups + group];
+            for (int v = 0; v < vectors; v++) sums[row * vectors + v] = _mm512_set1_epi32(-offset);
+        }
+#pragma GCC unroll 8
+        for (int k = 0; k < GROUP; k += 4, weights += 4 * PANEL, low += 4, high += 4, ahead += 64) {
+            __m512i w[VECTORS];
+            if (rows > 3) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (int v = 0; v < vectors; v++) w[v] = _mm512_load_si512(weights + 64 * v);
+            for (int row = 0; row < rows; row++) {
+                __m512i a = four_of_row(low, high, columns, row);
+                for (int v = 0; v < vectors; v++)
+                    sums[row * vectors + v] = add_8(sums[row * vectors + v], w[v], a);
+            }
+        }
+        __m512 scale[VECTORS];
+        for (int v = 0; v < vectors; v++)
+            scale[v] =
+                _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + v * LANES)));
+        for (int row = 0; row < rows; row++) {
+            __m512 row_scale = _mm512_set1_ps(row_scales[row * groups + group]);
+            for (int v = 0; v < vectors; v++) {
+                int i = row * vectors + v;
+                __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), row_scale);
+                totals[i] = _mm512_fmadd_ps(sum, scale[v], totals[i]);
+            }
+        }
+    }
+    for (int row = 0; row < rows; row++)
+        for (int v = 0; v < vectors; v++)
+            _mm512_storeu_ps(results[row] + (vector + v) * LANES, totals[row * vectors + v]);
+}
+
+/* The same in 4 bits, with a minimum a group. */
 INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int rows, int panel,
                    int vector, int vectors, const char *ahead, float results[][PANEL]) {
     (void)ahead;
@@ -95,7 +142,8 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
     const uint8_t *weights = linear->levels + (int64_t)panel * columns * PANEL / 2 + vector * 64;
     const uint16_t *scales =
         (const uint16_t *)linear->scales + (int64_t)panel * groups * PANEL + vector * LANES;
-    const uint8_t *zeros = linear->zeros + (int64_t)panel * groups * PANEL / 2;
+    const uint16_t *minima =
+        (const uint16_t *)linear->minima + (int64_t)panel * groups * PANEL + vector * LANES;
     for (int64_t group = 0; group < groups; group++) {
         __m512i sums[SUMS];
         for (int i = 0; i < rows * vectors; i++) sums[i] = _mm512_setzero_si512();
@@ -116,30 +164,27 @@ INLINE void tile_4(const Linear *linear, const Rounded *input, int first, int ro
                 }
             }
         }
-        __m512 scale[VECTORS], zero[VECTORS];
+        __m512 scale[VECTORS], minimum[VECTORS];
         for (int v = 0; v < vectors; v++) {
-            /* Vectors 0 and 1 have their zero points in low halves, 2 and 3 in high ones. */
-            int at = vector + v;
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(zeros + (at & 1) * LANES));
-            if (at & 2) bytes = _mm_srli_epi16(bytes, 4);
-            bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
-            zero[v] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
             scale[v] =
                 _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + v * LANES)));
+            minimum[v] =
+                _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(minima + v * LANES)));
         }
         for (int row = 0; row < rows; row++) {
             __m512 row_scale = _mm512_set1_ps(row_scales[row * groups + group]);
-            __m512 row_sum = _mm512_set1_ps(row_sums[row * groups + group]);
+            __m512 row_sum = _mm512_mul_ps(
+                row_scale, _mm512_set1_ps(row_sums[row * groups + group]));
             for (int v = 0; v < vectors; v++) {
                 int i = row * vectors + v;
                 __m512 sum = _mm512_cvtepi32_ps(group_sums(sums[i]));
-                sum = _mm512_fnmadd_ps(zero[v], row_sum, sum); /* exact: below 2 to the 24 */
                 sum = _mm512_mul_ps(sum, row_scale);
                 totals[i] = _mm512_fmadd_ps(sum, scale[v], totals[i]);
+                totals[i] = _mm512_fmadd_ps(row_sum, minimum[v], totals[i]);
             }
         }
         scales += PANEL;
-        zeros += PANEL / 2;
+        minima += PANEL;
     }
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < vectors; v++)
@@ -152,6 +197,12 @@ TILE(tile_8, 3, WIDE)
 TILE(tile_8, 4, WIDE)
 TILE(tile_8, 5, WIDE)
 TILE(tile_8, 6, WIDE)
+TILE(tile_8_block, 1, 4)
+TILE(tile_8_block, 2, 4)
+TILE(tile_8_block, 3, 2)
+TILE(tile_8_block, 4, 2)
+TILE(tile_8_block, 5, 2)
+TILE(tile_8_block, 6, 2)
 TILE(tile_4, 1, 4)
 TILE(tile_4, 2, 4)
 TILE(tile_4, 3, 2)
@@ -161,10 +212,13 @@ TILE(tile_4, 6, 2)
 
 static const Tile TILES_8[ROWS] = {{tile_8_1, 4},    {tile_8_2, 4},    {tile_8_3, WIDE},
                                    {tile_8_4, WIDE}, {tile_8_5, WIDE}, {tile_8_6, WIDE}};
+static const Tile TILES_8_BLOCK[ROWS] = {{tile_8_block_1, 4}, {tile_8_block_2, 4},
+                                         {tile_8_block_3, 2}, {tile_8_block_4, 2},
+                                         {tile_8_block_5, 2}, {tile_8_block_6, 2}};
 static const Tile TILES_4[ROWS] = {{tile_4_1, 4}, {tile_4_2, 4}, {tile_4_3, 2},
                                    {tile_4_4, 2}, {tile_4_5, 2}, {tile_4_6, 2}};
 
 const TileSet AVX512_TILES = {
-    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles_8 = TILES_8, .tiles_4 = TILES_4};
+    .name = NAME, .least_rows = 1, .most_rows = ROWS, .tiles = {TILES_8, TILES_8_BLOCK, TILES_4}};
 
 #endif

@@ -99,7 +99,7 @@ def test_an_engine_gives_the_logits_of_every_row(engine):
 
 
 def test_the_text_is_read_whole_and_every_question_is_asked(engine, monkeypatch):
-    monkeypatch.setattr(reading, "_ANSWER_TOKENS", 3)
+    monkeypatch.setattr(reading, "ANSWER_TOKENS", 3)
     text = prose(engine)
     assert sum(passage.compared for passage in text) > 50_000
     assert all(len(passage.tokens) == WINDOW_TOKENS for passage in text)

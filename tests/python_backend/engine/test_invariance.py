@@ -40,7 +40,11 @@ ALL = list(range(len(PROMPTS)))
 
 VARIANTS: list[tuple[Precision, bool]] = [
     ("fp32", False),
-    *((precision, native) for precision in ("int8", "int4") for native in (True, False)),
+    *(
+        (precision, native)
+        for precision in ("int8", "int8_block", "int4")
+        for native in (True, False)
+    ),
 ]
 """Precisions, and whether the native decoder may run; it has none for fp32."""
 

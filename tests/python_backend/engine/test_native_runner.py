@@ -19,6 +19,7 @@ from python_backend.engine.engine_config import EngineConfig, Precision
 from python_backend.engine.kernels import load_kernels
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
+from python_backend.engine.tensor_places import TENSORS_FILE
 from tests.build.checkpoints import KINDS, make_checkpoint
 from tests.python_backend.engine import instruction_sets
 
@@ -102,7 +103,7 @@ def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 
 
 @pytest.mark.usefixtures("instructions")
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int8_block", "int4"])
 @pytest.mark.parametrize(
     ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("llama", ODD)], ids=str
 )
@@ -121,7 +122,35 @@ def test_it_computes_what_the_graphs_say(
         assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
 
 
-@pytest.fixture(params=["int8", "int4"])
+@pytest.mark.usefixtures("instructions")
+def test_the_head_may_be_in_eight_bits_beside_four(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", "bf16", **ODD)
+    build_engine(checkpoint, tmp_path / "fp32", "fp32")
+    build_engine(checkpoint, tmp_path / "int4", "int4")
+    build_engine(checkpoint, tmp_path / "mixed", "int4", head="int8_block")
+    inputs = prompts(3, 40, 1)
+    exact = logits_of(load(tmp_path / "fp32", native=False), *inputs)
+    graphs = logits_of(load(tmp_path / "mixed", native=False), *inputs)
+    mixed, four = (logits_of(load(tmp_path / name), *inputs) for name in ("mixed", "int4"))
+    assert not all(np.array_equal(mixed[key][0], four[key][0]) for key in mixed)
+    for key in mixed:
+        assert error(mixed[key][0], graphs[key][0]) < error(graphs[key][0], exact[key][0]) / 3
+    lost, lost_of_four = (
+        np.mean([error(each[key][0], exact[key][0]) for key in exact]) for each in (mixed, four)
+    )
+    assert lost < lost_of_four
+
+
+def test_weights_that_are_missing_are_an_error(folder: Path) -> None:
+    places = json.loads((folder / TENSORS_FILE).read_text())
+    name = next(each for each in places if each.endswith("/levels"))
+    del places[name]
+    (folder / TENSORS_FILE).write_text(json.dumps(places))
+    with pytest.raises(EngineError, match=f"has no {name[:10]}.*: build the engine anew"):
+        OnnxEngine(folder, kv_cache_bytes=16 << 20)
+
+
+@pytest.fixture(params=["int8", "int8_block", "int4"])
 def odd_folder(built: Build, request: pytest.FixtureRequest) -> Path:
     return built("qwen2", request.param, **ODD)
 

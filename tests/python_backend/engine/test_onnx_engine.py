@@ -341,7 +341,7 @@ def test_an_engine_of_another_format_is_to_be_built_anew(damaged: Path) -> None:
         OnnxEngine(damaged)
     assert str(error.value) == (
         f"{damaged}/engine.json does not describe an engine: Value error, it is of format 2, and "
-        "this version reads format 4: build the engine anew"
+        "this version reads format 5: build the engine anew"
     )
 
 

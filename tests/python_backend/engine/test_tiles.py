@@ -13,9 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from python_backend.engine.kernels import load_kernels
-from python_backend.engine.kernels.structures import Linear
+from python_backend.engine.kernels.structures import Linear, choices
 from tests.python_backend.engine import instruction_sets
 
+STORAGES = ("int8", "int8_block", "int4")
+"""In the order of ``Storage`` in linear.h."""
 PANEL = 64
 COLUMNS = 96
 PANELS = 3
@@ -34,8 +36,7 @@ class _TileSet(ctypes.Structure):
         ("start_thread", _Start),
         ("least_rows", ctypes.c_int),
         ("most_rows", ctypes.c_int),
-        ("tiles_8", ctypes.c_void_p),
-        ("tiles_4", ctypes.c_void_p),
+        ("tiles", ctypes.c_void_p * len(STORAGES)),
     )
 
 
@@ -61,21 +62,27 @@ def kernels() -> ctypes.CDLL:
     return library
 
 
-def among(sets: list[_TileSet], bits: int, rows: int) -> bytes:
+def tiles(*storages: str) -> Any:
+    """Some tiles, for weights that are stored so."""
+    return (ctypes.c_void_p * len(STORAGES))(*(each in storages or None for each in STORAGES))
+
+
+def among(sets: list[_TileSet], storage: str, rows: int) -> bytes:
     listed = (ctypes.POINTER(_TileSet) * (len(sets) + 1))(*map(ctypes.pointer, sets))
-    found: bytes = kernels().tiles_among(listed, bits, rows)[0].name
+    found: bytes = kernels().tiles_among(listed, STORAGES.index(storage), rows)[0].name
     return found
 
 
 def test_the_first_set_that_suits_is_taken() -> None:
     sets = [
-        _TileSet(name=b"many", least_rows=16, most_rows=32, tiles_8=1),
-        _TileSet(name=b"some", least_rows=4, most_rows=8, tiles_8=1, tiles_4=1),
-        _TileSet(name=b"any", least_rows=1, most_rows=6, tiles_8=1, tiles_4=1),
+        _TileSet(name=b"many", least_rows=16, most_rows=32, tiles=tiles("int8")),
+        _TileSet(name=b"some", least_rows=4, most_rows=8, tiles=tiles("int8", "int4")),
+        _TileSet(name=b"any", least_rows=1, most_rows=6, tiles=tiles(*STORAGES)),
     ]
-    taken = {rows: among(sets, 8, rows) for rows in (1, 3, 4, 15, 16, 500)}
+    taken = {rows: among(sets, "int8", rows) for rows in (1, 3, 4, 15, 16, 500)}
     assert list(taken.values()) == [b"any", b"any", b"some", b"some", b"many", b"many"]
-    assert among(sets, 4, 500) == b"some"
+    assert among(sets, "int4", 500) == b"some"
+    assert among(sets, "int8_block", 500) == b"any"
 
 
 @pytest.mark.parametrize("name", instruction_sets.parameters(native_decoder=True))
@@ -83,11 +90,12 @@ def test_each_library_has_tiles_for_all_rows_of_all_weights(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("TRIREME_KERNELS", name)
-    for bits in (8, 4):
+    assert choices(kernels(), "weights") == list(STORAGES)
+    for storage in range(len(STORAGES)):
         for rows in (1, 2, 7, 512):
-            found = kernels().tiles_for(bits, rows)[0]
+            found = kernels().tiles_for(storage, rows)[0]
             assert found.least_rows <= rows
-            assert found.tiles_8 if bits == 8 else found.tiles_4
+            assert found.tiles[storage]
 
 
 def test_a_thread_starts_once_before_its_first_tile() -> None:
@@ -119,32 +127,32 @@ def aligned(size: int, dtype: Any) -> NDArray[Any]:
     return raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
 
 
-def weights(bits: int, rng: np.random.Generator) -> tuple[Linear, list[NDArray[Any]]]:
-    groups = COLUMNS // 32
-    levels = aligned(PANELS * COLUMNS * PANEL * bits // 8, np.uint8)
+def weights(storage: str, rng: np.random.Generator) -> tuple[Linear, list[NDArray[Any]]]:
+    groups = 1 if storage == "int8" else COLUMNS // 32
+    size = PANELS * COLUMNS * PANEL
+    levels = aligned(size // 2 if storage == "int4" else size, np.uint8)
     # In 8 bits all but zero, which stands for a level of -128.
-    levels[:] = rng.integers(1 if bits == 8 else 0, 256, levels.size)
-    scales: NDArray[Any] = rng.uniform(0.001, 0.1, PANELS * PANEL).astype(np.float32)
-    zeros = rng.integers(0, 256, PANELS * groups * PANEL // 2).astype(np.uint8)
-    if bits == 4:
-        scales = rng.uniform(0.001, 0.1, PANELS * groups * PANEL).astype(np.float16)
+    levels[:] = rng.integers(0 if storage == "int4" else 1, 256, levels.size)
+    scales: NDArray[Any] = rng.uniform(0.001, 0.1, PANELS * groups * PANEL)
+    scales = scales.astype(np.float32 if storage == "int8" else np.float16)
+    minima = rng.normal(0, 1, PANELS * groups * PANEL).astype(np.float16)
     linear = Linear(
-        bits=bits,
+        storage=STORAGES.index(storage),
         inputs=COLUMNS,
         columns=COLUMNS,
         outputs=PANELS * PANEL,
         panels=PANELS,
         levels=levels.ctypes.data,
         scales=scales.ctypes.data,
-        zeros=zeros.ctypes.data,
+        minima=minima.ctypes.data,
     )
-    return linear, [levels, scales, zeros]
+    return linear, [levels, scales, minima]
 
 
 def products(
     library: ctypes.CDLL, linear: Linear, values: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    rows, groups = len(values), 1 if linear.bits == 8 else COLUMNS // 32
+    rows, groups = len(values), 1 if linear.storage == 0 else COLUMNS // 32
     levels = np.zeros((rows, COLUMNS), np.int8)
     scales, sums = (np.zeros((rows, groups), np.float32) for _ in range(2))
     rounded = _Rounded(levels.ctypes.data, scales.ctypes.data, sums.ctypes.data, COLUMNS, groups)
@@ -167,7 +175,7 @@ def products(
     return output
 
 
-@pytest.fixture(params=[8, 4], ids=["int8", "int4"])
+@pytest.fixture(params=STORAGES)
 def case(request: pytest.FixtureRequest) -> tuple[Linear, NDArray[np.float32], Any]:
     rng = np.random.default_rng(3)
     linear, alive = weights(request.param, rng)
@@ -201,7 +209,7 @@ def each_choice(set_environment: Callable[[str, str], None]) -> list[ctypes.CDLL
 def test_all_tiles_compute_the_same_bits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     linear, values, _ = case
     results = [products(each, linear, values) for each in each_choice(monkeypatch.setenv)]
-    assert results[0][3].all()
+    assert results[0][3].any()
     assert not results[0][2].any()
     assert np.isfinite(results[0]).all()
     for other in results[1:]:
@@ -216,3 +224,26 @@ def test_a_row_is_the_same_bits_in_tiles_of_all_sizes(
         together = products(library, linear, values)
         for rows in range(1, MOST_ROWS):
             assert np.array_equal(products(library, linear, values[:rows]), together[:rows])
+
+
+def test_products_are_those_of_the_weights_that_are_stored(case: Case) -> None:
+    """In float64, of activations rounded as they are."""
+    linear, values, (levels, scales, minima) = case
+    storage = STORAGES[linear.storage]
+    if storage == "int4":
+        bytes_ = levels.reshape(PANELS, COLUMNS // 8, PANEL, 4)
+        held = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=-1).astype(np.float64)
+    else:
+        held = levels.reshape(PANELS, COLUMNS // 4, PANEL, 4).astype(np.float64) - 128
+    held = held.swapaxes(1, 2).reshape(PANELS, PANEL, -1, COLUMNS if storage == "int8" else 32)
+    scales, minima = (
+        each.astype(np.float64).reshape(PANELS, -1, PANEL).swapaxes(1, 2)[..., None]
+        for each in (scales, minima)
+    )
+    held = held * scales + (minima if storage == "int4" else 0)
+    grouped = values.astype(np.float64).reshape(len(values), -1, held.shape[-1])
+    steps = np.abs(grouped).max(axis=-1, keepdims=True) / 127
+    rounded = np.rint(grouped / np.where(steps == 0, 1, steps)) * steps
+    expected = rounded.reshape(len(values), -1) @ held.reshape(PANELS * PANEL, -1).T
+    found = products(kernels(), linear, values)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
