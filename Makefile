@@ -40,7 +40,7 @@ MODELOPT_VENV ?= .venv-modelopt#! the environment that quantizes for TensorRT-LL
 KERNELS_VENV ?= .venv-kernels#! the environment of the C compiler from a wheel
 LOCKS_VENV ?= .venv-locks#! the environment that makes the lock files, with uv
 AUDIT_ARGS ?=#! arguments of the scan of the lock files, such as --strict
-JOBS ?= auto#! how many processes run the unit tests of check and coverage; auto: one a core
+JOBS ?= $(shell expr $(shell nproc) \* 3 / 2)#! processes of the unit tests (three for two cores, as many tests wait)
 TEST ?=#! what `make test-one` runs: files, files::tests, -k words
 SLOW_ENGINE ?= 1#! how many times as long the engine takes in integration tests, to see that none races
 ARGS ?=#! further arguments of the commands behind perf, bench-*, test and demo-score
@@ -223,7 +223,8 @@ served = not torch and not modelopt and (integration or clients)
 
 .PHONY: check
 check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
-	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+	@$(run) -m pytest -q -m '$(unit) and not slow' -n $(JOBS) --dist worksteal \
+	    --hypothesis-profile=few $(ARGS)
 
 .PHONY: test-one
 test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py

@@ -98,7 +98,7 @@ class Gateway:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            span.failed(error, error_cause(error))
+            span.failed(error, error_cause(error), is_client_s=_is_client_s(error))
             span.end()
             raise
         visit.is_told = True
@@ -256,7 +256,7 @@ class Exchange:
             http_response_status_code=status,
         )
         if error is not None:
-            self._span.failed(error, cause)
+            self._span.failed(error, cause, is_client_s=_is_client_s(error))
         self._span.end()
         _log.info(
             "request",
@@ -283,6 +283,13 @@ class Exchange:
                 "latency_s": round(latency_s, 4),
             },
         )
+
+
+def _is_client_s(error: BaseException) -> bool:
+    """Whether a request ended by its client's own doing: it was wrong, or the client left."""
+    if isinstance(error, GatewayError):
+        return error.status < 500
+    return isinstance(error, asyncio.CancelledError)
 
 
 def error_cause(error: BaseException) -> str:

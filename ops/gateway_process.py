@@ -16,6 +16,7 @@ from typing import Any
 
 from ops.gateway_address import GatewayAddress
 from ops.log_file import rotate, since
+from ops.model_processes import ended
 from ops.triton_process import ROOT, end_with_parent
 
 
@@ -143,9 +144,12 @@ class GatewayServer:
             raise GatewayError(f"the gateway does not list its models: {error}") from None
 
     def failure(self) -> str:
-        """The end of its log, in words."""
-        lines = since(self.log, self._log_start).splitlines()[-5:]
-        return "\n".join(map(_message, lines)) + f"\n(the whole log: {self.log})"
+        """How it ended, the end of its log in words without its requests, and where that is."""
+        status = None if self._process is None else self._process.poll()
+        how = [] if status is None else [f"it {ended(status)}"]
+        said = map(_message, since(self.log, self._log_start).splitlines())
+        lines = [line for line in said if line != _REQUEST][-5:]
+        return "\n".join([*how, *lines, f"(the whole log: {self.log})"])
 
     def __enter__(self) -> GatewayServer:
         self.start()
@@ -173,6 +177,10 @@ class GatewayServer:
             urllib.request.HTTPSHandler(context=self.at.unnamed()),
         )
         return opener.open(f"{self.at.local_url}{path}", timeout=5)
+
+
+_REQUEST = "request"
+"""What a request's own line in the log says."""
 
 
 def _message(line: str) -> str:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def without_random_addresses() -> list[str]:
     return command if works else []  # some containers forbid it; most kernels don't need it
 
 
-def sanitize(name: str, arguments: Sequence[str]) -> int:
-    """Run the tests with one sanitizer; pytest's exit code, or the sanitizer's.
+def sanitize(name: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """Run the tests with one sanitizer; pytest's exit code, or the sanitizer's, and what they said.
 
     Raises:
         SanitizeError: This machine can't.
@@ -126,23 +127,41 @@ def sanitize(name: str, arguments: Sequence[str]) -> int:
     pytest = [sys.executable, "-c", RUN, "-q", "-p", "no:cacheprovider", "--timeout", "600"]
     pytest.append("--capture=sys")  # what the sanitizer prints is for the person
     command = [*without_random_addresses(), *pytest, *TESTS, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=variables,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    return done.returncode, done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all sanitizers or those that are named; 1 where one found something."""
+    """Run all sanitizers or those that are named, side by side; 1 where one found something.
+
+    Each compiles the kernels first, which keeps one core busy.
+    """
     parser = argparse.ArgumentParser(prog="python -m ops.sanitize", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *SANITIZERS], help="by default all")
     options, pytest = parser.parse_known_args(arguments)
+    names = options.names or [*SANITIZERS]
+    print(f"sanitizers: {', '.join(names)}; some minutes", flush=True)
     failed = []
-    try:
-        for name in options.names or SANITIZERS:
-            print(f"sanitizer: {name}", flush=True)
-            if sanitize(name, pytest):
-                failed.append(name)
-    except SanitizeError as problem:
-        print(problem, file=sys.stderr)
-        return 2
+    with ThreadPoolExecutor(len(names)) as pool:
+        runs = {pool.submit(sanitize, name, pytest): name for name in names}
+        try:
+            for run in as_completed(runs):
+                code, said = run.result()
+                print(f"sanitizer: {runs[run]}\n{said}", flush=True)
+                if code:
+                    failed.append(runs[run])
+        except SanitizeError as problem:
+            print(problem, file=sys.stderr)
+            return 2
     for name in failed:
         print(f"sanitizer {name}: FAILED", file=sys.stderr)
     return int(bool(failed))

@@ -27,9 +27,10 @@ from contract.names import TENSORRT_LLM
 from ops.gateway_address import GatewayAddress
 from ops.gateway_process import GatewayError, GatewayServer
 from ops.log_file import rotate
+from ops.model_processes import ended
 from ops.reload import published
 from ops.served_model import ServedModel
-from ops.triton_process import Ports, TritonError, TritonServer
+from ops.triton_process import BROKEN_GRACE_S, Ports, TritonError, TritonServer
 
 _KEY = "TRIREME_API_KEY"
 _WATCH_S = 0.5
@@ -78,9 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dead: frozenset[int] = frozenset()
             while triton.running:
                 if gateway is not None and gateway.pid is None:
+                    # Whom it served is gone. Triton may wait for what it was in the middle of.
+                    triton.stop(BROKEN_GRACE_S)
                     raise GatewayError(f"the gateway ended:\n{gateway.failure()}")
-                if dead & triton.dead_models:  # for longer than an unloaded model's process is
-                    raise TritonError(f"the process of a model ended:\n{triton.failure()}")
+                if gone := dead & triton.dead_models:  # for longer than an unloaded model's is
+                    told = ", and ".join(map(triton.told, sorted(gone)))
+                    raise TritonError(f"{told}:\n{triton.failure()}")
                 dead = triton.dead_models
                 naming.look()
                 for log in (triton.log, gateway and gateway.log):
@@ -88,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         rotate(log)
                 time.sleep(_WATCH_S)
             status = triton.wait()
-            raise TritonError(f"tritonserver ended with status {status}:\n{triton.failure()}")
+            raise TritonError(f"tritonserver {ended(status)}:\n{triton.failure()}")
     except (TritonError, GatewayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,11 +25,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from ops.leftovers import REGION_ARGUMENT, sweep
 from ops.log_file import rotate, since
+from ops.model_processes import ModelProcesses
 from ops.preflight import (
     WRAPPER_MARK,
     PreflightError,
@@ -130,6 +132,7 @@ class TritonServer:
         self._control_token = control_token
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._models: ModelProcesses | None = None
 
     @property
     def is_reachable(self) -> bool:
@@ -171,16 +174,11 @@ class TritonServer:
         A model that is unloaded is here for a moment, too. Triton 2.51 starts no such process
         again, answers no request that needs it, and goes on to say that it is ready.
         """
-        if self._process is None:
-            return frozenset()
-        dead = set()
-        for children in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                for pid in children.read_text().split():
-                    state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
-                    if state == "Z":
-                        dead.add(int(pid))
-        return frozenset(dead)
+        return frozenset() if self._models is None else self._models.dead()
+
+    def told(self, dead_model: int) -> str:
+        """How the process of a model ended."""
+        return "" if self._models is None else self._models.told(dead_model)
 
     def start(self, timeout_s: float = 300.0) -> None:
         """Start Triton and return when every model in the repository is ready.
@@ -213,17 +211,26 @@ class TritonServer:
                 # A group of its own: a terminal's Ctrl-C reaches the launcher alone, and what is
                 # left of the group can be killed as one.
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                # At once: the gateway goes as well, and who starts both anew needs the ports.
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
+        self._models = ModelProcesses(self._process.pid)
         try:
             self._await_ready(timeout_s)
+            self._models.dead()  # takes note of whose process each is
         except BaseException:
             self.stop()
             raise
 
     def stop(self, grace_s: float = 15.0) -> None:
-        """End Triton: ask first, then kill whatever is left of its process group."""
-        process, self._process = self._process, None
+        """End Triton: ask first, then kill whatever is left of its process group.
+
+        One that has lost a model's process waits for it to the end, and can answer nobody: it gets
+        at most a moment.
+        """
+        if self.dead_models:
+            grace_s = min(grace_s, BROKEN_GRACE_S)
+        process, self._process, self._models = self._process, None, None
         if process is None:
             return
         process.terminate()
@@ -336,16 +343,21 @@ def _ipv4(host: str) -> str:
 
 
 _EXIT_S = 10
-"""How long Triton waits for its ensemble when it ends, with its ports held. Triton 2.51 at times
-keeps a hold of one that a step refused a request of, and would then wait for 30 s."""
+"""How long Triton waits for its models when it ends, with its ports held. Triton 2.51 keeps a hold
+of one where an open gRPC stream is cancelled just as its last response leaves (docs/gateway.md),
+and would then wait for 30 s."""
+BROKEN_GRACE_S = 2.0
+"""How long it gets to end where a part of a server has died: more seldom helps."""
+_TABLE = "+|"
+"""How the rows of Triton's tables begin, which it prints when it starts."""
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """In the child, before exec: have the kernel send SIGTERM when the launcher's thread ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """In the child, before exec: have the kernel send a signal when the launcher's thread ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
 # A line of Triton's own log: level, month and day, time, process, file and line, message.
@@ -381,13 +393,14 @@ def failure(log: str) -> str:
             errors.append(line)
         elif in_error and line:
             errors[-1] += f"\n{line}"
-        elif line and line[0] not in "+|":  # not a row of Triton's tables
+        elif line and line[0] not in _TABLE:
             printed.append(line)
     errors = [error for error in errors if not any(noise in error for noise in _NO_GPU)]
     causes = [error for error in errors if not error.startswith(_CONSEQUENCES)] or errors
     if any("is not healthy" in cause for cause in causes):
         causes = [*printed[-20:], *causes]
-    return "\n".join(dict.fromkeys(causes or log.splitlines()[-20:]))
+    last = [line for line in log.splitlines() if line and line[0] not in _TABLE][-20:]
+    return "\n".join(dict.fromkeys(causes or last))
 
 
 def _unquoted(message: str) -> str:

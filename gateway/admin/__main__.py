@@ -324,8 +324,7 @@ def prune_log(work: Workplace, before: date | None, keep_days: int | None) -> No
     if ledger is not None:
         ledger.fold()
     counted = None if ledger is None else ledger.cursors()
-    for path in prune(work.audit().directory, work.audit_keys(), first, counted):
-        print(path)
+    prune(work.audit().directory, work.audit_keys(), first, counted, tell=print)
 
 
 @audit.command("digest")

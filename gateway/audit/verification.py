@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import PRUNED, Segment, segments, whole_lines, writers
 from gateway.audit.chain import START, BrokenLine, Link, check, read
 from gateway.audit.keys import AuditKey, AuditKeys
@@ -161,10 +160,19 @@ def _claimed(line: bytes, before: Link) -> Link:
 
 
 def heads(directory: Path) -> dict[str, Link]:
-    """Return where each chain ends now, to be noted elsewhere."""
+    """Return where each chain ends now, to be noted elsewhere.
+
+    Raises:
+        AuditError: A chain's last line is none: its end has to be verified first.
+    """
     found = {}
     for folder in writers(directory):
-        for line in segments(folder)[-1].lines():
-            last = line
-        found[folder.name] = Link(orjson.loads(last)["n"], orjson.loads(last)["mac"])
+        for segment in reversed(segments(folder)):
+            *_, last = (b"", *segment.lines())
+            if last:  # else a crash came between its creation and its first line
+                try:
+                    found[folder.name] = read(last)[1]
+                except BrokenLine as error:
+                    raise AuditError(f"the last line of {segment.path} {error}") from None
+                break
     return found

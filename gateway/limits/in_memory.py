@@ -26,8 +26,15 @@ class _Counters:
     requests: Window = field(default_factory=Window)
     tokens: Window = field(default_factory=Window)
     running: set[str] = field(default_factory=set)
+    asking: int = 0
     spent: dict[str, int] = field(default_factory=dict)
     """Tokens by day and by month."""
+
+    def is_busy(self, now: float) -> bool:
+        """Whether something runs or is about to, or did in the last minute."""
+        self.requests.advance(now)
+        self.tokens.advance(now)
+        return bool(self.asking or self.running or self.requests.total or self.tokens.total)
 
     def count(self, now: float, period: Period, limits: Limits, tokens: int) -> Count:
         """What was used, and the waits of a request that may cost so many tokens."""
@@ -70,12 +77,20 @@ class MemoryStore:
         self._clock = clock
         self._monotonic = monotonic
         self._counters: dict[tuple[str, str], _Counters] = {}
+        self._month = ""
 
     async def acquire(self, lease: str, account: Account, tokens: int) -> Grant:
         """Count a request and its tokens, or nothing where a limit has no room."""
+        self._forget()
         limits = [holder.limits for holder in account.holders]
         counters = [self._of(account, holder) for holder in account.holders]
-        period = await self._begin(account, counters)
+        for each in counters:
+            each.asking += 1
+        try:
+            period = await self._begin(account, counters)
+        finally:
+            for each in counters:
+                each.asking -= 1
         now = self._monotonic()
         counts = [
             each.count(now, period, own, tokens) for each, own in zip(counters, limits, strict=True)
@@ -108,6 +123,14 @@ class MemoryStore:
                     period.day: each.spent.get(period.day, day),
                     period.month: each.spent.get(period.month, month),
                 }
+
+    def _forget(self) -> None:
+        """Once a month, keep nothing of keys that ask no more: what they spent is over."""
+        month = Period.at(self._clock()).month
+        if month != self._month:
+            self._month, now = month, self._monotonic()
+            kept = self._counters.items()
+            self._counters = {key: each for key, each in kept if each.is_busy(now)}
 
     async def settle(self, lease: str, account: Account, grant: Grant, refund: int) -> None:
         """End a request that was granted, and give back tokens that it did not use."""

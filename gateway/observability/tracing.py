@@ -41,10 +41,16 @@ class RequestSpan:
             if value is not None:
                 self._span.set_attribute(_NAMES[name], value)
 
-    def failed(self, error: BaseException, kind: str | None = None) -> None:
-        """It didn't end well. The message stays out: it may quote the request."""
+    def failed(
+        self, error: BaseException, kind: str | None = None, *, is_client_s: bool = False
+    ) -> None:
+        """It didn't end well. The message stays out: it may quote the request.
+
+        What is the client's own doing is no error of a server's span, by the HTTP conventions.
+        """
         self._span.set_attribute("error.type", kind or type(error).__name__)
-        self._span.set_status(Status(StatusCode.ERROR))
+        if not is_client_s:
+            self._span.set_status(Status(StatusCode.ERROR))
 
     def headers(self) -> dict[str, str]:
         """The trace context for whoever is asked next."""

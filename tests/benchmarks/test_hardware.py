@@ -64,6 +64,7 @@ def test_the_better_of_two_measurements_counts() -> None:
     assert Hardware(2, 1.0, 5.0, 3.0).best(Hardware(2, 2.0, 4.0, 3.0)) == Hardware(2, 2.0, 5.0, 3.0)
 
 
+@pytest.mark.slow
 def test_the_rates_are_measured() -> None:
     hardware = measure_hardware()
     assert hardware.cores >= 1

@@ -18,6 +18,7 @@ from contract.errors import InvalidRequestError
 from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.messages import read_messages, read_tools
 from python_backend.text.tokenizer import TextTokenizer
+from tests.examples import examples
 from tests.python_backend.text.templates import (
     KINDS,
     TEMPLATES,
@@ -67,7 +68,7 @@ def theirs(source: str, kind: str, tokenizer: Tokenizer) -> PreTrainedTokenizerF
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     data=st.data(),
     tools=st.sampled_from([None, TOOLS]),

@@ -74,6 +74,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int8_block", "int4"])
 def test_a_build_takes_less_than_twice_its_checkpoint(tmp_path, large, precision):
     small = make_model(tmp_path / "small", max_position_embeddings=256)

@@ -171,6 +171,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
 def test_the_cpu_engine_takes_what_was_planned(tmp_path, large, weights):
     sequences = 8

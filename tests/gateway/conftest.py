@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
+from gateway.database import open_database
 from tests.gateway.servers import Server, postgres_server, redis_server
 
 
@@ -23,19 +24,39 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.tenants.cache._PATIENCE_S", 30)
 
 
-@pytest.fixture(autouse=True)
-def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test opened is closed at its end, so that nothing is left open by the gateway."""
-    opened: list[sqlalchemy.Engine] = []
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A new SQLite database, of the newest schema."""
+    path = tmp_path_factory.mktemp("migrated") / "gateway.db"
+    open_database(f"sqlite:///{path}").dispose()
+    return path.read_bytes()
 
-    def create_engine(*arguments: Any, **options: Any) -> sqlalchemy.Engine:
-        opened.append(sqlalchemy.create_engine(*arguments, **options))
+
+@pytest.fixture(autouse=True)
+def _databases(migrated: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A new SQLite database begins as one that was migrated: that takes longer than most tests do.
+
+    What a test opened is closed at its end, so that nothing is left open by the gateway: also a
+    connection that a thread of it still has, which its engine would forget open.
+    """
+    opened: list[sqlalchemy.Engine] = []
+    connections: list[psycopg.Connection] = []
+
+    def create_engine(url: sqlalchemy.URL, **options: Any) -> sqlalchemy.Engine:
+        path = Path(url.database or "")
+        if url.get_backend_name() == "sqlite" and path.stat().st_size == 0:
+            path.write_bytes(migrated)
+        opened.append(sqlalchemy.create_engine(url, **options))
+        if url.get_backend_name() == "postgresql":
+            sqlalchemy.event.listen(opened[-1], "connect", lambda each, _: connections.append(each))
         return opened[-1]
 
     monkeypatch.setattr("gateway.database.connection.create_engine", create_engine)
     yield
     for engine in opened:
         engine.dispose()
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture(scope="session")

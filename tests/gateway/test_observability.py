@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import start_http_server
 
-from contract.errors import ServerUnavailableError
+from contract.errors import InvalidRequestError, ServerUnavailableError
 from gateway.configuration import TracingSettings
 from gateway.observability.logs import JsonFormatter
 from gateway.observability.tracing import Tracing
@@ -105,7 +105,16 @@ def test_a_failed_span_says_of_what_kind(spans):
     server, client = traced(spans, upstream, STREAM)
     assert server.attributes["error.type"] == "upstream_lost"
     assert client.attributes["error.type"] == "ServerUnavailableError"
+    assert (server.status.status_code.name, client.status.status_code.name) == ("ERROR", "ERROR")
     assert "4929" not in server.to_json() + client.to_json()
+
+
+def test_what_is_wrong_with_a_request_is_no_error_of_the_server_s_span(spans):
+    wrong = InvalidRequestError(SECRET, "messages", code="context_length_exceeded")
+    server, client = traced(spans, FakeUpstream([wrong]), CHAT_WITH_SECRET)
+    assert server.attributes["error.type"] == "context_length_exceeded"
+    assert server.attributes["http.response.status_code"] == 400
+    assert (server.status.status_code.name, client.status.status_code.name) == ("UNSET", "UNSET")
 
 
 def test_without_an_exporter_the_client_s_trace_context_still_goes_on():

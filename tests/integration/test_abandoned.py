@@ -14,10 +14,9 @@ from ops.gateway_process import GatewayServer
 from tests.integration.conftest import Server, free_port
 from tests.integration.test_accounting import chat
 from tests.integration.test_cancellation import (
-    await_cancelled,
+    await_cancelled_in_a_few_steps,
     await_running,
     cancelled,
-    steps,
 )
 from tests.integration.test_gateway import write_config
 
@@ -58,8 +57,4 @@ def test_many_who_leave_together_are_gone_in_a_few_steps(
         time.sleep(2)
         for each in leaving:
             each.close()
-        at_first, at_first_s = steps(triton), time.monotonic()
-        await_cancelled(triton, before + requests * n)
-        took_s = time.monotonic() - at_first_s
-        print(f"{requests} requests, n={n}, stream={stream}: {took_s:.2f} s")
-        assert steps(triton) - at_first <= 20
+        await_cancelled_in_a_few_steps(triton, before + requests * n)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import threading
 from pathlib import Path
 
 import pytest
 
-from ops.sanitize import KERNEL_CFLAGS, ROOT, SANITIZERS, TESTS, SanitizeError, environment
+from ops.sanitize import KERNEL_CFLAGS, ROOT, SANITIZERS, TESTS, SanitizeError, environment, main
 
 
 @pytest.mark.parametrize("name", SANITIZERS)
@@ -33,6 +34,30 @@ def test_a_gcc_without_the_library_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SanitizeError, match=r"gcc has no libtsan\.so"):
         environment(SANITIZERS["thread"], tmp_path)
+
+
+def test_all_run_side_by_side_and_one_that_finds_something_fails(monkeypatch, capsys):
+    together = threading.Barrier(len(SANITIZERS), timeout=30)
+
+    def run(name, arguments):
+        assert arguments == ["-x"]
+        together.wait()
+        return (66 if name == "thread" else 0), f"what {name} says"
+
+    monkeypatch.setattr("ops.sanitize.sanitize", run)
+    assert main(["-x"]) == 1
+    out, err = capsys.readouterr()
+    assert all(f"sanitizer: {name}\nwhat {name} says" in out for name in SANITIZERS)
+    assert err == "sanitizer thread: FAILED\n"
+
+
+def test_a_machine_that_cannot_says_why(monkeypatch, capsys):
+    def refuse(name, arguments):
+        raise SanitizeError("the sanitizers need gcc")
+
+    monkeypatch.setattr("ops.sanitize.sanitize", refuse)
+    assert main([]) == 2
+    assert capsys.readouterr().err == "the sanitizers need gcc\n"
 
 
 def test_the_variable_is_the_kernels_own():

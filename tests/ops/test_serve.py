@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def test_a_crash_is_told_in_the_logs_words(repository, tmp_path, capfd):
     with serving(repository, tmp_path / "log") as server:
         subprocess.run(["kill", "-SEGV", str(server.triton)], check=True)
         assert server.process.wait(30) == 1
-    assert "tritonserver ended" in capfd.readouterr().err
+    assert "tritonserver was ended by SIGSEGV" in capfd.readouterr().err
 
 
 @pytest.mark.integration
@@ -249,9 +250,58 @@ def test_a_model_s_process_that_dies_ends_it(repository, tmp_path, capfd):
     """Triton itself would say for ever that it is ready, and answer nothing."""
     with serving(repository, tmp_path / "log") as server:
         models = set(processes_of_group(server.triton)) - {server.triton}
-        os.kill(models.pop(), signal.SIGKILL)
+        pid = models.pop()
+        os.kill(pid, signal.SIGKILL)
         assert server.process.wait(40) == 1
-    assert "the process of a model ended" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"error: the process of ensemble (pid {pid}) was ended by SIGKILL:" in told
+    assert "server_version" not in told  # the tables that Triton prints when it starts
+
+
+@pytest.mark.integration
+def test_who_is_killed_leaves_the_ports_to_the_next(repository, tmp_path):
+    with serving(repository, tmp_path / "log") as server:
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 20
+        while processes_of_group(server.triton):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_where_the_gateway_died_triton_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    """It may keep a hold of what the gateway was in the middle of, and wait for that."""
+    stopped: list[float] = []
+
+    class Triton(TritonServer):
+        running = True
+
+        def start(self, timeout_s: float = 0) -> None: ...
+
+        def stop(self, grace_s: float = 15.0) -> None:
+            stopped.append(grace_s)
+
+        def is_decoupled(self, model: str) -> bool:
+            return True
+
+        def versions(self, model: str) -> list[str]:
+            return []
+
+    class Gateway(GatewayServer):
+        pid = None
+
+        def start(self, timeout_s: float = 0) -> None:
+            self.log.write_text("")
+
+    gateway = Gateway("127.0.0.1:1", port=1, log=tmp_path / "gateway.log")
+    monkeypatch.setattr(serve, "TritonServer", Triton)
+    monkeypatch.setattr(serve, "_gateway", lambda *_: gateway)
+    monkeypatch.setattr(serve, "_commands", lambda *_: "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    arguments = ["--repository", str(tmp_path), "--log", str(tmp_path / "triton.log")]
+    assert serve.main(arguments) == 1
+    assert "error: the gateway ended:" in capsys.readouterr().err
+    assert stopped[0] < 5
 
 
 def test_a_taken_port_is_told_in_one_line(repository, tmp_path):

@@ -123,7 +123,9 @@ def test_a_config_that_does_not_parse_is_told_with_its_line():
 
 
 def test_a_log_without_errors_gives_its_end():
-    assert failure("\n".join(f"line {n}" for n in range(30))).splitlines()[0] == "line 10"
+    log = [f"line {n}" for n in range(30)]
+    assert failure("\n".join(log)).splitlines()[0] == "line 10"
+    assert failure("\n".join([*log, "+----+", "| row |", ""])).splitlines()[-1] == "line 29"
 
 
 # The wrapper and the process, with a tritonserver of our own making

@@ -15,6 +15,7 @@ from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
 from build.from_gguf import unpack
 from tests.build.from_gguf.gguf_files import write_gguf
+from tests.examples import examples
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"general.architecture": "mamba"}, "of the architecture 'mamba'"),
@@ -110,7 +111,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_is_an_error_or_another_model(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.audit import retention
 from gateway.audit.audit_errors import AuditError
-from gateway.audit.audit_segments import PRUNED, segments, writers
+from gateway.audit.audit_segments import PRUNED, segment_path, segments, writers
 from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.chain import START, Link, read
 from gateway.audit.keys import AuditKeys
@@ -271,3 +271,41 @@ async def test_what_is_not_counted_yet_stays(settings, log, keys):
     assert prune(settings.directory, keys, date(2999, 1, 1), heads(settings.directory))
     assert numbers(settings) == [last.number]
     await log.close()
+
+
+async def test_a_segment_that_was_made_to_look_old_stays(settings, log, keys):
+    [folder] = writers(settings.directory)
+    path = segments(folder)[1].path
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"time":180', b'"time":170'))
+    assert path.read_bytes() != whole
+    told: list[Any] = []
+    with pytest.raises(AuditError, match="stays: its line 1 was changed"):
+        prune(settings.directory, keys, date(2027, 1, 17), tell=told.append)
+    assert told == [segment_path(folder, 0)]
+    path.write_bytes(whole)
+    [report] = verify(settings.directory, keys)
+    assert report.problems == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense\n"])
+async def test_what_is_no_segment_stays_and_others_are_pruned(settings, log, keys, damage):
+    other = FileAuditLog.open(settings)
+    await other.close()
+    first, second = writers(settings.directory)
+    segment_path(first, 0).write_bytes(damage)
+    segment_path(second, 1).write_bytes(b"")
+    with pytest.raises(AuditError, match=r"00000000\.jsonl stays: it"):
+        prune(settings.directory, keys, date(2999, 1, 1))
+    assert [each.number for each in segments(second)] == [1]
+
+
+async def test_where_a_chain_ends_is_told_of_what_was_written(settings, log):
+    [folder] = writers(settings.directory)
+    ends = heads(settings.directory)
+    empty = segment_path(folder, segments(folder)[-1].number + 1)
+    empty.write_bytes(b"")
+    assert heads(settings.directory) == ends
+    empty.write_bytes(b"nonsense\n")
+    with pytest.raises(AuditError, match=r"the last line of .* is not a sealed line"):
+        heads(settings.directory)

@@ -15,6 +15,7 @@ from gateway.audit.chain import START, Link, read
 from gateway.audit.keys import AuditKey, AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from gateway.audit.verification import heads, verify
+from tests.examples import examples
 from tests.gateway.audit.conftest import lines, serve
 
 
@@ -91,7 +92,7 @@ def test_every_chain_has_a_report(log):
 
 
 @given(st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_no_byte_can_be_changed(made, data):
     paths = only(made)
     path = data.draw(st.sampled_from(paths))

@@ -27,8 +27,8 @@ def test_what_is_migrated_opens_again(database_url):
 
 def test_processes_that_start_together_migrate_once(database_url):
     program = f"from gateway.database import open_database; open_database({database_url!r})"
-    processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
 
 
 def test_a_database_of_a_newer_release_is_left_alone(tmp_path):

@@ -20,6 +20,7 @@ from gateway.limits.in_memory import MemoryStore
 from gateway.limits.limit import Limits
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.redis import RedisStore, connect
+from tests.examples import examples
 from tests.gateway.limits.conftest import PRINCIPAL, Clock, limits_are
 from tests.gateway.servers import Server, redis_server
 
@@ -46,7 +47,7 @@ def url(server: Server) -> str:
 
 
 @given(limits, limits, st.lists(moves, max_size=40))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_redis_and_memory_say_the_same(redis, tenant, key, moves):
     async def play() -> None:
         clock = Clock(1_800_000_000.0)
@@ -165,6 +166,7 @@ async def until(condition: Callable[[], Awaitable[object]], error: type[Exceptio
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_killed_processes_requests_stop_running_and_a_living_ones_do_not(redis):
     command = [sys.executable, "-c", HOLD, url(redis), "leases"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -18,6 +18,7 @@ from jwt.utils import base64url_encode
 from gateway.gateway_errors import AuthenticationError, PermissionDenied
 from gateway.tenants.authenticator import TenantAuthenticator, TokenVerifier
 from gateway.tenants.tenant_settings import IdentityProviderSettings
+from tests.examples import examples
 from tests.gateway.fakes import CHAT, serving
 
 ISSUER = "http://127.0.0.1:1/realm"
@@ -99,13 +100,13 @@ def refused(token: str) -> None:
         asyncio.run(AUTHENTICATOR.authenticate(f"Bearer {token}"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(as_json(HEADERS | ANY) | NO_JSON, as_json(CLAIMS | ANY) | NO_JSON, st.binary(max_size=8))
 def test_a_token_that_nobody_signed(header, payload, signature):
     refused(f"{segment(header)}.{segment(payload)}.{segment(signature)}")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(HEADERS, CLAIMS | ANY, st.booleans())
 def test_a_token_that_is_signed(header, claims, taken):
     if taken:
@@ -115,7 +116,7 @@ def test_a_token_that_is_signed(header, claims, taken):
     refused(f"{signed}.{segment(SIGNER.sign(signed.encode(), PRIVATE))}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text())
 def test_a_text_that_is_no_token(text):
     refused(text)

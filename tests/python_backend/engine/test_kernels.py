@@ -235,6 +235,7 @@ def test_what_is_no_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @COMPILER
+@pytest.mark.slow
 @pytest.mark.usefixtures("unknown_processor")
 def test_where_none_fits_they_are_compiled_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch

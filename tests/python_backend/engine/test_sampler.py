@@ -16,6 +16,7 @@ from python_backend.engine import sampler
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.selection import ONE, NumpySelection, Selection, _weigh, load_selection
 from python_backend.engine.sequence import LogProbs, SamplingParams, Sequence
+from tests.examples import examples
 
 VOCAB = 8
 SELECTION = load_selection(num_threads=2)
@@ -111,7 +112,7 @@ def test_greedy_takes_the_likeliest(logits: NDArray[np.float32], settings: dict[
 
 
 @pytest.mark.parametrize("selection", [SELECTION, NumpySelection()])
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     logits=LOGITS,
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
@@ -185,7 +186,7 @@ def test_the_seed_decides() -> None:
     assert draw(None) != draw(None)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(rows=st.lists(st.tuples(LOGITS, PARAMS), min_size=2, max_size=5))
 def test_neighbours_in_the_batch_change_nothing(
     rows: list[tuple[NDArray[np.float32], SamplingParams]],

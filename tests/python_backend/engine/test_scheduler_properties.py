@@ -16,6 +16,7 @@ from python_backend.engine.attention import BLOCK_TOKENS
 from python_backend.engine.kv_cache import chain, root
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.sequence import Sequence
+from tests.examples import examples
 from tests.python_backend.engine.scheduling import (
     advance,
     alone,
@@ -222,4 +223,4 @@ class Comings(RuleBasedStateMachine):
 
 
 TestComings = Comings.TestCase
-TestComings.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestComings.settings = settings(max_examples=examples(80), stateful_step_count=30, deadline=None)

@@ -17,6 +17,7 @@ from python_backend.engine.selection import (
     NumpySelection,
     load_selection,
 )
+from tests.examples import examples
 
 KERNEL, NUMPY = load_selection(num_threads=2), NumpySelection()
 
@@ -49,7 +50,7 @@ def make_draws(rng: np.random.Generator, rows: int, size: int) -> NDArray[Any]:
     return draws
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     seed=st.integers(0, 2**32),
     size=st.one_of(st.integers(1, 70), st.integers(500, 3000)),
@@ -96,7 +97,7 @@ def test_so_it_does_where_all_that_is_heavy_is_where_the_sample_does_not_look(
     assert KERNEL.choose(logits, rows, draws) == NUMPY.choose(logits, rows, draws)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     seed=st.integers(0, 2**32),
     size=st.one_of(st.integers(1, 70), st.integers(500, 3000)),

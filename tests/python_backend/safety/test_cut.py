@@ -17,6 +17,7 @@ from python_backend.safety.personal import COUNTRIES, DEFAULT_COUNTRIES, KINDS, 
 from python_backend.safety.scanner import Action, Rule, RuleSet, Scanned, Scanner, scan_text
 from python_backend.safety.secrets import secret_finders
 from python_backend.safety.terms import TermFinder
+from tests.examples import examples
 from tests.python_backend.safety.test_scanner import CUTS, POLICIES, TEXTS, cut, together
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
@@ -87,7 +88,7 @@ def left_of(scanned: Scanned, text: str, start: int) -> str:
     return "".join(each for each, leaves in zip(text[start:], out[start:], strict=True) if leaves)
 
 
-@pytest.mark.parametrize("action", ["redact", "replace", "block"])
+@pytest.mark.parametrize("action", ["redact", "block"])  # what is replaced is redacted otherwise
 @pytest.mark.parametrize("case", HARD, ids=lambda case: case["text"][:40])
 def test_no_cut_lets_more_of_a_match_leave_than_tells_nothing(
     case: dict[str, str], action: Action
@@ -177,7 +178,7 @@ def test_a_cut_is_the_same_where_a_finder_was_not_asked_before() -> None:
     assert together([*scans, scanner.cut("")]) == together([scan_cut(rule_set, text)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(POLICIES, TEXTS, CUTS, st.integers(0, 12), st.integers(0, 2))
 def test_a_cut_is_the_same_however_the_text_came(
     rule_set: RuleSet, text: str, cuts: list[int], beyond: int, unknown: int

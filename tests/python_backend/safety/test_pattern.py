@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_backend.safety.pattern import AnyOf, Pattern, PatternError
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_match_that_may_still_change_begins_at_the_horizon_or_later(
 ASSERTIONS = st.sampled_from(["", r"\b", r"\B", "^", "(?m:^)", r"\A", "$", "(?m:$)"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.tuples(ASSERTIONS, SOURCES, ASSERTIONS, SOURCES, ASSERTIONS).map("".join),
     st.text("ab1é \n", max_size=12),
@@ -124,7 +125,7 @@ QUIET = [
 ]
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.sampled_from(QUIET),
     st.text("abcd@ \n", max_size=24),

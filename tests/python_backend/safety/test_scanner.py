@@ -23,6 +23,7 @@ from python_backend.safety.scanner import (
 )
 from python_backend.safety.secrets import secret_finders
 from python_backend.safety.terms import TermFinder
+from tests.examples import examples
 
 PERSONAL = tuple(personal_finders(KINDS, ["US", "GB"], COUNTRIES))
 TERMS = TermFinder("term", ["bad word", "kill", "ba door", "as", "assassin", "猫", "über", "a b c"])
@@ -337,13 +338,13 @@ def test_of_a_long_stream_little_is_kept_and_nothing_is_looked_at_twice(action: 
     assert watching.asked[-1] >= len(whole) - 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(POLICIES, TEXTS)
 def test_the_whole_is_what_its_rules_say(rules: RuleSet, text: str) -> None:
     assert acted(scan_text(rules, text)) == acted(by_hand(rules, text))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(POLICIES, TEXTS)
 def test_all_leaves_that_no_finder_waits_for(rules: RuleSet, text: str) -> None:
     scanner = Scanner(rules)
@@ -366,7 +367,7 @@ def test_nothing_is_held_back_for_what_is_only_flagged() -> None:
     assert [scanner.add(each).text for each in ("xaaa", "a", "ab", "c")] == ["xaaa", "a", "a", "bc"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(POLICIES, TEXTS, CUTS)
 def test_scanning_the_stream_is_scanning_the_whole(
     rules: RuleSet, text: str, cuts: list[int]

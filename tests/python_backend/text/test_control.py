@@ -14,6 +14,7 @@ from contract.errors import InvalidRequestError
 from python_backend.text.messages import read_messages, read_tools
 from python_backend.text.origin import given as as_given
 from python_backend.text.tokenizer import TextTokenizer
+from tests.examples import examples
 from tests.python_backend.text.samples import byte_level
 from tests.python_backend.text.templates import (
     KINDS,
@@ -79,7 +80,7 @@ def harmless(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", TEMPLATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_nobody_but_the_template_writes_control_tokens(
     family: str, kind: str, data: st.DataObject
@@ -102,7 +103,7 @@ def test_nobody_but_the_template_writes_control_tokens(
 
 # Phi's tokens swallow white space.
 @pytest.mark.parametrize("family", [family for family in TEMPLATES if family != "phi"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_the_tokens_spell_the_prompt(family: str, data: st.DataObject) -> None:
     chat = data.draw(chats(control_tokens(family, "byte-level")))
@@ -114,7 +115,7 @@ def test_the_tokens_spell_the_prompt(family: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", TEMPLATES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_a_prompt_is_encoded_as_one_text_where_no_control_token_is_given(
     family: str, kind: str, data: st.DataObject

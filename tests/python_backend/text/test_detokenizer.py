@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from contract.errors import EngineError
 from python_backend.text.detokenizer import Detokenizer, Vocabulary
+from tests.examples import examples
 from tests.python_backend.text.samples import byte_level, sentencepiece
 
 TOKENIZERS = {
@@ -58,7 +59,7 @@ def test_a_stream_is_the_whole_text(name: str, skip: bool, data: st.DataObject, 
     assert "".join(stream(name, ids, lengths, skip)) == whole
 
 
-@settings(max_examples=100 * len(TOKENIZERS))
+@settings(max_examples=examples(100 * len(TOKENIZERS)))
 @given(
     answer=st.sampled_from([*TOKENIZERS]).flatmap(lambda name: st.tuples(st.just(name), IDS[name])),
     prompt=st.text(" thecaté猫.", max_size=8),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.origin import GIVEN, OWN, Traced, origin_of
+from tests.examples import examples
 
 OWN_LETTERS, GIVEN_LETTERS = "abc \n", "xyz\t\rßŉİ"
 """A letter tells its origin here, in every case and after every method."""
@@ -114,7 +115,7 @@ TEMPLATES = [
 
 
 @pytest.mark.parametrize("source", TEMPLATES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(text=st.text("xyz", min_size=1, max_size=6))
 def test_no_template_makes_given_text_its_own(source: str, text: str) -> None:
     values = {"m": text, "l": [{"v": text, "w": [text]}]}
