@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peers.llama_cpp_logits import LlamaCppPredictor, quantized
+from benchmarks.peers.prepare import Workshop as Peers
+from benchmarks.peers.systems import SYSTEMS
 from build.__main__ import changes_of
 from build.artifacts.manifest import DigestCache, digest_of
 from build.build_errors import RecipeError
+from build.checkpoint import GGUF_FILE
 from build.pipeline import build_onnx
 from build.plan import Plan, make_plan
 from build.progress import Progress, ProgressLine
@@ -36,9 +39,9 @@ from build.quality.reading import (
 from build.recipe import OnnxRecipe, Recipe, load_recipe
 from build.sources import with_folder
 
-_REFERENCE = "target.weights=fp32 target.smoothing=false target.kv_cache=fp32"
+_REFERENCE = "target.weights=fp32 target.smoothing=false"
 """What makes of any recipe the checkpoint in its own precision."""
-_OURS = ("", "target.kv_cache=int8")
+_OURS = ("", "target.weights=int8_block", "target.weights=int8")
 
 
 class _Row(NamedTuple):
@@ -61,8 +64,7 @@ class _Workshop:
         changes: dict[str, Any] = {"target": {}} | changes_of(words.split())
         target = changes["target"]
         if "weights" in target:
-            target.setdefault("activations", None)
-            target.setdefault("kv_cache", None)
+            target |= {name: target.get(name) for name in ("head", "activations", "kv_cache")}
         if self._options.checkpoint:
             changes |= {"checkpoint": str(self._options.checkpoint.resolve()), "package": None}
         recipe: Recipe = load_recipe(Path(self._options.recipe), changes)
@@ -81,6 +83,19 @@ class _Workshop:
             build_onnx(plan, plan.recipe, new, self.progress)
             new.rename(folder)
         return folder
+
+    def llama_cpp(self) -> Path:
+        """The Python that has llama.cpp, in an environment of its own."""
+        given: Path | None = self._options.llama_cpp_python
+        system = next(each for each in SYSTEMS if each.name.startswith("llama-cpp"))
+        return given or Peers(self._options.cache / "peers").python(system)
+
+    def gguf(self, kind: str) -> Path:
+        """The checkpoint's GGUF file, or another that llama.cpp's tool makes of it."""
+        file = self.plan("").recipe.checkpoint / GGUF_FILE
+        if not file.exists():
+            raise RecipeError(f"{file.parent} is not a GGUF file, which llama.cpp's tool needs")
+        return file if kind == "as-is" else quantized(self.llama_cpp(), file, kind, self._folder)
 
     def answers(self, folder: Path) -> list[Passage]:
         """What the reference answers to the questions, remembered for its checkpoint."""
@@ -109,10 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         predictor = EnginePredictor(workshop.engine(words))
         rows.append(_Row(words or "the recipe's", predictor.size_bytes, predictor))
     for kind in options.llama_cpp:
-        path, python = options.gguf, options.llama_cpp_python
-        if kind != "as-is":
-            path = quantized(python, path, kind, options.cache / "compared")
-        peer = LlamaCppPredictor(python, path)
+        path = workshop.gguf(kind)
+        peer = LlamaCppPredictor(workshop.llama_cpp(), path)
         rows.append(_Row(f"llama.cpp {kind}", path.stat().st_size, peer))
     reference = EnginePredictor(folder)
     for name in options.texts:
@@ -155,10 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="TYPE",
-        help="types that llama.cpp's tool makes of --gguf, such as Q4_0; as-is is the file itself",
+        help="types that llama.cpp's tool makes of a GGUF file, such as Q4_0; as-is is the file",
     )
-    parser.add_argument("--gguf", type=Path, help="the checkpoint as llama.cpp reads it")
-    parser.add_argument("--llama-cpp-python", type=Path, help="a Python that has llama-cpp-python")
+    parser.add_argument(
+        "--llama-cpp-python",
+        type=Path,
+        metavar="PYTHON",
+        help="one that has llama-cpp-python; by default of `make bench-peers`' environment",
+    )
     parser.add_argument(
         "--texts", nargs="+", choices=("prose", "answers"), default=["prose", "answers"]
     )

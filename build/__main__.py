@@ -114,7 +114,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         changes |= {"checkpoint": str(options.checkpoint.resolve()), "package": None}
     if options.precision is not None:
         # What follows from the weights follows from the new ones.
-        follow = {"weights": options.precision, "activations": None, "kv_cache": None}
+        follow = {"weights": options.precision}
+        follow |= dict.fromkeys(("head", "activations", "kv_cache"))
         changes["target"] = follow | changes.get("target", {})
     if options.licence:
         licence, _, reason = options.licence.partition(":")

@@ -168,7 +168,10 @@ class Int4Storage:
         return self._graph.node("Add", [product, rest], output)
 
     def _block_sums(self, x: str, columns: int, groups: int) -> str:
-        """The sums of each block of ``x [rows, columns]``; products of one value share them."""
+        """The sums of each block of ``x [rows, columns]``, rounded as the operator rounds it.
+
+        Products of one value share them.
+        """
         if x in self._sums:
             return self._sums[x]
         graph, padded = self._graph, x
@@ -179,7 +182,16 @@ class Int4Storage:
         shape = graph.constant(f"blocks/{groups}", np.array([-1, groups, BLOCK_SIZE], np.int64))
         blocks = graph.node("Reshape", [padded, shape], f"{x}/blocks")
         axis = graph.constant("blocks/axis", np.array([2], np.int64))
-        self._sums[x] = graph.node("ReduceSum", [blocks, axis], f"{x}/sums", keepdims=0)
+        step = graph.constant("blocks/step", np.array(1 / 127, np.float32))
+        least = graph.constant("blocks/least", np.array(1e-30, np.float32))  # of a block of zeros
+        magnitudes = graph.node("Abs", [blocks], f"{x}/block_magnitudes")
+        largest = graph.node("ReduceMax", [magnitudes, axis], f"{x}/block_largest", keepdims=1)
+        scales = graph.node("Mul", [largest, step], f"{x}/block_scales")
+        scales = graph.node("Max", [scales, least], f"{x}/block_steps")
+        levels = graph.node("Div", [blocks, scales], f"{x}/block_parts")
+        levels = graph.node("Round", [levels], f"{x}/block_levels")
+        levels = graph.node("Mul", [levels, scales], f"{x}/block_rounded")
+        self._sums[x] = graph.node("ReduceSum", [levels, axis], f"{x}/block_sums", keepdims=0)
         return self._sums[x]
 
 

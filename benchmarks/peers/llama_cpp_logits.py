@@ -52,7 +52,7 @@ class LlamaCppPredictor:
 
 def quantized(python: Path, gguf: Path, kind: str, folder: Path) -> Path:
     """A GGUF file in another type, by llama.cpp's own tool, all settings its defaults."""
-    path = folder / f"{gguf.stem}.{kind}.gguf"
+    path = folder / f"{gguf.parent.name}.{kind}.gguf"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [str(python), __file__, "quantize", str(gguf), str(path), kind]
