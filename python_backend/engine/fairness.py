@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from itertools import chain
+from math import inf
 
 from python_backend.engine.sequence import Sequence
 
@@ -30,6 +30,8 @@ BEGINNING_TOKENS = 8
 """An answer's first tokens: its first word or number, which a policy may hold back whole."""
 LEAST_STREAMS = 8
 """So many streams of a tenant's have their next token in every step."""
+LEAST_PROMPTS = 16
+"""So many tokens of prompts of those who give way are in every step."""
 
 _MOST_REMEMBERED = 1024
 _MEMORY_TOKENS = 1 << 15
@@ -98,38 +100,59 @@ def places(running: Iterable[Sequence]) -> Counter[Hashable]:
     return Counter(sequence.owner for sequence in running)
 
 
-def sitting_out(running: list[Sequence], waiting: list[Sequence]) -> set[int]:
-    """Who has no token in the next step, so that an answer that begins needn't wait so long for it.
+class Beginnings:
+    """Whose answers begin, and who makes room for them in a step.
 
-    A step takes the longer the more streams it has. While an answer of a tenant's begins, no other
-    one that is not more urgent has more streams in a step than that tenant has places, or a few;
-    who had none the longest is first, so they take turns.
-
-    Args:
-        running: Those with places.
-        waiting: Those without, who may have one in this step.
-
-    Returns:
-        The ids of running sequences that lack one token.
+    A step takes the longer the more streams and prompts it has. While an answer of a tenant's
+    begins, others that are not more urgent and have more places, and more than a few, give way:
+    they have no more streams in a step than that tenant has places, or a few, and few tokens of
+    prompts.
     """
-    held = places(running)
-    beginning: dict[int, int] = {}  # places of those whose answers begin, by priority
-    for sequence in chain(running, waiting):
-        if sequence.share and not sequence.is_promoted and len(sequence.output) < BEGINNING_TOKENS:
-            before = beginning.get(sequence.priority, held[sequence.owner])
-            beginning[sequence.priority] = min(before, held[sequence.owner])
-    if not beginning:
-        return set()
-    streams: Counter[Hashable] = Counter()
-    left_out = set()
-    for sequence in sorted(running, key=lambda sequence: sequence.last_token_ns):
-        if sequence.num_pending != 1 or sequence.is_promoted:
-            continue
-        streams[sequence.owner] += 1
-        fewest = [count for level, count in beginning.items() if level <= sequence.priority]
-        if fewest and streams[sequence.owner] > max(LEAST_STREAMS, min(fewest)):
-            left_out.add(sequence.id)
-    return left_out
+
+    def __init__(self, running: list[Sequence], waiting: list[Sequence]) -> None:
+        """See who begins, of those with places and those who may have one in this step."""
+        self._all = [*running, *waiting]
+        self._running = running
+        self._held = places(running)
+        self._fewest: dict[int, int] = {}  # places of those whose answers begin, by priority
+        for each in self._all:
+            if each.share and not each.is_promoted and len(each.output) < BEGINNING_TOKENS:
+                before = self._fewest.get(each.priority, self._held[each.owner])
+                self._fewest[each.priority] = min(before, self._held[each.owner])
+
+    def sitting_out(self) -> set[int]:
+        """The ids of running sequences that lack one token and don't get it in the next step.
+
+        Who had none the longest is first, so they take turns.
+        """
+        if not self._fewest:
+            return set()
+        streams: Counter[Hashable] = Counter()
+        left_out = set()
+        for sequence in sorted(self._running, key=lambda sequence: sequence.last_token_ns):
+            if sequence.num_pending == 1 and not sequence.is_promoted:
+                streams[sequence.owner] += 1
+                if streams[sequence.owner] > self._most(sequence):
+                    left_out.add(sequence.id)
+        return left_out
+
+    def prompt_tokens(self, most: int) -> int:
+        """A step's budget of prompts: what those who don't give way lack, and few of the others."""
+        if not self._fewest:
+            return most
+        lacking = [each for each in self._all if each.num_pending > 1]
+        firm = [each for each in lacking if not self._gives_way(each)]
+        if len(firm) == len(lacking):
+            return most
+        return min(most, LEAST_PROMPTS + sum(each.num_pending for each in firm))
+
+    def _gives_way(self, sequence: Sequence) -> bool:
+        return not sequence.is_promoted and self._held[sequence.owner] > self._most(sequence)
+
+    def _most(self, sequence: Sequence) -> float:
+        """So many streams its owner has in a step."""
+        fewest = [count for level, count in self._fewest.items() if level <= sequence.priority]
+        return max(LEAST_STREAMS, min(fewest, default=inf))
 
 
 def first_in_line(waiting: list[Sequence], running: list[Sequence], turns: Turns) -> Sequence:

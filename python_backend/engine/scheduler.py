@@ -31,10 +31,10 @@ from python_backend.engine.fairness import (
     LEAST_TOKENS,
     PROMOTED_PART,
     SHARED_PART,
+    Beginnings,
     Company,
     Turns,
     first_in_line,
-    sitting_out,
     urgency,
     who_yields,
 )
@@ -132,8 +132,10 @@ class Scheduler:
         self._make_room()
         preempted = self.num_preempted
         single = sum(sequence.num_pending == 1 for sequence in self.running)
-        step = _Step(self._prompt_tokens(single), self._spare_rows)
-        left_out = sitting_out(self.running, self.waiting)
+        beginnings = Beginnings(self.running, self.waiting)
+        most = beginnings.prompt_tokens(self._prompt_tokens(single))
+        step = _Step(most, self._spare_rows)
+        left_out = beginnings.sitting_out()
         for sequence in sorted(self.running, key=self._turns.urgency):
             if self.num_preempted > preempted and sequence not in self.running:
                 continue

@@ -6,7 +6,13 @@ from collections import Counter
 
 import pytest
 
-from python_backend.engine.fairness import BEGINNING_TOKENS, LEAST_STREAMS, SHARED_PART, Turns
+from python_backend.engine.fairness import (
+    BEGINNING_TOKENS,
+    LEAST_PROMPTS,
+    LEAST_STREAMS,
+    SHARED_PART,
+    Turns,
+)
 from python_backend.engine.scheduled import Scheduled
 from python_backend.engine.scheduler import Scheduler
 from python_backend.engine.sequence import SamplingParams, Sequence
@@ -266,6 +272,20 @@ def test_many_streams_take_turns_while_another_tenant_s_answer_begins() -> None:
     assert sum(had) == BEGINNING_TOKENS * LEAST_STREAMS
     assert max(had) - min(had) <= 1  # in turns
     assert singles(scheduler.schedule()) == {"a": 30, "b": 1}
+
+
+def test_many_prompts_take_little_of_a_step_while_another_tenant_s_answer_begins() -> None:
+    scheduler = make_scheduler(blocks=9999, max_sequences=64, max_num_tokens=999)
+    ask(scheduler, 40, share="a", prompt=300)
+    step(scheduler, 4)
+    of_another = ask(scheduler, 1, share="b", prompt=40)
+    for tokens in (40, *[1] * (BEGINNING_TOKENS - 1)):
+        work = scheduler.schedule()
+        (own,) = (each.num_tokens for each in work if each.sequence in of_another)
+        others = sum(each.num_tokens for each in work if each.sequence.num_pending > 1)
+        assert (own, others - (own if own > 1 else 0)) == (tokens, LEAST_PROMPTS)
+        advance(scheduler, work)
+    assert sum(each.num_tokens for each in scheduler.schedule()) > 64
 
 
 def test_nobody_sits_out_for_who_has_as_many() -> None:
