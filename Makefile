@@ -220,11 +220,12 @@ bench-neighbours: repository ## Measure a tenant's wait while another sends the 
 # Without torch, other people's clients and a tritonserver.
 unit = not torch and not modelopt and not integration and not clients
 served = not torch and not modelopt and (integration or clients)
+# Each process begins with a stretch of its own, so that a file's fixtures are made once.
+side_by_side = -n $(JOBS) --dist worksteal
 
 .PHONY: check
 check: lint typecheck ## Check format, style and types, and run the unit tests: for every change
-	@$(run) -m pytest -q -m '$(unit) and not slow' -n $(JOBS) --dist worksteal \
-	    --hypothesis-profile=few $(ARGS)
+	@$(run) -m pytest -q -m '$(unit) and not slow' $(side_by_side) --hypothesis-profile=few $(ARGS)
 
 .PHONY: test-one
 test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.py
@@ -233,14 +234,14 @@ test-one: $(VENV)/.dev ## Run TEST alone, such as TEST=tests/gateway/test_edge.p
 .PHONY: coverage
 coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages in reports/coverage
 	@mkdir -p .cache/coverage
-	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) --cov --cov-report=term --cov-report=html \
+	@$(run) -m pytest -q -m '$(unit)' $(side_by_side) --cov --cov-report=term --cov-report=html \
 	    --timeout 600 $(ARGS)
 
 .PHONY: test
 test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
 	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
-	@$(run) -m pytest -q -m '$(unit)' -n $(JOBS) $(ARGS)
+	@$(run) -m pytest -q -m '$(unit)' $(side_by_side) $(ARGS)
 	@SLOW_ENGINE="$(SLOW_ENGINE)" $(run) -m pytest -m '$(served)' \
 	    $(if $(filter-out 1,$(SLOW_ENGINE)),--timeout 600) $(ARGS)
 

@@ -28,6 +28,7 @@ from gateway.interfaces import (
     Reservation,
     Ticket,
 )
+from gateway.leaving import Leavers
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import Order
@@ -61,6 +62,7 @@ class Gateway:
         self.tracing = tracing
         self.router = dispatcher.router
         self.turnstile = Turnstile()
+        self.leavers = Leavers()
         self.intake = Intake(dispatcher.router, configuration.admission)
         self.door = Door(metrics, audit)
 
@@ -84,6 +86,9 @@ class Gateway:
             generation.prompt.operation, asked, arrival.request_id, arrival.headers
         )
         try:
+            await self.leavers.turn(
+                order.principal.tenant, generation.num_answers, order.deadline_s
+            )
             await self.audit.check()
             reservation = await self.limiter.reserve(
                 order.principal,
@@ -192,11 +197,19 @@ class Exchange:
             status = error.status
         elif isinstance(error, asyncio.CancelledError):
             status = CLIENT_CLOSED_REQUEST
+            self._note_left()
         with anyio.CancelScope(shield=True):
             try:
                 await self.close(status, error or GenerationFailed("the exchange was left open"))
             except GatewayError as failed:
                 _log.error("a request could not be closed: %s", failed.message)
+
+    def _note_left(self) -> None:
+        """Its client has left: what had been begun for it is ended early."""
+        order, progress = self.order, self.run.progress
+        if progress.attempts:
+            unended = order.generation.num_answers - len(progress.finish_reasons)
+            self._gateway.leavers.left(order.principal.tenant, unended)
 
     def _record(self, status: int, cause: str | None, latency_s: float) -> AuditRecord:
         order, progress = self.order, self.run.progress

@@ -189,7 +189,7 @@ OpenAI's API at {gateway.url}/v1. From another terminal, in this folder:
 {key}
   {curl}
 
-or with the openai package:
+or with the openai package (python -m pip install openai):
 
   import {", ".join(sorted(imports))}{trust}
   client = openai.OpenAI(base_url="{gateway.url}/v1", api_key={python_key}{http_client})

@@ -12,7 +12,6 @@ import ctypes
 import ipaddress
 import json
 import os
-import re
 import shlex
 import signal
 import socket
@@ -40,6 +39,7 @@ from ops.preflight import (
     find_libpython,
 )
 from ops.triton_guard import CONTROL_HEADER, deaf_copy, restrictions
+from ops.triton_log import failure
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, whose packages the model repository's `model.py` files import."""
@@ -348,8 +348,6 @@ of one where an open gRPC stream is cancelled just as its last response leaves (
 and would then wait for 30 s."""
 BROKEN_GRACE_S = 2.0
 """How long it gets to end where a part of a server has died: more seldom helps."""
-_TABLE = "+|"
-"""How the rows of Triton's tables begin, which it prints when it starts."""
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -358,57 +356,6 @@ _PR_SET_PDEATHSIG = 1
 def end_with_parent(number: int = signal.SIGTERM) -> None:
     """In the child, before exec: have the kernel send a signal when the launcher's thread ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number)
-
-
-# A line of Triton's own log: level, month and day, time, process, file and line, message.
-_LOG_LINE = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ \S+\] *(.*)")
-# What protobuf says about a config.pbtxt that does not parse.
-_PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^]]*\] *(.*)")
-# What a machine without a GPU makes Triton complain about, to no effect.
-_NO_GPU = (
-    "CudaDriverHelper has not been initialized",
-    "CUDA driver version is insufficient for CUDA runtime version",
-    "Error: Failed to initialize NVML",
-)
-# What follows from another error, which says more.
-_CONSEQUENCES = ("error: creating server", "ERROR: Failed to create instance")
-
-
-def failure(log: str) -> str:
-    """Return the part of a Triton log that says what went wrong: its errors, else its last lines.
-
-    Where a model's process died without an error of Triton's, what it printed comes first.
-    """
-    errors: list[str] = []
-    printed: list[str] = []
-    in_error = False
-    for line in log.splitlines():
-        if entry := _LOG_LINE.match(line):
-            in_error = entry[1] in "EF"
-            if in_error:
-                errors.append(_unquoted(entry[2]))
-        elif entry := _PROTOBUF_ERROR.match(line):
-            errors.append(entry[1])
-        elif line.lower().startswith("error:"):
-            errors.append(line)
-        elif in_error and line:
-            errors[-1] += f"\n{line}"
-        elif line and line[0] not in _TABLE:
-            printed.append(line)
-    errors = [error for error in errors if not any(noise in error for noise in _NO_GPU)]
-    causes = [error for error in errors if not error.startswith(_CONSEQUENCES)] or errors
-    if any("is not healthy" in cause for cause in causes):
-        causes = [*printed[-20:], *causes]
-    last = [line for line in log.splitlines() if line and line[0] not in _TABLE][-20:]
-    return "\n".join(dict.fromkeys(causes or last))
-
-
-def _unquoted(message: str) -> str:
-    """Triton writes a message as a JSON string, its line ends escaped, or plain."""
-    try:
-        return str(json.loads(message)).strip()
-    except ValueError:
-        return message.strip()
 
 
 def install() -> Path:

@@ -9,6 +9,7 @@ found by verification alone.)
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from gateway.audit.chain import BrokenLine, Link, is_sealed, read
@@ -36,6 +37,19 @@ class Follower:
         self._before = link.mac
         self._is_another_s = False
 
+    def enter(self, header: bytes, segment: int) -> None:
+        """Go on in the middle of a segment.
+
+        Args:
+            header: Its first line.
+            segment: Its number.
+        """
+        with contextlib.suppress(BrokenLine):
+            self._is_another_s = self._begins_another(read(header)[0], segment)
+
+    def _begins_another(self, header: dict[str, Any], segment: int) -> bool:
+        return (header.get("writer"), header.get("segment")) != (self._writer, segment)
+
     def follow(self, line: bytes, segment: int) -> dict[str, Any]:
         """What the next line says.
 
@@ -50,10 +64,7 @@ class Follower:
         before = {self.link.mac, self._before}
         self._before = link.mac
         if fields.get("event") == "segment":  # it tells itself what was before it
-            self._is_another_s = (fields.get("writer"), fields.get("segment")) != (
-                self._writer,
-                segment,
-            )
+            self._is_another_s = self._begins_another(fields, segment)
             before = {str(fields.get("previous"))}
         if self._is_another_s:
             raise BrokenLine("is of another segment")

@@ -174,6 +174,8 @@ def _step(folder: Path, cursor: Cursor, keys: AuditKeys) -> tuple[Cursor, int, S
     follower = Follower(keys, folder.name, cursor.link)
     not_counted: list[str] = []
     with path.open("rb") as file:
+        if position:
+            follower.enter(file.readline(), cursor.segment)
         file.seek(position)
         for line in file:
             if not line.endswith(b"\n") or lines == _LINES_A_STEP:

@@ -18,6 +18,12 @@ PROMPTS = [[5, 17, 93, 2, 44, 61, 8, 30, 99, 12, 71, 3] * 3, [88, 4, 19, 23, 50]
 GREEDY = SamplingParams(max_tokens=20)
 
 
+@pytest.fixture(autouse=True)
+def _little_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factors for an int8 KV cache, which none of these engines has, take most of a build."""
+    monkeypatch.setattr("build.calibration.MOST_TOKENS", 64)
+
+
 def served(folder: Path) -> list[list[int]]:
     """Continue the prompts together, in chunks of a few tokens."""
     engine = OnnxEngine(

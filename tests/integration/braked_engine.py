@@ -2,8 +2,9 @@
 
 A fast engine is done before a test has looked, so tests make certain that what they start still
 runs: while the file ``brake`` lies in the model repository, each step takes as many seconds as it
-says (``Server.braked``). With ``SLOW_ENGINE=10`` in the environment every step takes ten times as
-long as it would, to see how tests fare on a slow machine.
+says (``Server.braked``), and one that is under way ends as it is taken away. With
+``SLOW_ENGINE=10`` in the environment every step takes ten times as long as it would, to see how
+tests fare on a slow machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from python_backend.engine.sequence import Sequence
 from python_backend.serving import onnx_model
 
 _TIMES = float(os.environ.get("SLOW_ENGINE") or 1)
+_LOOK_S = 0.05
 
 
 class TritonPythonModel(onnx_model.TritonPythonModel):
@@ -31,16 +33,21 @@ class TritonPythonModel(onnx_model.TritonPythonModel):
         brake = Path(args["model_repository"]).parent / "brake"
         step = engine.step
 
+        def least_s() -> float:
+            try:
+                return float(brake.read_text())
+            except FileNotFoundError:
+                return 0.0
+
         def slow_step() -> list[Sequence]:
             clocks = (time.monotonic, time.process_time)  # what else runs here slows it no further
             started_s = [clock() for clock in clocks]
             advanced = step()
             took_s = min(clock() - start for clock, start in zip(clocks, started_s, strict=True))
-            try:
-                least_s = float(brake.read_text())
-            except FileNotFoundError:
-                least_s = 0.0
-            time.sleep(max(took_s * (_TIMES - 1), least_s - took_s, 0))
+            time.sleep(took_s * (_TIMES - 1))
+            computed_s = time.monotonic()
+            while (left_s := least_s() - took_s - (time.monotonic() - computed_s)) > 0:
+                time.sleep(min(left_s, _LOOK_S))
             return advanced
 
         engine.step = slow_step  # type: ignore[method-assign]

@@ -41,7 +41,14 @@ class Books:
         self._pool = ThreadPoolExecutor(16)
         self._config = write_config(
             folder,
-            upstreams=[{"kind": "triton", "name": "local", "address": victim.grpc_address}],
+            upstreams=[
+                {
+                    "kind": "triton",
+                    "name": "local",
+                    "address": victim.grpc_address,
+                    "token_timeout_s": 10,  # a killed engine says nothing any more
+                }
+            ],
             models={"demo": {"versions": [{"name": "demo-1", "upstreams": ["local"]}]}},
             # A probe computes, too, and nobody pays for it.
             health={"interval_s": 3600, "timeout_s": 60, "open_s": 0.2},

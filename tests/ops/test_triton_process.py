@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from ops import triton_process
-from ops.triton_process import Ports, PortTakenError, TritonError, TritonServer, failure, install
+from ops.triton_log import failure
+from ops.triton_process import Ports, PortTakenError, TritonError, TritonServer, install
 from tests.ops.conftest import processes_of_group, write_model
 
 

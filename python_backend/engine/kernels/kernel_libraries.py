@@ -7,6 +7,7 @@ that of the sources and flags that they were made from.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import platform
@@ -130,8 +131,12 @@ def is_as_listed(library: Library) -> bool:
     return library.path.is_file() and _is_listed(library, library.path.read_bytes())
 
 
+@functools.cache
 def digest_of_sources() -> str:
-    """The digest of all that decides what the libraries are, but for the compiler's version."""
+    """The digest of all that decides what the libraries are, but for the compiler's version.
+
+    Of the sources as this process found them first: its Python is of that time, too.
+    """
     return digest_of(FLAGS, TARGET, *((each.name, each.cpu) for each in LIBRARIES))
 
 
