@@ -201,6 +201,10 @@ bench-cuda: venv ## Measure an NVIDIA GPU's tokens per second against its memory
 bench-scoring: venv ## Measure a long prompt's log probabilities, by rows of logits a step
 	@$(run) -m benchmarks.scoring $(ARGS)
 
+.PHONY: bench-guidance
+bench-guidance: venv ## Measure what guided decoding takes (ARGS='--schemas FILE --tokenizer FILE' holds it to schemas)
+	@$(run) -m benchmarks.guidance $(ARGS)
+
 .PHONY: bench-sampling
 bench-sampling: venv ## Measure the choice of tokens from a large vocabulary
 	@$(run) -m benchmarks.sampling

@@ -54,3 +54,6 @@ JSON_GROWTH = 6
 
 JSON_BYTES_PER_TOKEN = 64
 """What JSON puts around the shortest message or argument, which is a token at least."""
+
+MAX_GUIDE_BYTES = 131_072
+"""Most bytes of a JSON schema, a regular expression or a grammar that an answer keeps to."""

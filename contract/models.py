@@ -230,8 +230,6 @@ UNSUPPORTED_INPUTS: dict[Tensor, str] = {
     EngineInputs.LORA_TASK_ID: "LoRA",
     EngineInputs.LORA_WEIGHTS: "LoRA",
     EngineInputs.LORA_CONFIG: "LoRA",
-    EngineInputs.GUIDED_DECODING_GUIDE_TYPE: "guided decoding",
-    EngineInputs.GUIDED_DECODING_GUIDE: "guided decoding",
     EngineInputs.DRAFT_INPUT_IDS: "a draft from outside",
     EngineInputs.DRAFT_LOGITS: "a draft from outside",
     EngineInputs.LOOKAHEAD_WINDOW_SIZE: "lookahead decoding",

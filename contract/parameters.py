@@ -327,6 +327,23 @@ class GenerationParameters:
             json=True,
         ),
     ] = field(default_factory=dict)
+    guided_decoding_guide_type: Annotated[
+        str | None,
+        Parameter(
+            meaning="What the text keeps to: json (any object), json_schema, regex or "
+            "ebnf_grammar.",
+            tensor=EnsembleInputs.GUIDED_DECODING_GUIDE_TYPE,
+            openai="response_format",
+        ),
+    ] = None
+    guided_decoding_guide: Annotated[
+        str | None,
+        Parameter(
+            meaning="The schema, the regular expression or the grammar.",
+            tensor=EnsembleInputs.GUIDED_DECODING_GUIDE,
+            openai="response_format",
+        ),
+    ] = None
     priority: Annotated[
         int | None,
         Parameter(
@@ -382,6 +399,8 @@ class ParameterKeywords(TypedDict, total=False):
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]]
     chat_template_kwargs: Mapping[str, Any]
+    guided_decoding_guide_type: str | None
+    guided_decoding_guide: str | None
     priority: int | None
 
 

@@ -22,6 +22,7 @@ from contract.parameters import (
     ParameterKeywords,
 )
 from gateway.api.neutral import NEUTRAL, asking, unsupported
+from gateway.api.structured import Structured
 from gateway.generation import Chat, Texts
 from gateway.interfaces import TenantClass
 from gateway.order import Wish
@@ -93,7 +94,7 @@ else:  # a type checker needs none of these fields: all that reads them goes by 
     )
 
 
-class GenerationRequest(_AskedWithParameters):
+class GenerationRequest(Structured, _AskedWithParameters):
     """What chats and completions have in common."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
@@ -208,6 +209,9 @@ class GenerationRequest(_AskedWithParameters):
             parameters["stop_words"] = tuple(stop)
         if self.ignore_eos:
             parameters["end_id"] = NO_END
+        if self.guide is not None:
+            parameters["guided_decoding_guide_type"] = self.guide.type
+            parameters["guided_decoding_guide"] = self.guide.text or None
         if self.logit_bias:
             bias = {int(token): value for token, value in self.logit_bias.items()}
             parameters["logit_bias"] = bias

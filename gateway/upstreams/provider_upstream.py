@@ -119,8 +119,22 @@ def _parameters(parameters: GenerationParameters) -> dict[str, Any]:
         "ignore_eos": True if parameters.end_id == NO_END else None,
         "logit_bias": {str(id_): bias for id_, bias in parameters.logit_bias.items()} or None,
         **{name: getattr(parameters, row.name) for name, row in ASKED.items()},
+        **_guide_fields(parameters),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _guide_fields(parameters: GenerationParameters) -> dict[str, Any]:
+    """What answers keep to; OpenAI itself knows no more than schemas, vLLM and its kin do."""
+    kind, guide = parameters.guided_decoding_guide_type, parameters.guided_decoding_guide
+    if kind == "json":
+        return {"response_format": {"type": "json_object"}}
+    if kind == "json_schema" and guide is not None:
+        schema = {"name": "answer", "schema": orjson.loads(guide), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if kind is not None:
+        return {"structured_outputs": {"regex" if kind == "regex" else "grammar": guide}}
+    return {}
 
 
 def _logprobs_fields(generation: Generation) -> dict[str, Any]:

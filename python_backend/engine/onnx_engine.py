@@ -17,6 +17,7 @@ from python_backend.engine.cuda_device import CudaDevice, CudaLayout, Device, De
 from python_backend.engine.cuda_runner import CudaRunner
 from python_backend.engine.engine_config import KV_DTYPES, EngineConfig, KVDtype
 from python_backend.engine.engine_core import EngineCore, EngineStats
+from python_backend.engine.guiding import Guiding
 from python_backend.engine.kv_cache import BlockPool, KVMemory
 from python_backend.engine.native_runner import load_native_runner
 from python_backend.engine.onnx_runner import OnnxRunner
@@ -89,6 +90,7 @@ class OnnxEngine(EngineCore):
         self.scheduler = Scheduler(pool, max_sequences, max_num_tokens, spare_rows)
         self.batch_size = 0
         self._selection = load_selection(num_threads)
+        self._guiding = Guiding()
         limits = Limits(
             max_tokens=max_num_tokens + max_sequences,
             max_sequences=max_sequences,
@@ -233,7 +235,9 @@ class OnnxEngine(EngineCore):
         """
         work = self.scheduler.schedule()
         self.batch_size = len(work)
-        outcomes = self._choose(self._runner.run(work), work)
+        with self._guiding.beside(work):
+            computed = self._runner.run(work)
+        outcomes = self._choose(computed, work)
         for each, outcome in zip(work, outcomes, strict=True):
             self.scheduler.computed(each, right=each.sequence.take(outcome))
             if each.sequence.finished:

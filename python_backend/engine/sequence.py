@@ -19,6 +19,7 @@ from contract.parameters import SAMPLED
 from python_backend.engine.shaping import (
     BadWords,
     Bias,
+    Guide,
     LogitsShaper,
     MinTokens,
     Penalties,
@@ -173,6 +174,7 @@ class Sequence:
         share: Whose share of the engine it takes, a tenant's name; empty where nobody says.
         owner: The same, or else the request that it belongs to.
         shapers: What changes its logits before a token is chosen, in this order.
+        guide: What its output keeps to, the last of them; None where it is free.
         is_promoted: Whether it has waited so long that it goes before every priority.
         num_overtaken: How many more urgent prompts were started before the rest of this one.
         output: Tokens generated so far, without the end token.
@@ -196,6 +198,7 @@ class Sequence:
         last_token_ns: When its newest tokens came; all of a step come at once.
         gap_ns: Time between the last two steps that gave it tokens; 0 before the second.
         finish_reason: Empty while it runs, else one of ``contract.names.ENGINE_FINISH_REASONS``.
+        failure: Why it left the engine without one; None where it didn't.
     """
 
     def __init__(
@@ -207,6 +210,7 @@ class Sequence:
         shapers: tuple[LogitsShaper, ...] = (),
         share: str = "",
         request: Hashable = None,
+        guide: Guide | None = None,
     ) -> None:
         """Begin a sequence.
 
@@ -218,6 +222,7 @@ class Sequence:
             shapers: What changes its logits after what its parameters ask for.
             share: Whose share of the engine it takes, such as a tenant's name.
             request: What it has in common with the others of its request; None where it is alone.
+            guide: What its output keeps to.
         """
         self.id = next(_ids)
         self.prompt = prompt
@@ -227,7 +232,9 @@ class Sequence:
         self.rotary_start = 0
         self.share = share
         self.owner: Hashable = share or (self.id if request is None else request)
-        self.shapers = (*_shapers(prompt, params), *shapers)
+        self.guide = guide
+        own = () if guide is None else (guide,)
+        self.shapers: tuple[LogitsShaper, ...] = (*_shapers(prompt, params), *shapers, *own)
         self.is_promoted = False
         self.num_overtaken = 0
         self.output: list[int] = []
@@ -246,6 +253,7 @@ class Sequence:
         self.num_drafts = 0
         self.num_right_drafts = 0
         self.finish_reason: Ending = ""
+        self.failure: Exception | None = None
         self.arrival_ns = time.time_ns()
         self.first_scheduled_ns = 0
         self.first_token_ns = 0
@@ -293,7 +301,7 @@ class Sequence:
     @property
     def finished(self) -> bool:
         """Whether it ended."""
-        return bool(self.finish_reason)
+        return bool(self.finish_reason or self.failure)
 
     def tokens(self) -> NDArray[np.int32]:
         """Prompt and output, int32 ``[tokens]``."""
@@ -333,7 +341,8 @@ class Sequence:
         right = 0
         for token in tokens:
             self._append(token, log_probs[right] if log_probs else None)
-            if right == len(tokens) - 1 or self.finished or token != drafts[right]:
+            forced = self.guide is not None and self._take_forced(self.guide)
+            if right == len(tokens) - 1 or self.finished or forced or token != drafts[right]:
                 break
             right += 1
         self.num_new_tokens = self.num_generated - generated
@@ -344,6 +353,25 @@ class Sequence:
     def append(self, token: int, log_probs: LogProbs | None = None) -> None:
         """Take a step's only token and see whether it ends the sequence."""
         self.take(Outcome([], [token], [] if log_probs is None else [log_probs]))
+
+    def _take_forced(self, guide: Guide) -> bool:
+        """Take what must follow, which needs no step of the model; and end where nothing may.
+
+        A token whose log probability is wanted has to be chosen from a row of logits.
+
+        Returns:
+            Whether something must.
+        """
+        if self.finished:
+            return False
+        forced = [] if self.params.reports_log_probs else guide.forced(self.output)
+        for token in forced:
+            if not self.finished:
+                self._append(token, None)
+        if not self.finished and guide.is_complete(self.output):
+            self.finish_reason = "stop"
+        self.failure = guide.failure
+        return bool(forced)
 
     def _note_time(self) -> None:
         """Note that a step gave it tokens."""

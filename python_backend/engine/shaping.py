@@ -32,6 +32,28 @@ class LogitsShaper(Protocol):
         """
 
 
+class Guide(LogitsShaper, Protocol):
+    """A shaper that knows where a text may go: of a grammar.
+
+    Attributes:
+        failure: Why the sequence can't go on; None while it can.
+    """
+
+    failure: Exception | None
+
+    def prepare(self, output: list[int]) -> None:
+        """Work ahead for the row after this output, while the model computes it.
+
+        Whatever it comes to is there for `shape`, which does the same where this was not called.
+        """
+
+    def forced(self, output: list[int]) -> list[int]:
+        """The tokens that must follow, as far as they are certain."""
+
+    def is_complete(self, output: list[int]) -> bool:
+        """Whether nothing may follow but the end."""
+
+
 @dataclass(frozen=True)
 class Bias:
     """Adds to the logits of the first tokens of the vocabulary, float32 ``[tokens]``."""

@@ -132,7 +132,9 @@ class EngineLoop:
 
     def _tell(self, stream: EngineStream) -> None:
         """Have the client told of a stream's news."""
-        if stream.sequence.finish_reason:
+        if stream.sequence.failure is not None:
+            self._end(stream, "error", stream.sequence.failure)
+        elif stream.sequence.finish_reason:
             self._forget(stream, stream.sequence.finish_reason)
             self._outbox.put_news(stream)
         elif stream.reporting.streaming and not stream.queued:

@@ -8,6 +8,7 @@ longer than the engine can wait.
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from threading import Thread
@@ -19,23 +20,33 @@ from contract.model_settings import EngineModelSettings
 from contract.models import EngineInputs
 from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.processor import available_cores
+from python_backend.guidance.grammars import Grammars
 from python_backend.serving.arrivals import answer_all
 from python_backend.serving.engine_loop import EngineLoop
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
-from python_backend.serving.generation_request import read_request
+from python_backend.serving.generation_request import GenerationRequest, read_request
+from python_backend.serving.guide_compiler import GuideCompiler, NewGuide, no_guide
 from python_backend.serving.once import check_single, check_whole, is_decoupled
 from python_backend.serving.pacing import Outbox
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
-from python_backend.serving.triton_api import Inputs, model_config
+from python_backend.serving.triton_api import Inputs, model_config, refusal
 
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESPONSES_PER_CORE_S = 32
 """Each costs two to three milliseconds of a core beside a large engine: together up to a tenth."""
 
 
 class EngineModel(ABC):
-    """Generates tokens for many requests at once."""
+    """Generates tokens for many requests at once.
+
+    Attributes:
+        grammars: What compiles guides for the engine that was loaded; None where its texts can't
+            be guided.
+    """
+
+    grammars: Grammars | None = None
 
     @abstractmethod
     def load(self, args: dict[str, str]) -> tuple[EngineCore, EngineModelSettings]:
@@ -51,6 +62,7 @@ class EngineModel(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine and start the threads."""
         self._engine, self._settings = self.load(args)
+        self._compiler = GuideCompiler(self.grammars)
         self._decoupled = is_decoupled(model_config(args))
         pb_utils.Logger.log_info(f"the engine runs on: {self._engine.name}")
         metrics = EngineMetrics(args["model_name"], args["model_version"], self._engine)
@@ -73,6 +85,7 @@ class EngineModel(ABC):
 
     def finalize(self) -> None:
         """End the threads; what is still running ends as cancelled."""
+        self._compiler.close()
         self._loop.end()
         for thread in self._threads:
             thread.join()
@@ -90,7 +103,7 @@ class EngineModel(ABC):
             replace(row, params=self._engine.check(row.prompt, row.params))
             for row in generation.rows
         ]
-        waiting = self._loop.num_waiting
+        waiting = self._loop.num_waiting + self._compiler.num_pending
         too_many = waiting + len(generation.rows) > self._settings.max_queue_size
         if too_many and not generation.is_probe:
             raise ServerBusyError(
@@ -99,6 +112,29 @@ class EngineModel(ABC):
             )
         said = inputs.scalars(EngineInputs.STREAM_CONTEXT, generation.batch_size)
         contexts = said or [b""] * generation.batch_size
+        generation = replace(generation, rows=rows)
+        guides = {row.guide for row in rows if row.guide is not None}
+        if not guides:
+            self._begin(request, generation, contexts)
+            return
+        taken_s = time.monotonic()
+        self._compiler.compile(
+            guides,
+            begin=lambda new: self._begin(
+                request, generation, contexts, new, time.monotonic() - taken_s
+            ),
+            refuse=lambda error: request.get_response_sender().send(refusal(error), flags=_FINAL),
+        )
+
+    def _begin(
+        self,
+        request: pb_utils.InferenceRequest,
+        generation: GenerationRequest,
+        contexts: list[bytes],
+        new_guide: NewGuide = no_guide,
+        waited_s: float = 0,
+    ) -> None:
+        """Hand a request that was checked to the engine."""
         # Its sequences share one place in the line of requests, where no tenant is named.
         request_key = object()
         streams = [
@@ -108,8 +144,9 @@ class EngineModel(ABC):
                 contexts[row.batch_index],
                 generation.share,
                 request=request_key,
+                guide=new_guide(row.guide, row.params),
             )
-            for row in rows
+            for row in generation.rows
         ]
         for stream in streams:
             stream.sequence.is_promoted = generation.is_probe
@@ -121,6 +158,7 @@ class EngineModel(ABC):
                 num_return_sequences=generation.num_return_sequences,
                 probes=generation.liveness_probes and self._decoupled,
                 timeout_s=generation.timeout_us / 1e6 or math.inf,
+                waited_s=waited_s,
             )
         )
 

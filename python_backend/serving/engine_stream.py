@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from contract.models import EngineOutputs
 from contract.tensors import Tensor
 from python_backend.engine.sequence import LogProbs, Sequence
+from python_backend.guidance.guided import Guided
 from python_backend.serving.encoding import Piece, number
 from python_backend.serving.generation_request import Reporting, Row
 from python_backend.serving.sessions import Stream
@@ -38,6 +39,7 @@ class EngineStream(Stream):
         context: bytes,
         share: str = "",
         request: Hashable = None,
+        guide: Guided | None = None,
     ) -> None:
         self.sequence = Sequence(
             row.prompt,
@@ -47,6 +49,7 @@ class EngineStream(Stream):
             salt=share.encode(),
             share=share,
             request=request,
+            guide=guide,
         )
         super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
         self.reporting = reporting

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
+from contract.guides import Guide
 from contract.models import ALWAYS_SAYING, UNSUPPORTED_INPUTS, EngineInputs
 from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS, PROBE, SHARE
 from contract.parameters import SAMPLED
@@ -37,6 +38,7 @@ class Row:
     priority: int
     batch_index: int
     sequence_index: int
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def read_request(
         values = inputs.scalars(tensor, batch)
         return [default] * batch if values is None else values
 
+    def texts(tensor: Tensor) -> list[str]:
+        return [_text(value, tensor) for value in scalars(tensor, b"")]
+
     def flag(tensor: Tensor, default: bool = False) -> bool:
         values = set(scalars(tensor, default))
         if len(values) > 1:
@@ -135,6 +140,14 @@ def read_request(
             sampling[row.name] = values
     stop_words = _word_lists(inputs, EngineInputs.STOP_WORDS_LIST, batch)
     bad_words = _word_lists(inputs, EngineInputs.BAD_WORDS_LIST, batch)
+    guides = [
+        Guide.of(guide_type, guide)
+        for guide_type, guide in zip(
+            texts(EngineInputs.GUIDED_DECODING_GUIDE_TYPE),
+            texts(EngineInputs.GUIDED_DECODING_GUIDE),
+            strict=True,
+        )
+    ]
     bias = inputs.array(EngineInputs.EMBEDDING_BIAS)
     log_probs = flag(EngineInputs.RETURN_LOG_PROBS)
     # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
@@ -161,7 +174,7 @@ def read_request(
             )
             # Triton takes the request's memory back before the sequence has run: copy.
             prompt = ids[index, : lengths[index]].copy()
-            rows.append(Row(prompt, params, priorities[index], index, copy))
+            rows.append(Row(prompt, params, priorities[index], index, copy, guides[index]))
 
     streaming = flag(EngineInputs.STREAMING)
     reporting = Reporting(
@@ -182,6 +195,13 @@ def read_request(
         share=str(inputs.parameters().get(SHARE, "")),
         is_probe=inputs.parameters().get(PROBE) is True,
     )
+
+
+def _text(value: bytes, tensor: Tensor) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"{tensor.name} is not valid UTF-8", tensor.name) from None
 
 
 def _priority(value: Any) -> int:

@@ -7,6 +7,7 @@ from python_backend.artifact import load_public_key, verify_artifact
 from python_backend.engine.cuda_device import choose_device
 from python_backend.engine.engine_config import EngineConfig
 from python_backend.engine.onnx_engine import OnnxEngine
+from python_backend.guidance.grammars import Grammars
 from python_backend.serving.engine_model import EngineModel
 from python_backend.serving.triton_api import model_config, resolve
 
@@ -30,4 +31,5 @@ class TritonPythonModel(EngineModel):
             num_threads=settings.num_threads,
             device=choose_device(config, settings.execution_provider, settings.device_id),
         )
+        self.grammars = Grammars(folder / "tokenizer.json", config.vocab_size, config.end_token_ids)
         return engine, settings

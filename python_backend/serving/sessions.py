@@ -87,15 +87,28 @@ class Session(Generic[S]):
         num_return_sequences: int = 1,
         probes: bool = False,
         timeout_s: float = math.inf,
+        waited_s: float = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Open a request's streams.
+
+        Args:
+            request: Triton's.
+            streams: Its sequences.
+            batch_size: How many prompts it has.
+            num_return_sequences: How many continuations of each.
+            probes: Whether its client shows only where empty responses arrive.
+            timeout_s: Seconds that the answer may take.
+            waited_s: Those of them that are gone.
+            clock: What time it is.
+        """
         self.request_id: str = request.request_id()
         self.streams = streams
         self.batch_size = batch_size
         self.num_return_sequences = num_return_sequences
         self.probes = probes
         self.timeout_s = timeout_s
-        self.deadline_s = clock() + timeout_s
+        self.deadline_s = clock() + timeout_s - waited_s
         self._sender = request.get_response_sender()
         self._unended = len(streams)
         self._lock = Lock()

@@ -101,6 +101,8 @@ ALL = GenerationOptions(
     tools=[{"type": "function", "function": {"name": "now"}}],
     chat_template_kwargs={"enable_thinking": False},
     include_stop_str_in_output=False,
+    guided_decoding_guide_type="regex",
+    guided_decoding_guide="yes|no",
     priority=1,
 )
 

@@ -25,7 +25,6 @@ __all__ = ["gateway"]  # the fixture
     ("change", "param", "message"),
     [
         ({"tools": [{"type": "function"}]}, "tools", "tools is not supported here"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),

@@ -123,7 +123,7 @@ ENGINE = [
     Refusal("priority", "priority is 9", {"priority": 9}),
     Refusal("logits", "context logits is not supported", {"return_context_logits": True}),
     Refusal("adapter", "LoRA is not supported", {"lora_task_id": 1}),
-    Refusal("grammar", "guided decoding is not supported", {"guided_decoding_guide": "{}"}),
+    Refusal("grammar", "needs a guided_decoding_guide_type", {"guided_decoding_guide": "{}"}),
     Refusal(
         "bias that is no number",
         "not a finite number",

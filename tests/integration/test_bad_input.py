@@ -38,7 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "invalid UTF-8 in a word": ({"bad_words": [b"\xc3"]}, ["bad_words", "UTF-8"]),
     "context logits": ({"return_context_logits": True}, ["return_context_logits"]),
     "LoRA": ({"lora_task_id": 1}, ["lora_task_id", "not supported"]),
-    "guided decoding": ({"guided_decoding_guide": "{}"}, ["guided_decoding_guide"]),
+    "guided decoding": ({"guided_decoding_guide": "{}"}, ["guided_decoding_guide_type"]),
     "encoder text": ({"decoder_text_input": "a"}, ["decoder_text_input", "not supported"]),
 }
 

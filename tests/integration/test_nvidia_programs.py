@@ -284,7 +284,7 @@ def test_a_stop_request_ends_another(once: Server) -> None:
         ({"lora_task_id": np.array([[3]], dtype=np.uint64)}, "lora_task_id"),
         ({"prompt_vocab_size": int32(8)}, "prompt_vocab_size"),
         ({"retention_decode_priority": int32(50)}, "retention_decode_priority"),
-        ({"guided_decoding_guide_type": texts("json")}, "guided_decoding_guide_type"),
+        ({"guided_decoding_guide_type": texts("xml")}, "guided_decoding_guide_type"),
         ({"return_context_logits": np.array([[True]])}, "return_context_logits"),
         ({"beam_width": int32(2)}, "beam_width"),
     ],

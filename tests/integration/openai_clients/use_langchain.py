@@ -7,8 +7,16 @@ import sys
 
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
+
+
+class Person(BaseModel):
+    """Whom an answer is to describe."""
+
+    name: str = Field(max_length=20)
+    age: int
 
 
 def main(base_url: str) -> None:
@@ -31,6 +39,10 @@ def main(base_url: str) -> None:
     print("abatch: all the same")
 
     assert chat.invoke([SystemMessage("Be brief."), HumanMessage(QUESTION)]).content
+
+    person = chat.with_structured_output(Person, method="json_schema").invoke(QUESTION)
+    print("structured:", person)
+    assert isinstance(person, Person)
 
     text = OpenAI(base_url=base_url, api_key="any", model="demo", max_tokens=8, temperature=0)
     results = text.generate(["The sea is", "A ship is"])

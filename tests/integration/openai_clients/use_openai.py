@@ -7,9 +7,17 @@ import sys
 from typing import Any
 
 import openai
+from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
+
+
+class Person(BaseModel):
+    """Whom an answer is to describe."""
+
+    name: str = Field(max_length=20)
+    age: int
 
 
 def main(base_url: str) -> None:
@@ -82,6 +90,12 @@ def main(base_url: str) -> None:
     assert continued.choices[1].text.startswith("A ship is")
 
     raw = client.chat.completions.with_raw_response.create(model="demo", messages=MESSAGES)
+    parsed = client.chat.completions.parse(
+        model="demo", messages=MESSAGES, response_format=Person, max_tokens=200
+    )
+    print("parsed:", parsed.choices[0].message.parsed)
+    assert isinstance(parsed.choices[0].message.parsed, Person)
+
     print("served by:", raw.headers["x-trireme-served-by"], "| request:", raw.request_id)
     assert raw.headers["x-trireme-served-by"]
 
