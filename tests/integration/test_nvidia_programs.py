@@ -8,7 +8,7 @@ plain tritonclient and an HTTP library. They leave ``exclude_input_in_output`` o
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ops.triton_process import TritonServer
 from tests.integration.conftest import Server, make_repository
+from tests.integration.test_cancellation import await_running
 
 pytestmark = pytest.mark.integration
 
@@ -146,12 +147,21 @@ def streamed(
 
 
 def called_back(
-    server: Server, model: str, *requests: dict[str, Any], request_id: str = "1"
+    server: Server,
+    model: str,
+    *requests: dict[str, Any],
+    request_id: str = "1",
+    between: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """Requests by ``async_infer``, one after the other, and what each had for an answer."""
+    """Requests by ``async_infer``, one after the other, and what each had for an answer.
+
+    They may arrive in another order, unless something is awaited between them.
+    """
     came: queue.Queue[Any] = queue.Queue()
     with grpcclient.InferenceServerClient(server.grpc_url) as client:
-        for inputs in requests:
+        for place, inputs in enumerate(requests):
+            if place:
+                between()
             client.async_infer(
                 model,
                 tensors(inputs),
@@ -269,7 +279,12 @@ def test_a_stop_request_ends_another(once: Server) -> None:
     }
     with once.braked():
         results = called_back(
-            once, "tensorrt_llm", core(request_output_len=int32(600)), stop, request_id="77"
+            once,
+            "tensorrt_llm",
+            core(request_output_len=int32(600)),
+            stop,
+            request_id="77",
+            between=lambda: await_running(once),
         )
     ids = [result.as_numpy("output_ids") for result in results]
     assert sum(each is None for each in ids) == 1
