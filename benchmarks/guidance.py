@@ -32,7 +32,6 @@ from contract.guides import Guide
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.guidance.grammars import Grammars
-from python_backend.guidance.guided import Guided
 
 ENDLESS = Guide("json_schema", '{"type": "array", "items": {"type": "string"}, "minItems": 1000}')
 STREAMS, TOKENS, PROMPT_TOKENS = 32, 64, 64
@@ -49,9 +48,7 @@ def may_be_written(
     grammars: Grammars, guide: Guide, tokens: list[int], masks_us: list[float]
 ) -> bool:
     """Whether a guide allows a text and its end after it; the masks' times are added."""
-    way = Guided(
-        grammars.compile(guide), grammars.vocab_size, grammars.end_ids, frozenset(grammars.end_ids)
-    )
+    way = grammars.begin(grammars.compile(guide), frozenset(grammars.end_ids))
     row = np.zeros(grammars.vocab_size, dtype=np.float32)
     for place, token in enumerate([*tokens, grammars.end_ids[0]]):
         if way.is_complete(tokens[:place]):
@@ -124,8 +121,7 @@ def generate(engine: OnnxEngine, grammars: Grammars, guide: Guide | None, seed: 
         prompt = rng.integers(10, CONFIG["vocab_size"], PROMPT_TOKENS, dtype=np.int32)
         way = None
         if guide is not None:
-            matcher = grammars.compile(guide)
-            way = Guided(matcher, grammars.vocab_size, grammars.end_ids, params.end_ids)
+            way = grammars.begin(grammars.compile(guide), params.end_ids)
         sequences.append(Sequence(prompt, params, guide=way))
     for sequence in sequences:
         engine.add(sequence)

@@ -20,6 +20,11 @@ _TYPE = EngineInputs.GUIDED_DECODING_GUIDE_TYPE.name
 _GUIDE = EngineInputs.GUIDED_DECODING_GUIDE.name
 
 
+def refused_guide(reason: str) -> InvalidRequestError:
+    """What a request is told whose guide can't be kept to."""
+    return InvalidRequestError(f"{_GUIDE}: {reason}", _GUIDE)
+
+
 @dataclass(frozen=True)
 class Guide:
     """What a text keeps to.

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from contract.bounds import MAX_GUIDE_BYTES
 from contract.guides import Guide
@@ -133,19 +140,23 @@ class Structured(BaseModel):
     def _is_small(cls, value: Any) -> Any:
         return StructuredOutputs._is_small(value)
 
+    _guide: Guide | None = PrivateAttr(default=None)
+
     @model_validator(mode="after")
     def _is_one_guide(self) -> Structured:
-        if len(self._guides()) > 1:
+        guides = self._guides()
+        if len(guides) > 1:
             raise unsupported(
                 "an answer can keep to one guide: {name} comes beside another",
                 name="response_format" if self.response_format else "structured_outputs",
             )
+        self._guide = next(iter(guides), None)
         return self
 
     @property
     def guide(self) -> Guide | None:
         """What its answers keep to; None where they are free."""
-        return next(iter(self._guides()), None)
+        return self._guide
 
     def _guides(self) -> list[Guide]:
         found = []

@@ -10,6 +10,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from contract.errors import InvalidRequestError
+from contract.guides import refused_guide
 from contract.nvidia import EngineInputs
 
 TOKEN_S, SPARE_S = 0.003, 0.2
@@ -66,9 +67,8 @@ class Guided:
         row[: self._vocab_size][self._forbidden] = -np.inf
         row[self._vocab_size :] = -np.inf
         if not np.isfinite(row.max()):
-            name = EngineInputs.GUIDED_DECODING_GUIDE.name
-            self.failure = InvalidRequestError(
-                f"{name}: bad_words or min_tokens rule out every token that may follow", name
+            self.failure = refused_guide(
+                "bad_words or min_tokens rule out every token that may follow"
             )
 
     def forced(self, output: list[int]) -> list[int]:

@@ -23,8 +23,8 @@ from pathlib import Path
 from threading import Lock
 
 from contract.errors import EngineError, InvalidRequestError
-from contract.guides import Guide
-from contract.nvidia import EngineInputs
+from contract.guides import Guide, refused_guide
+from python_backend.guidance.compiler import Compiler
 
 CPU_S = 0.5
 """Processor seconds that compiling a guide may take."""
@@ -51,10 +51,9 @@ class Trial:
             EngineError: The process can't be begun, or has died.
         """
         with self._lock:
-            error = self._ask({"type": guide.type, "text": guide.text})
-        if error:
-            name = EngineInputs.GUIDED_DECODING_GUIDE.name
-            raise InvalidRequestError(f"{name}: {error}", name)
+            reason = self._ask({"type": guide.type, "text": guide.text})
+        if reason:
+            raise refused_guide(reason)
 
     def close(self) -> None:
         """End the process."""
@@ -99,8 +98,6 @@ class Trial:
 
 def try_guides(tokenizer: Path, vocab_size: int, end_ids: Sequence[int]) -> None:
     """Answer each guide of the standard input with what is wrong with it, or nothing."""
-    from python_backend.guidance.grammars import Compiler  # which knows this module
-
     compiler = Compiler(tokenizer, vocab_size, end_ids)
     compiler.load()
     os.nice(_NICENESS)
@@ -121,14 +118,14 @@ def try_guides(tokenizer: Path, vocab_size: int, end_ids: Sequence[int]) -> None
         print(json.dumps(said), flush=True)
 
 
-def _try(compiler: object, guide: Guide) -> str:
+def _try(compiler: Compiler, guide: Guide) -> str:
     """In the fork."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
     signal.alarm(_MOST_S)
     try:
-        compiler.compile(guide).compute_bitmask()  # type: ignore[attr-defined]
+        compiler.compile(guide)
     except InvalidRequestError as error:
         return error.message.partition(": ")[2]
     return ""

@@ -28,4 +28,9 @@ def answer_all(
                 stop(named)
                 request.get_response_sender().send(pb_utils.InferenceResponse([]), flags=_FINAL)
         except Exception as error:  # one request's trouble is not another's
-            request.get_response_sender().send(refusal(error), flags=_FINAL)
+            refuse(request, error)
+
+
+def refuse(request: pb_utils.InferenceRequest, error: Exception) -> None:
+    """Answer a request that was not begun with why."""
+    request.get_response_sender().send(refusal(error), flags=_FINAL)

@@ -11,6 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 from threading import Thread
 
 import triton_python_backend_utils as pb_utils
@@ -21,7 +22,7 @@ from contract.models import EngineInputs
 from python_backend.engine.engine_core import EngineCore
 from python_backend.engine.processor import available_cores
 from python_backend.guidance.grammars import Grammars
-from python_backend.serving.arrivals import answer_all
+from python_backend.serving.arrivals import answer_all, refuse
 from python_backend.serving.engine_loop import EngineLoop
 from python_backend.serving.engine_metrics import EngineMetrics
 from python_backend.serving.engine_stream import EngineStream
@@ -31,9 +32,8 @@ from python_backend.serving.once import check_single, check_whole, is_decoupled
 from python_backend.serving.pacing import Outbox
 from python_backend.serving.probing import Prober
 from python_backend.serving.sessions import Session
-from python_backend.serving.triton_api import Inputs, model_config, refusal
+from python_backend.serving.triton_api import Inputs, model_config
 
-_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESPONSES_PER_CORE_S = 32
 """Each costs two to three milliseconds of a core beside a large engine: together up to a tenth."""
 
@@ -123,7 +123,7 @@ class EngineModel(ABC):
             begin=lambda new: self._begin(
                 request, generation, contexts, new, time.monotonic() - taken_s
             ),
-            refuse=lambda error: request.get_response_sender().send(refusal(error), flags=_FINAL),
+            refuse=partial(refuse, request),
         )
 
     def _begin(

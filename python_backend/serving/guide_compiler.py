@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
+
+from llguidance import LLMatcher
 
 from contract.errors import InvalidRequestError
 from contract.guides import Guide
@@ -60,9 +63,8 @@ class GuideCompiler:
 
         def work() -> None:
             try:
-                for guide in wanted:
-                    grammars.compile(guide)
-                begin(lambda guide, params: _way(grammars, guide, params))
+                compiled = {guide: grammars.compile(guide) for guide in wanted}
+                begin(partial(_begin, grammars, compiled))
             except Exception as error:  # one request's trouble is not another's
                 refuse(error)
             finally:
@@ -82,7 +84,10 @@ class GuideCompiler:
             self.num_pending += change
 
 
-def _way(grammars: Grammars, guide: Guide | None, params: SamplingParams) -> Guided | None:
-    if guide is None:
-        return None
-    return Guided(grammars.compile(guide), grammars.vocab_size, grammars.end_ids, params.end_ids)
+def _begin(
+    grammars: Grammars,
+    compiled: Mapping[Guide, LLMatcher],
+    guide: Guide | None,
+    params: SamplingParams,
+) -> Guided | None:
+    return None if guide is None else grammars.begin(compiled[guide], params.end_ids)

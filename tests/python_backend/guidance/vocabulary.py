@@ -43,4 +43,4 @@ def make_grammars(folder: Path, padded: int = 0) -> tuple[Grammars, Tokenizer]:
 def begin(grammars: Grammars, guide: Guide, ends: Iterable[int] | None = None) -> Guided:
     """A sequence's way through a guide."""
     own = frozenset(grammars.end_ids if ends is None else ends)
-    return Guided(grammars.compile(guide), grammars.vocab_size, grammars.end_ids, own)
+    return grammars.begin(grammars.compile(guide), own)
