@@ -28,6 +28,7 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
     """Text and its options.
 
     Attributes:
+        PROMPT_TOKEN_IDS: A prompt's tokens, in place of ``QUERY``.
         MESSAGES: A chat as JSON, in place of ``QUERY``; so are the next two.
         TOOLS: Functions that the model may call.
         CHAT_TEMPLATE_KWARGS: What else the chat template is given.
@@ -38,6 +39,7 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
         INCLUDE_STOP_STR_IN_OUTPUT: Whether a stop text is part of the answer.
     """
 
+    PROMPT_TOKEN_IDS = optional("PROMPT_TOKEN_IDS", "INT32", -1)
     MESSAGES = optional("MESSAGES", "STRING")
     TOOLS = optional("TOOLS", "STRING")
     CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
@@ -83,10 +85,12 @@ class EngineInputs(_StepInputs):
         PRIORITY: Which requests go first; Triton doesn't show its own request priority to a Python
             model.
         RETURN_COMPUTED_TOKENS: Whether responses say what was computed: see `OurStatistics`.
+        RETURN_PROMPT_TOKENS: Whether a sequence's first response says what its prompt was.
         SAMPLED: Parameters of sampling that are ours: rows of `contract.parameters`.
     """
 
     RETURN_COMPUTED_TOKENS = scalar("return_computed_tokens", "BOOL")
+    RETURN_PROMPT_TOKENS = scalar("return_prompt_tokens", "BOOL")
     PRIORITY = scalar("priority", "INT32")
     SAMPLED = tuple(row.engine for row in OUR_ROWS)
 
@@ -99,6 +103,10 @@ class OurStatistics(TensorSet):
         NUM_COMPUTED_INPUT_TOKENS: Those that were computed, of this sequence, until now.
         NUM_COMPUTED_OUTPUT_TOKENS: Tokens that were generated, of this sequence, until now: also an
             end token, and those that are not part of the answer.
+        PROMPT_IDS: The prompt, ``[tokens]``; this and what follows in the first response.
+        PROMPT_LOG_PROBS: How likely the last of its tokens were, ``[scored]``: the first has none.
+        PROMPT_TOP_LOG_PROB_IDS: The likeliest in their places, ``[scored, num_top_log_probs]``.
+        PROMPT_TOP_LOG_PROBS: How likely those were.
     """
 
     NUM_CACHED_TOKENS = Tensor("num_cached_tokens", "INT32")
@@ -106,6 +114,10 @@ class OurStatistics(TensorSet):
     NUM_COMPUTED_OUTPUT_TOKENS = Tensor("num_computed_output_tokens", "INT32")
     TOP_LOG_PROB_IDS = Tensor("top_log_prob_ids", "INT32", (-1, -1, -1))
     TOP_LOG_PROBS = Tensor("top_log_probs", "FP32", (-1, -1, -1))
+    PROMPT_IDS = Tensor("prompt_ids", "INT32", (-1,))
+    PROMPT_LOG_PROBS = Tensor("prompt_log_probs", "FP32", (-1,))
+    PROMPT_TOP_LOG_PROB_IDS = Tensor("prompt_top_log_prob_ids", "INT32", (-1, -1))
+    PROMPT_TOP_LOG_PROBS = Tensor("prompt_top_log_probs", "FP32", (-1, -1))
 
 
 class Statistics(OurStatistics, nvidia.Statistics):
@@ -139,12 +151,16 @@ class AnswerExtras(TensorSet):
         SAFETY_VERDICTS: What a policy found, as JSON.
         OUTPUT_TOKENS: The text of the tokens whose log probabilities the response carries.
         TOP_TOKENS: The text of the likeliest tokens beside each.
+        PROMPT_TOKEN_TEXTS: The text of the prompt's tokens.
+        PROMPT_TOP_TOKENS: The text of the likeliest in their places.
     """
 
     FINISH_REASON = Tensor("finish_reason", "STRING")
     SAFETY_VERDICTS = Tensor("safety_verdicts", "STRING")
     OUTPUT_TOKENS = Tensor("output_tokens", "STRING", (-1, -1))
     TOP_TOKENS = Tensor("top_tokens", "STRING", (-1, -1, -1))
+    PROMPT_TOKEN_TEXTS = Tensor("prompt_token_texts", "STRING", (-1,))
+    PROMPT_TOP_TOKENS = Tensor("prompt_top_tokens", "STRING", (-1, -1))
 
 
 class PostprocessingInputs(nvidia.PostprocessingInputs, Statistics, _StepOutputs):
@@ -183,7 +199,13 @@ OURS = frozenset(_names(*_StepInputs.own(), *EngineInputs.own(), *_StepOutputs.a
 """Tensors of the engine that TensorRT-LLM's own backend doesn't have."""
 
 _OUR_ENGINES_ALONE = frozenset(
-    _names(*EngineInputs.own(), *OurStatistics.all(), AnswerExtras.TOP_TOKENS)
+    _names(
+        *EngineInputs.own(),
+        *OurStatistics.all(),
+        AnswerExtras.TOP_TOKENS,
+        AnswerExtras.PROMPT_TOKEN_TEXTS,
+        AnswerExtras.PROMPT_TOP_TOKENS,
+    )
 )
 """What only our engine knows of: behind another, nothing offers it."""
 

@@ -90,6 +90,33 @@ class Texts(Prompt):
 
 
 @dataclass(frozen=True)
+class Tokens(Prompt):
+    """Tokens, by their ids, to be gone on with.
+
+    Attributes:
+        rows: Those of each prompt.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """Encode tokens."""
+        encoded = orjson.dumps(rows)
+        return cls(encoded, encoded, tuple(map(tuple, rows)))
+
+    @property
+    def operation(self) -> str:
+        return "text_completion"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+AnyPrompt = Chat | Texts | Tokens
+
+
+@dataclass(frozen=True)
 class Generation:
     """What one request generates; it stays as it is made, whoever is asked for it.
 
@@ -105,7 +132,7 @@ class Generation:
     """
 
     request_id: str
-    prompt: Chat | Texts
+    prompt: AnyPrompt
     parameters: GenerationParameters
     stream: bool
     tenant_class: TenantClass
@@ -148,15 +175,17 @@ class TokenLogprob(NamedTuple):
 
     Attributes:
         token: Its text; bytes that are no character alone are replaced.
-        logprob: Natural logarithm of its probability.
+        logprob: Natural logarithm of its probability; None where that isn't known.
         raw: Its bytes, where they are known.
         top: The likeliest tokens at its place.
+        id: Its id, where it is known.
     """
 
     token: str
-    logprob: float
+    logprob: float | None
     raw: bytes | None = None
     top: tuple[TokenLogprob, ...] = ()
+    id: int | None = None
 
 
 class Computed(NamedTuple):
@@ -186,6 +215,7 @@ class Delta:
         logprobs: Of each token, where they were asked for.
         verdicts: What the safety policy found, as ``output:email:redact``.
         computed: What was done for the answer; None where the upstream doesn't tell.
+        prompt: The prompt's tokens, where they were asked for, in an answer's first piece.
     """
 
     index: int = 0
@@ -196,8 +226,10 @@ class Delta:
     logprobs: list[TokenLogprob] | None = None
     verdicts: tuple[str, ...] = ()
     computed: Computed | None = None
+    prompt: list[TokenLogprob] | None = None
 
     @property
     def num_entries(self) -> int:
         """How many tokens it tells the probability of."""
-        return sum(1 + len(each.top) for each in self.logprobs or ())
+        told = (*(self.prompt or ()), *(self.logprobs or ()))
+        return sum(1 + len(each.top) for each in told)

@@ -34,6 +34,8 @@ class Mailbox:
             pending.output_tokens += delta.output_tokens
             if delta.prompt_tokens is not None:
                 pending.prompt_tokens = delta.prompt_tokens
+            if delta.prompt is not None:
+                pending.prompt = delta.prompt
             if delta.logprobs is not None:
                 if pending.logprobs is None:
                     pending.logprobs = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from contract.parameters import ParameterKeywords
 from gateway.configuration import AffinitySettings
-from gateway.generation import Chat, Generation, Texts
+from gateway.generation import AnyPrompt, Generation
 from gateway.interfaces import Principal, TenantClass
 from gateway.routing import Model
 
@@ -43,7 +43,7 @@ class Wish:
     """
 
     model: str
-    prompt: Chat | Texts
+    prompt: AnyPrompt
     parameters: ParameterKeywords
     stream: bool = False
     tenant_class: TenantClass | None = None

@@ -130,12 +130,12 @@ class ChatEncoder(OpenAIEncoder):
             {
                 "index": delta.index,
                 "message": {"role": "assistant", "content": delta.text, "refusal": None},
-                "logprobs": _chat_logprobs(delta.logprobs),
+                "logprobs": _chat_logprobs(self._asked(delta)),
                 "finish_reason": delta.finish_reason,
             }
             for delta in sorted(deltas, key=lambda delta: delta.index)
         ]
-        return self._answer(choices, progress)
+        return self._answer(choices, progress, **self._of_prompt(deltas[0]))
 
     def _chunk(
         self, index: int, content: bytes, logprobs: list[TokenLogprob] | None, reason: str

@@ -16,6 +16,7 @@ from contract.bounds import STOP_WORDS
 from contract.parameters import (
     ASKED,
     INT32_MAX,
+    MAX_TOP_LOG_PROBS,
     NO_END,
     ROWS,
     GenerationParameters,
@@ -23,7 +24,7 @@ from contract.parameters import (
 )
 from gateway.api.neutral import NEUTRAL, asking, unsupported
 from gateway.api.structured import Structured
-from gateway.generation import Chat, Texts
+from gateway.generation import AnyPrompt
 from gateway.interfaces import TenantClass
 from gateway.order import Wish
 
@@ -128,6 +129,13 @@ class GenerationRequest(Structured, _AskedWithParameters):
     best_of: int | None = Field(
         default=None, ge=1, description="As many as `n`: all that are made are answers."
     )
+    prompt_logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_TOP_LOG_PROBS,
+        description="vLLM's: the log probability of each of the prompt's tokens, with so many of "
+        "the likeliest beside it; not in a stream.",
+    )
     service_tier: ServiceTier | None = Field(
         default=None,
         description="The priority class: priority is interactive, default is standard, flex is "
@@ -181,6 +189,12 @@ class GenerationRequest(Structured, _AskedWithParameters):
             raise unsupported("stream_options need stream: true", name="stream_options")
         return self
 
+    @model_validator(mode="after")
+    def _a_prompt_is_scored_whole(self) -> GenerationRequest:
+        if self.prompt_logprobs is not None and self.stream:
+            raise unsupported("prompt_logprobs are not part of a stream", name="prompt_logprobs")
+        return self
+
     @property
     def top_logprobs_asked(self) -> int | None:
         """How many of the likeliest tokens are to be reported; None is no report at all."""
@@ -219,9 +233,15 @@ class GenerationRequest(Structured, _AskedWithParameters):
             parameters["return_log_probs"] = True
             if self.top_logprobs_asked:
                 parameters["num_top_log_probs"] = self.top_logprobs_asked
+        if self.prompt_logprobs is not None:
+            parameters["num_prompt_log_probs"] = INT32_MAX
+            parameters["return_prompt_tokens"] = True
+            most = max(self.prompt_logprobs, self.top_logprobs_asked or 0)
+            if most:
+                parameters["num_top_log_probs"] = most
         return parameters
 
-    def wish(self, prompt: Chat | Texts) -> Wish:
+    def wish(self, prompt: AnyPrompt) -> Wish:
         """What the body asks for, about a prompt."""
         return Wish(
             model=self.model,

@@ -28,6 +28,7 @@ from gateway.generation import (
     Generation,
     Job,
     TokenLogprob,
+    Tokens,
 )
 from gateway.interfaces import TenantClass
 
@@ -46,6 +47,12 @@ _TOKENS = EnsembleOutputs.OUTPUT_TOKENS.name
 _LOG_PROBS = EnsembleOutputs.OUTPUT_LOG_PROBS.name
 _TOP_TOKENS = EnsembleOutputs.TOP_TOKENS.name
 _TOP_LOG_PROBS = EnsembleOutputs.TOP_LOG_PROBS.name
+_PROMPT_IDS = EnsembleOutputs.PROMPT_IDS.name
+_PROMPT_TEXTS = EnsembleOutputs.PROMPT_TOKEN_TEXTS.name
+_PROMPT_LOG_PROBS = EnsembleOutputs.PROMPT_LOG_PROBS.name
+_PROMPT_TOP_IDS = EnsembleOutputs.PROMPT_TOP_LOG_PROB_IDS.name
+_PROMPT_TOP_TEXTS = EnsembleOutputs.PROMPT_TOP_TOKENS.name
+_PROMPT_TOP_LOG_PROBS = EnsembleOutputs.PROMPT_TOP_LOG_PROBS.name
 
 _BYTES = "bytes:"
 """How the text of a token begins that is no whole character."""
@@ -93,7 +100,8 @@ class Triton:
     async def _deltas(self, request: Request, first_index: int) -> AsyncGenerator[Delta, None]:
         async with aclosing(self._transport.responses(request)) as responses:
             async for outputs in responses:
-                entries = len(outputs.get(_TOP_TOKENS, ()))
+                entries = len(outputs.get(_TOP_TOKENS, ())) + len(outputs.get(_PROMPT_IDS, ()))
+                entries += len(outputs.get(_PROMPT_TOP_IDS, ()))
                 yield await aside(partial(_delta, outputs, first_index), entries)
 
     def _requests(self, job: Job) -> list[Request]:
@@ -118,6 +126,17 @@ class Triton:
             chat = prompt.encoded.decode()
             return [make(prompt="", chat=chat, request_id=_name(job, 0), parameters=parameters)]
         parameters[CHAT_TEMPLATE] = "off"
+        if isinstance(prompt, Tokens):
+            options = self._options(generation)
+            return [
+                make(
+                    prompt="",
+                    options=replace(options, prompt_token_ids=row),
+                    request_id=_name(job, i),
+                    parameters=parameters,
+                )
+                for i, row in enumerate(prompt.rows)
+            ]
         return [
             make(prompt=text, request_id=_name(job, i), parameters=parameters)
             for i, text in enumerate(prompt.texts)
@@ -162,6 +181,7 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         logprobs=_logprobs(outputs) if _LOG_PROBS in outputs else None,
         verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
         computed=_computed(outputs) if _COMPUTED_OUTPUT in outputs else None,
+        prompt=_prompt(outputs) if _PROMPT_IDS in outputs else None,
     )
 
 
@@ -170,29 +190,44 @@ def _computed(outputs: Outputs) -> Computed:
 
 
 def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
-    chosen = [
-        _token(text, value)
-        for text, value in zip(outputs[_TOKENS], outputs[_LOG_PROBS], strict=True)
-    ]
-    likeliest = [
-        _token(text, value)
-        for text, value in zip(
-            outputs.get(_TOP_TOKENS, ()), outputs.get(_TOP_LOG_PROBS, ()), strict=True
-        )
-    ]
-    count = len(likeliest) // len(chosen) if chosen else 0
+    chosen = list(map(_token, outputs[_TOKENS], outputs[_LOG_PROBS]))
+    likeliest = map(_token, outputs.get(_TOP_TOKENS, ()), outputs.get(_TOP_LOG_PROBS, ()))
+    return _with_likeliest(chosen, list(likeliest))
+
+
+def _prompt(outputs: Outputs) -> list[TokenLogprob]:
+    """The prompt's tokens; of the last of them it is known how likely they were."""
+    ids = outputs[_PROMPT_IDS]
+    scores = outputs.get(_PROMPT_LOG_PROBS, ())
+    values = [*[None] * (len(ids) - len(scores)), *scores]
+    tokens = list(map(_token, outputs[_PROMPT_TEXTS], values, ids))
+    likeliest = map(
+        _token,
+        outputs.get(_PROMPT_TOP_TEXTS, ()),
+        outputs.get(_PROMPT_TOP_LOG_PROBS, ()),
+        outputs.get(_PROMPT_TOP_IDS, ()),
+    )
+    of_scores = len(ids) - len(scores)
+    return tokens[:of_scores] + _with_likeliest(tokens[of_scores:], list(likeliest))
+
+
+def _with_likeliest(
+    tokens: list[TokenLogprob], likeliest: list[TokenLogprob]
+) -> list[TokenLogprob]:
+    """Each token with its part of those that were the likeliest."""
+    count = len(likeliest) // len(tokens) if tokens else 0
     return [
         token._replace(top=tuple(likeliest[place * count : (place + 1) * count]))
-        for place, token in enumerate(chosen)
+        for place, token in enumerate(tokens)
     ]
 
 
-def _token(text: str, logprob: float) -> TokenLogprob:
+def _token(text: str, logprob: float | None, token_id: int | None = None) -> TokenLogprob:
     """A token from its text, or from its bytes, spelt in hexadecimal, where it is none alone."""
     if not text.startswith(_BYTES):
-        return TokenLogprob(text, logprob)
+        return TokenLogprob(text, logprob, id=token_id)
     raw = bytes.fromhex(text.removeprefix(_BYTES).replace("\\x", ""))
-    return TokenLogprob(raw.decode(errors="replace"), logprob, raw)
+    return TokenLogprob(raw.decode(errors="replace"), logprob, raw, id=token_id)
 
 
 def _verdicts(values: Sequence[str]) -> tuple[str, ...]:

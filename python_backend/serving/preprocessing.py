@@ -172,15 +172,22 @@ class TritonPythonModel:
             _texts(inputs, tensor, bound)
             for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
+        ids = inputs.array(_In.PROMPT_TOKEN_IDS)
+        for tensor in (_In.MESSAGES, _In.PROMPT_TOKEN_IDS):
+            if inputs.array(tensor) is not None and any(texts):
+                text, name = EnsembleInputs.TEXT_INPUT.name, _client_name(tensor)
+                raise InvalidRequestError(f"{text} must be empty beside {name}", text)
         if chats is None:
             if tools or variables:
                 name = EnsembleInputs.TOOLS.name
                 raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
+            if ids is not None:
+                return [self._reader.read_ids(row.copy(), policy) for row in ids]
             choice = self._chat_template(inputs)
             return [self._reader.read_text(text, policy, choice) for text in texts]
-        if any(texts):
-            name = EnsembleInputs.TEXT_INPUT.name
-            raise InvalidRequestError(f"{name} must be empty beside messages", name)
+        if ids is not None:
+            name = EnsembleInputs.PROMPT_TOKEN_IDS.name
+            raise InvalidRequestError(f"{name} and messages are both prompts; give one", name)
         return [
             self._reader.read_chat(
                 Chat(

@@ -21,11 +21,13 @@ from contract.models import EnsembleInputs
 from contract.names import CHAT_TEMPLATE
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
+from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.messages import Message, Tool
 from python_backend.text.origin import given
 from python_backend.text.tokenizer import TextTokenizer
 
 _MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
+_IDS = EnsembleInputs.PROMPT_TOKEN_IDS.name
 _TOO_LONG: ErrorCode = "context_length_exceeded"
 CHAT_TEMPLATE_CHOICES = ("auto", "on", "off")
 
@@ -143,6 +145,32 @@ class PromptReader:
         ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
         goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
         return Prompt(ids, verdicts, goes_on, end)
+
+    def read_ids(self, ids: NDArray[np.int32], policy: Policy) -> Prompt:
+        """A prompt of tokens, int32 ``[tokens]``: as it is, but for what the policy takes out.
+
+        Raises:
+            InvalidRequestError: There are none or too many, one is not of the vocabulary, or the
+                policy refuses their text.
+        """
+        size, most = self._tokenizer.vocab_size, self._tokenizer.context_length
+        if not ids.size:
+            raise InvalidRequestError(f"{_IDS} is empty; it needs at least 1 token", _IDS)
+        if most is not None and ids.size > most:
+            raise InvalidRequestError(
+                f"{_IDS} has {ids.size} tokens; the context has room for {most}",
+                _IDS,
+                code=_TOO_LONG,
+            )
+        if not 0 <= ids.min() <= ids.max() < size:
+            raise InvalidRequestError(f"{_IDS} must be between 0 and {size - 1}", _IDS)
+        detokenizer = Detokenizer(self._tokenizer.vocabulary, skip_special_tokens=False)
+        text = detokenizer.add(ids.tolist(), final=True)
+        checked, verdicts = self._check(text, policy)
+        if checked != text:
+            ids = self._tokenizer.encode(checked, add_special_tokens=False)
+        goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
+        return Prompt(ids, verdicts, goes_on, checked[-_END_CHARACTERS:])
 
     def _measure(self, name: str, text: str) -> None:
         """Refuse what the engine can't take, before the policy's rules go over it."""

@@ -42,9 +42,26 @@ OUR_STATISTICS = {
     "num_cached_tokens",
     "num_computed_input_tokens",
     "num_computed_output_tokens",
+    "prompt_ids",
+    "prompt_log_probs",
+    "prompt_top_log_prob_ids",
+    "prompt_top_log_probs",
 }
-ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
-PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
+ANSWER_EXTRAS = {
+    "finish_reason",
+    "safety_verdicts",
+    "output_tokens",
+    "top_tokens",
+    "prompt_token_texts",
+    "prompt_top_tokens",
+}
+PROMPT_EXTRAS = {
+    "prompt_token_ids",
+    "messages",
+    "tools",
+    "chat_template_kwargs",
+    "embedding_bias_ids",
+}
 STREAM = {"sequence_id", "stream_context"}
 DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
 
@@ -56,7 +73,12 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - declared.ENSEMBLE.inputs.keys()
-    ours = {"priority", "return_computed_tokens", *(row.name for row in OUR_ROWS)}
+    ours = {
+        "priority",
+        "return_computed_tokens",
+        "return_prompt_tokens",
+        *(row.name for row in OUR_ROWS),
+    }
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == declared.ENSEMBLE.inputs
@@ -77,6 +99,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
                 "liveness_probes",
                 "priority",
                 "return_computed_tokens",
+                "return_prompt_tokens",
                 *(row.name for row in OUR_ROWS),
             },
         ),

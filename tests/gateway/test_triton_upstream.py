@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 
 from clients import (
@@ -22,7 +23,7 @@ from clients import (
 from contract.errors import RequestTimeoutError
 from contract.parameters import NO_END, GenerationParameters
 from gateway.configuration import TritonSettings
-from gateway.generation import Chat, Delta, Job, Texts
+from gateway.generation import Chat, Delta, Job, Texts, Tokens
 from gateway.upstreams.triton_upstream import Triton
 from tests.clients.fakes import HANG, Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
@@ -94,6 +95,34 @@ def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
         {"text_input": [text], **said, **REPORTS} for text in (b"a", b"b")
     ]
     assert {each.request_id for each in server.received} == {"id.0", "id.1"}
+
+
+def test_tokens_are_asked_one_prompt_after_the_other(server):
+    assert sent(server, job(Tokens.of(((5, 6), (7,))))) == [
+        {"text_input": [b""], "prompt_token_ids": ids, "max_tokens": [16], **REPORTS}
+        for ids in ([5, 6], [7])
+    ]
+
+
+def test_what_is_told_of_the_prompt_is_read(server):
+    told = {
+        "prompt_ids": np.array([[5, 6, 7]], dtype=np.int32),
+        "prompt_token_texts": np.array([[b"a", b"bytes:\\xc3", b"c"]], dtype=np.object_),
+        "prompt_log_probs": np.array([[-1.0, -2.0]], dtype=np.float32),
+        "prompt_top_log_prob_ids": np.array([[[6, 8], [9, 7]]], dtype=np.int32),
+        "prompt_top_log_probs": np.array([[[-1.0, -4.0], [-0.5, -2.0]]], dtype=np.float32),
+        "prompt_top_tokens": np.array([[[b"b", b"d"], [b"e", b"c"]]], dtype=np.object_),
+    }
+    server.script = [text("x", "stop", **told)]
+    (delta,) = asyncio.run(collect(upstream(server), job()))
+    assert delta.prompt is not None
+    assert [(each.token, each.logprob, each.id) for each in delta.prompt] == [
+        ("a", None, 5),
+        ("\ufffd", -1.0, 6),
+        ("c", -2.0, 7),
+    ]
+    assert [[each.id for each in token.top] for token in delta.prompt] == [[], [6, 8], [9, 7]]
+    assert delta.num_entries == 7
 
 
 @pytest.mark.parametrize("ours", [True, False])
