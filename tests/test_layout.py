@@ -76,6 +76,7 @@ NAMESAKES = {
     "python_backend/serving/answer.py": {"stop"},
     "python_backend/serving/postprocessing.py": {"stop"},
     "python_backend/text/chat_template.py": {"messages", "tools"},  # a chat template's variables
+    "python_backend/text/messages.py": {"tool_calls"},  # a field of OpenAI's messages
     "python_backend/text/detokenizer.py": {"stop"},  # of a decoder in `tokenizer.json`
     "clients/__main__.py": {"stop"},  # options of the command line
     "clients/client.py": {"sequence_index"},  # what a result has

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from contract import nvidia
+from contract.chat_parameters import ChatInputs
 from contract.ensemble import ensemble_steps
 from contract.models import (
     ENSEMBLE_MODEL,
@@ -43,8 +44,9 @@ OUR_STATISTICS = {
     "num_computed_input_tokens",
     "num_computed_output_tokens",
 }
-ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
-PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
+PARSED = {"reasoning_output", "tool_calls", "num_reasoning_tokens"}
+ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens", *PARSED}
+PROMPT_EXTRAS = {*(tensor.name for tensor in ChatInputs.all()), "embedding_bias_ids"}
 STREAM = {"sequence_id", "stream_context"}
 DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
 
