@@ -83,11 +83,18 @@ NAMESAKES = {
     "clients/results.py": {"arrival_time_ns"},  # what its metrics have
     "clients/perf/__main__.py": {"max_tokens"},  # a setting in the report
     "gateway/upstreams/provider_upstream.py": {  # OpenAI's words
+        "chat_template_kwargs",
         "finish_reason",
         "max_tokens",
         "messages",
+        "parallel_tool_calls",
         "priority",
+        "reasoning_effort",
         "stop",
+        "thinking_token_budget",
+        "tool_calls",
+        "tool_choice",
+        "tools",
     },
     "ensembles/cpp_backend.py": {"top_k", "top_p"},  # decoding modes of the C++ backend
 }
