@@ -29,9 +29,14 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
 
     Attributes:
         PROMPT_TOKEN_IDS: A prompt's tokens, in place of ``QUERY``.
-        MESSAGES: A chat as JSON, in place of ``QUERY``; so are the next two.
+        MESSAGES: A chat as JSON, in place of ``QUERY``; what follows belongs to it.
         TOOLS: Functions that the model may call.
+        TOOL_CHOICE: Whether it calls them.
+        PARALLEL_TOOL_CALLS: Whether it may call more than one.
+        REASONING_EFFORT: How much it thinks.
+        THINKING_TOKEN_BUDGET: After how many tokens it has thought enough.
         CHAT_TEMPLATE_KWARGS: What else the chat template is given.
+        PARSE_ANSWER: Whether reasoning and calls are told apart from the text.
         EMBEDDING_BIAS_IDS: Biased tokens by their ids, in place of ``EMBEDDING_BIAS_WORDS``.
         MIN_TOKENS: How many tokens of the answer no stop text ends.
         STREAM: Whether the request streams.
@@ -42,7 +47,12 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
     PROMPT_TOKEN_IDS = optional("PROMPT_TOKEN_IDS", "INT32", -1)
     MESSAGES = optional("MESSAGES", "STRING")
     TOOLS = optional("TOOLS", "STRING")
+    TOOL_CHOICE = optional("TOOL_CHOICE", "STRING")
+    PARALLEL_TOOL_CALLS = optional("PARALLEL_TOOL_CALLS", "BOOL")
+    REASONING_EFFORT = optional("REASONING_EFFORT", "STRING")
+    THINKING_TOKEN_BUDGET = optional("THINKING_TOKEN_BUDGET", "INT32")
     CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
+    PARSE_ANSWER = optional("PARSE_ANSWER", "BOOL")
     EMBEDDING_BIAS_IDS = optional("EMBEDDING_BIAS_IDS", "INT32", -1)
     MIN_TOKENS = optional("MIN_TOKENS", "INT32")
     STREAM = optional("STREAM", "BOOL")
@@ -153,6 +163,11 @@ class AnswerExtras(TensorSet):
         TOP_TOKENS: The text of the likeliest tokens beside each.
         PROMPT_TOKEN_TEXTS: The text of the prompt's tokens.
         PROMPT_TOP_TOKENS: The text of the likeliest in their places.
+        REASONING_OUTPUT: What the model thought before it answered.
+        TOOL_CALLS: What it says of calls, as JSON: a list of ``{"index", "id", "name"}`` where one
+            begins and ``{"index", "arguments"}`` with what follows of its arguments.
+        NUM_REASONING_TOKENS: How many of the response's tokens it thought with. These three where
+            the request asks for ``parse_answer``.
     """
 
     FINISH_REASON = Tensor("finish_reason", "STRING")
@@ -161,6 +176,9 @@ class AnswerExtras(TensorSet):
     TOP_TOKENS = Tensor("top_tokens", "STRING", (-1, -1, -1))
     PROMPT_TOKEN_TEXTS = Tensor("prompt_token_texts", "STRING", (-1,))
     PROMPT_TOP_TOKENS = Tensor("prompt_top_tokens", "STRING", (-1, -1))
+    REASONING_OUTPUT = Tensor("reasoning_output", "STRING")
+    TOOL_CALLS = Tensor("tool_calls", "STRING")
+    NUM_REASONING_TOKENS = Tensor("num_reasoning_tokens", "INT32")
 
 
 class PostprocessingInputs(nvidia.PostprocessingInputs, Statistics, _StepOutputs):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import Annotated
 
+from contract.chat_parameters import ChatInputs, ChatKeywords, ChatParameters
 from contract.nvidia import EngineInputs, EnsembleInputs
 from contract.parameter import Bounds, Parameter, described, rows_of
-from contract.tensors import Tensor, TensorSet, Value, optional, scalar
+from contract.tensors import Tensor, Value, optional, scalar
 
 INT32_MAX = 2**31 - 1
 
@@ -25,13 +26,10 @@ MAX_TOP_LOG_PROBS = 20
 """Most likeliest tokens that are reported beside each chosen one."""
 
 
-class OwnInputs(TensorSet):
+class OwnInputs(ChatInputs):
     """What a client may send beside TensorRT-LLM's inputs, where code names the tensor itself."""
 
     PROMPT_TOKEN_IDS = optional("prompt_token_ids", "INT32", -1)
-    MESSAGES = optional("messages", "STRING")
-    TOOLS = optional("tools", "STRING")
-    CHAT_TEMPLATE_KWARGS = optional("chat_template_kwargs", "STRING")
     EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
     INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
     RETURN_COMPUTED_TOKENS = optional("return_computed_tokens", "BOOL")
@@ -41,7 +39,7 @@ class OwnInputs(TensorSet):
 
 @described
 @dataclass(frozen=True, kw_only=True)
-class GenerationParameters:
+class GenerationParameters(ChatParameters):
     """How one request's text is generated: names and meaning are TensorRT-LLM's.
 
     None and an empty collection are not sent and leave the choice to the server.
@@ -331,31 +329,6 @@ class GenerationParameters:
             tensor=OwnInputs.PROMPT_TOKEN_IDS,
         ),
     ] = ()
-    messages: Annotated[
-        Sequence[Mapping[str, Any]],
-        Parameter(
-            meaning="A chat in place of the prompt, which must be empty then: OpenAI's messages.",
-            tensor=OwnInputs.MESSAGES,
-            json=True,
-            openai="messages",
-        ),
-    ] = ()
-    tools: Annotated[
-        Sequence[Mapping[str, Any]],
-        Parameter(
-            meaning="Functions that the model may call, as OpenAI's chat API has them.",
-            tensor=OwnInputs.TOOLS,
-            json=True,
-        ),
-    ] = ()
-    chat_template_kwargs: Annotated[
-        Mapping[str, Any],
-        Parameter(
-            meaning="What else the checkpoint's chat template is given.",
-            tensor=OwnInputs.CHAT_TEMPLATE_KWARGS,
-            json=True,
-        ),
-    ] = field(default_factory=dict)
     guided_decoding_guide_type: Annotated[
         str | None,
         Parameter(
@@ -396,7 +369,7 @@ class GenerationParameters:
         return inputs
 
 
-class ParameterKeywords(TypedDict, total=False):
+class ParameterKeywords(ChatKeywords, total=False):
     """The fields of `GenerationParameters` as keyword arguments, for type checkers."""
 
     max_tokens: int
@@ -428,9 +401,6 @@ class ParameterKeywords(TypedDict, total=False):
     return_prompt_tokens: bool | None
     return_perf_metrics: bool | None
     prompt_token_ids: Sequence[int]
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]]
-    chat_template_kwargs: Mapping[str, Any]
     guided_decoding_guide_type: str | None
     guided_decoding_guide: str | None
     priority: int | None

@@ -5,8 +5,8 @@ APIs turn requests into generations, upstreams turn them into pieces, and neithe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -202,6 +202,23 @@ class Computed(NamedTuple):
     cached: int
 
 
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """What was added to one call of a function.
+
+    Attributes:
+        index: Which call of its answer, from 0.
+        id: The call's id, where it begins.
+        name: The function's name, where it begins.
+        arguments: What follows of its arguments, which are JSON when the call is whole.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 @dataclass
 class Delta:
     """What was added to one answer.
@@ -216,6 +233,9 @@ class Delta:
         verdicts: What the safety policy found, as ``output:email:redact``.
         computed: What was done for the answer; None where the upstream doesn't tell.
         prompt: The prompt's tokens, where they were asked for, in an answer's first piece.
+        reasoning: What follows of the model's thinking, which comes before the text.
+        tool_calls: What follows of calls, in order, which come behind the text.
+        reasoning_tokens: How many of `output_tokens` it thought with.
     """
 
     index: int = 0
@@ -227,6 +247,30 @@ class Delta:
     verdicts: tuple[str, ...] = ()
     computed: Computed | None = None
     prompt: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    reasoning_tokens: int = 0
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it has text of any kind."""
+        return bool(self.text or self.reasoning or self.tool_calls)
+
+    @property
+    def written(self) -> str:
+        """All that the model wrote."""
+        calls = (each.name + each.arguments for each in self.tool_calls)
+        return "".join((self.reasoning, self.text, *calls))
+
+    def add_tool_calls(self, more: Iterable[ToolCallDelta]) -> None:
+        """Add what follows of calls: one entry for each of them."""
+        by_index = {each.index: each for each in self.tool_calls}
+        for each in more:
+            known = by_index.get(each.index)
+            if known is not None:
+                each = replace(known, arguments=known.arguments + each.arguments)
+            by_index[each.index] = each
+        self.tool_calls = list(by_index.values())
 
     @property
     def num_entries(self) -> int:

@@ -95,6 +95,8 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     if worst["type"] == "unsupported_parameter":
         code = "unsupported_parameter"
         path = [*path, str(context["name"])]
+    elif worst["type"] == "wrong_parameter":
+        path = [*path, str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
         message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"

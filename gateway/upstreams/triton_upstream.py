@@ -29,6 +29,7 @@ from gateway.generation import (
     Job,
     TokenLogprob,
     Tokens,
+    ToolCallDelta,
 )
 from gateway.interfaces import TenantClass
 
@@ -43,6 +44,9 @@ _COMPUTED_PROMPT = EnsembleOutputs.NUM_COMPUTED_INPUT_TOKENS.name
 _COMPUTED_OUTPUT = EnsembleOutputs.NUM_COMPUTED_OUTPUT_TOKENS.name
 _CACHED = EnsembleOutputs.NUM_CACHED_TOKENS.name
 _VERDICTS = EnsembleOutputs.SAFETY_VERDICTS.name
+_REASONING = EnsembleOutputs.REASONING_OUTPUT.name
+_TOOL_CALLS = EnsembleOutputs.TOOL_CALLS.name
+_REASONING_TOKENS = EnsembleOutputs.NUM_REASONING_TOKENS.name
 _TOKENS = EnsembleOutputs.OUTPUT_TOKENS.name
 _LOG_PROBS = EnsembleOutputs.OUTPUT_LOG_PROBS.name
 _TOP_TOKENS = EnsembleOutputs.TOP_TOKENS.name
@@ -154,6 +158,7 @@ class Triton:
             fit_max_tokens=asked.fit_max_tokens if ours else None,
             # OpenAI's penalties count what the model said, not what it was told.
             prompt_ignore_length=INT32_MAX if ours and penalized else None,
+            parse_answer=True if isinstance(generation.prompt, Chat) else None,
             exclude_input_in_output=True,
             include_stop_str_in_output=False,
             return_num_input_tokens=True,
@@ -182,7 +187,19 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
         computed=_computed(outputs) if _COMPUTED_OUTPUT in outputs else None,
         prompt=_prompt(outputs) if _PROMPT_IDS in outputs else None,
+        reasoning=_first_text(outputs, _REASONING),
+        tool_calls=_calls(outputs) if _TOOL_CALLS in outputs else [],
+        reasoning_tokens=outputs[_REASONING_TOKENS][0] if _REASONING_TOKENS in outputs else 0,
     )
+
+
+def _first_text(outputs: Outputs, name: str) -> str:
+    values = outputs.get(name)
+    return values[0] if values else ""
+
+
+def _calls(outputs: Outputs) -> list[ToolCallDelta]:
+    return [ToolCallDelta(**each) for each in orjson.loads(outputs[_TOOL_CALLS][0] or b"[]")]
 
 
 def _computed(outputs: Outputs) -> Computed:

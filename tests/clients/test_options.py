@@ -106,6 +106,11 @@ ALL = GenerationOptions(
     include_stop_str_in_output=False,
     guided_decoding_guide_type="regex",
     guided_decoding_guide="yes|no",
+    tool_choice="auto",
+    parallel_tool_calls=False,
+    reasoning_effort="low",
+    thinking_token_budget=100,
+    parse_answer=True,
     priority=1,
 )
 

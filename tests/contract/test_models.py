@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from contract import nvidia
+from contract.chat_parameters import ChatInputs
 from contract.ensemble import ensemble_steps
 from contract.models import (
     ENSEMBLE_MODEL,
@@ -47,19 +48,19 @@ OUR_STATISTICS = {
     "prompt_top_log_prob_ids",
     "prompt_top_log_probs",
 }
+PARSED = {"reasoning_output", "tool_calls", "num_reasoning_tokens"}
+OF_PROMPT = {"prompt_token_texts", "prompt_top_tokens"}
 ANSWER_EXTRAS = {
     "finish_reason",
     "safety_verdicts",
     "output_tokens",
     "top_tokens",
-    "prompt_token_texts",
-    "prompt_top_tokens",
+    *OF_PROMPT,
+    *PARSED,
 }
 PROMPT_EXTRAS = {
+    *(tensor.name for tensor in ChatInputs.all()),
     "prompt_token_ids",
-    "messages",
-    "tools",
-    "chat_template_kwargs",
     "embedding_bias_ids",
 }
 STREAM = {"sequence_id", "stream_context"}

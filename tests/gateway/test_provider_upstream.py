@@ -18,7 +18,17 @@ from contract.errors import (
 from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
-from gateway.generation import AnyPrompt, Chat, Delta, Generation, Job, Texts, TokenLogprob, Tokens
+from gateway.generation import (
+    AnyPrompt,
+    Chat,
+    Delta,
+    Generation,
+    Job,
+    Texts,
+    TokenLogprob,
+    Tokens,
+    ToolCallDelta,
+)
 from gateway.upstreams.provider_upstream import Provider
 from tests.gateway.fakes import FakeUpstream, Keys, Ledger, serving, words
 
@@ -188,3 +198,33 @@ def test_why_a_provider_s_answer_ended_is_one_of_our_reasons(said, means, monkey
     answer_always(monkeypatch, 200, json.dumps({"choices": [choice]}).encode())
     (delta,) = ask("http://other", job(stream=False))
     assert delta.finish_reason == means
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_functions_go_out_and_their_calls_and_the_reasoning_come_back(stream):
+    tool = {"type": "function", "function": {"name": "add"}}
+    parameters = GenerationParameters(
+        tools=[tool],
+        tool_choice="function:add",
+        parallel_tool_calls=False,
+        reasoning_effort="low",
+    )
+    fake = FakeUpstream(
+        [
+            Delta(reasoning="so", output_tokens=2, reasoning_tokens=2, prompt_tokens=5),
+            Delta(tool_calls=[ToolCallDelta(0, "a", "add", '{"x"')], output_tokens=1),
+            Delta(finish_reason="tool_calls", tool_calls=[ToolCallDelta(0, arguments=": 1}")]),
+        ]
+    )
+    with serving(fake) as gateway:
+        deltas = ask(gateway.url, job(CHAT, parameters, stream=stream))
+    asked = fake.jobs[0].generation.parameters
+    assert (asked.tools, asked.tool_choice) == ((tool,), "function:add")
+    assert (asked.parallel_tool_calls, asked.reasoning_effort) == (False, "low")
+    whole = Delta()
+    for delta in deltas:
+        whole.reasoning += delta.reasoning
+        whole.reasoning_tokens += delta.reasoning_tokens
+        whole.add_tool_calls(delta.tool_calls)
+    assert whole.tool_calls == [ToolCallDelta(0, "a", "add", '{"x": 1}')]
+    assert (whole.reasoning, whole.reasoning_tokens) == ("so", 2)

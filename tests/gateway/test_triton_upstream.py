@@ -75,7 +75,13 @@ REPORTS = {
 def test_a_chat_is_asked_as_it_is_encoded(server):
     chat = Chat.of([{"role": "user", "content": "Où ?"}])
     assert sent(server, job(chat)) == [
-        {"text_input": [b""], "messages": [chat.encoded], "max_tokens": [16], **REPORTS}
+        {
+            "text_input": [b""],
+            "messages": [chat.encoded],
+            "max_tokens": [16],
+            "parse_answer": [True],
+            **REPORTS,
+        }
     ]
 
 
