@@ -144,7 +144,8 @@ class OnnxKind(_InEnsemble):
         versions = version.parent.glob("[0-9]*")
         if any((each / settings.onnx.engine_dir / "engine.json").is_file() for each in versions):
             return None
-        return f"`make repository REPOSITORY={version.parent.parent}` builds one and puts it there"
+        make = f"`make repository REPOSITORY={version.parent.parent}`"
+        return f"{make}, with the same SETTINGS, builds one and puts it there"
 
     def how_to_serve(self, repository: Path, settings: RepositorySettings) -> str:
         command = [sys.executable, "-m", "ops.serve", "--repository", str(repository)]

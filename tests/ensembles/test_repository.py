@@ -110,7 +110,8 @@ def test_the_command_says_how_ours_is_served(
 def test_a_repository_without_an_engine_says_how_to_get_one(tmp_path: Path) -> None:
     assemble(tmp_path, DEFAULTS)
     assert missing_engine(tmp_path, DEFAULTS) == (
-        f"`make repository REPOSITORY={tmp_path}` builds one and puts it there"
+        f"`make repository REPOSITORY={tmp_path}`, with the same SETTINGS, builds one and puts it "
+        "there"
     )
     (tmp_path / "tensorrt_llm" / "1" / "engine.json").write_text("{}")
     assert missing_engine(tmp_path, DEFAULTS) is None
