@@ -50,6 +50,7 @@ class Intake:
             generation=generation,
             affinity_key=wish.affinity_key,
             deadline_s=arrival.received_s + timeout_s,
+            deadline_is_asked=timeout_s < self._settings.default_deadline_s,
         )
 
     def _timeout_s(self, arrival: Arrival) -> float:

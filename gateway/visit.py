@@ -70,6 +70,8 @@ class Door:
         if error is not None:
             is_http = type(error) is GatewayError  # a status, and nothing that has a word
             code = error.code or (f"http_{status}" if is_http else type(error).__name__)
+            if visit.order is not None and not is_http:
+                code = visit.order.cause(error)
         record = _record(visit, status, code)
         self._count(visit, record)
         if record.tenant or visit.arrival.headers.get("authorization"):
