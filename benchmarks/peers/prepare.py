@@ -65,8 +65,8 @@ class Workshop:
         stamp.write_text(key)
         return python
 
-    def model(self, system: SystemSpec, checkpoint: Path) -> Path:
-        """The folder of a system's model.
+    def model(self, system: SystemSpec, checkpoint: Path, place: str = "models") -> Path:
+        """The folder of a system's model, in a folder of such models.
 
         A peer's is built once for its requirements, program and options; ours anew each time, since
         the builder may have changed.
@@ -74,7 +74,7 @@ class Workshop:
         Raises:
             PrepareError: The worker's ``build`` failed.
         """
-        model = self.folder / "models" / system.name
+        model = self.folder / place / system.name
         stamp = model / "built.json"
         key = json.dumps({"checkpoint": str(checkpoint), "options": system.options})
         if system.environment is not None:
