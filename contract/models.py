@@ -158,6 +158,7 @@ class AnswerExtras(TensorSet):
 
     Attributes:
         FINISH_REASON: Why the answer ended, in its last response.
+        STOP_TEXT: The stop text that ended it, if one did.
         SAFETY_VERDICTS: What a policy found, as JSON.
         OUTPUT_TOKENS: The text of the tokens whose log probabilities the response carries.
         TOP_TOKENS: The text of the likeliest tokens beside each.
@@ -171,6 +172,7 @@ class AnswerExtras(TensorSet):
     """
 
     FINISH_REASON = Tensor("finish_reason", "STRING")
+    STOP_TEXT = Tensor("stop_text", "STRING")
     SAFETY_VERDICTS = Tensor("safety_verdicts", "STRING")
     OUTPUT_TOKENS = Tensor("output_tokens", "STRING", (-1, -1))
     TOP_TOKENS = Tensor("top_tokens", "STRING", (-1, -1, -1))

@@ -143,7 +143,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(configuration.listen.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
     app.add_middleware(Edge, settings=configuration.listen, held=held, turnstile=gateway.turnstile)

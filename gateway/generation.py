@@ -236,6 +236,7 @@ class Delta:
         reasoning: What follows of the model's thinking, which comes before the text.
         tool_calls: What follows of calls, in order, which come behind the text.
         reasoning_tokens: How many of `output_tokens` it thought with.
+        stop_text: The stop text that ended it, where one did and that is known.
     """
 
     index: int = 0
@@ -250,6 +251,7 @@ class Delta:
     reasoning: str = ""
     tool_calls: list[ToolCallDelta] = field(default_factory=list)
     reasoning_tokens: int = 0
+    stop_text: str = ""
 
     @property
     def says_something(self) -> bool:

@@ -31,6 +31,7 @@ class Mailbox:
         else:
             pending.text += delta.text
             pending.finish_reason = delta.finish_reason or pending.finish_reason
+            pending.stop_text = delta.stop_text or pending.stop_text
             pending.output_tokens += delta.output_tokens
             pending.reasoning += delta.reasoning
             pending.reasoning_tokens += delta.reasoning_tokens

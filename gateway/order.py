@@ -35,6 +35,12 @@ class Arrival:
     time: float
     received_s: float
 
+    @property
+    def authorization(self) -> str | None:
+        """Who says to be asking; clients of Anthropic's API send the key in a header of its own."""
+        key = self.headers.get("x-api-key")
+        return self.headers.get("authorization") or (None if key is None else f"Bearer {key}")
+
 
 @dataclass(frozen=True)
 class Wish:

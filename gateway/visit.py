@@ -74,7 +74,7 @@ class Door:
                 code = visit.order.cause(error)
         record = _record(visit, status, code)
         self._count(visit, record)
-        if record.tenant or visit.arrival.headers.get("authorization"):
+        if record.tenant or visit.arrival.authorization:
             self._audit.call(record)
         is_probe = visit.route.startswith("GET /health/") and status == 200
         _log.log(

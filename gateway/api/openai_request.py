@@ -7,7 +7,7 @@ those that say how tokens are drawn are the rows of `contract.parameters`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -42,6 +42,21 @@ _CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in
 _MOST_DIGITS = 10
 """Of a token's id."""
 _STREAM_NEUTRAL = {"continuous_usage_stats": (False,)}
+
+
+def check_stop_texts(texts: Sequence[str]) -> None:
+    """Look whether texts can be looked for.
+
+    Raises:
+        ValueError: One is empty, or they are too long.
+    """
+    if "" in texts:
+        raise ValueError("a stop text must not be empty")
+    size = sum(len(text.encode()) for text in texts)
+    if size > STOP_WORDS.most_bytes:
+        raise ValueError(
+            f"the texts have {size} bytes; they must have at most {STOP_WORDS.most_bytes}"
+        )
 
 
 class StreamOptions(BaseModel):
@@ -151,14 +166,7 @@ class GenerationRequest(Structured, _AskedWithParameters):
     @field_validator("stop")
     @classmethod
     def _stop_texts(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        texts = [stop] if isinstance(stop, str) else stop or []
-        if "" in texts:
-            raise ValueError("a stop text must not be empty")
-        size = sum(len(text.encode()) for text in texts)
-        if size > STOP_WORDS.most_bytes:
-            raise ValueError(
-                f"the texts have {size} bytes; they must have at most {STOP_WORDS.most_bytes}"
-            )
+        check_stop_texts([stop] if isinstance(stop, str) else stop or [])
         return stop
 
     @field_validator("logit_bias")

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope
 
+from gateway.api.anthropic_messages import MessagesTranslator
 from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
@@ -24,7 +25,11 @@ from gateway.interfaces import AuditLog
 from gateway.routing import Model
 from gateway.visit import SCOPE_KEY
 
-TRANSLATORS: tuple[Translator[Any], ...] = (ChatTranslator(), CompletionTranslator())
+TRANSLATORS: tuple[Translator[Any], ...] = (
+    ChatTranslator(),
+    CompletionTranslator(),
+    MessagesTranslator(),
+)
 """The APIs."""
 
 
@@ -44,7 +49,7 @@ class AuthenticatedRoute(APIRoute):
             visit = request.scope[SCOPE_KEY]
             visit.route = route_of(request.scope)
             visit.principal = request.state.principal = await gateway.authenticate(
-                request.headers.get("authorization")
+                visit.arrival.authorization
             )
             return await handler(await self.take(request))
 

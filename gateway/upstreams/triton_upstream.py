@@ -37,6 +37,7 @@ _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch":
 # Read for every response: spelt once.
 _TEXT = EnsembleOutputs.TEXT_OUTPUT.name
 _FINISH_REASON = EnsembleOutputs.FINISH_REASON.name
+_STOP_TEXT = EnsembleOutputs.STOP_TEXT.name
 _INDEX = EnsembleOutputs.SEQUENCE_INDEX.name
 _PROMPT_TOKENS = EnsembleOutputs.NUM_INPUT_TOKENS.name
 _OUTPUT_TOKENS = EnsembleOutputs.NUM_OUTPUT_TOKENS.name
@@ -187,6 +188,7 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
         computed=_computed(outputs) if _COMPUTED_OUTPUT in outputs else None,
         prompt=_prompt(outputs) if _PROMPT_IDS in outputs else None,
+        stop_text=_first_text(outputs, _STOP_TEXT),
         reasoning=_first_text(outputs, _REASONING),
         tool_calls=_calls(outputs) if _TOOL_CALLS in outputs else [],
         reasoning_tokens=outputs[_REASONING_TOKENS][0] if _REASONING_TOKENS in outputs else 0,

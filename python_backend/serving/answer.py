@@ -102,6 +102,7 @@ class Piece:
         num_tokens: How many of the tokens that were added belong to the answer. Those behind the
             one with which a stop text or the policy ends it don't.
         ends_early: The answer ends here, though the engine goes on.
+        stop_text: The stop text that ended it, if one did.
     """
 
     text: str = ""
@@ -111,6 +112,7 @@ class Piece:
     tokens: list[Token] = field(default_factory=list)
     num_tokens: int = 0
     ends_early: bool = False
+    stop_text: str = ""
 
 
 class _Pending(NamedTuple):
@@ -239,6 +241,7 @@ class Answer:
         if not self._stops.found:
             return None
         piece.finish_reason = "stop"
+        piece.stop_text = self._stops.text
         return self._scanner.cut(text, self._stops.cut_off)
 
     def _take(self, piece: Piece, scanned: Scanned) -> None:

@@ -291,7 +291,8 @@ def _response(inputs: Inputs, stream: _Stream) -> pb_utils.InferenceResponse:
         width = 0 if top is None else top.shape[-1]
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
-    return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
+    extras = _extras(verdicts, pieces[-1].finish_reason, pieces[-1].stop_text)
+    return pb_utils.InferenceResponse([*outputs, *extras])
 
 
 def _what_it_cost(inputs: Inputs) -> pb_utils.InferenceResponse | None:
@@ -306,9 +307,12 @@ def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tens
     return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
-def _extras(verdicts: list[dict[str, Any]], reason: Ending) -> list[pb_utils.Tensor]:
+def _extras(
+    verdicts: list[dict[str, Any]], reason: Ending, stop_text: str = ""
+) -> list[pb_utils.Tensor]:
     texts = {
         _Out.FINISH_REASON: reason,
+        _Out.STOP_TEXT: stop_text if reason == "stop" else "",
         _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",
     }
     return [

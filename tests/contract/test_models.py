@@ -52,6 +52,7 @@ PARSED = {"reasoning_output", "tool_calls", "num_reasoning_tokens"}
 OF_PROMPT = {"prompt_token_texts", "prompt_top_tokens"}
 ANSWER_EXTRAS = {
     "finish_reason",
+    "stop_text",
     "safety_verdicts",
     "output_tokens",
     "top_tokens",
