@@ -14,11 +14,12 @@ Triton has a header that makes it end the stream with the status instead, and di
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
+from numpy.typing import NDArray
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
@@ -26,6 +27,9 @@ from clients import wire
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
+from contract.ensemble import ensemble_steps
+from contract.models import PostprocessingInputs, PostprocessingOutputs, PreprocessingOutputs
+from contract.names import POSTPROCESSING, PREPROCESSING
 from contract.stopping import stop_inputs
 
 _CHANNEL = [
@@ -125,6 +129,39 @@ class AsyncGrpcTransport:
         finally:
             call.cancel()
 
+    async def tokens(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt, which the ensemble's first step makes.
+
+        Raises:
+            ClientError: It makes none of it; `clients.client_errors` lists how that can be.
+        """
+        outputs = await self._ask(_to_preprocessing(request), request)
+        return list(outputs[PreprocessingOutputs.INPUT_ID.name])
+
+    async def text(self, request: Request, token_ids: Sequence[int]) -> str:
+        """The text of tokens, which the ensemble's last step makes, held to its policy.
+
+        Raises:
+            ClientError: It makes none of them.
+        """
+        outputs = await self._ask(_to_postprocessing(request, token_ids), request)
+        return str(outputs[PostprocessingOutputs.OUTPUT.name][0])
+
+    async def _ask(self, message: Any, request: Request) -> Outputs:
+        """Send a message that has one response."""
+        call = self._connected().infer(
+            message, timeout=request.timeout_s, metadata=_metadata(request)
+        )
+        try:
+            outputs: Outputs = {}
+            async for response in call:
+                outputs = {**outputs, **_outputs(response, self._address)}
+            return outputs
+        except grpc.RpcError as error:
+            raise _error(error, self._address) from None
+        finally:
+            call.cancel()
+
     async def aclose(self) -> None:
         """Close the connection."""
         if self._channel is not None:
@@ -152,23 +189,52 @@ class _Calls:
 
 
 def _message(request: Request) -> Any:
-    message = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
+    message = _empty(request, request.model)
+    for name, values in request.inputs.items():
+        _add(message, name, wire.wire_type(name), wire.to_array(name, values))
+    return message
+
+
+def _to_preprocessing(request: Request) -> Any:
+    """A request to the ensemble's first step, which knows the inputs by names of its own."""
+    inputs = request.inputs
+    message = _empty(request, PREPROCESSING)
+    for into, name in ensemble_steps()[0].input_map.items():
+        if name in inputs:
+            _add(message, into, wire.wire_type(name), wire.to_array(name, inputs[name]))
+    return message
+
+
+def _to_postprocessing(request: Request, token_ids: Sequence[int]) -> Any:
+    """A request to the last, without a sequence: it makes a text of the tokens and no more."""
+    message = _empty(request, POSTPROCESSING)
+    for tensor, array in (
+        (PostprocessingInputs.TOKENS_BATCH, np.array([[token_ids]], np.int32)),
+        (PostprocessingInputs.SEQUENCE_LENGTH, np.array([[len(token_ids)]], np.int32)),
+    ):
+        _add(message, tensor.name, tensor.data_type, array)
+    return message
+
+
+def _empty(request: Request, model: str) -> Any:
+    """A request of the same id and parameters, without inputs."""
+    message = service_pb2.ModelInferRequest(model_name=model, id=request.request_id)
     for name, value in request.parameters.items():
         _set_parameter(message.parameters[name], value)
-    for name, values in request.inputs.items():
-        array = wire.to_array(name, values)
-        message.inputs.add(name=name, datatype=wire.wire_type(name), shape=array.shape)
-        raw = serialize_byte_tensor(array).item() if array.dtype.hasobject else array.tobytes()
-        message.raw_input_contents.append(raw)
     return message
+
+
+def _add(message: Any, name: str, datatype: str, array: NDArray[Any]) -> None:
+    message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    raw = serialize_byte_tensor(array).item() if array.dtype.hasobject else array.tobytes()
+    message.raw_input_contents.append(raw)
 
 
 def _stop(model: str, request_id: str) -> Any:
     """A request to end another."""
     message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for tensor, array in stop_inputs().items():
-        message.inputs.add(name=tensor.name, datatype=tensor.data_type, shape=array.shape)
-        message.raw_input_contents.append(array.tobytes())
+        _add(message, tensor.name, tensor.data_type, array)
     return message
 
 

@@ -20,7 +20,7 @@ from gateway.admission import Admission
 from gateway.api.edge import Edge, written
 from gateway.api.error_objects import error_headers, invalid
 from gateway.api.incoming import Held
-from gateway.api.routes import api, health
+from gateway.api.routes import api, health, tokens
 from gateway.configuration import (
     AnyUpstream,
     Configuration,
@@ -131,6 +131,7 @@ def create_app(
     app.state.held = held
     app.include_router(health)
     app.include_router(api)
+    app.include_router(tokens)
     if services.administration is not None:
         app.state.administration = services.administration
         app.include_router(admin)

@@ -32,6 +32,7 @@ from gateway.leaving import Leavers
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import CLIENT_DEADLINE, Order
+from gateway.tokenizing import Tokenizing
 from gateway.turnstile import Turnstile
 from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
@@ -64,6 +65,7 @@ class Gateway:
         self.turnstile = Turnstile()
         self.leavers = Leavers()
         self.intake = Intake(dispatcher.router, configuration.admission)
+        self.tokenizing = Tokenizing(dispatcher.router, limiter)
         self.door = Door(metrics, audit)
 
     async def authenticate(self, authorization: str | None) -> Principal:

@@ -71,15 +71,17 @@ class Texts(Prompt):
 
     Attributes:
         texts: They.
+        special_tokens: Whether each gets what the tokenizer begins or ends a text with.
     """
 
     texts: tuple[str, ...]
+    special_tokens: bool = True
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
+    def of(cls, texts: Sequence[str], special_tokens: bool = True) -> Self:
         """Encode texts."""
         encoded = "\n".join(texts).encode()
-        return cls(encoded, encoded, tuple(texts))
+        return cls(encoded, encoded, tuple(texts), special_tokens)
 
     @property
     def operation(self) -> str:

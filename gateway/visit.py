@@ -96,7 +96,7 @@ class Door:
 
     def _count(self, visit: Visit, record: CallRecord) -> None:
         order = visit.order
-        if order is not None:
+        if order is not None and record.status >= 400:
             labels = RequestLabels(order.tenant_class, order.model.name)
             self._metrics.refused(labels, record.status, record.code)
         else:

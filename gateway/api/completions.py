@@ -32,13 +32,15 @@ class CompletionRequest(GenerationRequest):
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL,
-        "add_special_tokens": (True,),
         "logprobs": (False,),
     }
 
     prompt: Text | Annotated[list[Text], _ROWS] | TokenIds | Annotated[list[TokenIds], _ROWS]
     max_tokens: int | None = Field(
         default=None, ge=0, le=INT32_MAX, description="0 where the echo is all that is wanted."
+    )
+    add_special_tokens: bool = Field(
+        default=True, description="Whether texts get what the tokenizer begins or ends one with."
     )
     echo: bool = Field(default=False, description="Put the prompt before the answer.")
     logprobs: int | None = Field(default=None, ge=0, le=5)
@@ -54,10 +56,10 @@ class CompletionRequest(GenerationRequest):
     def prompts(self) -> Texts | Tokens:
         """The prompts, one or many, as texts or as tokens."""
         if isinstance(self.prompt, str):
-            return Texts.of([self.prompt])
+            return Texts.of([self.prompt], self.add_special_tokens)
         first = self.prompt[0]
         if isinstance(first, str):
-            return Texts.of(cast(list[str], self.prompt))
+            return Texts.of(cast(list[str], self.prompt), self.add_special_tokens)
         if isinstance(first, int):
             return Tokens.of([cast(list[int], self.prompt)])
         return Tokens.of(cast(list[list[int]], self.prompt))

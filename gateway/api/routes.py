@@ -16,9 +16,10 @@ from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
 from gateway.api.edge import ERROR_WRITER, route_of
-from gateway.api.reply import Reply
+from gateway.api.reply import Reply, TokenReply
 from gateway.api.socket import Conversation
-from gateway.api.translator import Translator
+from gateway.api.tokens import ENDPOINTS, TokenEndpoint
+from gateway.api.translator import Endpoint, Translator
 from gateway.exchange import Gateway
 from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import AuditLog
@@ -56,7 +57,7 @@ class AuthenticatedRoute(APIRoute):
         return authenticated
 
 
-def _route_of(translator: Translator[Any]) -> type[AuthenticatedRoute]:
+def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
     """The route of an API: whatever goes wrong behind it is said in its words."""
 
     class TranslatedRoute(AuthenticatedRoute):
@@ -109,6 +110,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for s
 
 health = APIRouter()
 api = APIRouter(prefix="/v1", route_class=AuthenticatedRoute, responses=_ERRORS)
+tokens = APIRouter(route_class=AuthenticatedRoute, responses=_ERRORS)
 
 
 def add_api(router: APIRouter, translator: Translator[Any]) -> None:
@@ -138,8 +140,33 @@ def add_api(router: APIRouter, translator: Translator[Any]) -> None:
         router.add_api_websocket_route(translator.path, converse)
 
 
+def add_token_endpoint(router: APIRouter, endpoint: TokenEndpoint[Any]) -> None:
+    """Put an endpoint for which nothing is generated where its clients look for it."""
+
+    async def answer(body: BaseModel, request: Request) -> Response:
+        gateway: Gateway = request.app.state.gateway
+        visit = request.scope[SCOPE_KEY]
+        visit.order = gateway.intake.order(
+            request.state.principal, request.scope["trireme.arrival"], request.state.read.wish
+        )
+        return TokenReply(gateway, visit.order, endpoint)
+
+    answer.__annotations__["body"] = endpoint.body
+    router.add_api_route(
+        endpoint.path,
+        answer,
+        methods=["POST"],
+        name=endpoint.name,
+        summary=endpoint.summary,
+        description=endpoint.description,
+        route_class_override=_route_of(endpoint),
+    )
+
+
 for each in TRANSLATORS:
     add_api(api, each)
+for endpoint in ENDPOINTS:
+    add_token_endpoint(tokens, endpoint)
 
 
 @api.get("/models", summary="List the models")

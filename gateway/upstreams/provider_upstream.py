@@ -120,7 +120,10 @@ def _prompt(prompt: AnyPrompt) -> dict[str, Any]:
     if isinstance(prompt, Chat):
         return {"messages": orjson.Fragment(prompt.encoded)}
     each: Sequence[Any] = prompt.texts if isinstance(prompt, Texts) else prompt.rows
-    return {"prompt": each[0] if len(prompt) == 1 else each}
+    said: dict[str, Any] = {"prompt": each[0] if len(prompt) == 1 else each}
+    if isinstance(prompt, Texts) and not prompt.special_tokens:
+        said["add_special_tokens"] = False
+    return said
 
 
 def _parameters(parameters: GenerationParameters) -> dict[str, Any]:

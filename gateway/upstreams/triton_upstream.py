@@ -16,7 +16,14 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
 from contract.models import EnsembleOutputs
-from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE, TENSORRT_LLM
+from contract.names import (
+    ADD_SPECIAL_TOKENS,
+    CHAT_TEMPLATE,
+    PROBE,
+    SAFETY_POLICY,
+    SHARE,
+    TENSORRT_LLM,
+)
 from contract.parameters import INT32_MAX, GenerationParameters
 from gateway.aside import aside
 from gateway.configuration import TritonSettings
@@ -27,6 +34,7 @@ from gateway.generation import (
     Delta,
     Generation,
     Job,
+    Texts,
     TokenLogprob,
     Tokens,
     ToolCallDelta,
@@ -98,6 +106,18 @@ class Triton:
         await asyncio.gather(*(self._transport.stop(TENSORRT_LLM, name) for name in names))
         return True
 
+    async def tokens(self, job: Job) -> list[int]:
+        """Ask the ensemble's first step alone; see `TokenTeller`."""
+        (request,) = self._requests(job)
+        return await self._transport.tokens(request)
+
+    async def text(self, job: Job) -> str:
+        """Ask the ensemble's last step alone; see `TokenTeller`."""
+        prompt = job.generation.prompt
+        assert isinstance(prompt, Tokens), "a text is one already"
+        (request,) = self._requests(job)
+        return await self._transport.text(request, prompt.rows[0])
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._transport.aclose()
@@ -131,6 +151,8 @@ class Triton:
             chat = prompt.encoded.decode()
             return [make(prompt="", chat=chat, request_id=_name(job, 0), parameters=parameters)]
         parameters[CHAT_TEMPLATE] = "off"
+        if isinstance(prompt, Texts) and not prompt.special_tokens:
+            parameters[ADD_SPECIAL_TOKENS] = False
         if isinstance(prompt, Tokens):
             options = self._options(generation)
             return [

@@ -14,7 +14,7 @@ from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import EnsembleInputs
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
-from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.names import ADD_SPECIAL_TOKENS, CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
@@ -183,8 +183,8 @@ class TritonPythonModel:
                 raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
             if ids is not None:
                 return [self._reader.read_ids(row.copy(), policy) for row in ids]
-            choice = self._chat_template(inputs)
-            return [self._reader.read_text(text, policy, choice) for text in texts]
+            choice, special = self._chat_template(inputs), _special_tokens(inputs)
+            return [self._reader.read_text(text, policy, choice, special) for text in texts]
         if ids is not None:
             name = EnsembleInputs.PROMPT_TOKEN_IDS.name
             raise InvalidRequestError(f"{name} and messages are both prompts; give one", name)
@@ -259,6 +259,16 @@ class TritonPythonModel:
         for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
             np.add.at(row, row_ids, row_weights)
         return bias
+
+
+def _special_tokens(inputs: Inputs) -> bool | None:
+    """Whether a text gets the tokenizer's own tokens: the request's word, if it says anything."""
+    choice = inputs.parameters().get(ADD_SPECIAL_TOKENS)
+    if choice is not None and not isinstance(choice, bool):
+        raise InvalidRequestError(
+            f"{ADD_SPECIAL_TOKENS} is {choice!r}; it must be true or false", ADD_SPECIAL_TOKENS
+        )
+    return choice
 
 
 def _client_name(tensor: Tensor) -> str:

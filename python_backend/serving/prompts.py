@@ -115,13 +115,17 @@ class PromptReader:
             )
         return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
 
-    def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
+    def read_text(
+        self, text: str, policy: Policy, choice: str, add_special_tokens: bool | None = None
+    ) -> Prompt:
         """A prompt of a plain text.
 
         Args:
             text: The text.
             policy: What it is held to.
             choice: Whether it becomes a user's message: one of `CHAT_TEMPLATE_CHOICES`.
+            add_special_tokens: Whether one that doesn't gets what the tokenizer begins or ends a
+                text with; None is the setting's word.
 
         Raises:
             InvalidRequestError: It is empty or too long, the policy refuses it, or there is no
@@ -142,7 +146,9 @@ class PromptReader:
         end = text[-_END_CHARACTERS:]
         # Taken as it is, its control tokens count only where the client says that it means them.
         text = text if choice == "off" else given(text)
-        ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
+        if add_special_tokens is None:
+            add_special_tokens = self._settings.add_special_tokens
+        ids = self._tokenizer.encode(text, add_special_tokens)
         goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
         return Prompt(ids, verdicts, goes_on, end)
 

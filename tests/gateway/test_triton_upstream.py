@@ -226,3 +226,35 @@ def test_a_server_that_is_silent_can_be_left_at_any_time(server):
 
     assert asyncio.run(leave())
     assert server.cancelled.wait(30)
+
+
+def test_the_tokens_of_a_prompt_are_asked_of_the_first_step(server):
+    server.script = [{"INPUT_ID": np.array([[5, 6]], dtype=np.int32)}]
+    chat = Chat.of([{"role": "user", "content": "Où ?"}])
+    assert asyncio.run(upstream(server).tokens(job(chat))) == [5, 6]
+    (received,) = server.received
+    assert received.inputs["MESSAGES"].item() == chat.encoded
+    assert received.inputs["QUERY"].item() == b""
+    assert received.inputs["REQUEST_OUTPUT_LEN"].item() == 16
+
+
+def test_the_text_of_tokens_is_asked_of_the_last_step(server):
+    server.script = [{"OUTPUT": np.array([b"Hi"], dtype=np.object_)}]
+    assert asyncio.run(upstream(server).text(job(Tokens.of([[5, 6]])))) == "Hi"
+    (received,) = server.received
+    assert received.inputs["TOKENS_BATCH"].tolist() == [[[5, 6]]]
+    assert received.inputs["SEQUENCE_LENGTH"].tolist() == [[2]]
+
+
+def test_what_the_first_step_refuses_is_refused(server):
+    server.script = [Failure("INVALID_ARGUMENT", "text_input is empty", "text_input")]
+    with pytest.raises(InvalidRequestError, match="text_input is empty"):
+        asyncio.run(upstream(server).tokens(job(Texts.of([""]))))
+
+
+@pytest.mark.parametrize(("special", "said"), [(True, {}), (False, {"add_special_tokens": False})])
+def test_special_tokens_are_left_out_where_that_is_said(server, special, said):
+    sent(server, job(Texts.of(["a"], special_tokens=special)))
+    (received,) = server.received
+    assert {name: received.parameters.get(name) for name in said} == said
+    assert ("add_special_tokens" in received.parameters) == (not special)

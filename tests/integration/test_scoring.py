@@ -99,3 +99,29 @@ def test_a_chat_is_scored_too(url: str) -> None:
     assert len(others) == answer["usage"]["prompt_tokens"] - 1
     assert all(2 <= len(each) <= 3 for each in others)
     assert answer["choices"][0]["logprobs"] is None
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = httpx.post(url.removesuffix("/v1") + path, json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_tokens_are_told_and_made_to_text_again(url: str) -> None:
+    told = post(url, "/tokenize", {"prompt": "Où est Rome? 🐱"})
+    assert told["count"] == len(told["tokens"])
+    assert told["max_model_len"] is None or told["max_model_len"] == 2048
+    text = post(url, "/detokenize", {"tokens": told["tokens"]})
+    assert text == {"prompt": "Où est Rome? 🐱"}
+
+
+def test_a_conversation_is_as_long_as_it_is_said_to_be(url: str) -> None:
+    said = [{"role": "user", "content": "What is the capital of France?"}]
+    told = post(url, "/tokenize", {"messages": said})
+    counted = post(url, "/v1/messages/count_tokens", {"model": "demo", "messages": said})
+    body = {"model": "demo", "max_tokens": 1, "messages": said}
+    usage = post(url, "/v1/messages", body)["usage"]
+    length = usage["input_tokens"] + usage["cache_read_input_tokens"]
+    assert told["count"] == counted["input_tokens"] == length
+    assert told["tokens"] == post(url, "/tokenize", {"prompt": PROMPT})["tokens"]

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from contract.error_text import ErrorText, Status, read
 from contract.models import PREPROCESSING_MODEL
@@ -25,7 +27,7 @@ from tests.python_backend.serving.preprocessing_model import (
     chat,
     refusal,
 )
-from tests.python_backend.text.samples import sentencepiece
+from tests.python_backend.text.samples import byte_level, sentencepiece
 
 from python_backend.serving.answer import StreamContext  # isort: skip
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
@@ -474,3 +476,39 @@ def test_more_tokens_than_the_context_has_are_refused(
     assert said == (
         "context_length_exceeded: prompt_token_ids has 9 tokens; the context has room for 8"
     )
+
+
+def with_beginning() -> Tokenizer:
+    """A tokenizer that begins every text with a token of its own."""
+    tokenizer = byte_level()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", END)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("parameters", "begins"),
+    [
+        ("{}", True),
+        ('{"add_special_tokens": true}', True),
+        ('{"add_special_tokens": false}', False),
+    ],
+)
+def test_a_request_says_whether_a_text_gets_special_tokens(
+    load: Callable[..., TritonPythonModel], parameters: str, begins: bool
+) -> None:
+    model = load(tokenizer=with_beginning())
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"cat"]], REQUEST_OUTPUT_LEN=[[9]])
+    request.parameters_json = parameters
+    (response,) = model.execute([request])
+    ids = response.outputs["INPUT_ID"].tolist()[0]
+    assert ids == [*([END] if begins else []), *TOKENIZER.encode("cat").ids]
+
+
+def test_a_word_is_no_answer_to_that(load: Callable[..., TritonPythonModel]) -> None:
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"cat"]], REQUEST_OUTPUT_LEN=[[9]])
+    request.parameters_json = '{"add_special_tokens": "yes"}'
+    (response,) = load().execute([request])
+    assert response.error is not None
+    assert "add_special_tokens is 'yes'; it must be true or false" in response.error.message
