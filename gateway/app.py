@@ -92,6 +92,12 @@ def create_app(
     )
     held = Held(configuration.listen.max_held_bytes)
     _watch(metrics, fleet, admission)
+    metrics.watch(
+        "kept_bytes",
+        "Kept of answers",
+        "of",
+        lambda: {"responses": gateway.conversations.held_bytes},
+    )
     metrics.watch("body_bytes", "Held of bodies", "of", lambda: {"requests": held.total})
     router = Router(configuration, replicas)
     gateway = Gateway(

@@ -16,6 +16,7 @@ import anyio
 from typing_extensions import Self
 
 from gateway.configuration import Configuration
+from gateway.conversations import Conversations
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
@@ -64,7 +65,8 @@ class Gateway:
         self.router = dispatcher.router
         self.turnstile = Turnstile()
         self.leavers = Leavers()
-        self.intake = Intake(dispatcher.router, configuration.admission)
+        self.conversations = Conversations(configuration.keeping)
+        self.intake = Intake(dispatcher.router, configuration.admission, self.conversations)
         self.tokenizing = Tokenizing(dispatcher.router, limiter)
         self.door = Door(metrics, audit)
 

@@ -107,8 +107,8 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     else:
         errors = error
     # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
-    # furthest into the value is the one that was meant.
-    worst = max(errors, key=lambda each: len(each["loc"]))
+    # furthest into the value is the one that was meant, and not one that the value isn't.
+    worst = max(errors, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     path = [str(part)[:MAX_BODY_NAME] for part in worst["loc"] if not _is_kind(str(part))]
     context = worst.get("ctx") or {}
     code: ErrorCode = "invalid_value"

@@ -37,7 +37,7 @@ TIERS: dict[TenantClass, ServiceTier] = {
 }
 """OpenAI's words for the priority classes."""
 
-_CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
+CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
 
 _MOST_DIGITS = 10
 """Of a token's id."""
@@ -256,6 +256,6 @@ class GenerationRequest(Structured, _AskedWithParameters):
             prompt=prompt,
             parameters=self.parameters(),
             stream=self.stream,
-            tenant_class=_CLASSES.get(self.service_tier or "auto"),
+            tenant_class=CLASSES.get(self.service_tier or "auto"),
             affinity_key=self.prompt_cache_key or self.user,
         )

@@ -17,6 +17,7 @@ from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
 from gateway.api.edge import ERROR_WRITER, route_of
 from gateway.api.reply import Reply, TokenReply
+from gateway.api.responses import ResponsesTranslator
 from gateway.api.socket import Conversation
 from gateway.api.tokens import ENDPOINTS, TokenEndpoint
 from gateway.api.translator import Endpoint, Translator
@@ -30,6 +31,7 @@ TRANSLATORS: tuple[Translator[Any], ...] = (
     ChatTranslator(),
     CompletionTranslator(),
     MessagesTranslator(),
+    ResponsesTranslator(),
 )
 """The APIs."""
 
@@ -182,6 +184,22 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     """One model."""
     gateway: Gateway = request.app.state.gateway
     return _model_object(gateway.router.resolve(name, request.state.principal))
+
+
+@api.get("/responses/{answer_id}", summary="An answer that is kept")
+async def response(answer_id: str, request: Request) -> Response:
+    """As it was given."""
+    gateway: Gateway = request.app.state.gateway
+    found = gateway.conversations.find(request.state.principal.tenant, answer_id)
+    return Response(found, media_type="application/json")
+
+
+@api.delete("/responses/{answer_id}", summary="Keep an answer no longer")
+async def forget(answer_id: str, request: Request) -> dict[str, Any]:
+    """Nothing goes on with it any more."""
+    gateway: Gateway = request.app.state.gateway
+    gateway.conversations.forget(request.state.principal.tenant, answer_id)
+    return {"id": answer_id, "object": "response", "deleted": True}
 
 
 @health.get("/health/live", summary="Whether the gateway runs")
