@@ -7,12 +7,14 @@ malformed; one that the model begins by itself may be held to it, too.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from contract.bounds import MAX_GUIDE_BYTES
 from contract.errors import InvalidRequestError
+from contract.guides import Guide, refused_guide
 from contract.models import EnsembleInputs
 from python_backend.tools.thinking import Marks
 from python_backend.tools.tool_functions import schema_of
@@ -20,6 +22,8 @@ from python_backend.tools.tool_functions import schema_of
 Tool = Mapping[str, Any]
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+_SLASH = re.compile(r"(?<!\\)/")
 
 _WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,24}"}
 """Between the parts of JSON, as in other guides."""
@@ -172,8 +176,36 @@ def _thinking(writer: GrammarWriter, wanted: Wanted) -> str:
     return f"({writer.literal(begin)} {thinking} {space})?"
 
 
-def is_any_guided(wanted: Wanted) -> bool:
-    """Whether there is anything that an answer has to keep to."""
+def write_answer(guide: Guide, marks: Marks, begun: bool, special: Mapping[str, int]) -> str:
+    """The grammar of an answer that keeps to a guide behind its thinking.
+
+    Args:
+        guide: A schema, any object of JSON, or a regular expression.
+        marks: What stands around the thinking.
+        begun: The prompt ends within it.
+        special: The special tokens that it may have, with their ids.
+
+    Raises:
+        InvalidRequestError: The schema isn't JSON.
+    """
+    writer = GrammarWriter(special)
+    before = _thinking(writer, Wanted((), forced=False, many=False, marks=marks, begun=begun))
+    if guide.type == "regex":
+        answer = writer.rule("/{}/".format(_SLASH.sub(r"\\/", guide.text)))
+    else:
+        try:
+            schema = json.loads(guide.text or '{"type": "object"}')
+        except (ValueError, RecursionError):
+            raise refused_guide("the schema is not valid JSON") from None
+        if not isinstance(schema, dict):
+            raise refused_guide("a schema is an object")
+        answer = writer.rule(writer.json(schema))
+    writer.rule(f"{before} {answer}", name="start")
+    return writer.text()
+
+
+def holds_anything(wanted: Wanted) -> bool:
+    """Whether there is anything that calls have to keep to."""
     return (
         wanted.forced or wanted.all_held or any(t["function"].get("strict") for t in wanted.tools)
     )

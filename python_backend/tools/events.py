@@ -64,8 +64,13 @@ def _same_call(first: Event | None, second: Event) -> bool:
     return True
 
 
-def call_as_json(event: CallBegun | Arguments) -> dict[str, Any]:
-    """What is told of a call at once, as the contract has it."""
-    if isinstance(event, CallBegun):
-        return {"index": event.number, "id": event.id, "name": event.name}
-    return {"index": event.number, "arguments": event.text}
+def calls_as_json(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """What is told of calls at once, as the contract has it: one entry for each."""
+    calls: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if isinstance(event, CallBegun):
+            calls[event.number] = {"index": event.number, "id": event.id, "name": event.name}
+        elif isinstance(event, Arguments):
+            call = calls.setdefault(event.number, {"index": event.number})
+            call["arguments"] = call.get("arguments", "") + event.text
+    return [*calls.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from python_backend.tools.call_grammar import GrammarWriter, Shape
 from python_backend.tools.call_parser import CallParser
 from python_backend.tools.tool_functions import Functions
 
+_OF_OTHERS = {"$ref", "anyOf", "oneOf", "allOf", "properties", "items"}
+"""Keywords of schemas that aren't those of a text."""
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -38,6 +40,7 @@ class Format:
         shape: What it is generated as.
         kept: Special tokens that its parser looks for.
         new_id: Makes ids that its templates take.
+        arguments: What an object of a call names them by; empty where calls are no objects.
     """
 
     name: ToolFormat
@@ -45,6 +48,21 @@ class Format:
     shape: Shape
     kept: tuple[str, ...] = ()
     new_id: Callable[[], str] = long_id
+    arguments: str = ""
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether a model can be told in words how calls are written."""
+        return bool(self.arguments)
+
+    def written(self, calls: Sequence[tuple[str, Any]]) -> str:
+        """Some calls, as an answer has them."""
+        shape = self.shape
+        objects = [
+            json.dumps({"name": name, self.arguments: arguments}, ensure_ascii=False)
+            for name, arguments in calls
+        ]
+        return f"{shape.begin}{shape.opening}{(shape.between or '; ').join(objects)}{shape.end}"
 
 
 def _object(
@@ -82,7 +100,7 @@ def _element(writer: GrammarWriter, name: str, schema: dict[str, Any]) -> str:
 
 def _value(writer: GrammarWriter, schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A parameter's value with the end of its element: a text is as it is, all else JSON."""
-    if schema.get("type", "string") != "string":
+    if schema.get("type", "string") != "string" or schema.keys() & _OF_OTHERS:
         return f"{writer.json({**schema, **definitions})} {json.dumps(_PARAMETER_END)}"
     if "enum" not in schema:
         return _any_text(writer)
@@ -108,6 +126,7 @@ _ALL = (
             end=hermes.END,
         ),
         kept=(hermes.BEGIN, hermes.END),
+        arguments="arguments",
     ),
     Format(
         "qwen_xml",
@@ -120,6 +139,7 @@ _ALL = (
         llama.LlamaParser,
         Shape(call=_object("parameters"), between="; "),
         kept=(llama.TAG,),
+        arguments="parameters",
     ),
     Format(
         "mistral",
@@ -127,6 +147,7 @@ _ALL = (
         Shape(call=_object("arguments"), begin=mistral.MARK, opening="[", between=", ", end="]"),
         kept=(mistral.MARK, mistral.CALL_ID, mistral.ARGUMENTS),
         new_id=short_id,
+        arguments="arguments",
     ),
     Format(
         "phi",
@@ -139,8 +160,9 @@ _ALL = (
             end=f"]{phi.END}",
         ),
         kept=(phi.BEGIN, phi.END),
+        arguments="arguments",
     ),
-    Format("gemma", gemma.GemmaParser, Shape(call=_object("parameters"))),
+    Format("gemma", gemma.GemmaParser, Shape(call=_object("parameters")), arguments="parameters"),
 )
 
 FORMATS: dict[str, Format] = {each.name: each for each in _ALL}

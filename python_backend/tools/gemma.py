@@ -52,9 +52,10 @@ class GemmaParser(CallParser):
         if end < 0:
             end = len(self._text)
         code = self._take(end)
-        for name, arguments in _calls(code):
-            if name not in self.functions:
-                raise NoCallError
+        calls = _calls(code)
+        if not calls or not all(name in self.functions for name, _ in calls):
+            raise NoCallError
+        for name, arguments in calls:
             self._argue(self._begin(name), json.dumps(arguments, ensure_ascii=False))
             self.num_whole += 1
 

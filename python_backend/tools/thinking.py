@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
+from python_backend.text.detokenizer import Vocabulary
 from python_backend.tools.call_parser import longest_beginning
 from python_backend.tools.events import Reasoning
+
+if TYPE_CHECKING:
+    from python_backend.tools.answer_reading import Reading
 
 _BREAKS = "\n"
 
@@ -18,6 +23,45 @@ class Marks(NamedTuple):
 
 
 KNOWN_MARKS = (Marks("<think>", "</think>"), Marks("[THINK]", "[/THINK]"))
+
+
+class ThoughtCounter:
+    """Counts the tokens of thinking, its marks among them, by the bytes that tokens are."""
+
+    def __init__(self, vocabulary: Vocabulary, reading: Reading) -> None:
+        marks = reading.marks
+        self._vocabulary = vocabulary
+        self._begin = marks.begin.encode() if marks else b""
+        self._end = marks.end.encode() if marks else b""
+        self._state = "ended" if marks is None else "within" if reading.begun else "before"
+        self._seen = b""
+        self._num_before = 0
+
+    def add(self, token_ids: Iterable[int]) -> int:
+        """How many of some more tokens are thinking; the beginning counts when it is one."""
+        count = 0
+        for token in token_ids:
+            if self._state == "ended":
+                return count
+            self._seen += self._vocabulary.bytes_of(token) or b""
+            if self._state == "before":
+                self._num_before += 1
+                self._look_for_beginning()
+                count += self._num_before if self._state == "within" else 0
+            else:
+                count += 1
+            if self._state == "within":
+                if self._end in self._seen:
+                    self._state = "ended"
+                self._seen = self._seen[-len(self._end) :]
+        return count
+
+    def _look_for_beginning(self) -> None:
+        seen = self._seen.lstrip()
+        if seen.startswith(self._begin):
+            self._state, self._seen = "within", seen[len(self._begin) :]
+        elif not self._begin.startswith(seen):
+            self._state = "ended"
 
 
 class ThinkingReader:
