@@ -37,6 +37,8 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
         THINKING_TOKEN_BUDGET: After how many tokens it has thought enough.
         CHAT_TEMPLATE_KWARGS: What else the chat template is given.
         PARSE_ANSWER: Whether reasoning and calls are told apart from the text.
+        GUIDED_DECODING_GUIDE_TYPE: What the text keeps to; with calls and thinking it is another.
+        GUIDED_DECODING_GUIDE: The same.
         EMBEDDING_BIAS_IDS: Biased tokens by their ids, in place of ``EMBEDDING_BIAS_WORDS``.
         MIN_TOKENS: How many tokens of the answer no stop text ends.
         STREAM: Whether the request streams.
@@ -53,6 +55,8 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
     THINKING_TOKEN_BUDGET = optional("THINKING_TOKEN_BUDGET", "INT32")
     CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
     PARSE_ANSWER = optional("PARSE_ANSWER", "BOOL")
+    GUIDED_DECODING_GUIDE_TYPE = optional("GUIDED_DECODING_GUIDE_TYPE", "STRING")
+    GUIDED_DECODING_GUIDE = optional("GUIDED_DECODING_GUIDE", "STRING")
     EMBEDDING_BIAS_IDS = optional("EMBEDDING_BIAS_IDS", "INT32", -1)
     MIN_TOKENS = optional("MIN_TOKENS", "INT32")
     STREAM = optional("STREAM", "BOOL")
@@ -61,11 +65,20 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
 
 
 class PreprocessingOutputs(nvidia.PreprocessingOutputs):
-    """Tokens, and what else the engine needs; ours are explained at `EngineInputs`."""
+    """Tokens, and what else the engine needs; ours are explained at `EngineInputs`.
+
+    Guides and what bounds thinking are left out where a request has none.
+    """
 
     LIVENESS_PROBES = Tensor("LIVENESS_PROBES", "BOOL")
     STREAMING = Tensor("STREAMING", "BOOL")
     STREAM_CONTEXT = Tensor("STREAM_CONTEXT", "STRING")
+    GUIDE_TYPE = Tensor("GUIDE_TYPE", "STRING")
+    GUIDE = Tensor("GUIDE", "STRING")
+    THINKING_BUDGET = Tensor("THINKING_BUDGET", "INT32")
+    THINKING_BEGIN_IDS = Tensor("THINKING_BEGIN_IDS", "INT32", (-1,))
+    THINKING_END_IDS = Tensor("THINKING_END_IDS", "INT32", (-1,))
+    THINKING_CLOSE_IDS = Tensor("THINKING_CLOSE_IDS", "INT32", (-1,))
 
 
 class _StepInputs(nvidia.EngineInputs):
@@ -96,9 +109,17 @@ class EngineInputs(_StepInputs):
             model.
         RETURN_COMPUTED_TOKENS: Whether responses say what was computed: see `OurStatistics`.
         RETURN_PROMPT_TOKENS: Whether a sequence's first response says what its prompt was.
+        THINKING_BUDGET: After so many tokens of thinking its end is forced.
+        THINKING_BEGIN_IDS: The tokens that thinking begins with; none where the prompt ends in it.
+        THINKING_END_IDS: Those that end it.
+        THINKING_CLOSE_IDS: Those that are forced.
         SAMPLED: Parameters of sampling that are ours: rows of `contract.parameters`.
     """
 
+    THINKING_BUDGET = scalar("thinking_token_budget", "INT32")
+    THINKING_BEGIN_IDS = optional("thinking_begin_ids", "INT32", -1)
+    THINKING_END_IDS = optional("thinking_end_ids", "INT32", -1)
+    THINKING_CLOSE_IDS = optional("thinking_close_ids", "INT32", -1)
     RETURN_COMPUTED_TOKENS = scalar("return_computed_tokens", "BOOL")
     RETURN_PROMPT_TOKENS = scalar("return_prompt_tokens", "BOOL")
     PRIORITY = scalar("priority", "INT32")

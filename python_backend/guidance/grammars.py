@@ -14,7 +14,8 @@ from threading import Lock
 
 from llguidance import LLMatcher
 
-from contract.guides import Guide
+from contract.errors import InvalidRequestError
+from contract.guides import Guide, refused_guide
 from python_backend.guidance.compiler import Compiler
 from python_backend.guidance.guided import Guided
 from python_backend.guidance.trial import Trial
@@ -62,8 +63,11 @@ class Grammars:
                 self._known.move_to_end(guide)
                 return self._known[guide]
         self._compiler.load()  # what is wrong with the tokenizer is no guide's fault
-        self._trial.check(guide)
-        matcher = self._compiler.compile(guide)
+        try:
+            self._trial.check(guide)
+            matcher = self._compiler.compile(guide)
+        except InvalidRequestError as error:
+            raise refused_guide(error.message.partition(": ")[2], guide) from None
         with self._lock:
             self._known[guide] = matcher
             if len(self._known) > self._most:

@@ -50,6 +50,7 @@ class EngineStream(Stream):
             share=share,
             request=request,
             guide=guide,
+            shapers=() if row.thinking is None else (row.thinking,),
         )
         super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
         self.reporting = reporting

@@ -12,7 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any
 
@@ -39,6 +39,7 @@ from python_backend.serving.triton_api import (
     triton_tensor,
 )
 from python_backend.text.tokenizer import TextTokenizer
+from python_backend.tools.events import calls_as_json
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _CHECK_CLIENT_EVERY_S = 0.2
@@ -154,7 +155,8 @@ class TritonPythonModel:
             self._stop(request, key)
         stream.pieces.append(piece)
         stream.num_output_tokens += piece.num_tokens
-        says = not stream.answer.context.whole and (piece.text or piece.verdicts)
+        says_something = piece.text or piece.reasoning or piece.calls or piece.verdicts
+        says = not stream.answer.context.whole and says_something
         if not (says or piece.finish_reason):
             return None
         response = _response(inputs, stream)
@@ -174,15 +176,15 @@ class TritonPythonModel:
         """
         pieces = []
         for row, length in zip(rows, lengths, strict=True):
-            stream = self._open(inputs)
+            stream = self._open(inputs, is_read=False)
             pieces.append(self._add(inputs, stream, row[:length].tolist(), reason or "stop"))
         encoded = np.array([piece.text.encode() for piece in pieces], dtype=object)
         outputs = [triton_tensor(_Out.OUTPUT, encoded), *_statistics(inputs, Statistics.all())]
         outputs += _extras([verdict for piece in pieces for verdict in piece.verdicts], reason)
         return pb_utils.InferenceResponse(outputs)
 
-    def _open(self, inputs: Inputs) -> _Stream:
-        """A sequence's first piece."""
+    def _open(self, inputs: Inputs, is_read: bool = True) -> _Stream:
+        """A sequence's first piece; ``is_read``: its answer is read, where that was asked for."""
         context = inputs.array(_In.STREAM_CONTEXT)
         policies = self._policies.current
         lost = context is None and inputs.array(_In.SEQUENCE_ID) is not None
@@ -191,6 +193,7 @@ class TritonPythonModel:
         except InvalidRequestError:  # it was there when the prompt was read
             policy, lost = policies.get(None), True
         said = StreamContext.from_bytes(b"" if context is None else context.item())
+        said = said if is_read else replace(said, reading=None)
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
         return _Stream(answer, lost, of_prompt=self._of_prompt(inputs))
 
@@ -223,7 +226,7 @@ class TritonPythonModel:
             answer.ended = True
             piece = Piece(finish_reason="error", num_tokens=len(tokens), ends_early=not reason)
         of_answer = slice(answer.context.echo_tokens, piece.num_tokens)
-        stream.signals.add(tokens[of_answer], piece.text)
+        stream.signals.add(tokens[of_answer], piece.said)
         self._metrics.count_verdicts(answer.policy, piece.found)
         if piece.finish_reason:
             self._metrics.count_answer(
@@ -290,9 +293,33 @@ def _response(inputs: Inputs, stream: _Stream) -> pb_utils.InferenceResponse:
         top = inputs.array(_In.TOP_LOG_PROBS)
         width = 0 if top is None else top.shape[-1]
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
+    outputs += _read_apart(pieces)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     extras = _extras(verdicts, pieces[-1].finish_reason, pieces[-1].stop_text)
     return pb_utils.InferenceResponse([*outputs, *extras])
+
+
+def _read_apart(pieces: list[Piece]) -> list[pb_utils.Tensor]:
+    """Thinking and calls, where they are told apart from the text."""
+    counts = [piece.num_reasoning for piece in pieces if piece.num_reasoning is not None]
+    if not counts:
+        return []
+    count = np.array([[sum(counts)]], dtype=np.int32)
+    outputs = [triton_tensor(_Out.NUM_REASONING_TOKENS, count)]
+    reasoning = "".join(piece.reasoning for piece in pieces)
+    calls = calls_as_json(call for piece in pieces for call in piece.calls)
+    texts = {
+        _Out.REASONING_OUTPUT: reasoning,
+        _Out.TOOL_CALLS: json.dumps(calls, ensure_ascii=False) if calls else "",
+    }
+    return [
+        *outputs,
+        *(
+            triton_tensor(tensor, np.array([[text.encode()]], dtype=object))
+            for tensor, text in texts.items()
+            if text
+        ),
+    ]
 
 
 def _what_it_cost(inputs: Inputs) -> pb_utils.InferenceResponse | None:

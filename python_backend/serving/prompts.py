@@ -7,7 +7,7 @@ before the policy's rules go over it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from contract.bounds import JSON_BYTES_PER_TOKEN, JSON_GROWTH, Bound
 from contract.codes import ErrorCode
 from contract.errors import InvalidRequestError
-from contract.model_settings import PreprocessingSettings
+from contract.model_settings import PreprocessingParameters
 from contract.models import EnsembleInputs
 from contract.names import CHAT_TEMPLATE
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
+from python_backend.serving.checked_messages import CheckedMessages
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.messages import Message, Tool
-from python_backend.text.origin import given
+from python_backend.text.origin import Traced, given
 from python_backend.text.tokenizer import TextTokenizer
+from python_backend.tools.chat_options import NO_OPTIONS, NO_PLAN, ChatOptions, Plan
+from python_backend.tools.manner import Manner
 
 _MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
 _IDS = EnsembleInputs.PROMPT_TOKEN_IDS.name
@@ -45,21 +49,24 @@ class Prompt:
         verdicts: What was found in its text.
         goes_on: The answer goes on with the prompt's own text: its first word keeps its space.
         end: The end of that text, for the policy: what it takes out of the answer may begin there.
+        plan: What is done for the answer.
     """
 
     ids: NDArray[np.int32]
     verdicts: list[Verdict]
     goes_on: bool = False
     end: str = ""
+    plan: Plan = NO_PLAN
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation, and what else its template is given."""
+    """A conversation, what else its template is given, and what is asked of the answer."""
 
     messages: list[Message]
     tools: list[Tool] | None = None
     variables: dict[str, Any] | None = None
+    options: ChatOptions = NO_OPTIONS
 
 
 class PromptReader:
@@ -74,12 +81,13 @@ class PromptReader:
     def __init__(
         self,
         tokenizer: TextTokenizer,
-        settings: PreprocessingSettings,
+        settings: PreprocessingParameters,
         on_verdicts: Callable[[Policy, list[Verdict]], None],
     ) -> None:
         self._tokenizer = tokenizer
         self._settings = settings
         self._on_verdicts = on_verdicts
+        self._manner = Manner(tokenizer, settings)
         most = tokenizer.max_prompt_bytes
         around = JSON_BYTES_PER_TOKEN * (tokenizer.context_length or 0)
         self.text_bound = Bound(1, most, _TOO_LONG)
@@ -97,23 +105,23 @@ class PromptReader:
             raise InvalidRequestError(
                 f"{_MESSAGES}: the checkpoint has no chat template", _MESSAGES
             )
-        prompt = template.render(chat.messages, chat.tools, chat.variables)
+        prompt = self._render(template, chat)
         self._measure(_MESSAGES, prompt)
-        verdicts: list[Verdict] = []
-        redacted = False
-        for index, message in enumerate(chat.messages):
-            content = message.get("content")
-            if isinstance(content, str):
-                message["content"], found = self._check(content, policy)
-                redacted = redacted or message["content"] != content
-                verdicts += [verdict._replace(message=index) for verdict in found]
-        if redacted:
-            prompt = template.render(chat.messages, chat.tools, chat.variables)
+        checked = CheckedMessages(chat.messages, lambda text: self._check(text, policy))
+        if checked.are_changed:
+            prompt = self._render(template, replace(chat, messages=checked.messages))
         if not prompt:
             raise InvalidRequestError(
                 f"{_MESSAGES}: the chat template makes an empty prompt of them", _MESSAGES
             )
-        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+        ids = self._tokenizer.encode(prompt, add_special_tokens=False)
+        plan = self._manner.plan(prompt, chat.tools, chat.options)
+        return Prompt(ids, checked.verdicts, plan=plan)
+
+    def _render(self, template: ChatTemplate, chat: Chat) -> Traced:
+        """The prompt of a conversation, up to where the answer begins."""
+        told = self._manner.told(chat.messages, chat.tools, chat.variables, chat.options)
+        return template.render(*told)
 
     def read_text(
         self, text: str, policy: Policy, choice: str, add_special_tokens: bool | None = None

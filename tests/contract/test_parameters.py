@@ -47,6 +47,10 @@ def test_what_is_ours_is_in_the_contract_without_being_spelt_there() -> None:
         EngineInputs.PRIORITY,
         EngineInputs.RETURN_COMPUTED_TOKENS,
         EngineInputs.RETURN_PROMPT_TOKENS,
+        EngineInputs.THINKING_BUDGET,
+        EngineInputs.THINKING_BEGIN_IDS,
+        EngineInputs.THINKING_END_IDS,
+        EngineInputs.THINKING_CLOSE_IDS,
         *EngineInputs.SAMPLED,
     }
     assert set(EnsembleInputs.own()) == set(EnsembleInputs.SAMPLED)
