@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from contract.models import EnsembleInputs
 from contract.names import CHAT_TEMPLATE
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
-from python_backend.text.messages import Message, Tool
+from python_backend.serving.chats import Chat, CheckedChat
 from python_backend.text.origin import given
 from python_backend.text.tokenizer import TextTokenizer
 
@@ -49,15 +49,6 @@ class Prompt:
     verdicts: list[Verdict]
     goes_on: bool = False
     end: str = ""
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A conversation, and what else its template is given."""
-
-    messages: list[Message]
-    tools: list[Tool] | None = None
-    variables: dict[str, Any] | None = None
 
 
 class PromptReader:
@@ -97,21 +88,15 @@ class PromptReader:
             )
         prompt = template.render(chat.messages, chat.tools, chat.variables)
         self._measure(_MESSAGES, prompt)
-        verdicts: list[Verdict] = []
-        redacted = False
-        for index, message in enumerate(chat.messages):
-            content = message.get("content")
-            if isinstance(content, str):
-                message["content"], found = self._check(content, policy)
-                redacted = redacted or message["content"] != content
-                verdicts += [verdict._replace(message=index) for verdict in found]
-        if redacted:
+        checked = CheckedChat(chat, partial(self._check, policy=policy))
+        if checked.chat != chat:
+            chat = checked.chat
             prompt = template.render(chat.messages, chat.tools, chat.variables)
         if not prompt:
             raise InvalidRequestError(
                 f"{_MESSAGES}: the chat template makes an empty prompt of them", _MESSAGES
             )
-        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
+        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), checked.verdicts)
 
     def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
         """A prompt of a plain text.
