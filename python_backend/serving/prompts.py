@@ -22,7 +22,7 @@ from contract.names import CHAT_TEMPLATE
 from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Verdict, scan_text
 from python_backend.serving.chats import Chat, CheckedChat
-from python_backend.text.origin import given
+from python_backend.text.origin import GIVEN, Traced, given, origin_of
 from python_backend.text.tokenizer import TextTokenizer
 
 _MESSAGES, _TEXT = EnsembleInputs.MESSAGES.name, EnsembleInputs.TEXT_INPUT.name
@@ -96,7 +96,8 @@ class PromptReader:
             raise InvalidRequestError(
                 f"{_MESSAGES}: the chat template makes an empty prompt of them", _MESSAGES
             )
-        return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), checked.verdicts)
+        ids = self._tokenizer.encode(prompt, add_special_tokens=False)
+        return self._gone_on_with(ids, checked.verdicts, _last_given(prompt))
 
     def read_text(self, text: str, policy: Policy, choice: str) -> Prompt:
         """A prompt of a plain text.
@@ -122,12 +123,16 @@ class PromptReader:
         if choice != "off" and template is not None:
             prompt = template.render([{"role": "user", "content": text}])
             return Prompt(self._tokenizer.encode(prompt, add_special_tokens=False), verdicts)
-        end = text[-_END_CHARACTERS:]
         # Taken as it is, its control tokens count only where the client says that it means them.
-        text = text if choice == "off" else given(text)
-        ids = self._tokenizer.encode(text, self._settings.add_special_tokens)
-        goes_on = self._tokenizer.vocabulary.are_followed(ids.tolist())
-        return Prompt(ids, verdicts, goes_on, end)
+        ids = self._tokenizer.encode(
+            text if choice == "off" else given(text), self._settings.add_special_tokens
+        )
+        return self._gone_on_with(ids, verdicts, text)
+
+    def _gone_on_with(self, ids: NDArray[np.int32], verdicts: list[Verdict], text: str) -> Prompt:
+        """A prompt whose end is a text that the answer goes on with; none where that is empty."""
+        goes_on = bool(text) and self._tokenizer.vocabulary.are_followed(ids.tolist())
+        return Prompt(ids, verdicts, goes_on, text[-_END_CHARACTERS:])
 
     def _measure(self, name: str, text: str) -> None:
         """Refuse what the engine can't take, before the policy's rules go over it."""
@@ -154,3 +159,11 @@ class PromptReader:
                 code="content_filter",
             )
         return scanned.text, scanned.verdicts
+
+
+def _last_given(prompt: Traced) -> str:
+    """What a client gave at the end of a rendered prompt: a message that the answer goes on with,
+    where the template doesn't begin another one.
+    """
+    length = len(prompt) - len(origin_of(prompt).rstrip(GIVEN))
+    return str.__getitem__(prompt, slice(len(prompt) - length, None))
