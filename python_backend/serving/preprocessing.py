@@ -21,8 +21,9 @@ from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.chat_inputs import plan_tensors, read_options
+from python_backend.serving.chats import Chat
 from python_backend.serving.once import check_single, check_whole
-from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
+from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from tokenizers.processors import TemplateProcessing
 from contract.error_text import ErrorText, Status, read
 from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
-    InferenceResponse,
     TritonError,
     make_request,
 )
@@ -25,6 +23,7 @@ from tests.python_backend.serving.preprocessing_model import (
     TOKENIZER,
     answer,
     chat,
+    context,
     refusal,
 )
 from tests.python_backend.text.samples import byte_level, sentencepiece
@@ -193,44 +192,6 @@ def test_a_wrong_chat_is_refused(
     load: Callable[..., TritonPythonModel], text: str, inputs: dict[str, Any], message: str
 ) -> None:
     assert refusal(load(TEMPLATE), text, **inputs).startswith(message)
-
-
-def context(response: InferenceResponse) -> StreamContext:
-    return StreamContext.from_bytes(response.outputs["STREAM_CONTEXT"].item())
-
-
-def test_a_prompt_is_held_to_the_policy_that_the_request_names(
-    load: Callable[..., TritonPythonModel],
-) -> None:
-    model = load()
-    text = "a cat of ana@acme.example"
-    assert answer(model, text).outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(text).ids]
-    response = answer(model, text, policy="strict")
-    redacted = TOKENIZER.encode("a cat of [EMAIL]").ids
-    assert response.outputs["INPUT_ID"].tolist() == [redacted]
-    found = [(each["rule"], each["action"], each["side"]) for each in context(response).verdicts]
-    assert found == [("cats", "flag", "input"), ("personal", "redact", "input")]
-    message = "content_filter: the policy strict blocks the prompt by its rule dogs"
-    assert refusal(model, "a D.O.G", policy="strict") == message
-    known = "there are none, strict"
-    assert refusal(model, "a", policy="weak") == f"safety_policy is 'weak'; {known}"
-    assert refusal(model, "a", policy=["strict"]).startswith("safety_policy is ['strict']")
-
-
-def test_each_message_of_a_chat_is_held_to_the_policy(
-    load: Callable[..., TritonPythonModel],
-) -> None:
-    messages = [
-        {"role": "user", "content": "I am ana@acme.example"},
-        {"role": "assistant", "content": None},
-        {"role": "user", "content": [{"type": "text", "text": "a cat"}]},
-    ]
-    model = load("{% for m in messages %}{{ m.content }};{% endfor %}")
-    response = answer(model, "", policy="strict", MESSAGES=chat(json.dumps(messages)))
-    prompt = "I am [EMAIL];None;a cat;"
-    assert response.outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(prompt).ids]
-    places = [(each["message"], each["start"], each["end"]) for each in context(response).verdicts]
-    assert places == [(0, 5, 21), (2, 2, 5)]
 
 
 @pytest.mark.parametrize(
