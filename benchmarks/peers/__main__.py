@@ -20,13 +20,14 @@ from benchmarks.peers.comparison import Comparison, Questions
 from benchmarks.peers.peers_picture import draw
 from benchmarks.peers.peers_quality import size_bytes
 from benchmarks.peers.peers_report import Report, SystemReport
-from benchmarks.peers.prepare import Workshop, worker_arguments
+from benchmarks.peers.prepare import Workshop, stamp_of, worker_arguments
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.quality_picture import draw_quality
 from benchmarks.peers.systems import BY_NAME, SystemSpec
 from benchmarks.real_checkpoint import make_real_checkpoint
 from benchmarks.workloads import TALKS, WORKLOADS, Workload
 from build.engine_folder import build_engine
+from build.quality.closeness import Kept
 from build.quality.reading import EnginePredictor, prose, questions
 from python_backend.text.tokenizer import TextTokenizer
 
@@ -90,7 +91,12 @@ def _compared(
             build_engine(real, folder, "fp32")
             passages = prose(folder)[:: given.read_every]
             reference = EnginePredictor(folder)
-            comparison.read(reference, passages, lambda name: size_bytes(models[name]))
+            comparison.read(
+                reference,
+                passages,
+                lambda name: size_bytes(models[name]),
+                lambda name: Kept(workshop.folder / "read" / stamp_of(models[name])),
+            )
         if given.rounds and not given.prepare_only:
             comparison.run(workloads, given.rounds)
     return comparison

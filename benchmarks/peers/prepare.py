@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout, from which worker programs run."""
 
 
+_STAMP = "built.json"
+
+
 class PrepareError(Exception):
     """A peer can't be installed or its model can't be built. The message is for a person."""
 
@@ -75,13 +78,14 @@ class Workshop:
             PrepareError: The worker's ``build`` failed.
         """
         model = self.folder / place / system.name
-        stamp = model / "built.json"
+        stamp = model / _STAMP
         key = json.dumps({"checkpoint": str(checkpoint), "options": system.options})
         sources = [worker_file(system)]
         if system.environment is not None:
             sources.append(environment_file(system.environment))
         else:
             sources += sorted(ROOT.glob("build/**/*.py"))
+            sources += sorted(ROOT.glob("python_backend/engine/**/*.[ch]"))
         key += _digest(sources)
         if stamp.is_file() and stamp.read_text() == key:
             return model
@@ -93,6 +97,11 @@ class Workshop:
         _run([*command, "--checkpoint", str(checkpoint)], model.with_suffix(".build.log"))
         stamp.write_text(key)
         return model
+
+
+def stamp_of(model: Path) -> str:
+    """What tells a model from others, and from what was made of its system before."""
+    return hashlib.sha256((model / _STAMP).read_bytes()).hexdigest()[:16]
 
 
 def _digest(files: Sequence[Path]) -> str:
