@@ -20,13 +20,14 @@ from benchmarks.peers.comparison import Comparison, Questions
 from benchmarks.peers.peers_picture import draw
 from benchmarks.peers.peers_quality import size_bytes
 from benchmarks.peers.peers_report import Report, SystemReport
-from benchmarks.peers.prepare import Workshop, worker_arguments
+from benchmarks.peers.prepare import Workshop, stamp_of, worker_arguments
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.quality_picture import draw_quality
 from benchmarks.peers.systems import BY_NAME, SystemSpec
 from benchmarks.real_checkpoint import make_real_checkpoint
 from benchmarks.workloads import TALKS, WORKLOADS, Workload
 from build.engine_folder import build_engine
+from build.quality.closeness import Kept
 from build.quality.reading import EnginePredictor, prose, questions
 from python_backend.text.tokenizer import TextTokenizer
 
@@ -85,13 +86,18 @@ def _compared(
         for name in [*given.trireme, *given.peers]:
             if not (is_talk and BY_NAME[name].kind == "server"):
                 comparison.load(name)
-        if real:
+        if real and given.read_every:
             folder = workshop.folder / place / "reference"
             build_engine(real, folder, "fp32")
             passages = prose(folder)[:: given.read_every]
             reference = EnginePredictor(folder)
-            comparison.read(reference, passages, lambda name: size_bytes(models[name]))
-        if not given.prepare_only:
+            comparison.read(
+                reference,
+                passages,
+                lambda name: size_bytes(models[name]),
+                lambda name: Kept(workshop.folder / "read" / stamp_of(models[name])),
+            )
+        if given.rounds and not given.prepare_only:
             comparison.run(workloads, given.rounds)
     return comparison
 
@@ -156,13 +162,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workloads", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS), help="what to run"
     )
-    parser.add_argument("--rounds", type=_positive, default=3, help="after one that warms up")
+    parser.add_argument(
+        "--rounds", type=_count, default=3, help="after one that warms up; 0: quality alone"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument(
         "--read-every",
-        type=_positive,
+        type=_count,
         default=8,
-        help="of the prose by which quality is measured, only each so many-th 512 tokens",
+        help="of the prose by which quality is measured, only each so many-th 512 tokens; 0: none",
     )
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="of builds")
     parser.add_argument("--folder", type=Path, default=Path(".cache/peers"))
@@ -187,10 +195,10 @@ def _earlier(text: str) -> Report:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> int:
+def _count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
     return number
 
 

@@ -14,7 +14,7 @@ from benchmarks.peers.peers_quality import Quality, Remembered, WorkerPredictor
 from benchmarks.peers.prepare import PrepareError
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.workloads import Workload
-from build.quality.closeness import Passage, Predictor, compare
+from build.quality.closeness import Kept, Passage, Predictor, compare
 
 
 class Questions:
@@ -104,7 +104,11 @@ class Comparison:
                 self._turns(round_, workload)
 
     def read(
-        self, reference: Predictor, passages: Sequence[Passage], sizes: Callable[[str], int]
+        self,
+        reference: Predictor,
+        passages: Sequence[Passage],
+        sizes: Callable[[str], int],
+        kept: Callable[[str], Kept],
     ) -> None:
         """Compare what each system predicts with a reference.
 
@@ -114,6 +118,7 @@ class Comparison:
             reference: What the others are held against.
             passages: What is read.
             sizes: The bytes of a system's weights.
+            kept: Where to remember what was found of a system, which takes the longest.
         """
         with tempfile.TemporaryDirectory() as folder:
             remembered = Remembered(reference, Path(folder))
@@ -124,7 +129,7 @@ class Comparison:
                     continue
                 predictor = WorkerPredictor(self._loaded[name], Path(folder))
                 try:
-                    (found,) = compare(remembered, [predictor], passages)
+                    (found,) = compare(remembered, [predictor], passages, kept=[kept(name)])
                 except WorkerError as error:
                     print(f"{name}: its quality is not known: {error}", flush=True)
                     continue

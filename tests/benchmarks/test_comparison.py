@@ -15,7 +15,7 @@ from benchmarks.peers.comparison import Comparison
 from benchmarks.peers.prepare import PrepareError
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.workloads import Workload
-from build.quality.closeness import Passage
+from build.quality.closeness import Kept, Passage
 
 SMALL = Workload("few", shared=0, own=2, output=3, concurrent=2)
 OTHER = Workload("single", shared=0, own=1, output=2, concurrent=1)
@@ -117,7 +117,9 @@ class Reference:
         return 3 * np.eye(9, dtype=np.float32)[tokens[-rows:]]
 
 
-def test_each_system_is_read_beside_the_reference_and_one_that_can_not_say_stays() -> None:
+def test_each_system_is_read_beside_the_reference_and_one_that_can_not_say_stays(
+    tmp_path: Path,
+) -> None:
     workers = {each.name: each for each in (Predicting("a", 3), Predicting("b", None))}
     workers["c"] = Predicting("c", 2)
     found = Comparison(1, lambda name: cast(Worker, workers[name]))
@@ -125,10 +127,16 @@ def test_each_system_is_read_beside_the_reference_and_one_that_can_not_say_stays
         found.load(name)
     reference = Reference()
     passages = [Passage(np.arange(start, start + 5, dtype=np.int32), 4) for start in (0, 3)]
-    found.read(reference, passages, lambda name: ord(name))
+    shelves = {name: Kept(tmp_path / name) for name in workers}
+    found.read(reference, passages, ord, shelves.__getitem__)
     assert list(found.quality) == ["a", "c"]
     assert list(found.ready) == ["a", "b", "c"]
     assert reference.read == 2  # for all of them
+    again = Comparison(1, lambda name: cast(Worker, Predicting(name, None)))
+    for name in ("a", "c"):
+        again.load(name)
+    again.read(reference, passages, ord, shelves.__getitem__)
+    assert again.quality == found.quality
     assert found.quality["c"].size_bytes == ord("c")
     assert found.quality["a"].closeness.divergence == pytest.approx(0, abs=1e-6)
     assert found.quality["c"].closeness.divergence > 0.01
