@@ -8,7 +8,7 @@ millisecond (`gateway.server`), so the loop goes on meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -20,6 +20,32 @@ _AT_ONCE = 1
 
 _Result = TypeVar("_Result")
 _limiter: anyio.CapacityLimiter | None = None
+
+
+async def in_thread(work: Callable[[], _Result], limiter: anyio.CapacityLimiter) -> _Result:
+    """Do something in a thread.
+
+    What it raises is raised here, and not handed over in a future: that would be kept by its own
+    error, through the frames that this passed, until the search for garbage finds them.
+
+    Args:
+        work: What to do.
+        limiter: How much of its kind may be done at a time.
+    """
+    result, error = await anyio.to_thread.run_sync(_caught, work, limiter=limiter)
+    if error is None:
+        return cast("_Result", result)
+    try:
+        raise error
+    finally:
+        del error
+
+
+def _caught(work: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error.with_traceback(None)
 
 
 async def aside(work: Callable[[], _Result], entries: int) -> _Result:
@@ -34,4 +60,4 @@ async def aside(work: Callable[[], _Result], entries: int) -> _Result:
         return work()
     if _limiter is None:
         _limiter = anyio.CapacityLimiter(_AT_ONCE)
-    return await anyio.to_thread.run_sync(work, limiter=_limiter)
+    return await in_thread(work, _limiter)

@@ -161,7 +161,7 @@ class Exchange:
         await self._written
 
     async def close(self, status: int = 200, error: BaseException | None = None) -> None:
-        """Settle, audit, count and log; does nothing the second time.
+        """Settle, audit, count and log, whoever leaves meanwhile; does nothing the second time.
 
         Raises:
             AuditUnavailable: The audit can't take the record.
@@ -169,6 +169,10 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._close(status, error)
+
+    async def _close(self, status: int, error: BaseException | None) -> None:
         await self.run.aclose()
         order, progress = self.order, self.run.progress
         latency_s = time.monotonic() - order.arrival.received_s
@@ -202,11 +206,10 @@ class Exchange:
         elif isinstance(error, asyncio.CancelledError):
             status = CLIENT_CLOSED_REQUEST
             self._note_left()
-        with anyio.CancelScope(shield=True):
-            try:
-                await self.close(status, error or GenerationFailed("the exchange was left open"))
-            except GatewayError as failed:
-                _log.error("a request could not be closed: %s", failed.message)
+        try:
+            await self.close(status, error or GenerationFailed("the exchange was left open"))
+        except GatewayError as failed:
+            _log.error("a request could not be closed: %s", failed.message)
 
     def _note_left(self) -> None:
         """Its client has left: what had been begun for it is ended early."""

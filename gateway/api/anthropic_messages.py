@@ -11,10 +11,10 @@ from contract.codes import Ending
 from gateway.api.anthropic_request import MessagesRequest
 from gateway.api.error_objects import said
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, ToolCallDelta
 from gateway.order import Order, Wish
+from gateway.progress import Progress
 
 Kind = Literal["thinking", "text", "tool_use"]
 

@@ -8,10 +8,10 @@ them becomes an object. Then it is parsed and checked in that thread.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
-import anyio.to_thread
 import numpy as np
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ from contract.bounds import MAX_JSON_VALUES
 from contract.memory import give_back_memory
 from gateway.api.error_objects import invalid
 from gateway.api.translator import Endpoint, Translator
+from gateway.aside import in_thread
 from gateway.gateway_errors import InvalidRequest
 from gateway.order import Wish
 
@@ -69,9 +70,7 @@ async def read(endpoint: Endpoint[Any], raw: bytes, *, streaming: bool = False) 
         _give_back_later()
     if is_huge not in _limiters:
         _limiters[is_huge] = anyio.CapacityLimiter(_AT_ONCE)
-    return await anyio.to_thread.run_sync(
-        _read_large, endpoint, raw, streaming, limiter=_limiters[is_huge]
-    )
+    return await in_thread(partial(_read_large, endpoint, raw, streaming), _limiters[is_huge])
 
 
 def _give_back_later() -> None:

@@ -19,10 +19,10 @@ from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Chat, Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order, Wish
+from gateway.progress import Progress
 
 _MOST_REMEMBERED = 4096
 """Tokens whose JSON is kept: texts repeat themselves."""

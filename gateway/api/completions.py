@@ -14,10 +14,10 @@ from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts, TokenLogprob, Tokens
 from gateway.order import Order, Wish
+from gateway.progress import Progress
 
 _ROWS = Field(min_length=1, max_length=64, fail_fast=True)
 Text = Annotated[str, Field(min_length=1)]

@@ -16,10 +16,10 @@ import orjson
 from gateway.api.error_objects import error_body
 from gateway.api.openai_request import TIERS, GenerationRequest
 from gateway.api.translator import Event
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, TokenLogprob
 from gateway.order import Order
+from gateway.progress import Progress
 
 DONE = Event(b"[DONE]")
 

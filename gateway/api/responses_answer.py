@@ -13,10 +13,10 @@ from gateway.api.error_objects import said
 from gateway.api.openai_request import TIERS
 from gateway.api.responses_request import NamedFunctionTool, ResponsesRequest
 from gateway.api.translator import Event
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order
+from gateway.progress import Progress
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Item = dict[str, Any]

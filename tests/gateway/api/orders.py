@@ -7,11 +7,11 @@ from typing import Any
 from gateway.api.translator import Translator
 from gateway.configuration import AdmissionSettings, KeepingSettings
 from gateway.conversations import Conversations
-from gateway.dispatch import Progress
 from gateway.generation import Delta
 from gateway.intake import Intake
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order
+from gateway.progress import Progress
 from gateway.routing import Router
 from tests.gateway.fakes import configuration
 
