@@ -41,8 +41,8 @@ from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
 from gateway.order import Order
-from gateway.progress import Progress
 from gateway.routing import Router, Target
+from gateway.run_progress import Progress
 from gateway.upstreams.fleet import Replica
 from gateway.upstreams.silence import PATIENCE, Silence
 

@@ -14,7 +14,7 @@ from gateway.api.translator import Event, Translator
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, ToolCallDelta
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 Kind = Literal["thinking", "text", "tool_use"]
 

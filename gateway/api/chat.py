@@ -22,7 +22,7 @@ from gateway.api.translator import Event, Translator
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Chat, Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 _MOST_REMEMBERED = 4096
 """Tokens whose JSON is kept: texts repeat themselves."""

@@ -17,7 +17,7 @@ from gateway.api.translator import Event, Translator
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts, TokenLogprob, Tokens
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 _ROWS = Field(min_length=1, max_length=64, fail_fast=True)
 Text = Annotated[str, Field(min_length=1)]

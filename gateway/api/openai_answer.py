@@ -19,7 +19,7 @@ from gateway.api.translator import Event
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, TokenLogprob
 from gateway.order import Order
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 DONE = Event(b"[DONE]")
 

@@ -16,7 +16,7 @@ from gateway.api.translator import Event
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Item = dict[str, Any]

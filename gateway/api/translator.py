@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 Body = TypeVar("Body", bound=BaseModel)
 

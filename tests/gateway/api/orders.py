@@ -11,8 +11,8 @@ from gateway.generation import Delta
 from gateway.intake import Intake
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order
-from gateway.progress import Progress
 from gateway.routing import Router
+from gateway.run_progress import Progress
 from tests.gateway.fakes import configuration
 
 ARRIVAL = Arrival("id", {}, 1.7e9, 100.0)
