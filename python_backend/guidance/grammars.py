@@ -7,6 +7,7 @@ more is refused, or its request ends with an error.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,17 @@ from python_backend.guidance.trial import Trial
 
 MOST_REMEMBERED = 32
 """Grammars."""
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_LISTING = re.compile(r" \d+ \| .*")
+
+
+def _without_listing(reason: str) -> str:
+    """What the library says of a grammar, without the grammar's lines: they may be none of a
+    client's.
+    """
+    return _LISTING.sub("", _PLACE.sub("", reason))
 
 
 class Grammars:
@@ -67,7 +79,7 @@ class Grammars:
             self._trial.check(guide)
             matcher = self._compiler.compile(guide)
         except InvalidRequestError as error:
-            raise refused_guide(error.message.partition(": ")[2], guide) from None
+            raise refused_guide(_without_listing(error.message.partition(": ")[2]), guide) from None
         with self._lock:
             self._known[guide] = matcher
             if len(self._known) > self._most:

@@ -110,6 +110,13 @@ class CallParser(ABC):
                 return ""
             yield
 
+    def _end_of_calls(self, mark: str) -> Parsing[None]:
+        """Take the mark behind calls, where it is; a part of it, at the end, is nobody's text."""
+        yield from self._next()
+        if not (yield from self._follows(mark)) and mark.startswith(self._text):
+            self._take(len(self._text))
+        yield from self._next()
+
     def _say_until(self, *marks: str) -> Parsing[str]:
         """Say all before the first of some marks, but for the space before it, and take the mark.
 

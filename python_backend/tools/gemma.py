@@ -26,9 +26,7 @@ class GemmaParser(CallParser):
         if not (yield from self._try(before + fence, self._answer(fence))):
             fence = ""
         if fence:
-            yield from self._next()
-            yield from self._follows(_FENCE)
-            yield from self._next()
+            yield from self._end_of_calls(_FENCE)
         while True:
             self._say(self._take(len(self._text)))
             yield

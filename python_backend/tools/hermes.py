@@ -13,6 +13,4 @@ class HermesParser(CallParser):
     def _parse(self) -> Parsing[None]:
         while (yield from self._say_until(BEGIN)):
             if (yield from self._try(BEGIN, self._json_calls())):
-                yield from self._next()
-                yield from self._follows(END)
-                yield from self._next()
+                yield from self._end_of_calls(END)

@@ -16,6 +16,4 @@ class PhiParser(CallParser):
             if mark == _OLDER:
                 mark, self._text = _OLDER[:-1], "[" + self._text
             if (yield from self._try(mark, self._json_calls())):
-                yield from self._next()
-                yield from self._follows(END)
-                yield from self._next()
+                yield from self._end_of_calls(END)

@@ -21,9 +21,7 @@ class QwenXMLParser(CallParser):
     def _parse(self) -> Parsing[None]:
         while mark := (yield from self._say_until(BEGIN, FUNCTION)):
             if (yield from self._try(mark, self._element(has_begun=mark == FUNCTION))):
-                yield from self._next()
-                yield from self._follows(END)
-                yield from self._next()
+                yield from self._end_of_calls(END)
 
     def _element(self, has_begun: bool) -> Parsing[None]:
         if not has_begun:

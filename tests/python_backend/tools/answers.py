@@ -66,6 +66,8 @@ ANSWERS = {
         "hermes", '<tool_call>{"name": "now", "arguments": null}</tool_call>', "", (("now", "{}"),)
     ),
     "hermes, no end": Answer("hermes", f"<tool_call>{_OBJECT_A}", "", _CALLS[:1]),
+    "hermes, cut in the end": Answer("hermes", f"<tool_call>{_OBJECT_A}\n</tool_", "", _CALLS[:1]),
+    "phi, cut in the end": Answer("phi", f"<|tool_call|>[{_OBJECT_A}]<|/to", "", _CALLS[:1]),
     "hermes, text alone": Answer(
         "hermes", "A <tool and a <tool_cal in the end<tool", "", (), False
     ),
