@@ -14,19 +14,18 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 from opentelemetry.context import Context
 
-from contract.codes import FinishReason
 from contract.errors import (
     GenerationError,
     InvalidRequestError,
     RequestTimeoutError,
     ServerBusyError,
     ServerUnavailableError,
+    TriremeError,
 )
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
@@ -38,12 +37,14 @@ from gateway.gateway_errors import (
     Overloaded,
     Unavailable,
 )
-from gateway.generation import STOP_GRACE_S, Computed, Delta, Job
+from gateway.generation import STOP_GRACE_S, Delta, Job
 from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
 from gateway.order import Order
 from gateway.routing import Router, Target
+from gateway.run_progress import Progress
+from gateway.upstreams.base import PartRefusedError
 from gateway.upstreams.fleet import Replica
 from gateway.upstreams.silence import PATIENCE, Silence
 
@@ -51,85 +52,6 @@ _log = logging.getLogger("gateway.dispatch")
 _STOP_AGAIN_S = 0.1
 _RESCHEDULE_S = 1.0
 """Moving a time limit costs more than to look at the clock: it is moved this often at most."""
-
-
-@dataclass
-class Progress:
-    """What is known of a run so far.
-
-    Attributes:
-        n: How many answers each prompt has.
-        upstream: Who answers; empty while nobody does.
-        version: What the answer calls the model.
-        queue_s: How long it waited for a place.
-        ttft_s: Time from its arrival to the first piece; None while there is none.
-        prompt_tokens: Of each prompt, by its index.
-        output_tokens: Of all answers.
-        finish_reasons: Of each answer, by its index.
-        texts: The pieces of each answer, by its index.
-        verdicts: What the safety policy found.
-        computed: What was done for each answer, by its index, where the upstream tells.
-        attempts: How many upstreams were asked.
-    """
-
-    n: int = 1
-    upstream: str = ""
-    version: str = ""
-    queue_s: float = 0.0
-    ttft_s: float | None = None
-    prompt_tokens: dict[int, int] = field(default_factory=dict)
-    output_tokens: int = 0
-    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    verdicts: list[str] = field(default_factory=list)
-    computed: dict[int, Computed] = field(default_factory=dict)
-    attempts: int = 0
-
-    def add(self, delta: Delta) -> None:
-        """Count a piece of one of the answers."""
-        if delta.prompt_tokens is not None:
-            self.prompt_tokens[delta.index // self.n] = delta.prompt_tokens
-        self.output_tokens += delta.output_tokens
-        if delta.text:
-            self.texts.setdefault(delta.index, []).append(delta.text)
-        if delta.finish_reason:
-            self.finish_reasons[delta.index] = delta.finish_reason
-        self.verdicts += delta.verdicts
-        if delta.computed is not None:
-            self.computed[delta.index] = delta.computed
-
-    @property
-    def all_prompt_tokens(self) -> int:
-        """Length of all prompts."""
-        return sum(self.prompt_tokens.values())
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of all prompts that were in a cache, whichever of their answers was computed."""
-        of_prompt: dict[int, int] = {}
-        for index, computed in self.computed.items():
-            known = of_prompt.get(index // self.n, computed.cached)
-            of_prompt[index // self.n] = min(known, computed.cached)
-        return sum(of_prompt.values())
-
-    @property
-    def charged_prompt_tokens(self) -> int:
-        """Tokens of prompts to be paid for: those computed, or all where nobody tells."""
-        if not self.computed:
-            return self.all_prompt_tokens
-        return sum(each.prompt for each in self.computed.values())
-
-    @property
-    def charged_output_tokens(self) -> int:
-        """Tokens of answers to be paid for: those generated, or else those of the answers."""
-        if not self.computed:
-            return self.output_tokens
-        return sum(each.output for each in self.computed.values())
-
-    @property
-    def answer(self) -> str:
-        """All answers, one after the other."""
-        return "\n".join("".join(self.texts[index]) for index in sorted(self.texts))
 
 
 class _PutOffError(ServerUnavailableError):
@@ -359,6 +281,10 @@ class Run:
                         deadline_s = min(anyio.current_time() + patience_s, last_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
+            except PartRefusedError as error:
+                for delta in (*kept, *error.last):
+                    self.progress.add(delta)
+                raise
             except GenerationError:
                 if self._stopping is None:
                     raise
@@ -399,7 +325,7 @@ class Run:
         try:
             while await replica.upstream.stop(job):
                 await asyncio.sleep(_STOP_AGAIN_S)
-        except GenerationError as error:
+        except TriremeError as error:
             _log.warning("%s could not be told to stop: %s", replica.name, error)
         scope.cancel()
 

@@ -15,10 +15,10 @@ from gateway.api.neutral import NEUTRAL, carrying, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Chat, Delta, Message, TokenLogprob
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 
 _MOST_REMEMBERED = 4096
 """Tokens whose JSON is kept: texts repeat themselves."""

@@ -13,10 +13,10 @@ from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts, TokenLogprob
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 
 
 class CompletionRequest(GenerationRequest):

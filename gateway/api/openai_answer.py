@@ -16,9 +16,9 @@ import orjson
 from gateway.api.error_objects import error_body
 from gateway.api.openai_request import TIERS, GenerationRequest
 from gateway.api.translator import Event
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.order import Order
+from gateway.run_progress import Progress
 
 DONE = Event(b"[DONE]")
 

@@ -13,10 +13,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from contract.errors import InvalidRequestError
 from gateway.generation import Computed, Delta
+from gateway.upstreams.base import PartRefusedError
 from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, Ledger, Running, serving
 from tests.gateway.test_dispatch import eventually
 
@@ -89,3 +91,22 @@ def test_who_share_a_request_id_don_t_share_the_engine_s():
         for _ in range(2):
             gateway.post("/v1/chat/completions", CHAT, headers={"x-request-id": "same"})
     assert len({job.request_id for job in upstream.jobs}) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_list_of_which_one_prompt_is_wrong_pays_what_was_computed(stream):
+    """What had been there before, and what the others came to until they were stopped."""
+    ledger = Ledger()
+    wrong = InvalidRequestError("too long", code="context_length_exceeded")
+    first = Delta(0, "a", "", 1, prompt_tokens=5, computed=Computed(5, 1, 0))
+    last = [Delta(index, "", "cancelled", 0, computed=Computed(4, 40, 1)) for index in (0, 2)]
+    upstream = FakeUpstream([first, PartRefusedError(wrong, last)])
+    body = {"model": "demo", "prompt": ["a", "b", "c"], "stream": stream}
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        answer = gateway.post("/v1/completions", body)
+        eventually(lambda: ledger.records)
+    assert answer.status_code == (200 if stream else 400)
+    assert "context_length_exceeded" in answer.text
+    assert ("settle", 8, 80) in ledger.events
+    [record] = ledger.records
+    assert (record.charged_prompt_tokens, record.charged_output_tokens) == (8, 80)

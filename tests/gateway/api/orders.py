@@ -6,12 +6,12 @@ from typing import Any
 
 from gateway.api.translator import Translator
 from gateway.configuration import AdmissionSettings
-from gateway.dispatch import Progress
 from gateway.generation import Delta
 from gateway.intake import Intake
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order
 from gateway.routing import Router
+from gateway.run_progress import Progress
 from tests.gateway.fakes import configuration
 
 ARRIVAL = Arrival("id", {}, 1.7e9, 100.0)

@@ -15,10 +15,10 @@ from contract.errors import GenerationError, InvalidRequestError
 from gateway.api.routes import add_api, api
 from gateway.api.translator import Event, Translator
 from gateway.app import create_app
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 from tests.gateway.fakes import FakeUpstream, Ledger, Running, configuration, running, words
 
 
