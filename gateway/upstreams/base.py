@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
+from contract.errors import InvalidRequestError
 from gateway.generation import Delta, Job
 
 
@@ -22,6 +23,18 @@ class TokenTeller(Protocol):
         """The text of a job's one prompt, which is tokens, as an answer of them would have it."""
 
 
+class PartRefusedError(InvalidRequestError):
+    """One of a job's prompts is wrong, and others had been begun.
+
+    Attributes:
+        last: What these came to until they were stopped.
+    """
+
+    def __init__(self, error: InvalidRequestError, last: Sequence[Delta]) -> None:
+        super().__init__(error.message, error.param, code=error.code)
+        self.last = tuple(last)
+
+
 class Upstream(Protocol):
     """Something that generates text."""
 
@@ -29,7 +42,8 @@ class Upstream(Protocol):
         """Do a job and yield its pieces; closing the generator ends the job there as well.
 
         Raises:
-            InvalidRequestError: The request is wrong: nobody will do it.
+            InvalidRequestError: The request is wrong: nobody will do it. A `PartRefusedError` where
+                others of its prompts had been begun.
             ServerUnavailableError: It doesn't answer, it went away, it doesn't have the model
                 (``ServerBrokenError``: for good), or it has no room now (``ServerBusyError``):
                 another may.

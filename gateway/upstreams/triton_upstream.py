@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ from gateway.generation import (
     ToolCallDelta,
 )
 from gateway.interfaces import TenantClass
+from gateway.upstreams.merging import merge
 
 _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch": 5}
 # Read for every response: spelt once.
@@ -86,8 +87,9 @@ class Triton:
             if len(requests) == 1:
                 deltas = self._deltas(requests[0], 0)
             else:
-                deltas = _merge(
-                    [self._deltas(r, i * job.generation.n) for i, r in enumerate(requests)]
+                deltas = merge(
+                    [self._deltas(r, i * job.generation.n) for i, r in enumerate(requests)],
+                    partial(self.stop, job),
                 )
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -278,37 +280,3 @@ def _verdicts(values: Sequence[str]) -> tuple[str, ...]:
         for value in values
         for verdict in orjson.loads(value or b"[]")
     )
-
-
-async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
-    """Yield from several generators as things come; the first error ends them all."""
-    ended = object()
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def drain(generator: AsyncGenerator[Delta, None]) -> None:
-        try:
-            async with aclosing(generator):
-                async for delta in generator:
-                    queue.put_nowait(delta)
-        except Exception as error:
-            queue.put_nowait(error)
-        else:
-            queue.put_nowait(ended)
-
-    tasks = [asyncio.create_task(drain(generator)) for generator in generators]
-    running = len(tasks)
-    try:
-        while running:
-            item = await queue.get()
-            if item is ended:
-                running -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
