@@ -14,15 +14,16 @@ Triton has a header that makes it end the stream with the status instead, and di
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
+from functools import partial
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor
 
 from clients import wire
+from clients.aside import aside
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
@@ -38,6 +39,8 @@ _CHANNEL = [
 
 
 _STOP_TIMEOUT_S = 1.0
+_BYTES_PER_ENTRY = 16
+"""Of a response: a text and its length, a number or two."""
 
 
 class GrpcTransport:
@@ -91,12 +94,14 @@ class AsyncGrpcTransport:
         Raises:
             ClientError: The request failed; `clients.client_errors` lists how it can.
         """
+        message = await aside(partial(_message, request), num_bytes=request.num_bytes)
         call = self._connected().infer(
-            _message(request), timeout=request.timeout_s, metadata=_metadata(request)
+            message, timeout=request.timeout_s, metadata=_metadata(request)
         )
         try:
             async for response in call:
-                yield _outputs(response, self._address)
+                entries = len(response) // _BYTES_PER_ENTRY
+                yield await aside(partial(_outputs, response, self._address), entries)
         except grpc.RpcError as error:
             raise _error(error, self._address) from None
         finally:
@@ -139,37 +144,41 @@ class AsyncGrpcTransport:
 
 
 class _Calls:
-    """What can be asked over a channel of either kind."""
+    """What can be asked over a channel of either kind.
+
+    What goes in and comes out of `infer` is bytes: large ones are not for the event loop to make.
+    """
 
     def __init__(self, channel: Any) -> None:
         # On the wire a stream of one request is the request and the stream's end.
-        self.infer = channel.unary_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )
+        self.infer = channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         self.is_ready = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady
 
 
-def _message(request: Request) -> Any:
+def _message(request: Request) -> bytes:
     message = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
     for name, value in request.parameters.items():
         _set_parameter(message.parameters[name], value)
     for name, values in request.inputs.items():
         array = wire.to_array(name, values)
         message.inputs.add(name=name, datatype=wire.wire_type(name), shape=array.shape)
-        raw = serialize_byte_tensor(array).item() if array.dtype.hasobject else array.tobytes()
+        raw = _sized(array.flat) if array.dtype.hasobject else array.tobytes()
         message.raw_input_contents.append(raw)
-    return message
+    return bytes(message.SerializeToString())
 
 
-def _stop(model: str, request_id: str) -> Any:
+def _sized(texts: Iterable[bytes]) -> bytes:
+    """Each text with its length in bytes before it, little-endian."""
+    return b"".join(part for text in texts for part in (len(text).to_bytes(4, "little"), text))
+
+
+def _stop(model: str, request_id: str) -> bytes:
     """A request to end another."""
     message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for tensor, array in stop_inputs().items():
         message.inputs.add(name=tensor.name, datatype=tensor.data_type, shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
-    return message
+    return bytes(message.SerializeToString())
 
 
 def _set_parameter(parameter: Any, value: str | int | float | bool) -> None:
@@ -191,12 +200,13 @@ def _is_ready(model: str) -> Any:
     return service_pb2.ModelReadyRequest(name=model)
 
 
-def _outputs(message: Any, address: str) -> Outputs:
+def _outputs(raw_message: bytes, address: str) -> Outputs:
     """Read a response; by hand, as tritonclient's way costs several times as much a token.
 
     Raises:
         ClientError: It is an error.
     """
+    message = service_pb2.ModelStreamInferResponse.FromString(raw_message)
     if message.error_message:
         raise server_error(message.error_message, None, address)
     response = message.infer_response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from clients import (
     ServerBrokenError,
     ServerBusyError,
     ServerUnavailableError,
+    grpc_transport,
 )
 from contract.errors import RequestTimeoutError
 from contract.parameters import NO_END, GenerationParameters
@@ -191,3 +193,31 @@ def test_a_server_that_is_silent_can_be_left_at_any_time(server):
 
     assert asyncio.run(leave())
     assert server.cancelled.wait(30)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[bool]:
+    """Whether each call of a function is made in the event loop's thread."""
+    calls: list[bool] = []
+    real = getattr(place, name)
+
+    def call(*arguments: Any) -> Any:
+        calls.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(place, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("words", [1, 100_000])
+@pytest.mark.parametrize("function", ["_message", "_outputs"])
+def test_what_is_large_is_written_and_read_beside_the_event_loop(
+    server, monkeypatch, function, words
+):
+    calls = noted(monkeypatch, grpc_transport, function)
+    long = "word " * words
+    server.script = [text(long, "stop")]
+    chat = Chat.of([{"role": "user", "content": long}])
+    (delta,) = asyncio.run(collect(upstream(server), job(chat)))
+    assert delta.text == long
+    assert server.received[0].inputs["messages"].item() == chat.encoded
+    assert calls == [words == 1]
