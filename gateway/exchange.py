@@ -242,8 +242,8 @@ class Exchange:
             finish_reasons=reasons,
             status=status,
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
-            prompt_text=order.generation.prompt.encoded.decode(),
-            answer_text=progress.answer,
+            prompt=order.generation.prompt.encoded,
+            answer=progress.answer.encode("utf-8", "surrogatepass"),
             code=cause or "",
         )
 

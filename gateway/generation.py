@@ -55,7 +55,9 @@ class Chat(Prompt):
         encoded = [orjson.dumps(message) for message in messages]
         users = (place for place, each in enumerate(messages) if each["role"] == "user")
         opening = encoded[: next(users, len(messages)) + 1]
-        return cls(b"[%b]" % b",".join(encoded), b"[%b]" % b",".join(opening))
+        whole = b"[%b]" % b",".join(encoded)
+        is_all = len(opening) == len(encoded)
+        return cls(whole, whole if is_all else b"[%b]" % b",".join(opening))
 
     @property
     def operation(self) -> str:

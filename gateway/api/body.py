@@ -16,11 +16,11 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from clients.aside import in_thread
 from contract.bounds import MAX_JSON_VALUES
 from contract.memory import give_back_memory
 from gateway.api.error_objects import invalid
 from gateway.api.translator import Endpoint, Translator
-from gateway.aside import in_thread
 from gateway.gateway_errors import InvalidRequest
 from gateway.order import Wish
 

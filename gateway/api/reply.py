@@ -18,10 +18,10 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from clients.aside import aside
 from gateway.api.edge import refuse
 from gateway.api.tokens import TokenEndpoint
 from gateway.api.translator import Encoder, Event
-from gateway.aside import aside
 from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
 from gateway.generation import Delta

@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from gateway.api.anthropic_messages import MessagesTranslator
@@ -64,7 +65,7 @@ def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
 
     class TranslatedRoute(AuthenticatedRoute):
         async def take(self, request: Request) -> Request:
-            raw = await request.body()
+            raw = await _body(request)
             if raw:
                 request.state.read = await read(translator, raw)
             return _ReadRequest(request.scope, request.receive, raw)
@@ -79,6 +80,15 @@ def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
             return translated
 
     return TranslatedRoute
+
+
+async def _body(request: Request) -> bytes:
+    """The body, which comes in one piece: `Request.body` would copy it."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    body: bytes = message["body"]
+    return body
 
 
 class _ReadRequest(Request):

@@ -12,6 +12,7 @@ from typing import Any
 import anyio.lowlevel
 import orjson
 
+from clients.aside import aside
 from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
@@ -25,7 +26,6 @@ from contract.names import (
     TENSORRT_LLM,
 )
 from contract.parameters import INT32_MAX, GenerationParameters
-from gateway.aside import aside
 from gateway.configuration import TritonSettings
 from gateway.generation import (
     STOP_GRACE_S,
@@ -82,7 +82,8 @@ class Triton:
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Ask it; see `Upstream`."""
-        requests = self._requests(job)
+        prompt_bytes = len(job.generation.prompt.encoded)
+        requests = await aside(partial(self._requests, job), num_bytes=prompt_bytes)
         try:
             if len(requests) == 1:
                 deltas = self._deltas(requests[0], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from clients import (
     ServerBrokenError,
     ServerBusyError,
     ServerUnavailableError,
+    grpc_transport,
 )
 from contract.errors import RequestTimeoutError
 from contract.parameters import NO_END, GenerationParameters
@@ -258,3 +260,31 @@ def test_special_tokens_are_left_out_where_that_is_said(server, special, said):
     (received,) = server.received
     assert {name: received.parameters.get(name) for name in said} == said
     assert ("add_special_tokens" in received.parameters) == (not special)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[bool]:
+    """Whether each call of a function is made in the event loop's thread."""
+    calls: list[bool] = []
+    real = getattr(place, name)
+
+    def call(*arguments: Any) -> Any:
+        calls.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(place, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("words", [1, 100_000])
+@pytest.mark.parametrize("function", ["_message", "_outputs"])
+def test_what_is_large_is_written_and_read_beside_the_event_loop(
+    server, monkeypatch, function, words
+):
+    calls = noted(monkeypatch, grpc_transport, function)
+    long = "word " * words
+    server.script = [text(long, "stop")]
+    chat = Chat.of([{"role": "user", "content": long}])
+    (delta,) = asyncio.run(collect(upstream(server), job(chat)))
+    assert delta.text == long
+    assert server.received[0].inputs["messages"].item() == chat.encoded
+    assert calls == [words == 1]
