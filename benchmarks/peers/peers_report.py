@@ -176,11 +176,13 @@ class Report:
 
     def to_markdown(self) -> str:
         """Tables, for people."""
-        lines = ["# Trireme beside its peers", "", *self._figure_table()]
+        lines = ["# Trireme beside its peers"]
+        if self.workloads:
+            lines += ["", *self._figure_table()]
         if self.quality:
             lines += ["", *self._quality_table()]
         ours = [name for name, system in self.systems.items() if system.kind != "peer"]
-        if ours:
+        if ours and self.workloads:
             lines += ["", *self._ratio_table(ours)]
         if self.server_shares():
             lines += ["", *self._server_table()]

@@ -66,7 +66,8 @@ def _panel(axes: Any, report: Report, title: str, values: dict[str, float]) -> N
             values[name], found.divergence, yerr=found.divergence_error, fmt="o", color=color
         )
     axes.set_yscale("log")
-    axes.set_xlim(0, 1.3 * max(values[name] for name in names))
+    axes.margins(y=0.1)
+    axes.set_xlim(0, 1.45 * max(values[name] for name in names))
     heights = _apart([report.quality[name].closeness.divergence for name in names])
     for name, height in zip(names, heights, strict=True):
         color = _PEER if report.systems[name].kind == "peer" else _OURS

@@ -95,7 +95,12 @@ SYSTEMS = (
         "int4, 8-bit head",
     ),
     *_trireme("int8", "int8", {"precision": "int8"}),
-    *_trireme("int8-block", "int8", {"precision": "int8_block"}, "int8 blocks"),
+    *_trireme(
+        "int8-block",
+        "int8",
+        {"precision": "int8_block", "smoothing": "yes"},
+        "int8 blocks",
+    ),
     _peer("openvino-int4", "OpenVINO GenAI int4", "int4", _OPENVINO, {"precision": "int4"}),
     _peer("openvino-int8", "OpenVINO GenAI int8", "int8", _OPENVINO, {"precision": "int8"}),
     _peer("llama-cpp-q4_0", "llama.cpp Q4_0", "int4", _LLAMA_CPP, {"type": "q4_0"}),

@@ -114,7 +114,9 @@ def test_quality_stands_beside_speed_and_says_what_is_claimed(
     path = tmp_path / "peers.json"
     path.write_text(whole.to_json(), encoding="utf-8")
     assert Report.load(path) == whole
-    draw_quality(whole, tmp_path / "quality.png")
+    for each in (whole, replace(talked, seconds={})):  # one that only read
+        assert "| Trireme int8 | 144.8 |" in each.to_markdown()
+        draw_quality(each, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 

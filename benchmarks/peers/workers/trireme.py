@@ -48,7 +48,16 @@ class Trireme:
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Build the engine folder."""
-    build_engine(checkpoint, model / "engine", options["precision"], head=options.get("head"))
+    build_engine(checkpoint, model / "engine", **build_options(options))
+
+
+def build_options(options: Options) -> Any:
+    """What of an engine a system's options say."""
+    return {
+        "precision": options["precision"],
+        "head": options.get("head"),
+        "smoothing": "smoothing" in options,
+    }
 
 
 def load(model: Path, options: Options) -> Trireme:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.bench_tokenizer import text_of
 from benchmarks.peers.worker import Options, main
+from benchmarks.peers.workers.trireme import build_options
 from benchmarks.workloads import KV_CACHE_BYTES
 from build.engine_folder import build_engine
 from clients import AsyncClient, GenerationOptions
@@ -64,7 +65,7 @@ def build(checkpoint: Path, model: Path, options: Options) -> None:
     settings = f"onnx.kv_cache_bytes={KV_CACHE_BYTES}"
     assemble(model, RepositorySettings.from_assignments([UNSIGNED, settings]))
     engine = model / TENSORRT_LLM / "1"
-    build_engine(checkpoint, engine, options["precision"], head=options.get("head"))
+    build_engine(checkpoint, engine, **build_options(options))
 
 
 def load(model: Path, options: Options) -> TriremeServer:
