@@ -285,6 +285,9 @@ class _Conversation(BaseModel):
             parameters["reasoning_effort"] = "none"
         if thinking is not None and thinking.budget_tokens is not None:
             parameters["thinking_token_budget"] = thinking.budget_tokens
+        last = self.messages[-1]
+        if last.role == "assistant":  # which is the beginning of the answer
+            parameters["chat_template_kwargs"] = {"continue_final_message": True}
         if config is not None and config.format is not None:
             parameters["guided_decoding_guide_type"] = "json_schema"
             parameters["guided_decoding_guide"] = schema_text(config.format.schema_)

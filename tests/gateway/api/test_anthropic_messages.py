@@ -281,3 +281,10 @@ def test_errors_are_anthropic_s(error, kind, message):
 )
 def test_a_key_may_come_in_a_header_of_its_own(headers, found):
     assert Arrival("id", headers, 0.0, 0.0).authorization == found
+
+
+def test_an_answer_may_be_begun():
+    begun = {"role": "assistant", "content": "The"}
+    parameters = wanted(messages=[HELLO, begun]).parameters
+    assert parameters.chat_template_kwargs == {"continue_final_message": True}
+    assert not wanted().parameters.chat_template_kwargs
