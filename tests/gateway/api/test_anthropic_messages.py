@@ -124,6 +124,14 @@ def test_no_thinking_is_no_effort():
             "messages.0.content.0: input tag 'image'",
         ),
         ({"messages": [{"role": "user", "content": [USE]}]}, "thinking and tool_use are"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages.0.content.0.text: input should be a valid string",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "missing required parameter messages.0.content.0.text",
+        ),
         ({"messages": [{"role": "assistant", "content": [RESULT]}]}, "tool_result is a user's"),
         (
             {"messages": [HELLO, {"role": "user", "content": [RESULT]}]},
