@@ -41,6 +41,7 @@ class Format:
         kept: Special tokens that its parser looks for.
         new_id: Makes ids that its templates take.
         arguments: What an object of a call names them by; empty where calls are no objects.
+        needs_types: Whether only a parameter's type tells what its value is.
     """
 
     name: ToolFormat
@@ -49,6 +50,7 @@ class Format:
     kept: tuple[str, ...] = ()
     new_id: Callable[[], str] = long_id
     arguments: str = ""
+    needs_types: bool = False
 
     @property
     def can_be_told(self) -> bool:
@@ -133,6 +135,7 @@ _ALL = (
         qwen_xml.QwenXMLParser,
         Shape(call=_element, begin=qwen_xml.BEGIN, between=_BETWEEN, end=qwen_xml.END),
         kept=(qwen_xml.BEGIN, qwen_xml.END),
+        needs_types=True,
     ),
     Format(
         "llama",

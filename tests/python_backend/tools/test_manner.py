@@ -82,7 +82,9 @@ def test_the_answer_is_read_as_it_is_asked() -> None:
     made = manner("qwen-3")
     reading = plan(made, [ADD, NOW]).reading
     assert (reading.format, reading.marks, reading.begun) == ("hermes", THINK, False)
-    assert reading.functions == {"add": {"a": "integer", "b": "any"}, "now": {}}
+    assert reading.functions == {"add": {}, "now": {}}
+    coder = manner("", "{{ tools }}<tool_call>\n<function=")
+    assert plan(coder, [ADD]).reading.functions == {"add": {"a": "integer", "b": "any"}}
     assert plan(made).reading.format == ""
     assert plan(made, [ADD], choice=ToolChoice("none")).reading.format == ""
     assert plan(made, [ADD], parse=False).reading is None
