@@ -22,6 +22,7 @@ RequestErrorCode = Literal[
     "invalid_value",
     "missing_required_parameter",
     "model_not_found",
+    "previous_response_not_found",
     "request_timeout",
     "request_too_large",
     "headers_too_large",

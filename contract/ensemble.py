@@ -33,6 +33,7 @@ _TO_PREPROCESSING: dict[Tensor, Tensor] = {
     PreprocessingInputs.END_ID: EnsembleInputs.END_ID,
     PreprocessingInputs.PAD_ID: EnsembleInputs.PAD_ID,
     PreprocessingInputs.PROMPT_TABLE_EXTRA_ID: EnsembleInputs.PROMPT_TABLE_EXTRA_ID,
+    PreprocessingInputs.PROMPT_TOKEN_IDS: EnsembleInputs.PROMPT_TOKEN_IDS,
     PreprocessingInputs.MESSAGES: EnsembleInputs.MESSAGES,
     PreprocessingInputs.TOOLS: EnsembleInputs.TOOLS,
     PreprocessingInputs.TOOL_CHOICE: EnsembleInputs.TOOL_CHOICE,

@@ -29,9 +29,11 @@ MAX_TOP_LOG_PROBS = 20
 class OwnInputs(ChatInputs):
     """What a client may send beside TensorRT-LLM's inputs, where code names the tensor itself."""
 
+    PROMPT_TOKEN_IDS = optional("prompt_token_ids", "INT32", -1)
     EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
     INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
     RETURN_COMPUTED_TOKENS = optional("return_computed_tokens", "BOOL")
+    RETURN_PROMPT_TOKENS = optional("return_prompt_tokens", "BOOL")
     PRIORITY = optional("priority", "INT32")
 
 
@@ -257,6 +259,18 @@ class GenerationParameters(ChatParameters):
             openai="top_logprobs",
         ),
     ] = None
+    num_prompt_log_probs: Annotated[
+        int | None,
+        Parameter(
+            meaning="Report the log probability of so many of the prompt's last tokens too, with "
+            "num_top_log_probs of the likeliest beside each; the first token has none. "
+            "max_tokens may be 0 then. Not known to TensorRT-LLM's engine.",
+            tensor=optional("num_prompt_log_probs", "INT32"),
+            engine=scalar("num_prompt_log_probs", "INT32"),
+            bounds=Bounds(least=0),
+            default=0,
+        ),
+    ] = None
     exclude_input_in_output: Annotated[
         bool | None,
         Parameter(
@@ -293,6 +307,14 @@ class GenerationParameters(ChatParameters):
             tensor=OwnInputs.RETURN_COMPUTED_TOKENS,
         ),
     ] = None
+    return_prompt_tokens: Annotated[
+        bool | None,
+        Parameter(
+            meaning="Report what the prompt's tokens are, with their texts. Not known to "
+            "TensorRT-LLM's engine.",
+            tensor=OwnInputs.RETURN_PROMPT_TOKENS,
+        ),
+    ] = None
     return_perf_metrics: Annotated[
         bool | None,
         Parameter(
@@ -300,6 +322,13 @@ class GenerationParameters(ChatParameters):
             tensor=EnsembleInputs.RETURN_PERF_METRICS,
         ),
     ] = None
+    prompt_token_ids: Annotated[
+        Sequence[int],
+        Parameter(
+            meaning="The prompt's tokens in place of the prompt, which must be empty then.",
+            tensor=OwnInputs.PROMPT_TOKEN_IDS,
+        ),
+    ] = ()
     guided_decoding_guide_type: Annotated[
         str | None,
         Parameter(
@@ -363,12 +392,15 @@ class ParameterKeywords(ChatKeywords, total=False):
     num_return_sequences: int | None
     return_log_probs: bool | None
     num_top_log_probs: int | None
+    num_prompt_log_probs: int | None
     exclude_input_in_output: bool | None
     include_stop_str_in_output: bool | None
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_computed_tokens: bool | None
+    return_prompt_tokens: bool | None
     return_perf_metrics: bool | None
+    prompt_token_ids: Sequence[int]
     guided_decoding_guide_type: str | None
     guided_decoding_guide: str | None
     priority: int | None

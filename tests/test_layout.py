@@ -74,7 +74,6 @@ NAMESAKES = {
     "python_backend/engine/sequence.py": {"max_tokens", "min_tokens", "stop"},  # the parameters
     "python_backend/serving/adapter_model.py": {"stop"},  # a finish reason
     "python_backend/serving/answer.py": {"stop", "tool_calls"},
-    "python_backend/serving/checked_messages.py": {"tool_calls"},  # a field of OpenAI's messages
     "python_backend/tools/manner.py": {"tool_calls", "tools"},  # and a template's variable
     "python_backend/tools/told_tools.py": {"tool_calls"},
     "python_backend/serving/postprocessing.py": {"stop"},

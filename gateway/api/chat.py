@@ -19,10 +19,10 @@ from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Chat, Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 
 _MOST_REMEMBERED = 4096
 """Tokens whose JSON is kept: texts repeat themselves."""
@@ -146,12 +146,12 @@ class ChatEncoder(OpenAIEncoder):
             {
                 "index": delta.index,
                 "message": self._message(delta),
-                "logprobs": _chat_logprobs(delta.logprobs),
+                "logprobs": _chat_logprobs(self._asked(delta)),
                 "finish_reason": self._reason(delta),
             }
             for delta in sorted(deltas, key=lambda delta: delta.index)
         ]
-        return self._answer(choices, progress)
+        return self._answer(choices, progress, **self._of_prompt(deltas[0]))
 
     def _reason(self, delta: Delta) -> str:
         return self._called if delta.finish_reason == "tool_calls" else delta.finish_reason

@@ -24,10 +24,20 @@ from contract.errors import (
 from contract.parameters import ASKED, NO_END, GenerationParameters
 from contract.tool_choice import ToolChoice
 from gateway.configuration import ProviderSettings
-from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob, ToolCallDelta
+from gateway.generation import (
+    AnyPrompt,
+    Chat,
+    Delta,
+    Generation,
+    Job,
+    Texts,
+    TokenLogprob,
+    Tokens,
+    ToolCallDelta,
+)
 
 _CONNECT_S = 5.0
-_PATHS = {Chat: "/chat/completions", Texts: "/completions"}
+_PATHS = {Chat: "/chat/completions", Texts: "/completions", Tokens: "/completions"}
 _AS_THEY_ARE = ("tools", "reasoning_effort", "thinking_token_budget", "chat_template_kwargs")
 _SERVICE_TIERS = {"interactive": "priority", "standard": "default", "batch": "flex"}
 
@@ -106,14 +116,24 @@ class Provider:
         return body
 
 
-def _prompt(prompt: Chat | Texts) -> dict[str, Any]:
+def _prompt(prompt: AnyPrompt) -> dict[str, Any]:
     if isinstance(prompt, Chat):
         return {"messages": orjson.Fragment(prompt.encoded)}
-    return {"prompt": prompt.texts[0] if len(prompt) == 1 else list(prompt.texts)}
+    each: Sequence[Any] = prompt.texts if isinstance(prompt, Texts) else prompt.rows
+    said: dict[str, Any] = {"prompt": each[0] if len(prompt) == 1 else each}
+    if isinstance(prompt, Texts) and not prompt.special_tokens:
+        said["add_special_tokens"] = False
+    return said
 
 
 def _parameters(parameters: GenerationParameters) -> dict[str, Any]:
-    """What was asked, under OpenAI's names."""
+    """What was asked, under OpenAI's names.
+
+    Raises:
+        InvalidRequestError: It asks of the prompt what providers don't tell.
+    """
+    if parameters.return_prompt_tokens or parameters.num_prompt_log_probs:
+        raise InvalidRequestError("a provider tells nothing of the prompt's tokens", "echo")
     fields = {
         "max_tokens": parameters.max_tokens,
         "n": parameters.num_return_sequences,
@@ -153,7 +173,7 @@ def _logprobs_fields(generation: Generation) -> dict[str, Any]:
     if not generation.parameters.return_log_probs:
         return {}
     top = generation.parameters.num_top_log_probs
-    if isinstance(generation.prompt, Texts):
+    if not isinstance(generation.prompt, Chat):
         return {"logprobs": top or 0}
     return {"logprobs": True, **({"top_logprobs": top} if top else {})}
 

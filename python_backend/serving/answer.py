@@ -114,6 +114,7 @@ class Piece:
         num_tokens: How many of the tokens that were added belong to the answer. Those behind the
             one with which a stop text or the policy ends it don't.
         ends_early: The answer ends here, though the engine goes on.
+        stop_text: The stop text that ended it, if one did.
     """
 
     text: str = ""
@@ -127,6 +128,7 @@ class Piece:
     tokens: list[Token] = field(default_factory=list)
     num_tokens: int = 0
     ends_early: bool = False
+    stop_text: str = ""
 
 
 class _Pending(NamedTuple):
@@ -177,6 +179,7 @@ class Answer:
         self._news = list(context.verdicts)
         self._num_tokens = 0
         self._characters = 0
+        self._is_to_echo = context.echoes
         self._textless: list[Token] = []
         self._pending: deque[_Pending] = deque()
         self._taken: list[Span] = []
@@ -206,11 +209,12 @@ class Answer:
         piece = Piece(num_tokens=len(token_ids))
         news, self._news = self._news, []
         piece.verdicts += news
-        echo = self._echo(token_ids)
-        token_ids = token_ids[self.context.echo_tokens :] if echo else token_ids
-        asked = None if log_probs is None else self._asked(token_ids, log_probs, top)
-        if echo:
+        if self._is_to_echo:
+            self._is_to_echo = False
+            echo = self._echo(token_ids)
+            token_ids = token_ids[self.context.echo_tokens :]
             self._take(piece, self._scanner.add(echo))
+        asked = None if log_probs is None else self._asked(token_ids, log_probs, top)
         step = 1 if self._one_by_one else max(1, len(token_ids))
         for start in range(0, 0 if self.ended else len(token_ids), step):
             some = token_ids[start : start + step]
@@ -282,6 +286,7 @@ class Answer:
         if not self._stops.found:
             return None
         piece.finish_reason = "stop"
+        piece.stop_text = self._stops.text
         return self._scanner.cut(text, self._stops.cut_off)
 
     def _take(self, piece: Piece, scanned: Scanned) -> None:
@@ -296,11 +301,9 @@ class Answer:
         self.verdicts += scanned.verdicts
 
     def _echo(self, token_ids: Sequence[int]) -> str:
-        """The prompt's text where the answer begins with it; no stop text is looked for in it."""
-        if self._characters or not self.context.echoes:
-            return ""
+        """The prompt's text, in which no stop text is looked for: it is whole."""
         prompt = self.context.prompt or token_ids[: self.context.echo_tokens]
-        text = self._detokenizer.add(prompt)
+        text = self._detokenizer.add(prompt, final=True)
         self._characters += len(text)
         return text
 

@@ -54,6 +54,7 @@ class Reporting:
         num_input_tokens: Number of prompt tokens.
         num_output_tokens: Number of generated tokens in the response.
         computed_tokens: What was computed of the sequence until then.
+        prompt_tokens: The prompt's tokens, in a sequence's first response.
     """
 
     streaming: bool
@@ -62,6 +63,7 @@ class Reporting:
     num_input_tokens: bool
     num_output_tokens: bool
     computed_tokens: bool = False
+    prompt_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def read_request(
         num_input_tokens=flag(EngineInputs.RETURN_NUM_INPUT_TOKENS),
         num_output_tokens=flag(EngineInputs.RETURN_NUM_OUTPUT_TOKENS),
         computed_tokens=flag(EngineInputs.RETURN_COMPUTED_TOKENS),
+        prompt_tokens=flag(EngineInputs.RETURN_PROMPT_TOKENS),
     )
     return GenerationRequest(
         rows,

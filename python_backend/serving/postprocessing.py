@@ -49,8 +49,17 @@ _OF_TOKENS = (
     Statistics.TOP_LOG_PROB_IDS,
     Statistics.TOP_LOG_PROBS,
 )
-_WHOLE_STATISTICS = tuple(tensor for tensor in Statistics.all() if tensor not in _OF_TOKENS)
-"""What the engine's response says goes on as it is, but for what belongs to single tokens."""
+_OF_PROMPT = (
+    Statistics.PROMPT_IDS,
+    Statistics.PROMPT_LOG_PROBS,
+    Statistics.PROMPT_TOP_LOG_PROB_IDS,
+    Statistics.PROMPT_TOP_LOG_PROBS,
+)
+_WHOLE_STATISTICS = tuple(
+    tensor for tensor in Statistics.all() if tensor not in (*_OF_TOKENS, *_OF_PROMPT)
+)
+"""What the engine's response says goes on as it is, but for what belongs to single tokens, and for
+what the first alone says."""
 
 
 @dataclass
@@ -65,6 +74,7 @@ class _Stream:
         pieces: What the client is still to get: all of it where it wants one response, else tokens
             whose text is held back.
         num_output_tokens: The tokens of those.
+        of_prompt: What the client is still to get of its prompt.
         gone: Whether its client went away.
         client_seen_s: When its client was last known to be there.
     """
@@ -74,6 +84,7 @@ class _Stream:
     signals: AnswerSignals = field(default_factory=AnswerSignals)
     pieces: list[Piece] = field(default_factory=list)
     num_output_tokens: int = 0
+    of_prompt: list[pb_utils.Tensor] = field(default_factory=list)
     gone: bool = False
     client_seen_s: float = field(default_factory=time.monotonic)
 
@@ -148,8 +159,8 @@ class TritonPythonModel:
         says = not stream.answer.context.whole and says_something
         if not (says or piece.finish_reason):
             return None
-        response = _response(inputs, stream.pieces, stream.num_output_tokens)
-        stream.pieces, stream.num_output_tokens = [], 0
+        response = _response(inputs, stream)
+        stream.pieces, stream.num_output_tokens, stream.of_prompt = [], 0, []
         return response
 
     def _answer_beams(
@@ -184,7 +195,20 @@ class TritonPythonModel:
         said = StreamContext.from_bytes(b"" if context is None else context.item())
         said = said if is_read else replace(said, reading=None)
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
-        return _Stream(answer, lost)
+        return _Stream(answer, lost, of_prompt=self._of_prompt(inputs))
+
+    def _of_prompt(self, inputs: Inputs) -> list[pb_utils.Tensor]:
+        """What a sequence's first piece says of its prompt, with the texts of the tokens."""
+        tensors = _statistics(inputs, _OF_PROMPT)
+        for ids, texts in (
+            (_In.PROMPT_IDS, _Out.PROMPT_TOKEN_TEXTS),
+            (_In.PROMPT_TOP_LOG_PROB_IDS, _Out.PROMPT_TOP_TOKENS),
+        ):
+            given = inputs.array(ids)
+            if given is not None:
+                named = _strings([self._vocabulary.text_of(i) for i in given.reshape(-1).tolist()])
+                tensors.append(triton_tensor(texts, named.reshape(given.shape)))
+        return tensors
 
     def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:
         """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""
@@ -255,16 +279,15 @@ def _rows(tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
     return tokens.reshape(count, -1)
 
 
-def _response(
-    inputs: Inputs, pieces: list[Piece], num_output_tokens: int
-) -> pb_utils.InferenceResponse:
-    """The response that carries some pieces of one sequence."""
+def _response(inputs: Inputs, stream: _Stream) -> pb_utils.InferenceResponse:
+    """The response that carries what there is of one sequence."""
+    pieces = stream.pieces
     # One text a sequence without a batch dimension: so are TensorRT-LLM's own.
     text = "".join(piece.text for piece in pieces)
     outputs = [triton_tensor(_Out.OUTPUT, np.array([text.encode()], dtype=object))]
-    outputs += _statistics(inputs, _WHOLE_STATISTICS)
+    outputs += [*_statistics(inputs, _WHOLE_STATISTICS), *stream.of_prompt]
     if inputs.array(_In.NUM_OUTPUT_TOKENS) is not None:
-        count = np.array([[num_output_tokens]], dtype=np.int32)
+        count = np.array([[stream.num_output_tokens]], dtype=np.int32)
         outputs.append(triton_tensor(_Out.NUM_OUTPUT_TOKENS, count))
     if inputs.array(_In.OUTPUT_LOG_PROBS) is not None:
         top = inputs.array(_In.TOP_LOG_PROBS)
@@ -272,7 +295,8 @@ def _response(
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
     outputs += _read_apart(pieces)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
-    return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
+    extras = _extras(verdicts, pieces[-1].finish_reason, pieces[-1].stop_text)
+    return pb_utils.InferenceResponse([*outputs, *extras])
 
 
 def _read_apart(pieces: list[Piece]) -> list[pb_utils.Tensor]:
@@ -310,9 +334,12 @@ def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tens
     return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
-def _extras(verdicts: list[dict[str, Any]], reason: Ending) -> list[pb_utils.Tensor]:
+def _extras(
+    verdicts: list[dict[str, Any]], reason: Ending, stop_text: str = ""
+) -> list[pb_utils.Tensor]:
     texts = {
         _Out.FINISH_REASON: reason,
+        _Out.STOP_TEXT: stop_text if reason == "stop" else "",
         _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",
     }
     return [

@@ -16,13 +16,14 @@ from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import EnsembleInputs
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
-from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.names import ADD_SPECIAL_TOKENS, CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
 from python_backend.serving.chat_inputs import plan_tensors, read_options
+from python_backend.serving.chats import Chat
 from python_backend.serving.once import check_single, check_whole
-from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
+from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
@@ -181,18 +182,27 @@ class TritonPythonModel:
             _texts(inputs, tensor, bound)
             for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
+        ids = inputs.array(_In.PROMPT_TOKEN_IDS)
+        for tensor in (_In.MESSAGES, _In.PROMPT_TOKEN_IDS):
+            if inputs.array(tensor) is not None and any(texts):
+                text, name = EnsembleInputs.TEXT_INPUT.name, _client_name(tensor)
+                raise InvalidRequestError(f"{text} must be empty beside {name}", text)
         if chats is None:
             if tools or variables:
                 name = EnsembleInputs.TOOLS.name
                 raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
-            choice = self._chat_template(inputs)
+            if ids is not None:
+                prompts = [self._reader.read_ids(row.copy(), policy) for row in ids]
+            else:
+                choice, special = self._chat_template(inputs), _special_tokens(inputs)
+                prompts = [self._reader.read_text(text, policy, choice, special) for text in texts]
             return [
-                replace(self._reader.read_text(text, policy, choice), plan=Plan(guide=option.guide))
-                for text, option in zip(texts, options, strict=True)
+                replace(prompt, plan=Plan(guide=option.guide))
+                for prompt, option in zip(prompts, options, strict=True)
             ]
-        if any(texts):
-            name = EnsembleInputs.TEXT_INPUT.name
-            raise InvalidRequestError(f"{name} must be empty beside messages", name)
+        if ids is not None:
+            name = EnsembleInputs.PROMPT_TOKEN_IDS.name
+            raise InvalidRequestError(f"{name} and messages are both prompts; give one", name)
         return [
             self._reader.read_chat(
                 Chat(
@@ -265,6 +275,16 @@ class TritonPythonModel:
         for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
             np.add.at(row, row_ids, row_weights)
         return bias
+
+
+def _special_tokens(inputs: Inputs) -> bool | None:
+    """Whether a text gets the tokenizer's own tokens: the request's word, if it says anything."""
+    choice = inputs.parameters().get(ADD_SPECIAL_TOKENS)
+    if choice is not None and not isinstance(choice, bool):
+        raise InvalidRequestError(
+            f"{ADD_SPECIAL_TOKENS} is {choice!r}; it must be true or false", ADD_SPECIAL_TOKENS
+        )
+    return choice
 
 
 def _client_name(tensor: Tensor) -> str:

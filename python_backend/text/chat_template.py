@@ -26,7 +26,7 @@ from python_backend.text.template_environment import (
 
 _MAX_PROMPT_CHARACTERS = 16_000_000
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 """Roles of which a template may make a control token, as of ``<|user|>``; of another it may not."""
 
 
@@ -108,7 +108,7 @@ class ChatTemplate:
         """A message whose texts are marked as given, but for its role and the model's own marks."""
         marked = given(message)
         role, content = message.get("role"), message.get("content")
-        if role in _ROLES:
+        if role in ROLES:
             marked["role"] = role
         if role == "assistant" and self._own_marks is not None and isinstance(content, str):
             marked["content"] = _mark_own(content, self._own_marks)

@@ -43,10 +43,27 @@ OUR_STATISTICS = {
     "num_cached_tokens",
     "num_computed_input_tokens",
     "num_computed_output_tokens",
+    "prompt_ids",
+    "prompt_log_probs",
+    "prompt_top_log_prob_ids",
+    "prompt_top_log_probs",
 }
 PARSED = {"reasoning_output", "tool_calls", "num_reasoning_tokens"}
-ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens", *PARSED}
-PROMPT_EXTRAS = {*(tensor.name for tensor in ChatInputs.all()), "embedding_bias_ids"}
+OF_PROMPT = {"prompt_token_texts", "prompt_top_tokens"}
+ANSWER_EXTRAS = {
+    "finish_reason",
+    "stop_text",
+    "safety_verdicts",
+    "output_tokens",
+    "top_tokens",
+    *OF_PROMPT,
+    *PARSED,
+}
+PROMPT_EXTRAS = {
+    *(tensor.name for tensor in ChatInputs.all()),
+    "prompt_token_ids",
+    "embedding_bias_ids",
+}
 THINKING = {
     *("thinking_token_budget", "thinking_begin_ids", "thinking_end_ids", "thinking_close_ids"),
 }
@@ -61,7 +78,12 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - declared.ENSEMBLE.inputs.keys()
-    ours = {"priority", "return_computed_tokens", *(row.name for row in OUR_ROWS)}
+    ours = {
+        "priority",
+        "return_computed_tokens",
+        "return_prompt_tokens",
+        *(row.name for row in OUR_ROWS),
+    }
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == declared.ENSEMBLE.inputs
@@ -82,6 +104,7 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
                 "liveness_probes",
                 "priority",
                 "return_computed_tokens",
+                "return_prompt_tokens",
                 *THINKING,
                 *(row.name for row in OUR_ROWS),
             },

@@ -24,6 +24,15 @@ async def test_what_is_not_taken_grows_together():
     assert second.text == "x"
 
 
+async def test_what_is_told_of_the_prompt_stays_though_more_comes_first():
+    mailbox = Mailbox()
+    prompt = [TokenLogprob("p", None)]
+    for told in (None, prompt, None):
+        mailbox.put(Delta(0, "a", prompt=told))
+    (taken,) = await mailbox.take()
+    assert taken.prompt == prompt
+
+
 async def test_what_the_maker_has_does_not_grow():
     mailbox = Mailbox()
     first, second = [TokenLogprob("a", -1.0)], [TokenLogprob("b", -2.0)]

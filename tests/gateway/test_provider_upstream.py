@@ -19,12 +19,14 @@ from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import (
+    AnyPrompt,
     Chat,
     Delta,
     Generation,
     Job,
     Texts,
     TokenLogprob,
+    Tokens,
     ToolCallDelta,
 )
 from gateway.upstreams.provider_upstream import Provider
@@ -35,7 +37,7 @@ PARAMETERS = GenerationParameters(max_tokens=16)
 
 
 def job(
-    prompt: Chat | Texts = CHAT,
+    prompt: AnyPrompt = CHAT,
     parameters: GenerationParameters = PARAMETERS,
     *,
     stream: bool = True,
@@ -102,6 +104,21 @@ def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
     assert [d.prompt_tokens for d in deltas if d.prompt_tokens is not None] == [5]
     (reported,) = [each for delta in deltas for each in delta.logprobs or ()]
     assert (reported.token, reported.logprob) == ("a", -0.5)
+
+
+@pytest.mark.parametrize("rows", [((5, 6),), ((5,), (6, 7))])
+def test_tokens_arrive_as_tokens(rows):
+    other = FakeUpstream([each for index in range(len(rows)) for each in words("a", index=index)])
+    with serving(other) as gateway:
+        ask(gateway.url, job(Tokens.of(rows)))
+    assert other.jobs[0].generation.prompt == Tokens.of(rows)
+
+
+@pytest.mark.parametrize("asked", [{"return_prompt_tokens": True}, {"num_prompt_log_probs": 1}])
+def test_what_a_provider_doesn_t_tell_is_refused(asked):
+    parameters = GenerationParameters(max_tokens=9, **asked)
+    with pytest.raises(InvalidRequestError, match="a provider tells nothing of the prompt"):
+        ask("http://127.0.0.1:9", job(Texts.of(("a",)), parameters))
 
 
 @pytest.mark.parametrize(

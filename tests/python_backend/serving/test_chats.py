@@ -10,7 +10,7 @@ import pytest
 from contract.errors import InvalidRequestError
 from python_backend.safety.personal import COUNTRIES, KINDS, personal_finders
 from python_backend.safety.scanner import Rule, RuleSet, Verdict, scan_text
-from python_backend.serving.checked_messages import CheckedMessages
+from python_backend.serving.chats import Chat, CheckedChat
 from tests.python_backend.serving.preprocessing_model import answer, refusal
 
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
@@ -55,10 +55,10 @@ def calling(arguments: Any) -> dict[str, Any]:
 def test_what_is_found_is_taken_out_wherever_it_is(
     message: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    checked = CheckedMessages([QUESTION, message], check)
-    assert checked.messages == [QUESTION, expected]
-    assert checked.are_changed == (message != expected)
-    assert [verdict.message for verdict in checked.verdicts] == [1] * checked.are_changed
+    chat = Chat([QUESTION, message])
+    checked = CheckedChat(chat, check)
+    assert checked.chat == Chat([QUESTION, expected])
+    assert [verdict.message for verdict in checked.verdicts] == [1] * (message != expected)
 
 
 def test_what_is_nested_too_deeply_is_refused_by_name() -> None:
@@ -66,7 +66,7 @@ def test_what_is_nested_too_deeply_is_refused_by_name() -> None:
     for _ in range(10_000):
         value = [value]
     with pytest.raises(InvalidRequestError, match="messages is nested too deeply"):
-        CheckedMessages([calling(value)], check)
+        CheckedChat(Chat([calling(value)]), check)
 
 
 TEMPLATE = (
