@@ -173,14 +173,16 @@ FORMATS: dict[str, Format] = {each.name: each for each in _ALL}
 
 def format_of(template: str) -> Format | None:
     """The format that a chat template speaks; None where it speaks none that is known."""
-    signs = (
-        (mistral.MARK, "mistral"),
-        (qwen_xml.FUNCTION, "qwen_xml"),
-        (hermes.BEGIN, "hermes"),
-        ("<|tool|>", "phi"),
-        (phi.BEGIN, "phi"),
-        (llama.TAG, "llama"),
-        ('"parameters": ', "llama"),
-        ("<start_of_turn>", "gemma"),
+    signs: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
+        ("mistral", (mistral.MARK,)),
+        ("qwen_xml", (qwen_xml.FUNCTION,)),
+        ("hermes", (hermes.BEGIN,)),
+        ("phi", ("<|tool|>",)),
+        ("phi", (phi.BEGIN,)),
+        ("llama", (llama.TAG,)),
+        ("llama", ("<|start_header_id|>", '"parameters": ')),
+        ("gemma", ("<start_of_turn>",)),
     )
-    return next((FORMATS[name] for sign, name in signs if sign in template), None)
+    return next(
+        (FORMATS[name] for name, marks in signs if all(mark in template for mark in marks)), None
+    )
