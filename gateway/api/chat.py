@@ -7,14 +7,21 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.bounds import MAX_TEMPLATE_VARIABLES
 from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ROWS, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat_messages import ChatMessage, check_calls
 from gateway.api.error_objects import error_body
-from gateway.api.functions import Choice, Tools, check_tools, read_choice, tool_parameters
+from gateway.api.functions import (
+    Choice,
+    Tools,
+    check_tools,
+    read_choice,
+    shallow,
+    tool_parameters,
+)
 from gateway.api.neutral import NEUTRAL, unsupported, wrong
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
@@ -73,6 +80,11 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOG_PROBS)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _is_shallow(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        return shallow(variables)
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:

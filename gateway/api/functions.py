@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+import orjson
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from contract.bounds import MAX_TOOLS
 from contract.parameters import ParameterKeywords
@@ -13,6 +21,19 @@ from contract.tool_choice import FUNCTION_NAME, ToolChoice
 from gateway.api.neutral import carrying, wrong
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FUNCTION_NAME.pattern}$")]
+
+
+def shallow(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """JSON of a client's that is handed on, if whoever reads it can.
+
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    try:
+        orjson.dumps(value)
+    except TypeError:  # orjson goes 254 levels deep
+        raise ValueError("it is nested too deeply") from None
+    return value
 
 
 class _Strict(BaseModel):
@@ -31,6 +52,11 @@ class Function(_Strict):
     description: str | None = None
     parameters: dict[str, Any] | None = Field(default=None, description="A JSON schema.")
     strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _is_shallow(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        return shallow(parameters)
 
 
 class Tool(_Strict):

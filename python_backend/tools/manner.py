@@ -131,9 +131,10 @@ class Manner:
             return None
         looked_for = (*(form.kept if form else ()), *(marks or ()))
         special = self._tokenizer.special_ids
+        types = Functions.of(tools or ()).types
         return Reading(
             form.name if form else "",
-            Functions.of(tools or ()).types,
+            types if form and form.needs_types else {name: {} for name in types},
             marks,
             begun,
             tuple(special[text] for text in looked_for if text in special),

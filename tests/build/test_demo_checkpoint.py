@@ -72,8 +72,8 @@ def test_template_and_training_agree(
 
 
 def test_template_refuses_an_unknown_role() -> None:
-    message = Message("tool", "42")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown role: tool"):
+    message = Message("poet", "42")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown role: poet"):
         render_jinja((message,))
 
 

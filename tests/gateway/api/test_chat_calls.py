@@ -23,6 +23,9 @@ QUESTION = {"role": "user", "content": "What is 1 + 2?"}
 CALL = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "a", "content": "3"}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"properties": DEEP}
 
 
 def called(name: str, arguments: str) -> dict[str, Any]:
@@ -104,6 +107,12 @@ def test_calls_and_their_results_are_history():
             "tools.0.function.parameters",
             "dictionary",
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": DEEP}}]},
+            "tools.0.function.parameters",
+            "nested too deeply",
+        ),
+        ({"chat_template_kwargs": DEEP}, "chat_template_kwargs", "nested too deeply"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tools": [ADD], "tool_choice": "any"}, "tool_choice", "should be"),
         ({"tools": [ADD], "tool_choice": NAMED}, "tool_choice", "no tool called find"),
