@@ -1,7 +1,8 @@
 """uvicorn's WebSocket connection with bounds on messages that aren't whole.
 
 A message is in memory before the application hears of it. So here it is seen that all of them that
-are on their way hold no more than there is for bodies, and that none is on its way for ever.
+are on their way hold no more than there is for bodies, those of one tenant no more than its half of
+that, and that none is on its way for ever.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from gateway.api.incoming import tenant_of
 from gateway.api.protocol import tell_stranger
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, GatewayError, Overloaded
-from gateway.visit import SCOPE_KEY
+from gateway.visit import SCOPE_KEY, Visit
 
 _TOO_LARGE, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1009, 1008, 1013
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -26,6 +28,7 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **keywords)
         self._frame_bytes = 0
         self._held_bytes = 0
+        self._tenant = ""
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -91,10 +94,12 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
             Overloaded: There is no room for them.
         """
         held = self.app.state.held
+        if not self._held_bytes:  # else what was taken is given back by the same
+            self._tenant = self._known_tenant()
         if count > self._held_bytes:
-            held.take("", count - self._held_bytes)
+            held.take(self._tenant, count - self._held_bytes)
         elif count < self._held_bytes:
-            held.give_back("", self._held_bytes - count)
+            held.give_back(self._tenant, self._held_bytes - count)
         self._held_bytes = count
         if count and self._timer is None:
             settings = self.app.state.gateway.configuration.listen
@@ -102,6 +107,12 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
         elif not count and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _known_tenant(self) -> str:
+        """Whose connection it is; empty while that isn't known, and where nobody is asked."""
+        scope: dict[str, Any] = getattr(self, "scope", {})  # it comes with the handshake
+        visit: Visit | None = scope.get(SCOPE_KEY)
+        return "" if visit is None else tenant_of(visit.principal)
 
     def _time_out(self) -> None:
         self._timer = None

@@ -156,6 +156,49 @@ def test_bodies_hold_so_much_together_and_a_tenant_half_of_it():
         eventually(lambda: held(running) == 0)
 
 
+def unfinished(size: int) -> bytes:
+    """A part of a WebSocket's text message, of which more is to come; its mask changes nothing."""
+    return b"\x01\xff" + size.to_bytes(8, "big") + bytes(4) + b"x" * size
+
+
+def converse(running: Running, key: str) -> socket.socket:
+    """A WebSocket that has been accepted."""
+    connection = opened(running)
+    lines = [
+        "GET /v1/chat/completions HTTP/1.1",
+        "host: x",
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
+        f"authorization: Bearer {key}",
+    ]
+    connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 101 ")
+    return connection
+
+
+def test_messages_that_are_not_whole_hold_a_tenant_s_half_at_most():
+    with (
+        gateway(max_held_bytes=4 * MIB, max_body_bytes=MIB, body_timeout_s=20) as running,
+        ExitStack() as stack,
+    ):
+        sockets = [stack.enter_context(converse(running, "alice")) for _ in range(3)]
+        for connection in sockets[:2]:
+            connection.sendall(unfinished(MIB - 1))
+        eventually(lambda: held(running) == 2 * (MIB - 1))
+        sockets[2].sendall(unfinished(MIB - 1))
+        refused = sockets[2].recv(1 << 16)
+        assert refused[:1] == b"\x88", "it is closed"
+        assert int.from_bytes(refused[2:4], "big") == 1013
+        eventually(lambda: held(running) == 2 * (MIB - 1))
+        other = stack.enter_context(converse(running, "bob"))
+        other.sendall(unfinished(MIB - 1))
+        eventually(lambda: held(running) == 3 * (MIB - 1))
+        stack.close()
+        eventually(lambda: held(running) == 0)
+
+
 def test_a_body_is_held_as_long_as_its_request_runs():
     upstream = FakeUpstream([HANG])
     body = json.dumps(CHAT).encode()
