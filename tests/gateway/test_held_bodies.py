@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.api.socket_protocol import MAX_FRAGMENTS
 from gateway.configuration import ListenSettings
 from gateway.open_access import LOCAL
 from tests.gateway.fakes import CHAT, HANG, FakeUpstream, Keys, Running, configuration, serving
@@ -196,6 +197,17 @@ def test_messages_that_are_not_whole_hold_a_tenant_s_half_at_most():
         other.sendall(unfinished(MIB - 1))
         eventually(lambda: held(running) == 3 * (MIB - 1))
         stack.close()
+        eventually(lambda: held(running) == 0)
+
+
+def test_a_message_in_too_many_pieces_is_cut_off():
+    with gateway() as running, converse(running, "alice") as connection:
+        piece = b"\x81" + bytes(4) + b"x"
+        with suppress(OSError):
+            connection.sendall(b"\x01" + piece + (b"\x00" + piece) * (MAX_FRAGMENTS + 1))
+        refused = connection.recv(1 << 16)
+        assert refused[:1] == b"\x88", "it is closed"
+        assert int.from_bytes(refused[2:4], "big") == 1008
         eventually(lambda: held(running) == 0)
 
 
