@@ -11,14 +11,14 @@ from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contract.bounds import MAX_TOOLS
 from contract.conversation import HistoryError, check_history
 from contract.parameters import INT32_MAX, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat_messages import CallId
-from gateway.api.functions import Function, Name, Tool, check_tools, tool_parameters
+from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
 from gateway.api.neutral import asking, carrying, wrong
 from gateway.api.openai_request import check_stop_texts
 from gateway.api.structured import Schema, schema_text
@@ -62,7 +62,7 @@ class ToolUseBlock(_Block):
     type: Literal["tool_use"]
     id: CallId
     name: Name
-    input: dict[str, Any]
+    input: Annotated[dict[str, Any], AfterValidator(shallow)]
 
 
 class ToolResultBlock(_Block):
@@ -134,7 +134,7 @@ class InputTool(_Block):
     type: Literal["custom"] | None = None
     name: Name
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: Annotated[dict[str, Any], AfterValidator(shallow)]
     strict: bool | None = None
 
     def tool(self) -> Tool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -25,7 +26,7 @@ from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat import Effort
 from gateway.api.chat_messages import CalledFunction, CallId
-from gateway.api.functions import Function, Name, Tool, check_tools, tool_parameters
+from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
 from gateway.api.neutral import asking, carrying, unsupported, wrong
 from gateway.api.openai_request import CLASSES, ServiceTier
 from gateway.api.structured import Schema, schema_text
@@ -147,7 +148,7 @@ class FunctionTool(_Open):
     type: Literal["function"]
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any] | None, AfterValidator(shallow)] = None
     strict: bool | None = None
 
     def tool(self) -> Tool:

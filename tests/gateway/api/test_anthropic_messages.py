@@ -22,6 +22,9 @@ HELLO = {"role": "user", "content": "Hi"}
 BODY: dict[str, Any] = {"model": "demo", "max_tokens": 16, "messages": [HELLO]}
 WEATHER = {"name": "weather", "description": "It", "input_schema": {"type": "object"}}
 USE = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Rom"}}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "sun"}]}
 
 
@@ -145,6 +148,11 @@ def test_no_thinking_is_no_effort():
         ({"tool_choice": {"type": "any"}}, "tool_choice is required, and there are no tools"),
         ({"tool_choice": {"type": "tool"}}, "type tool and name go together"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools.0."),
+        ({"tools": [{"name": "f", "input_schema": DEEP}]}, "input_schema: it is nested too"),
+        (
+            {"messages": [HELLO, {"role": "assistant", "content": [{**USE, "input": DEEP}]}]},
+            "messages.1.content.0.input: it is nested too deeply",
+        ),
         ({"stop_sequences": [""]}, "stop_sequences: a stop text must not be empty"),
         ({"temperature": 1.5}, "temperature: input should be less than or equal to 1"),
         ({"thinking": {"type": "enabled"}}, "type enabled and budget_tokens go together"),

@@ -21,6 +21,9 @@ from tests.gateway.fakes import FakeUpstream, Running, configuration, running, w
 TRANSLATOR = ResponsesTranslator()
 BODY: dict[str, Any] = {"model": "demo", "input": "Hi"}
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
 CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"a":1}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "sun"}
 PLAIN_CALL = {
@@ -124,6 +127,7 @@ def test_what_it_asks_is_the_contract_s():
         ({"input": [{**CALL, "arguments": "{"}, RESULT]}, "the arguments are not a JSON object"),
         ({"tools": [{"type": "web_search"}]}, "tools.0."),
         ({"tools": [WEATHER, WEATHER]}, "another tool has the same name"),
+        ({"tools": [{**WEATHER, "parameters": DEEP}]}, "tools.0.parameters: it is nested too"),
         ({"tool_choice": "required"}, "tool_choice is required, and there are no tools"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "go together"),
         ({"background": True}, "background is not supported here"),
