@@ -105,13 +105,15 @@ class Run:
         self._trace = trace
         self._dispatcher = dispatcher
         self._prefix = order.prefix(dispatcher.affinity)
-        self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whether there is a first piece; where there will be none, the mailbox says why.
+        self._begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Clients may share an id, and what one of them ends is not to end another's.
         self._nonce = secrets.token_hex(4)
         self._last_piece_s = 0.0
         self._labels = RequestLabels(order.tenant_class, order.model.name)
         self._stop: Callable[[], None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._is_stopped = False
         self._task = asyncio.create_task(self._run(), name=order.generation.request_id)
 
     async def begun(self) -> None:
@@ -120,7 +122,8 @@ class Run:
         Raises:
             GatewayError: There will be none.
         """
-        await asyncio.shield(self._begun)
+        if not await asyncio.shield(self._begun):
+            await self.mailbox.take_rest()
 
     async def aclose(self) -> None:
         """End it, also at the upstream; where it was asked, see what it came to until then."""
@@ -142,11 +145,10 @@ class Run:
             _log.error("a run failed", exc_info=unknown, extra={"id": self._generation.request_id})
             error = GenerationFailed("the gateway failed on this request")
         finally:
-            self.mailbox.close(error)
             if not self._begun.done():
-                # Nobody may be there to hear of it.
-                self._begun.set_exception(error or GenerationFailed("the model made no answer"))
-                self._begun.exception()
+                error = error or GenerationFailed("the model made no answer")
+                self._begun.set_result(False)
+            self.mailbox.close(error)
 
     async def _find_answer(self) -> None:
         router, order = self._dispatcher.router, self._order
@@ -263,7 +265,7 @@ class Run:
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
-                        if self._stopping is not None:
+                        if self._is_stopped:
                             self.progress.add(delta)
                             continue
                         if not streams:
@@ -286,15 +288,17 @@ class Run:
                     self.progress.add(delta)
                 raise
             except GenerationError:
-                if self._stopping is None:
+                if not self._is_stopped:
                     raise
             finally:
                 timer.cancel()
                 self._stop = None
+                if self._stopping is not None:
+                    self._stopping.cancel()
+                    self._stopping = None
                 replica.unanswered.discard(scope)
                 replica.answering.discard(scope)
-        if self._stopping is not None:
-            self._stopping.cancel()
+        if self._is_stopped:
             for delta in kept:
                 self.progress.add(delta)
             # Whoever left doesn't hear of it.
@@ -316,7 +320,8 @@ class Run:
 
     def _begin_to_stop(self, job: Job, replica: Replica, scope: anyio.CancelScope) -> None:
         """Have the upstream end a job, rather than leave it and never know what it computed."""
-        if self._stopping is None:
+        if not self._is_stopped:
+            self._is_stopped = True
             scope.deadline = min(scope.deadline, anyio.current_time() + STOP_GRACE_S)
             self._stopping = asyncio.create_task(self._ask_to_stop(job, replica, scope))
 
@@ -336,7 +341,7 @@ class Run:
         self.progress.ttft_s = now_s - self._order.arrival.received_s
         self._last_piece_s = now_s
         self._dispatcher.metrics.began(self._labels, self.progress.ttft_s)
-        self._begun.set_result(None)
+        self._begun.set_result(True)
 
     def _put(self, delta: Delta, now_s: float) -> None:
         self.progress.add(delta)

@@ -16,6 +16,7 @@ import anyio
 from typing_extensions import Self
 
 from gateway.configuration import Configuration
+from gateway.conversations import Conversations
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
@@ -32,6 +33,7 @@ from gateway.leaving import Leavers
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
 from gateway.order import CLIENT_DEADLINE, Order
+from gateway.tokenizing import Tokenizing
 from gateway.turnstile import Turnstile
 from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
@@ -63,7 +65,9 @@ class Gateway:
         self.router = dispatcher.router
         self.turnstile = Turnstile()
         self.leavers = Leavers()
-        self.intake = Intake(dispatcher.router, configuration.admission)
+        self.conversations = Conversations(configuration.keeping)
+        self.intake = Intake(dispatcher.router, configuration.admission, self.conversations)
+        self.tokenizing = Tokenizing(dispatcher.router, limiter)
         self.door = Door(metrics, audit)
 
     async def authenticate(self, authorization: str | None) -> Principal:
@@ -157,7 +161,7 @@ class Exchange:
         await self._written
 
     async def close(self, status: int = 200, error: BaseException | None = None) -> None:
-        """Settle, audit, count and log; does nothing the second time.
+        """Settle, audit, count and log, whoever leaves meanwhile; does nothing the second time.
 
         Raises:
             AuditUnavailable: The audit can't take the record.
@@ -165,6 +169,10 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._close(status, error)
+
+    async def _close(self, status: int, error: BaseException | None) -> None:
         await self.run.aclose()
         order, progress = self.order, self.run.progress
         latency_s = time.monotonic() - order.arrival.received_s
@@ -198,11 +206,10 @@ class Exchange:
         elif isinstance(error, asyncio.CancelledError):
             status = CLIENT_CLOSED_REQUEST
             self._note_left()
-        with anyio.CancelScope(shield=True):
-            try:
-                await self.close(status, error or GenerationFailed("the exchange was left open"))
-            except GatewayError as failed:
-                _log.error("a request could not be closed: %s", failed.message)
+        try:
+            await self.close(status, error or GenerationFailed("the exchange was left open"))
+        except GatewayError as failed:
+            _log.error("a request could not be closed: %s", failed.message)
 
     def _note_left(self) -> None:
         """Its client has left: what had been begun for it is ended early."""
@@ -235,8 +242,8 @@ class Exchange:
             finish_reasons=reasons,
             status=status,
             verdicts=tuple(dict.fromkeys(progress.verdicts)),
-            prompt_text=order.generation.prompt.encoded.decode(),
-            answer_text=progress.answer,
+            prompt=order.generation.prompt.encoded,
+            answer=progress.answer.encode("utf-8", "surrogatepass"),
             code=cause or "",
         )
 

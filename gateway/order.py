@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from contract.codes import ErrorCode
 from contract.parameters import ParameterKeywords
 from gateway.configuration import AffinitySettings
+from gateway.conversations import Follows, Keeper
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Chat, Generation, Texts
+from gateway.generation import AnyPrompt, Generation
 from gateway.interfaces import Principal, TenantClass
 from gateway.routing import Model
 
@@ -35,6 +36,12 @@ class Arrival:
     time: float
     received_s: float
 
+    @property
+    def authorization(self) -> str | None:
+        """Who says to be asking; clients of Anthropic's API send the key in a header of its own."""
+        key = self.headers.get("x-api-key")
+        return self.headers.get("authorization") or (None if key is None else f"Bearer {key}")
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -47,14 +54,19 @@ class Wish:
         stream: Whether pieces are wanted as they are made.
         tenant_class: The priority; None is the highest that the tenant has.
         affinity_key: The client's word for what belongs together; None for none.
+        follows: How it goes on with an answer that is kept; the prompt is without that. None where
+            its API keeps none.
+        keeps: Whether its own answer is to be kept.
     """
 
     model: str
-    prompt: Chat | Texts
+    prompt: AnyPrompt
     parameters: ParameterKeywords
     stream: bool = False
     tenant_class: TenantClass | None = None
     affinity_key: str | None = None
+    follows: Follows | None = None
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Order:
         affinity_key: The client's own word for what belongs together; None for none.
         deadline_s: When the answer must be there, on the clock of `time.monotonic`.
         deadline_is_asked: Whether the client chose it, and less than requests have by default.
+        keeper: What keeps the answer; None where its API keeps none.
     """
 
     arrival: Arrival
@@ -78,6 +91,7 @@ class Order:
     affinity_key: str | None
     deadline_s: float
     deadline_is_asked: bool = False
+    keeper: Keeper | None = None
 
     @property
     def tenant_class(self) -> TenantClass:

@@ -11,9 +11,11 @@ import secrets
 import time as clock
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clients.aside import aside
 from gateway.audit import records
 from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import segment_path, segments, try_lock
@@ -162,9 +164,10 @@ class FileAuditLog:
             AuditUnavailable: It is not on disk. It will be as soon as the disk allows, unless this
                 process is killed before.
         """
+        end = partial(records.end, self.keys.current, record, ticket.sequence)
+        fields = await aside(end, num_bytes=len(record.prompt) + len(record.answer))
         if ticket.sequence is not None:
             del self._open[ticket.sequence]
-        fields = records.end(self.keys.current, record, ticket.sequence)
         if not self._write_end(fields):
             if self._settings.when_unavailable == "serve":
                 self._lost += 1

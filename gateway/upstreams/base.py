@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from contract.errors import InvalidRequestError
 from gateway.generation import Delta, Job
+
+
+@runtime_checkable
+class TokenTeller(Protocol):
+    """An upstream that also tells what tokens are; nothing is generated for that.
+
+    Both raise what `Upstream.generate` does.
+    """
+
+    async def tokens(self, job: Job) -> list[int]:
+        """The tokens of a job's one prompt, as a model gets it."""
+
+    async def text(self, job: Job) -> str:
+        """The text of a job's one prompt, which is tokens, as an answer of them would have it."""
 
 
 class PartRefusedError(InvalidRequestError):

@@ -7,8 +7,9 @@ a template writes as text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contract.bounds import MAX_CHAT_TEXTS
@@ -17,6 +18,8 @@ from contract.models import EnsembleInputs
 from python_backend.safety.scanner import Verdict
 from python_backend.text.chat_template import ROLES
 from python_backend.text.messages import Message, Tool
+from python_backend.tools.chat_options import NO_OPTIONS, ChatOptions
+from python_backend.tools.decoded_arguments import decoded, escaped
 
 _TOOLS, _VARIABLES = EnsembleInputs.TOOLS.name, EnsembleInputs.CHAT_TEMPLATE_KWARGS.name
 
@@ -26,11 +29,12 @@ Check = Callable[[str], tuple[str, list[Verdict]]]
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation, and what else its template is given."""
+    """A conversation, what else its template is given, and what is asked of the answer."""
 
     messages: list[Message]
     tools: list[Tool] | None = None
     variables: dict[str, Any] | None = None
+    options: ChatOptions = NO_OPTIONS
 
 
 class CheckedChat:
@@ -45,26 +49,37 @@ class CheckedChat:
         """Hold a conversation to a policy.
 
         Raises:
-            InvalidRequestError: The policy blocks it, or it has too many texts to look at.
+            InvalidRequestError: The policy blocks it, it has too many texts to look at, or it is
+                nested too deeply.
         """
         self.verdicts: list[Verdict] = []
         self._check = check
         self._known: dict[str, tuple[str, list[Verdict]]] = {}
         self._message: int | None = None
-        messages = []
-        for self._message, message in enumerate(chat.messages):
-            messages.append({name: self._field(name, value) for name, value in message.items()})
-        self._message = None
-        self.chat = Chat(
-            messages, self._walk(chat.tools, _TOOLS), self._walk(chat.variables, _VARIABLES)
-        )
+        try:
+            messages = [self._checked(*each) for each in enumerate(chat.messages)]
+            self._message = None
+            self.chat = replace(
+                chat,
+                messages=messages,
+                tools=self._walk(chat.tools, _TOOLS),
+                variables=self._walk(chat.variables, _VARIABLES),
+            )
+        except RecursionError:
+            name = EnsembleInputs.MESSAGES.name
+            raise InvalidRequestError(f"{name} is nested too deeply", name) from None
 
-    def _field(self, name: str, value: Any) -> Any:
-        """One of a message's."""
+    def _checked(self, number: int, message: Message) -> Message:
+        self._message = number
+        is_tool_s = message.get("role") == "tool"
+        return {name: self._field(name, value, is_tool_s) for name, value in message.items()}
+
+    def _field(self, name: str, value: Any, is_tool_s: bool) -> Any:
+        """One of a message's; of a tool's result what it means, without JSON's escapes."""
         if name == "role" and value in ROLES:
             return value
         if name == "content" and isinstance(value, str):
-            return self._told(self._check(value), None)
+            return self._told(self._check(_meant(value) if is_tool_s else value), None)
         return self._walk(value, name)
 
     def _walk(self, value: Any, place: str) -> Any:
@@ -105,3 +120,14 @@ class CheckedChat:
         text, found = checked
         self.verdicts += [each._replace(message=self._message, field=place) for each in found]
         return text
+
+
+def _meant(text: str) -> str:
+    """A tool's result without needless escapes, where it is JSON."""
+    if "\\" not in text:
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return escaped(decoded(text))

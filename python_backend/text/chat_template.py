@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 
 from contract.errors import EngineError, InvalidRequestError
 from contract.models import EnsembleInputs
@@ -30,7 +31,12 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 
 
 class ChatTemplate:
-    """Turns messages into the prompt that the checkpoint was trained on."""
+    """Turns messages into the prompt that the checkpoint was trained on.
+
+    Attributes:
+        source: The Jinja source.
+        names: The variables that it reads.
+    """
 
     def __init__(
         self,
@@ -50,9 +56,12 @@ class ChatTemplate:
             EngineError: The template is not valid Jinja.
         """
         try:
-            self._template = TemplateEnvironment().from_string(source)
+            environment = TemplateEnvironment()
+            self._template = environment.from_string(source)
         except TemplateError as error:
             raise EngineError(f"the checkpoint's chat template is not valid: {error}") from error
+        self.source = source
+        self.names = frozenset(find_undeclared_variables(environment.parse(source)))
         self._special_tokens = special_tokens
         self._own_marks = own_marks
 

@@ -30,7 +30,8 @@ LABELS = {"tenant_class": "interactive", "model": "demo"}
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "tools is not supported here"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "missing required parameter"),
+        ({"tools": [{"type": "custom"}]}, "tools.0.type", "should be 'function'"),
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
@@ -43,7 +44,7 @@ LABELS = {"tenant_class": "interactive", "model": "demo"}
         ({"stop": ["", "b"]}, "stop", "must not be empty"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is no token id"),
         ({"messages": []}, "messages", "at least 1 item"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "should be"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id", "is missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.0",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from typing import Any
 
@@ -91,6 +93,44 @@ def test_who_share_a_request_id_don_t_share_the_engine_s():
         for _ in range(2):
             gateway.post("/v1/chat/completions", CHAT, headers={"x-request-id": "same"})
     assert len({job.request_id for job in upstream.jobs}) == 2
+
+
+class Slow(Ledger):
+    """Takes its time to settle and to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closing = threading.Event()
+
+    async def reserve(self, *arguments: Any, **keywords: Any) -> Any:
+        await super().reserve(*arguments, **keywords)
+        return self
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    async def settle(self, *tokens: int) -> None:
+        self.is_closing.set()
+        await asyncio.sleep(0.2)
+        self.events.append(("settle", *tokens))
+
+    async def append(self, *arguments: Any) -> None:
+        await asyncio.sleep(0.01)
+        await super().append(*arguments)
+
+
+def test_who_leaves_while_the_end_is_written_is_charged_and_audited():
+    ledger = Slow()
+    with serving(limiter=ledger, audit=ledger) as gateway:
+        connection = HTTPConnection("127.0.0.1", gateway.port)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), headers)
+        assert ledger.is_closing.wait(20)
+        connection.close()
+        eventually(lambda: ledger.records)
+    assert ("settle", 5, 3) in ledger.events
+    assert ledger.records[0].status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.api.translator import Translator
-from gateway.configuration import AdmissionSettings
+from gateway.configuration import AdmissionSettings, KeepingSettings
+from gateway.conversations import Conversations
 from gateway.generation import Delta
 from gateway.intake import Intake
 from gateway.open_access import LOCAL
@@ -25,7 +26,9 @@ def order(translator: Translator[Any], body: dict[str, Any], **headers: str) -> 
 
 
 def intake() -> Intake:
-    return Intake(Router(configuration(), {}), AdmissionSettings())
+    return Intake(
+        Router(configuration(), {}), AdmissionSettings(), Conversations(KeepingSettings())
+    )
 
 
 def encoder(translator: Translator[Any], body: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def called(name: str, arguments: Any) -> dict[str, Any]:
     ("message", "place"),
     [
         ({"role": "user", "content": "q", "name": ADDRESS}, "name"),
-        ({"role": "tool", "content": "q", "result": [1, {"a": ADDRESS}]}, "result.1.a"),
+        ({"role": "user", "content": "q", "result": [1, {"a": ADDRESS}]}, "result.1.a"),
         ({"role": ADDRESS, "content": "q"}, "role"),
         ({"role": "assistant", "content": "q", "reasoning_content": ADDRESS}, "reasoning_content"),
         (called(ADDRESS, {}), "tool_calls.0.function.name"),
