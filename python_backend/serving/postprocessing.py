@@ -29,7 +29,7 @@ from contract.models import Statistics
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import Answer, Piece, StreamContext, Token
-from python_backend.serving.prompt_scores import NO_TOKEN, UNTOLD, telling
+from python_backend.serving.prompt_scores import leave_out
 from python_backend.serving.quality import AnswerSignals, TextMetrics
 from python_backend.serving.stop_request import stop_request
 from python_backend.serving.triton_api import (
@@ -203,7 +203,7 @@ class TritonPythonModel:
         """What a sequence's first piece says of its prompt, with the texts of the tokens."""
         arrays = {tensor: inputs.array(tensor) for tensor in _OF_PROMPT}
         told = {tensor: array for tensor, array in arrays.items() if array is not None}
-        self._leave_out(told, policy)
+        leave_out(told, self._vocabulary, policy.output)
         tensors = [triton_tensor(tensor, array) for tensor, array in told.items()]
         for ids, texts in (
             (_In.PROMPT_IDS, _Out.PROMPT_TOKEN_TEXTS),
@@ -213,26 +213,6 @@ class TritonPythonModel:
                 names = map(self._vocabulary.text_of, told[ids].reshape(-1).tolist())
                 tensors.append(triton_tensor(texts, _strings([*names]).reshape(told[ids].shape)))
         return tensors
-
-    def _leave_out(self, told: dict[Tensor, NDArray[Any]], policy: Policy) -> None:
-        """Take out of what is told of a prompt how likely is what the policy takes out."""
-        scores = told.get(Statistics.PROMPT_LOG_PROBS)
-        if scores is None or not scores.size:
-            return
-        ids = told.get(Statistics.PROMPT_IDS)
-        if ids is None:  # then nobody can say
-            hidden = np.full(scores.size, bool(policy.output.finders))
-        else:
-            places = telling(self._vocabulary, policy.output, ids.reshape(-1).tolist())
-            hidden = places[-scores.size :]
-        for tensor, value in (
-            (Statistics.PROMPT_LOG_PROBS, UNTOLD),
-            (Statistics.PROMPT_TOP_LOG_PROB_IDS, NO_TOKEN),
-            (Statistics.PROMPT_TOP_LOG_PROBS, UNTOLD),
-        ):
-            if tensor in told:
-                told[tensor] = told[tensor].copy()
-                told[tensor].reshape(scores.size, -1)[hidden] = value
 
     def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:
         """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""

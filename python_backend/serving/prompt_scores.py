@@ -8,10 +8,13 @@ and where its token is part of what an answer would lose.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.models import Statistics
+from contract.tensors import Tensor
 from python_backend.safety.scanner import RuleSet, Scanned, Scanner
 from python_backend.text.detokenizer import Detokenizer, Vocabulary
 
@@ -19,6 +22,32 @@ UNTOLD = 1.0
 """In place of a log probability: none is above 0."""
 NO_TOKEN = -1
 """In place of one of the likeliest tokens."""
+
+
+def leave_out(told: dict[Tensor, NDArray[Any]], vocabulary: Vocabulary, rules: RuleSet) -> None:
+    """Take out of what is told of a prompt how likely is what the rules take out.
+
+    Args:
+        told: What an engine tells of one prompt; what is left out is overwritten.
+        vocabulary: What its tokens are.
+        rules: Those of answers.
+    """
+    scores = told.get(Statistics.PROMPT_LOG_PROBS)
+    if scores is None or not scores.size:
+        return
+    ids = told.get(Statistics.PROMPT_IDS)
+    if ids is None:  # then nobody can say
+        hidden = np.full(scores.size, bool(rules.finders))
+    else:
+        hidden = telling(vocabulary, rules, ids.reshape(-1).tolist())[-scores.size :]
+    for tensor, value in (
+        (Statistics.PROMPT_LOG_PROBS, UNTOLD),
+        (Statistics.PROMPT_TOP_LOG_PROB_IDS, NO_TOKEN),
+        (Statistics.PROMPT_TOP_LOG_PROBS, UNTOLD),
+    ):
+        if tensor in told:
+            told[tensor] = told[tensor].copy()
+            told[tensor].reshape(scores.size, -1)[hidden] = value
 
 
 def telling(vocabulary: Vocabulary, rules: RuleSet, ids: Sequence[int]) -> NDArray[np.bool_]:
