@@ -58,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         self._is_deaf = False
         self._head_bytes = 0
+        self._around_bytes = 0  # since the last byte of a body: what chunks say of themselves
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -67,7 +68,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return  # it is read and dropped, so that the connection's end is seen
+        self._around_bytes += len(data)
         super().data_received(data)
+        if self._head_timer is None and self._around_bytes > MAX_HEAD_BYTES:
+            self._break("what is around the body never ends", 431)
+            self.transport.abort()
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -85,11 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         super().send_400_response(msg)
         if self._head_timer is None and self.cycle is not None and not self.cycle.response_complete:
-            # In a body: the application has that request, and tells of it.
-            error = GatewayError("this is no HTTP")
-            error.status = 400
-            scope: Any = self.cycle.scope
-            scope[BROKEN] = error
+            self._break("this is no HTTP", 400)
         else:
             self._tell("this is no HTTP", 400)
 
@@ -104,6 +105,19 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begin_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; not what comes behind a body, which none of our clients has to say."""
+        if self._head_timer is not None:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._around_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._around_bytes = 0
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
@@ -116,6 +130,13 @@ class BoundedProtocol(HttpToolsProtocol):
         error = GatewayError(message)
         error.status = status
         tell_stranger(self.app, self.client, error)
+
+    def _break(self, message: str, status: int) -> None:
+        """Leave word of what is wrong in a body: the application has that request, and tells."""
+        error = GatewayError(message)
+        error.status = status
+        scope: Any = self.cycle.scope
+        scope[BROKEN] = error
 
     def _abort(self, message: str, status: int) -> None:
         self._tell(message, status)
