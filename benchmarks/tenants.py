@@ -41,7 +41,7 @@ _LIMITS = Limits(
     tokens_per_month=10**13,
 )
 _WHO = Principal("acme", "chat", "k1", "standard", None, None, False, None)
-_PROMPT, _ANSWER = "What is the capital of France? " * 30, "The capital of France is Paris. " * 30
+_PROMPT, _ANSWER = b"What is the capital of France? " * 30, b"The capital of France is Paris. " * 30
 
 
 class Stopwatch:
@@ -161,8 +161,8 @@ def _record(request_id: str) -> AuditRecord:
         finish_reasons=("stop",),
         status=200,
         verdicts=(),
-        prompt_text=_PROMPT,
-        answer_text=_ANSWER,
+        prompt=_PROMPT,
+        answer=_ANSWER,
     )
 
 

@@ -60,6 +60,11 @@ class Request:
         return inputs
 
     @property
+    def num_bytes(self) -> int:
+        """About how many bytes there are to send."""
+        return len(self.prompt) + len(self.chat)
+
+    @property
     def single(self) -> bool:
         """Whether exactly one response answers it."""
         return not self.stream and (self.options.num_return_sequences or 1) == 1

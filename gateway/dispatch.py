@@ -14,19 +14,18 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 from opentelemetry.context import Context
 
-from contract.codes import FinishReason
 from contract.errors import (
     GenerationError,
     InvalidRequestError,
     RequestTimeoutError,
     ServerBusyError,
     ServerUnavailableError,
+    TriremeError,
 )
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
@@ -38,12 +37,14 @@ from gateway.gateway_errors import (
     Overloaded,
     Unavailable,
 )
-from gateway.generation import STOP_GRACE_S, Computed, Delta, Job
+from gateway.generation import STOP_GRACE_S, Delta, Job
 from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
 from gateway.order import Order
 from gateway.routing import Router, Target
+from gateway.run_progress import Progress
+from gateway.upstreams.base import PartRefusedError
 from gateway.upstreams.fleet import Replica
 from gateway.upstreams.silence import PATIENCE, Silence
 
@@ -51,85 +52,6 @@ _log = logging.getLogger("gateway.dispatch")
 _STOP_AGAIN_S = 0.1
 _RESCHEDULE_S = 1.0
 """Moving a time limit costs more than to look at the clock: it is moved this often at most."""
-
-
-@dataclass
-class Progress:
-    """What is known of a run so far.
-
-    Attributes:
-        n: How many answers each prompt has.
-        upstream: Who answers; empty while nobody does.
-        version: What the answer calls the model.
-        queue_s: How long it waited for a place.
-        ttft_s: Time from its arrival to the first piece; None while there is none.
-        prompt_tokens: Of each prompt, by its index.
-        output_tokens: Of all answers.
-        finish_reasons: Of each answer, by its index.
-        texts: The pieces of each answer, by its index.
-        verdicts: What the safety policy found.
-        computed: What was done for each answer, by its index, where the upstream tells.
-        attempts: How many upstreams were asked.
-    """
-
-    n: int = 1
-    upstream: str = ""
-    version: str = ""
-    queue_s: float = 0.0
-    ttft_s: float | None = None
-    prompt_tokens: dict[int, int] = field(default_factory=dict)
-    output_tokens: int = 0
-    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    verdicts: list[str] = field(default_factory=list)
-    computed: dict[int, Computed] = field(default_factory=dict)
-    attempts: int = 0
-
-    def add(self, delta: Delta) -> None:
-        """Count a piece of one of the answers."""
-        if delta.prompt_tokens is not None:
-            self.prompt_tokens[delta.index // self.n] = delta.prompt_tokens
-        self.output_tokens += delta.output_tokens
-        if delta.text:
-            self.texts.setdefault(delta.index, []).append(delta.text)
-        if delta.finish_reason:
-            self.finish_reasons[delta.index] = delta.finish_reason
-        self.verdicts += delta.verdicts
-        if delta.computed is not None:
-            self.computed[delta.index] = delta.computed
-
-    @property
-    def all_prompt_tokens(self) -> int:
-        """Length of all prompts."""
-        return sum(self.prompt_tokens.values())
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of all prompts that were in a cache, whichever of their answers was computed."""
-        of_prompt: dict[int, int] = {}
-        for index, computed in self.computed.items():
-            known = of_prompt.get(index // self.n, computed.cached)
-            of_prompt[index // self.n] = min(known, computed.cached)
-        return sum(of_prompt.values())
-
-    @property
-    def charged_prompt_tokens(self) -> int:
-        """Tokens of prompts to be paid for: those computed, or all where nobody tells."""
-        if not self.computed:
-            return self.all_prompt_tokens
-        return sum(each.prompt for each in self.computed.values())
-
-    @property
-    def charged_output_tokens(self) -> int:
-        """Tokens of answers to be paid for: those generated, or else those of the answers."""
-        if not self.computed:
-            return self.output_tokens
-        return sum(each.output for each in self.computed.values())
-
-    @property
-    def answer(self) -> str:
-        """All answers, one after the other."""
-        return "\n".join("".join(self.texts[index]) for index in sorted(self.texts))
 
 
 class _PutOffError(ServerUnavailableError):
@@ -183,13 +105,15 @@ class Run:
         self._trace = trace
         self._dispatcher = dispatcher
         self._prefix = order.prefix(dispatcher.affinity)
-        self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whether there is a first piece; where there will be none, the mailbox says why.
+        self._begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Clients may share an id, and what one of them ends is not to end another's.
         self._nonce = secrets.token_hex(4)
         self._last_piece_s = 0.0
         self._labels = RequestLabels(order.tenant_class, order.model.name)
         self._stop: Callable[[], None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._is_stopped = False
         self._task = asyncio.create_task(self._run(), name=order.generation.request_id)
 
     async def begun(self) -> None:
@@ -198,7 +122,8 @@ class Run:
         Raises:
             GatewayError: There will be none.
         """
-        await asyncio.shield(self._begun)
+        if not await asyncio.shield(self._begun):
+            await self.mailbox.take_rest()
 
     async def aclose(self) -> None:
         """End it, also at the upstream; where it was asked, see what it came to until then."""
@@ -220,11 +145,10 @@ class Run:
             _log.error("a run failed", exc_info=unknown, extra={"id": self._generation.request_id})
             error = GenerationFailed("the gateway failed on this request")
         finally:
-            self.mailbox.close(error)
             if not self._begun.done():
-                # Nobody may be there to hear of it.
-                self._begun.set_exception(error or GenerationFailed("the model made no answer"))
-                self._begun.exception()
+                error = error or GenerationFailed("the model made no answer")
+                self._begun.set_result(False)
+            self.mailbox.close(error)
 
     async def _find_answer(self) -> None:
         router, order = self._dispatcher.router, self._order
@@ -341,7 +265,7 @@ class Run:
             try:
                 async with aclosing(replica.upstream.generate(job)) as deltas:
                     async for delta in deltas:
-                        if self._stopping is not None:
+                        if self._is_stopped:
                             self.progress.add(delta)
                             continue
                         if not streams:
@@ -359,16 +283,22 @@ class Run:
                         deadline_s = min(anyio.current_time() + patience_s, last_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
+            except PartRefusedError as error:
+                for delta in (*kept, *error.last):
+                    self.progress.add(delta)
+                raise
             except GenerationError:
-                if self._stopping is None:
+                if not self._is_stopped:
                     raise
             finally:
                 timer.cancel()
                 self._stop = None
+                if self._stopping is not None:
+                    self._stopping.cancel()
+                    self._stopping = None
                 replica.unanswered.discard(scope)
                 replica.answering.discard(scope)
-        if self._stopping is not None:
-            self._stopping.cancel()
+        if self._is_stopped:
             for delta in kept:
                 self.progress.add(delta)
             # Whoever left doesn't hear of it.
@@ -390,7 +320,8 @@ class Run:
 
     def _begin_to_stop(self, job: Job, replica: Replica, scope: anyio.CancelScope) -> None:
         """Have the upstream end a job, rather than leave it and never know what it computed."""
-        if self._stopping is None:
+        if not self._is_stopped:
+            self._is_stopped = True
             scope.deadline = min(scope.deadline, anyio.current_time() + STOP_GRACE_S)
             self._stopping = asyncio.create_task(self._ask_to_stop(job, replica, scope))
 
@@ -399,7 +330,7 @@ class Run:
         try:
             while await replica.upstream.stop(job):
                 await asyncio.sleep(_STOP_AGAIN_S)
-        except GenerationError as error:
+        except TriremeError as error:
             _log.warning("%s could not be told to stop: %s", replica.name, error)
         scope.cancel()
 
@@ -410,7 +341,7 @@ class Run:
         self.progress.ttft_s = now_s - self._order.arrival.received_s
         self._last_piece_s = now_s
         self._dispatcher.metrics.began(self._labels, self.progress.ttft_s)
-        self._begun.set_result(None)
+        self._begun.set_result(True)
 
     def _put(self, delta: Delta, now_s: float) -> None:
         self.progress.add(delta)

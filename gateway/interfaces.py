@@ -123,8 +123,8 @@ class AuditRecord:
         status: The HTTP status. A stream that fails midway keeps the 200 it began with, and its
             finish reason says ``error``.
         verdicts: What the safety filters found.
-        prompt_text: The prompt. Only a keyed digest of it is kept, never itself.
-        answer_text: The answer, likewise.
+        prompt: The prompt as bytes. Only a keyed digest of it is kept, never itself.
+        answer: The answer, likewise.
         code: Why it failed, or was refused by a model; empty where it didn't and wasn't.
     """
 
@@ -145,8 +145,8 @@ class AuditRecord:
     finish_reasons: tuple[FinishReason, ...]
     status: int
     verdicts: tuple[str, ...]
-    prompt_text: str = field(repr=False)
-    answer_text: str = field(repr=False)
+    prompt: bytes = field(repr=False)
+    answer: bytes = field(repr=False)
     code: str = ""
 
 

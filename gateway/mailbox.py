@@ -31,9 +31,16 @@ class Mailbox:
         else:
             pending.text += delta.text
             pending.finish_reason = delta.finish_reason or pending.finish_reason
+            pending.stop_text = delta.stop_text or pending.stop_text
             pending.output_tokens += delta.output_tokens
+            pending.reasoning += delta.reasoning
+            pending.reasoning_tokens += delta.reasoning_tokens
+            if delta.tool_calls:
+                pending.add_tool_calls(delta.tool_calls)
             if delta.prompt_tokens is not None:
                 pending.prompt_tokens = delta.prompt_tokens
+            if delta.prompt is not None:
+                pending.prompt = delta.prompt
             if delta.logprobs is not None:
                 if pending.logprobs is None:
                     pending.logprobs = []
@@ -41,9 +48,15 @@ class Mailbox:
         self._wake()
 
     def close(self, error: Exception | None = None) -> None:
-        """Nothing more comes; what is there can still be taken, and then the error is raised."""
+        """Nothing more comes; what is there can still be taken, and then the error is raised.
+
+        Only once, and without the way that it came: that leads to the one who closes, and so to
+        this mailbox. Such a ring is freed by the search for garbage alone, which holds everybody.
+        """
         self._closed = True
         self._error = error
+        if error is not None:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
         self._wake()
 
     async def take(self) -> list[Delta]:
@@ -64,15 +77,22 @@ class Mailbox:
         """
         while not self._closed:
             await self._change()
-        if self._error is not None:
-            raise self._error
+        self._fail()
         return self._take()
 
     def _take(self) -> list[Delta]:
-        if not self._deltas and self._error is not None:
-            raise self._error
+        if not self._deltas:
+            self._fail()
         deltas, self._deltas = list(self._deltas.values()), {}
         return deltas
+
+    def _fail(self) -> None:
+        if self._error is None:
+            return
+        try:
+            raise self._error
+        finally:
+            self._error = None
 
     async def _change(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

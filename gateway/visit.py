@@ -57,22 +57,25 @@ class Door:
         """Tell how a request ended, if nobody has.
 
         Args:
-            visit: It.
+            visit: It; its error is let go of, whose way led through all that has the visit. The
+                search for garbage would have to find such a ring, and with it the whole body.
             status: Of its answer, where it wasn't refused with an error.
         """
+        error, visit.error = visit.error, None
         if visit.is_told:
             return
         visit.is_told = True
-        error = visit.error
         if error is not None:
             status = error.status
         code = "disconnected" if status == CLIENT_CLOSED_REQUEST else ""
         if error is not None:
             is_http = type(error) is GatewayError  # a status, and nothing that has a word
             code = error.code or (f"http_{status}" if is_http else type(error).__name__)
-        record = _record(visit, status, code)
+            if visit.order is not None and not is_http:
+                code = visit.order.cause(error)
+        record = _record(visit, error, status, code)
         self._count(visit, record)
-        if record.tenant or visit.arrival.headers.get("authorization"):
+        if record.tenant or visit.arrival.authorization:
             self._audit.call(record)
         is_probe = visit.route.startswith("GET /health/") and status == 200
         _log.log(
@@ -94,15 +97,15 @@ class Door:
 
     def _count(self, visit: Visit, record: CallRecord) -> None:
         order = visit.order
-        if order is not None:
+        if order is not None and record.status >= 400:
             labels = RequestLabels(order.tenant_class, order.model.name)
             self._metrics.refused(labels, record.status, record.code)
         else:
             self._metrics.called(record.route, record.status, record.code)
 
 
-def _record(visit: Visit, status: int, code: str) -> CallRecord:
-    error, principal = visit.error, visit.principal
+def _record(visit: Visit, error: GatewayError | None, status: int, code: str) -> CallRecord:
+    principal = visit.principal
     tenant = application = key_id = ""
     if principal is not None and principal != LOCAL:
         tenant, application = principal.tenant, principal.application

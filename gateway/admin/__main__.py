@@ -333,7 +333,8 @@ def prune_log(work: Workplace, before: date | None, keep_days: int | None) -> No
 def digest(work: Workplace, tenant: str) -> None:
     """The digest of a text from standard input."""
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        text = sys.stdin.buffer.read()
+        text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SettingsError(f"the text is not UTF-8: {error.reason}") from None
     print(work.audit_keys().current.digest(tenant, text))

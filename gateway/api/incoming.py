@@ -6,9 +6,12 @@ as well, and each tenant to a half of that.
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 from starlette.types import Message, Receive, Scope
 
+from clients.aside import aside
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, Overloaded
 from gateway.open_access import LOCAL
@@ -129,7 +132,7 @@ class Incoming:
         principal = self._visit.principal
         is_somebody = principal is not None and principal != LOCAL
         tenant = self._tenant = principal.tenant if principal and is_somebody else ""
-        body = bytearray()
+        pieces: list[bytes] = []
         try:
             with anyio.fail_after(self._settings.body_timeout_s):
                 while self._more:
@@ -139,14 +142,15 @@ class Incoming:
                         return message
                     piece = message.get("body", b"")
                     self._more = message.get("more_body", False)
-                    if len(body) + len(piece) > limit:
+                    if self._size + len(piece) > limit:
                         raise BodyTooLarge(f"the body has more than {limit} bytes")
                     self._held.take(tenant, len(piece))
                     self._size += len(piece)
-                    body += piece
+                    pieces.append(piece)
         except TimeoutError:
             self._is_hopeless = True
             raise BodyTimeout(
                 f"the body was not complete after {self._settings.body_timeout_s:g} s"
             ) from None
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
+        body = await aside(partial(b"".join, pieces), num_bytes=self._size)
+        return {"type": "http.request", "body": body, "more_body": False}

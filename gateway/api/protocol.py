@@ -93,6 +93,10 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._tell("this is no HTTP", 400)
 
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment] # it has this connection, which has it
+
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._is_deaf = True

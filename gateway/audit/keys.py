@@ -31,10 +31,11 @@ class AuditKey:
         """Return the MAC of a line, of its body and the MAC before it."""
         return hmac.digest(self._chain, previous.encode() + body, "sha256").hex()
 
-    def digest(self, tenant: str, text: str) -> str:
+    def digest(self, tenant: str, text: bytes) -> str:
         """Return a tenant's digest of a text: two tenants' digests of one text differ."""
-        message = tenant.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._text, message, "sha256").hex()
+        mac = hmac.new(self._text, tenant.encode() + b"\0", "sha256")
+        mac.update(text)  # without a copy and without Python's lock, as it may be long
+        return mac.hexdigest()
 
 
 class AuditKeys:

@@ -72,8 +72,8 @@ def end(key: AuditKey, record: AuditRecord, begun: int | None) -> Fields:
         "status": record.status,
         "code": record.code,
         "verdicts": list(record.verdicts),
-        "prompt_digest": key.digest(who.tenant, record.prompt_text) if record.prompt_text else None,
-        "answer_digest": key.digest(who.tenant, record.answer_text) if record.answer_text else None,
+        "prompt_digest": key.digest(who.tenant, record.prompt) if record.prompt else None,
+        "answer_digest": key.digest(who.tenant, record.answer) if record.answer else None,
     }
 
 

@@ -84,7 +84,10 @@ class FakeUpstream:
                     while not step.is_set():
                         await asyncio.sleep(0.005)
                 elif isinstance(step, Exception):
-                    raise step
+                    try:
+                        raise step
+                    finally:
+                        del step  # it has this frame
                 else:
                     # A copy: the gateway adds to pieces that wait.
                     yield Delta(**vars(step))

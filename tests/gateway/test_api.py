@@ -171,8 +171,8 @@ def test_an_answer_is_reserved_begun_settled_and_audited_in_this_order(body):
     ]
     (record,) = ledger.records
     assert (record.upstream, record.model_version, record.status) == ("a", "demo-1", 200)
-    assert (record.finish_reasons, record.answer_text) == (("stop",), "Hello there.")
-    assert '"content":"Hi"' in record.prompt_text
+    assert (record.finish_reasons, record.answer) == (("stop",), b"Hello there.")
+    assert b'"content":"Hi"' in record.prompt
 
 
 def test_priority_is_asked_with_service_tier_and_never_above_the_key_s():

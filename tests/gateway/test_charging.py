@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
+from contract.errors import InvalidRequestError
 from gateway.generation import Computed, Delta
+from gateway.upstreams.base import PartRefusedError
 from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, Ledger, Running, serving
 from tests.gateway.test_dispatch import eventually
 
@@ -89,3 +93,60 @@ def test_who_share_a_request_id_don_t_share_the_engine_s():
         for _ in range(2):
             gateway.post("/v1/chat/completions", CHAT, headers={"x-request-id": "same"})
     assert len({job.request_id for job in upstream.jobs}) == 2
+
+
+class Slow(Ledger):
+    """Takes its time to settle and to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closing = threading.Event()
+
+    async def reserve(self, *arguments: Any, **keywords: Any) -> Any:
+        await super().reserve(*arguments, **keywords)
+        return self
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    async def settle(self, *tokens: int) -> None:
+        self.is_closing.set()
+        await asyncio.sleep(0.2)
+        self.events.append(("settle", *tokens))
+
+    async def append(self, *arguments: Any) -> None:
+        await asyncio.sleep(0.01)
+        await super().append(*arguments)
+
+
+def test_who_leaves_while_the_end_is_written_is_charged_and_audited():
+    ledger = Slow()
+    with serving(limiter=ledger, audit=ledger) as gateway:
+        connection = HTTPConnection("127.0.0.1", gateway.port)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), headers)
+        assert ledger.is_closing.wait(20)
+        connection.close()
+        eventually(lambda: ledger.records)
+    assert ("settle", 5, 3) in ledger.events
+    assert ledger.records[0].status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_list_of_which_one_prompt_is_wrong_pays_what_was_computed(stream):
+    """What had been there before, and what the others came to until they were stopped."""
+    ledger = Ledger()
+    wrong = InvalidRequestError("too long", code="context_length_exceeded")
+    first = Delta(0, "a", "", 1, prompt_tokens=5, computed=Computed(5, 1, 0))
+    last = [Delta(index, "", "cancelled", 0, computed=Computed(4, 40, 1)) for index in (0, 2)]
+    upstream = FakeUpstream([first, PartRefusedError(wrong, last)])
+    body = {"model": "demo", "prompt": ["a", "b", "c"], "stream": stream}
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        answer = gateway.post("/v1/completions", body)
+        eventually(lambda: ledger.records)
+    assert answer.status_code == (200 if stream else 400)
+    assert "context_length_exceeded" in answer.text
+    assert ("settle", 8, 80) in ledger.events
+    [record] = ledger.records
+    assert (record.charged_prompt_tokens, record.charged_output_tokens) == (8, 80)

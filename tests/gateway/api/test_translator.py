@@ -15,10 +15,10 @@ from contract.errors import GenerationError, InvalidRequestError
 from gateway.api.routes import add_api, api
 from gateway.api.translator import Event, Translator
 from gateway.app import create_app
-from gateway.dispatch import Progress
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts
 from gateway.order import Order, Wish
+from gateway.run_progress import Progress
 from tests.gateway.fakes import FakeUpstream, Ledger, Running, configuration, running, words
 
 
@@ -94,7 +94,7 @@ def test_it_is_answered_routed_and_audited_as_any_other(theatre, ledger, upstrea
     (job,) = upstream.jobs
     assert (job.generation.parameters.max_tokens, job.generation.parameters.min_p) == (9, 0.5)
     (record,) = ledger.records
-    assert (record.prompt_text, record.answer_text) == ("To be", "Hello there.")
+    assert (record.prompt, record.answer) == (b"To be", b"Hello there.")
     assert ledger.events[0] == ("reserve", "demo", 9)
 
 

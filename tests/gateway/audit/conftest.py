@@ -41,8 +41,8 @@ def record(request_id: str = "r1", tenant: str = "acme", **fields: Any) -> Audit
         "finish_reasons": ("stop",),
         "status": 200,
         "verdicts": ("email",),
-        "prompt_text": PROMPT,
-        "answer_text": ANSWER,
+        "prompt": PROMPT.encode(),
+        "answer": ANSWER.encode(),
     }
     values |= fields
     charged = {f"charged_{name}": values[name] for name in ("prompt_tokens", "output_tokens")}

@@ -7,12 +7,13 @@ import os
 import stat
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from gateway.audit.audit_errors import AuditError
 from gateway.audit.audit_segments import segments, writers
-from gateway.audit.keys import AuditKeys
+from gateway.audit.keys import AuditKey, AuditKeys
 from gateway.audit.log import FileAuditLog, key_path
 from tests.gateway.audit.conftest import (
     ANSWER,
@@ -92,8 +93,8 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
         "status": 200,
         "code": "",
         "verdicts": ["email"],
-        "prompt_digest": key.digest("acme", PROMPT),
-        "answer_digest": key.digest("acme", ANSWER),
+        "prompt_digest": key.digest("acme", PROMPT.encode()),
+        "answer_digest": key.digest("acme", ANSWER.encode()),
     }
     assert other["prompt_digest"] not in (end["prompt_digest"], None)
     [report] = verified()
@@ -102,14 +103,34 @@ async def test_a_request_is_written_down_without_its_text(settings, verified):
 
 async def test_a_text_that_is_empty_has_no_digest(settings):
     log = FileAuditLog.open(settings)
-    for texts in (("", ANSWER), (PROMPT, "")):
+    for texts in ((b"", ANSWER.encode()), (PROMPT.encode(), b"")):
         ticket = await begun(log, "r")
-        await log.append(record("r", prompt_text=texts[0], answer_text=texts[1]), ticket)
+        await log.append(record("r", prompt=texts[0], answer=texts[1]), ticket)
     await log.close()
     ends = [line for line in lines(settings.directory) if line["event"] == "end"]
     there = [(bool(each["prompt_digest"]), bool(each["answer_digest"])) for each in ends]
     assert there == [(False, True), (True, False)]
     assert ends[0]["prompt_digest"] is ends[1]["answer_digest"] is None
+
+
+@pytest.mark.parametrize("words", [1, 100_000])
+async def test_a_long_text_s_digest_is_made_beside_the_event_loop(
+    settings, verified, monkeypatch, words
+):
+    threads = []
+    real = AuditKey.digest
+
+    def digest(*arguments: Any) -> str:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(AuditKey, "digest", digest)
+    log = FileAuditLog.open(settings)
+    await log.append(record("r", prompt=b"word " * words), await begun(log, "r"))
+    await log.close()
+    assert threads == [words == 1] * 2
+    [report] = verified()
+    assert not report.problems
 
 
 async def test_what_is_private_is_for_its_owner(settings):

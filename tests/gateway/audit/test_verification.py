@@ -210,5 +210,5 @@ def test_a_chain_that_was_written_anew_shows_where_it_was_noted(log):
 def test_a_digest_finds_a_prompt(log):
     key = AuditKeys.load(key_path(log)).current
     end = next(line for line in lines(log.directory) if line["event"] == "end")
-    assert key.digest("acme", "the quick brown fox is my password") == end["prompt_digest"]
-    assert AuditKey(b"x" * 32).digest("acme", "a") != AuditKey(b"y" * 32).digest("acme", "a")
+    assert key.digest("acme", b"the quick brown fox is my password") == end["prompt_digest"]
+    assert AuditKey(b"x" * 32).digest("acme", b"a") != AuditKey(b"y" * 32).digest("acme", b"a")

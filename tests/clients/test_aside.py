@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from gateway.aside import aside
+from clients.aside import aside
 
 pytestmark = pytest.mark.anyio
 
