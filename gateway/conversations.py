@@ -16,7 +16,7 @@ import orjson
 
 from gateway.configuration import KeepingSettings
 from gateway.gateway_errors import InvalidRequest, NotKept
-from gateway.generation import Message
+from gateway.generation import Chat, Message
 
 
 class Follows(NamedTuple):
@@ -33,22 +33,45 @@ class Follows(NamedTuple):
     more: tuple[Message, ...]
 
 
+class Said(NamedTuple):
+    """Messages as JSON, one behind the other with commas between: long ones are never read again.
+
+    Attributes:
+        all: All of them.
+        beginning: Those up to the user's first.
+    """
+
+    all: bytes = b""
+    beginning: bytes = b""
+
+    def and_then(self, messages: Sequence[Message]) -> Said:
+        """These, and some more."""
+        encoded, beginning = [self.all] if self.all else [], [self.beginning]
+        is_open = b'"role":"user"' not in self.beginning
+        for message in messages:
+            encoded.append(orjson.dumps(message))
+            if is_open:
+                beginning.append(encoded[-1])
+                is_open = message["role"] != "user"
+        return Said(b",".join(encoded), b",".join(filter(None, beginning)))
+
+
 class _Kept(NamedTuple):
     """One answer.
 
     Attributes:
-        said: All messages up to it, and itself, as a list in JSON.
+        said: All messages up to it, and itself.
         answer: It, as its API wrote it.
         until_s: When it is forgotten, on the clock of `time.monotonic`.
     """
 
-    said: bytes
+    said: Said
     answer: bytes
     until_s: float
 
     @property
     def size(self) -> int:
-        return len(self.said) + len(self.answer)
+        return len(self.said.all) + len(self.said.beginning) + len(self.answer)
 
 
 class Conversations:
@@ -65,13 +88,13 @@ class Conversations:
         """What is kept, in bytes."""
         return self._bytes
 
-    def begin(self, tenant: str, follows: Follows, *, keeps: bool) -> tuple[list[Message], Keeper]:
+    def begin(self, tenant: str, follows: Follows, *, keeps: bool) -> tuple[Chat, Keeper]:
         """All that was said in a conversation, and what keeps the answer to it.
 
         Raises:
             InvalidRequest: The answer that it goes on with isn't kept.
         """
-        before: list[Message] = []
+        before = Said()
         if follows.answer_id:
             kept = self._find(tenant, follows.answer_id)
             if kept is None:
@@ -80,9 +103,14 @@ class Conversations:
                     param="previous_response_id",
                     code="previous_response_not_found",
                 )
-            before = orjson.loads(kept.said)
-        said = [*before, *follows.more]
-        return [*follows.opening, *said], Keeper(self, tenant, said, keeps and self.keeps)
+            before = kept.said
+        said = before.and_then(follows.more)
+        opening = Said().and_then(follows.opening)
+        chat = Chat(
+            b"[%b]" % b",".join(filter(None, (opening.all, said.all))),
+            b"[%b]" % b",".join(filter(None, (opening.beginning, said.beginning))),
+        )
+        return chat, Keeper(self, tenant, said, keeps and self.keeps)
 
     @property
     def keeps(self) -> bool:
@@ -109,10 +137,10 @@ class Conversations:
         self.find(tenant, answer_id)
         self._drop((tenant, answer_id))
 
-    def keep(self, tenant: str, answer_id: str, said: Sequence[Message], answer: bytes) -> None:
+    def keep(self, tenant: str, answer_id: str, said: Said, answer: bytes) -> None:
         """Keep an answer, if there is room for it: none has more than half of what there is."""
         until_s = time.monotonic() + self._settings.keep_s
-        kept = _Kept(orjson.dumps(said), answer, until_s)
+        kept = _Kept(said, answer, until_s)
         most = self._settings.max_bytes
         if kept.size > most // 2:
             return
@@ -120,7 +148,7 @@ class Conversations:
         self._drop(key)
         self._kept[key] = kept
         self._count(tenant, kept.size)
-        while self._of_tenants[tenant] > most // 2:
+        while self._of_tenants.get(tenant, 0) > most // 2:
             self._drop(next(each for each in self._kept if each[0] == tenant))
         while self._bytes > most:
             self._drop(next(iter(self._kept)))
@@ -153,7 +181,7 @@ class Keeper:
 
     _conversations: Conversations
     _tenant: str
-    _said: list[Message]
+    _said: Said
     keeps: bool
 
     def keep(self, answer_id: str, message: Message, answer: bytes) -> None:
@@ -165,4 +193,5 @@ class Keeper:
             answer: It, as its API wrote it.
         """
         if self.keeps:
-            self._conversations.keep(self._tenant, answer_id, [*self._said, message], answer)
+            said = self._said.and_then([message])
+            self._conversations.keep(self._tenant, answer_id, said, answer)

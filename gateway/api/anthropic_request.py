@@ -7,7 +7,7 @@ that begin alike share what was computed of them without being asked to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
@@ -264,13 +264,12 @@ class _Conversation(BaseModel):
         said: list[Message] = []
         if self.system:
             said.append({"role": "system", "content": _joined(self.system)})
-        for message in self._plain():
-            before = said[-1] if said else {}
-            both_plain = message.keys() == before.keys() == {"role", "content"}
-            if both_plain and before["role"] == message["role"]:
-                said[-1] = {**before, "content": f"{before['content']}\n{message['content']}"}
-            else:
-                said.append(message)
+        for (_, is_plain), messages in groupby(self._plain(), _side):
+            turn = list(messages)
+            if is_plain and len(turn) > 1:
+                texts = "\n".join(message["content"] for message in turn)
+                turn = [{**turn[0], "content": texts}]
+            said += turn
         return said
 
     def parameters(self) -> ParameterKeywords:
@@ -356,6 +355,11 @@ class MessagesRequest(_Conversation):
             tenant_class="standard" if self.service_tier == "standard_only" else None,
             affinity_key=user,
         )
+
+
+def _side(message: Message) -> tuple[str, bool]:
+    """Who says something, and whether it is a text alone."""
+    return message["role"], message.keys() == {"role", "content"}
 
 
 def _joined(text: str | Sequence[TextBlock]) -> str:
