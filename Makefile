@@ -244,7 +244,7 @@ coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages i
 	    --timeout 600 $(ARGS)
 
 .PHONY: test
-test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed $(EVALUATION_VENV)/.installed ## Check style and types, then run every test
+test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed $(EVALUATION_VENV)/.installed $(if $(shell command -v npm),node-clients) ## Check style and types, then run every test
 	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
 	@$(run) -m pytest -q -m '$(unit)' $(side_by_side) $(ARGS)
@@ -368,6 +368,16 @@ $(EVALUATION_VENV)/.installed: requirements/evaluation.txt
 	@echo "Installing lm-evaluation-harness in $(EVALUATION_VENV) (once)"
 	@rm -rf "$(EVALUATION_VENV)" && $(PYTHON) -m venv "$(EVALUATION_VENV)"
 	@"$(EVALUATION_VENV)/bin/python" $(install_lock) requirements/evaluation.txt
+	@touch "$@"
+
+NODE_CLIENTS = tests/integration/node_clients
+
+.PHONY: node-clients
+node-clients: $(NODE_CLIENTS)/node_modules/.installed ## Install other people's clients in Node, to test the gateway with
+
+$(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
+	@echo "Installing other people's clients in Node (once)"
+	@cd $(NODE_CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch "$@"
 
 $(KERNELS_VENV)/.installed: requirements/kernels.txt

@@ -129,6 +129,10 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
         message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"
+    elif worst["type"] == "union_tag_invalid":
+        what, known = context["tag"][:MAX_BODY_NAME], context["expected_tags"]
+        message = f"{what!r} is not supported here; known are {known}"
+        message = f"{'.'.join(path)}: {message}" if path else message
     elif worst["type"] == "json_invalid":
         code, path = "invalid_json", []
         message = "the body is not valid JSON"

@@ -14,7 +14,7 @@ from gateway.api.openai_request import TIERS
 from gateway.api.responses_request import NamedFunctionTool, ResponsesRequest
 from gateway.api.translator import Event
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Delta, TokenLogprob, ToolCallDelta
+from gateway.generation import Delta, Message, TokenLogprob, ToolCallDelta
 from gateway.order import Order
 from gateway.run_progress import Progress
 
@@ -174,15 +174,24 @@ class ResponsesEncoder:
         if keeper is None or not keeper.keeps:
             return
         message: dict[str, Any] = {"role": "assistant", "content": ""}
+        parts: dict[str, Message] = {}
         for item in self._items:
-            if item["type"] == "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
-                call = {"id": item["call_id"], "type": "function", "function": function}
-                message.setdefault("tool_calls", []).append(call)
+            part = parts[item["id"]] = _part(item)
+            calls = part.get("tool_calls")
+            if calls:
+                message.setdefault("tool_calls", []).extend(calls)
             else:
-                name = "content" if item["type"] == "message" else "reasoning_content"
-                message[name] = item["content"][0]["text"]
-        keeper.keep(self._id, message, orjson.dumps(response))
+                message.update(part)
+        keeper.keep(self._id, message, orjson.dumps(response), parts)
+
+
+def _part(item: Item) -> Message:
+    """The part of a message that an item is."""
+    if item["type"] == "function_call":
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        return {"tool_calls": [{"id": item["call_id"], "type": "function", "function": function}]}
+    name = "content" if item["type"] == "message" else "reasoning_content"
+    return {name: item["content"][0]["text"]}
 
 
 def _fields(body: ResponsesRequest, order: Order, answer_id: str) -> dict[str, Any]:

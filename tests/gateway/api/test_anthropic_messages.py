@@ -124,7 +124,7 @@ def test_no_thinking_is_no_effort():
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role: "),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-            "messages.0.content.0: input tag 'image'",
+            "messages.0.content.0: 'image' is not supported here; known are 'text',",
         ),
         ({"messages": [{"role": "user", "content": [USE]}]}, "thinking and tool_use are"),
         (
