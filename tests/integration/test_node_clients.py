@@ -1,4 +1,4 @@
-"""Other people's clients in Node through the gateway to a real Triton, each as its users write it."""
+"""Other people's clients in Node through the gateway to a real Triton, as their users write."""
 
 from __future__ import annotations
 
