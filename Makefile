@@ -93,7 +93,8 @@ serve: repository ## Serve the demo model on Triton behind the gateway, from thi
 .PHONY: repository
 repository: venv ## Build what is named, promote it (else what is served stays), assemble the model repository that Triton reads
 	@$(build) --promote "$(REPOSITORY)" $(if $(RECIPE)$(CHECKPOINT)$(PRECISION),,--keep-served)
-	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)')
+	@$(run) -m ensembles --repository "$(REPOSITORY)" $(foreach each,$(SETTINGS),--set '$(each)') \
+	    $(if $(filter serve,$(MAKECMDGOALS)),--brief)
 
 # Exit code 3: all is done that this machine can do; the message says how to go on.
 .PHONY: build-engines

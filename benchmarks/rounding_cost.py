@@ -28,7 +28,7 @@ from build.checkpoint import GGUF_FILE
 from build.pipeline import build_onnx
 from build.plan import Plan, make_plan
 from build.progress import Progress, ProgressLine
-from build.quality.closeness import Closeness, Passage, Predictor, compare
+from build.quality.closeness import Closeness, Kept, Passage, Predictor, compare
 from build.quality.reading import (
     ANSWER_TOKENS,
     QUESTIONS,
@@ -48,6 +48,7 @@ class _Row(NamedTuple):
     name: str
     size_bytes: int
     predictor: Predictor
+    kept: Kept
 
 
 class _Workshop:
@@ -97,6 +98,11 @@ class _Workshop:
             raise RecipeError(f"{file.parent} is not a GGUF file, which llama.cpp's tool needs")
         return file if kind == "as-is" else quantized(self.llama_cpp(), file, kind, self._folder)
 
+    def kept(self, path: Path) -> Kept:
+        """Where what is found of an engine or a file beside the reference is remembered."""
+        name = path.name if path.is_dir() else self._digests.digests([path])[path.name][:16]
+        return Kept(self._folder / "kept" / self.engine(_REFERENCE).name / name)
+
     def answers(self, folder: Path) -> list[Passage]:
         """What the reference answers to the questions, remembered for its checkpoint."""
         asked = [self.plan(_REFERENCE).inputs.checkpoint, QUESTIONS.read_text(), ANSWER_TOKENS]
@@ -121,18 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = workshop.engine(_REFERENCE)
     rows = []
     for words in options.ours if options.ours is not None else _OURS:
-        predictor = EnginePredictor(workshop.engine(words))
-        rows.append(_Row(words or "the recipe's", predictor.size_bytes, predictor))
+        engine = workshop.engine(words)
+        own = EnginePredictor(engine)
+        rows.append(_Row(words or "the recipe's", own.size_bytes, own, workshop.kept(engine)))
     for kind in options.llama_cpp:
         path = workshop.gguf(kind)
         peer = LlamaCppPredictor(workshop.llama_cpp(), path)
-        rows.append(_Row(f"llama.cpp {kind}", path.stat().st_size, peer))
+        rows.append(_Row(f"llama.cpp {kind}", path.stat().st_size, peer, workshop.kept(path)))
     reference = EnginePredictor(folder)
     for name in options.texts:
         passages = prose(folder) if name == "prose" else workshop.answers(folder)
         chosen = passages[:: options.every]
         done = partial(_done, workshop.progress, name, len(chosen))
-        found = compare(reference, [row.predictor for row in rows], chosen, done)
+        kept = [row.kept for row in rows] if options.keep else []
+        found = compare(reference, [row.predictor for row in rows], chosen, done, kept)
         print(f"\n{name}, {found[0].tokens:,} tokens\n")
         print("| | MB | perplexity | | divergence, nats a token | same likeliest token |")
         print("|---|---:|---:|---:|---:|---:|")
@@ -180,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
         "--texts", nargs="+", choices=("prose", "answers"), default=["prose", "answers"]
     )
     parser.add_argument("--every", type=int, default=1, help="take only each so many-th passage")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="remember what is found, and go on from what a run that was cut short had found",
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     return parser
 

@@ -1,4 +1,4 @@
-"""The six workloads that Trireme and its peers are measured on."""
+"""The workloads that Trireme and its peers are measured on: six of random tokens, two of talk."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Workload:
         own: Prompt tokens of each request alone.
         output: Tokens to generate for each.
         concurrent: How many requests.
+        is_talk: Whether prompts are questions to a real model, whose answers end by themselves;
+            ``output`` is then the most they may have.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Workload:
     own: int
     output: int
     concurrent: int
+    is_talk: bool = False
 
     @property
     def output_tokens(self) -> int:
@@ -53,6 +56,11 @@ WORKLOADS = (
     Workload("long", 0, 1000, 48, 16),
     Workload("shared", 900, 100, 48, 16),
     Workload("first token", 0, 512, 1, 1),
+)
+
+TALKS = (
+    Workload("one talk", 0, 0, 128, 1, is_talk=True),
+    Workload("32 talks", 0, 0, 128, 32, is_talk=True),
 )
 
 MOST_CONCURRENT = max(each.concurrent for each in WORKLOADS)

@@ -235,7 +235,7 @@ def _storage(
         known: dict[Precision, StorageFactory] = {
             "fp8": Float8Storage,
             "int8": Int8Storage,
-            "int8_block": Int8BlockStorage,
+            "int8_block": partial(Int8BlockStorage, projects=spec.decoder.lm_head.weights),
         }
         return known.get(precision, partial(FloatStorage, dtype=dtype))
     in_eight_bits = spec.decoder.lm_head.weights if head == "int8_block" else ()

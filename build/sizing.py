@@ -55,7 +55,7 @@ class _Format:
     Attributes:
         bits: Of one weight.
         group: Weights along a row that share a scale; 0 is the whole row.
-        group_bytes: Of a scale and, where there is one, its minimum.
+        group_bytes: Of a scale and, where there are such, a minimum and the weights' sum.
         own_head: Whether the output projection is held as the products are, and so apart from the
             embedding even where the two are tied.
         rest_bytes: Of an element of the embedding and the norms; None is the checkpoint's own.
@@ -75,8 +75,8 @@ class _Format:
 
 
 # Ours (fp32, int8, int8_block, int4) are as the CPU engine packs them: in fp32 a tied output
-# projection is packed apart, scales and minima of blocks become fp16. So is fp8_block, our fp8 for
-# CUDA (scales for 128); int4 for CUDA has zero points in place of minima, 1.5 bytes less a block.
+# projection is packed apart, scales, minima and sums of blocks become fp16. So is fp8_block, our
+# fp8 for CUDA (scales for 128); int4 for CUDA has zero points alone, 3.5 bytes less a block.
 # The others are ModelOpt's: SmoothQuant has a scale for a row, AWQ an fp16 scale for 128, NVFP4 an
 # fp8 scale for 16; they leave the output projection and the embedding in 16 bits.
 _FORMATS: dict[WeightFormat, _Format] = {
@@ -84,8 +84,8 @@ _FORMATS: dict[WeightFormat, _Format] = {
     "bf16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "fp16": _Format(16, 0, 0, own_head=False, rest_bytes=2),
     "int8": _Format(8, 0, 4, own_head=True, rest_bytes=None),
-    "int8_block": _Format(8, 32, 2, own_head=True, rest_bytes=None),
-    "int4": _Format(4, 32, 4, own_head=True, rest_bytes=None),
+    "int8_block": _Format(8, 32, 4, own_head=True, rest_bytes=None),
+    "int4": _Format(4, 32, 6, own_head=True, rest_bytes=None),
     "fp8_block": _Format(8, 128, 4, own_head=True, rest_bytes=2),
     "fp8": _Format(8, 0, 0, own_head=False, rest_bytes=2),
     "int8_sq": _Format(8, 0, 4, own_head=False, rest_bytes=2),
@@ -235,15 +235,17 @@ class ModelShape:
     def weights_bytes(self, weights: WeightFormat, head: WeightFormat | None = None) -> int:
         """Bytes of the weights in memory, in a format; the output projection may be in another."""
         stored = _FORMATS[weights]
-        rest = stored.rest_bytes or self.dtype_bytes
+        rest: float = stored.rest_bytes or self.dtype_bytes
         table = self.vocab_size * self.hidden_size
+        if self.tied and (head or weights) == "int8_block":
+            rest = 1 + 4 / 32  # its rows are read in the file, where scales are float32
         total = self.num_layers * sum(stored.product_bytes(*each) for each in self.products())
-        total += table * rest + self._vector_elements * (stored.rest_bytes or 4)
+        total += round(table * rest) + self._vector_elements * (stored.rest_bytes or 4)
         if stored.own_head:
             return total + _FORMATS[head or weights].product_bytes(
                 self.vocab_size, self.hidden_size
             )
-        return total + (0 if self.tied else table * rest)
+        return total + (0 if self.tied else round(table * rest))
 
     def kv_bytes_per_token(self, kv: KVFormat) -> int:
         """Keys and values of one token, all layers."""

@@ -106,10 +106,12 @@ class Int4Storage:
         self._rounding = rounding
         self._dtype = dtype
         self._in_eight_bits = in_eight_bits
-        self._eight_bits = Int8BlockStorage(graph, tensors)
+        self._eight_bits = Int8BlockStorage(graph, tensors, in_eight_bits)
         self._sums: dict[str, str] = {}
 
     def embedding(self, table: str, ids: str, output: str) -> str:
+        if table in self._in_eight_bits:
+            return self._eight_bits.embedding(table, ids, output)
         if self._dtype != _FLOAT32:
             return FloatStorage(self._graph, self._tensors, self._dtype).embedding(
                 table, ids, output
@@ -199,33 +201,49 @@ class Int8BlockStorage:
     """Products in eight bits with a scale for each 32 weights of a row.
 
     Activations are rounded in the same blocks, each by its own largest value, so that one that
-    stands out costs its neighbours alone. The embedding table stays in the checkpoint's own dtype.
+    stands out costs its neighbours alone. An embedding table that is the output projection, too, is
+    stored once; any other stays in the checkpoint's own dtype.
     """
 
-    def __init__(self, graph: OnnxGraph, tensors: Tensors) -> None:
+    def __init__(self, graph: OnnxGraph, tensors: Tensors, projects: Collection[str] = ()) -> None:
+        """Write into a graph.
+
+        Args:
+            graph: The graph.
+            tensors: The weights.
+            projects: Tensors of the output projection.
+        """
         self._graph = graph
         self._tensors = tensors
+        self._projects = projects
 
     def embedding(self, table: str, ids: str, output: str) -> str:
-        return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
+        if table not in self._projects:
+            return _unrounded_embedding(self._graph, self._tensors, table, ids, output)
+        graph, (_, columns) = self._graph, self._tensors.shape(table)
+        blocks, scales = self._rounded([table])
+        levels = graph.node("Gather", [blocks, ids], f"{output}/levels")
+        levels = graph.node("Cast", [levels], f"{output}/floats", to=tensor_type(_FLOAT32))
+        zero = graph.constant("int8_block/zero", np.array(128, np.float32))
+        levels = graph.node("Sub", [levels, zero], f"{output}/centred")
+        each = graph.node("Gather", [scales, ids], f"{output}/scales")
+        axis = graph.constant("int8_block/axis", np.array([-1], np.int64))
+        each = graph.node("Unsqueeze", [each, axis], f"{output}/scales_of_blocks")
+        rows = graph.node("Mul", [levels, each], f"{output}/rows_of_blocks")
+        whole = -(-columns // BLOCK_SIZE) * BLOCK_SIZE
+        shape = graph.constant("int8_block/shape", np.array([-1, whole], np.int64))
+        if whole == columns:
+            return graph.node("Reshape", [rows, shape], output)
+        rows = graph.node("Reshape", [rows, shape], f"{output}/padded")
+        start, end = (
+            graph.constant(f"int8_block/{name}", np.array([value], np.int64))
+            for name, value in (("start", 0), ("end", columns))
+        )
+        return graph.node("Slice", [rows, start, end, axis], output)
 
     def linear(self, x: str, weights: Sequence[str], output: str, bias: str = "") -> str:
         outputs, columns = _stacked_shape(self._tensors, weights)
-        name, groups = "+".join(weights), -(-columns // BLOCK_SIZE)
-        scales: list[NDArray[np.float32]] = []
-
-        def blocks() -> Iterator[NDArray[np.uint8]]:
-            for block in _stacked_blocks(self._tensors, weights):
-                rows = quantize_int8_blocks(block.astype(np.float32, copy=False))
-                scales.append(rows.scales)
-                yield rows.blocks
-
-        shape = (outputs, groups, BLOCK_SIZE)
-        inputs = [
-            x,
-            self._graph.weight(f"{name}/blocks", np.dtype(np.uint8), shape, blocks()),
-            self._graph.weight(f"{name}/scales", _FLOAT32, shape[:2], scales),
-        ]
+        inputs = [x, *self._rounded(weights)]
         if bias:
             inputs += ["", "", bias]
         return self._graph.node(
@@ -239,6 +257,24 @@ class Int8BlockStorage:
             block_size=BLOCK_SIZE,
             accuracy_level=_INT8_ACTIVATIONS,
         )
+
+    def _rounded(self, weights: Sequence[str]) -> list[str]:
+        """Blocks and scales of some matrices, one below the other."""
+        outputs, columns = _stacked_shape(self._tensors, weights)
+        name, groups = "+".join(weights), -(-columns // BLOCK_SIZE)
+        scales: list[NDArray[np.float32]] = []
+
+        def blocks() -> Iterator[NDArray[np.uint8]]:
+            for block in _stacked_blocks(self._tensors, weights):
+                rows = quantize_int8_blocks(block.astype(np.float32, copy=False))
+                scales.append(rows.scales)
+                yield rows.blocks
+
+        shape = (outputs, groups, BLOCK_SIZE)
+        return [
+            self._graph.weight(f"{name}/blocks", np.dtype(np.uint8), shape, blocks()),
+            self._graph.weight(f"{name}/scales", _FLOAT32, shape[:2], scales),
+        ]
 
 
 class Float8Storage:

@@ -14,12 +14,13 @@ Triton has a header that makes it end the stream with the status instead, and di
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
+from numpy.typing import NDArray
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
 
 from clients import wire
@@ -27,6 +28,9 @@ from clients.aside import aside
 from clients.client_errors import ClientError, server_error
 from clients.request import Request
 from clients.results import Outputs
+from contract.ensemble import ensemble_steps
+from contract.models import PostprocessingInputs, PostprocessingOutputs, PreprocessingOutputs
+from contract.names import POSTPROCESSING, PREPROCESSING
 from contract.stopping import stop_inputs
 
 _CHANNEL = [
@@ -130,6 +134,41 @@ class AsyncGrpcTransport:
         finally:
             call.cancel()
 
+    async def tokens(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt, which the ensemble's first step makes.
+
+        Raises:
+            ClientError: It makes none of it; `clients.client_errors` lists how that can be.
+        """
+        outputs = await self._ask(partial(_to_preprocessing, request), request)
+        return list(outputs[PreprocessingOutputs.INPUT_ID.name])
+
+    async def text(self, request: Request, token_ids: Sequence[int]) -> str:
+        """The text of tokens, which the ensemble's last step makes, held to its policy.
+
+        Raises:
+            ClientError: It makes none of them.
+        """
+        outputs = await self._ask(partial(_to_postprocessing, request, token_ids), request)
+        return str(outputs[PostprocessingOutputs.OUTPUT.name][0])
+
+    async def _ask(self, write: Callable[[], bytes], request: Request) -> Outputs:
+        """Send a message that has one response."""
+        message = await aside(write, num_bytes=request.num_bytes)
+        call = self._connected().infer(
+            message, timeout=request.timeout_s, metadata=_metadata(request)
+        )
+        try:
+            outputs: Outputs = {}
+            async for response in call:
+                entries = len(response) // _BYTES_PER_ENTRY
+                outputs = await aside(partial(_outputs, response, self._address), entries)
+            return outputs
+        except grpc.RpcError as error:
+            raise _error(error, self._address) from None
+        finally:
+            call.cancel()
+
     async def aclose(self) -> None:
         """Close the connection."""
         if self._channel is not None:
@@ -156,15 +195,45 @@ class _Calls:
 
 
 def _message(request: Request) -> bytes:
-    message = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
+    message = _empty(request, request.model)
+    for name, values in request.inputs.items():
+        _add(message, name, wire.wire_type(name), wire.to_array(name, values))
+    return bytes(message.SerializeToString())
+
+
+def _to_preprocessing(request: Request) -> bytes:
+    """A request to the ensemble's first step, which knows the inputs by names of its own."""
+    inputs = request.inputs
+    message = _empty(request, PREPROCESSING)
+    for into, name in ensemble_steps()[0].input_map.items():
+        if name in inputs:
+            _add(message, into, wire.wire_type(name), wire.to_array(name, inputs[name]))
+    return bytes(message.SerializeToString())
+
+
+def _to_postprocessing(request: Request, token_ids: Sequence[int]) -> bytes:
+    """A request to the last, without a sequence: it makes a text of the tokens and no more."""
+    message = _empty(request, POSTPROCESSING)
+    for tensor, array in (
+        (PostprocessingInputs.TOKENS_BATCH, np.array([[token_ids]], np.int32)),
+        (PostprocessingInputs.SEQUENCE_LENGTH, np.array([[len(token_ids)]], np.int32)),
+    ):
+        _add(message, tensor.name, tensor.data_type, array)
+    return bytes(message.SerializeToString())
+
+
+def _empty(request: Request, model: str) -> Any:
+    """A request of the same id and parameters, without inputs."""
+    message = service_pb2.ModelInferRequest(model_name=model, id=request.request_id)
     for name, value in request.parameters.items():
         _set_parameter(message.parameters[name], value)
-    for name, values in request.inputs.items():
-        array = wire.to_array(name, values)
-        message.inputs.add(name=name, datatype=wire.wire_type(name), shape=array.shape)
-        raw = _sized(array.flat) if array.dtype.hasobject else array.tobytes()
-        message.raw_input_contents.append(raw)
-    return bytes(message.SerializeToString())
+    return message
+
+
+def _add(message: Any, name: str, datatype: str, array: NDArray[Any]) -> None:
+    message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    raw = _sized(array.flat) if array.dtype.hasobject else array.tobytes()
+    message.raw_input_contents.append(raw)
 
 
 def _sized(texts: Iterable[bytes]) -> bytes:
@@ -176,8 +245,7 @@ def _stop(model: str, request_id: str) -> bytes:
     """A request to end another."""
     message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for tensor, array in stop_inputs().items():
-        message.inputs.add(name=tensor.name, datatype=tensor.data_type, shape=array.shape)
-        message.raw_input_contents.append(array.tobytes())
+        _add(message, tensor.name, tensor.data_type, array)
     return bytes(message.SerializeToString())
 
 

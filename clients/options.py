@@ -41,10 +41,11 @@ class GenerationOptions(GenerationParameters):
             value = getattr(self, name)
             if row.weights is not None:
                 object.__setattr__(self, name, MappingProxyType(dict(value)))
-            elif row.texts:
+            elif row.many:
                 if isinstance(value, str):
+                    of = "texts" if row.texts else "numbers"
                     raise InvalidRequestError(
-                        f"{name} is one text; it must be a list of texts", name
+                        f"{name} is one text; it must be a list of {of}", name
                     )
                 object.__setattr__(self, name, tuple(value))
         if self.embedding_bias and self.logit_bias:

@@ -78,6 +78,8 @@ class Verdict:
         start: Its first character, counted in the text before redaction.
         end: The character after its last.
         message: Which message of a chat it was found in, from 0; None elsewhere.
+        field: In what else than a message's content, such as ``tool_calls.0.function.name``; None
+            in that.
     """
 
     rule: str
@@ -87,6 +89,7 @@ class Verdict:
     start: int
     end: int
     message: int | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True)

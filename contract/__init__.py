@@ -3,6 +3,7 @@
 - ``tensors``: what a tensor, a model and a step of an ensemble are;
 - ``nvidia``: the tensors of TensorRT-LLM's own models (release 1.2), nothing of ours;
 - ``parameters``: what a request may say of how its text is generated, in one table;
+- ``chat_parameters``: the rows of that table that are a chat's; ``tool_choice``, one word of them;
 - ``parameter``: what a row of that table is;
 - ``models``: the tensors of Trireme's models: theirs, and what Trireme adds;
 - ``ensemble``: how the three steps are chained;

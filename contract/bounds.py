@@ -37,6 +37,10 @@ MAX_TOOLS = 128
 MAX_TEMPLATE_VARIABLES = 64
 """Most variables in ``chat_template_kwargs``."""
 
+MAX_CHAT_TEXTS = 8_192
+"""Most different names and values of a chat, its tools and variables beside the messages' contents:
+each is held to the policy."""
+
 MAX_PARAMETERS_BYTES = 65_536
 """Most bytes of a request's parameters, as JSON."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "content_filter", "cancelled", "error"]
-"""Why an answer ended: by itself or at a stop text, out of tokens, blocked by a policy; or it was
-cut off, as its client went away or as something failed."""
+FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "cancelled", "error"]
+"""Why an answer ended: by itself or at a stop text, the same with calls of functions in it, out of
+tokens, blocked by a policy; or it was cut off, as its client went away or as something failed."""
 
 Ending = FinishReason | Literal[""]
 """Why an answer ended; empty while it goes on."""
@@ -22,6 +22,7 @@ RequestErrorCode = Literal[
     "invalid_value",
     "missing_required_parameter",
     "model_not_found",
+    "previous_response_not_found",
     "request_timeout",
     "request_too_large",
     "headers_too_large",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from contract.models import (
     ANSWER_EXTRAS,
     STATISTICS,
@@ -31,9 +33,17 @@ _TO_PREPROCESSING: dict[Tensor, Tensor] = {
     PreprocessingInputs.END_ID: EnsembleInputs.END_ID,
     PreprocessingInputs.PAD_ID: EnsembleInputs.PAD_ID,
     PreprocessingInputs.PROMPT_TABLE_EXTRA_ID: EnsembleInputs.PROMPT_TABLE_EXTRA_ID,
+    PreprocessingInputs.PROMPT_TOKEN_IDS: EnsembleInputs.PROMPT_TOKEN_IDS,
     PreprocessingInputs.MESSAGES: EnsembleInputs.MESSAGES,
     PreprocessingInputs.TOOLS: EnsembleInputs.TOOLS,
+    PreprocessingInputs.TOOL_CHOICE: EnsembleInputs.TOOL_CHOICE,
+    PreprocessingInputs.PARALLEL_TOOL_CALLS: EnsembleInputs.PARALLEL_TOOL_CALLS,
+    PreprocessingInputs.REASONING_EFFORT: EnsembleInputs.REASONING_EFFORT,
+    PreprocessingInputs.THINKING_TOKEN_BUDGET: EnsembleInputs.THINKING_TOKEN_BUDGET,
     PreprocessingInputs.CHAT_TEMPLATE_KWARGS: EnsembleInputs.CHAT_TEMPLATE_KWARGS,
+    PreprocessingInputs.PARSE_ANSWER: EnsembleInputs.PARSE_ANSWER,
+    PreprocessingInputs.GUIDED_DECODING_GUIDE_TYPE: EnsembleInputs.GUIDED_DECODING_GUIDE_TYPE,
+    PreprocessingInputs.GUIDED_DECODING_GUIDE: EnsembleInputs.GUIDED_DECODING_GUIDE,
     PreprocessingInputs.EMBEDDING_BIAS_IDS: EnsembleInputs.EMBEDDING_BIAS_IDS,
     PreprocessingInputs.MIN_TOKENS: EnsembleInputs.MIN_TOKENS,
     PreprocessingInputs.STREAM: EnsembleInputs.STREAM,
@@ -53,6 +63,12 @@ _FROM_PREPROCESSING: dict[Tensor, Tensor] = {
     EngineInputs.LIVENESS_PROBES: PreprocessingOutputs.LIVENESS_PROBES,
     EngineInputs.STREAMING: PreprocessingOutputs.STREAMING,
     EngineInputs.STREAM_CONTEXT: PreprocessingOutputs.STREAM_CONTEXT,
+    EngineInputs.GUIDED_DECODING_GUIDE_TYPE: PreprocessingOutputs.GUIDE_TYPE,
+    EngineInputs.GUIDED_DECODING_GUIDE: PreprocessingOutputs.GUIDE,
+    EngineInputs.THINKING_BUDGET: PreprocessingOutputs.THINKING_BUDGET,
+    EngineInputs.THINKING_BEGIN_IDS: PreprocessingOutputs.THINKING_BEGIN_IDS,
+    EngineInputs.THINKING_END_IDS: PreprocessingOutputs.THINKING_END_IDS,
+    EngineInputs.THINKING_CLOSE_IDS: PreprocessingOutputs.THINKING_CLOSE_IDS,
 }
 """What the engine takes from preprocessing; all else from the client, by the same name or by that
 of `_RENAMED`."""
@@ -80,19 +96,27 @@ def _internal(tensor: Tensor) -> str:
 def ensemble_steps(engine: Engine = "onnx") -> tuple[Step, ...]:
     """The ensemble's three steps and the tensors that flow between them."""
     offered = ensemble_model(engine)
-    outputs = set(offered.output_names())
+    inputs, outputs = set(offered.input_names()), set(offered.output_names())
+    taken = set(STEP_MODELS[engine].input_names())
+    from_preprocessing = {
+        into: origin for into, origin in _FROM_PREPROCESSING.items() if into.name in taken
+    }
     statistics = [name for name in STATISTICS if name in outputs]
     extras = [name for name in ANSWER_EXTRAS if name in outputs]
     carried = {name: f"_{name}" for name in (*statistics, *STEP_OUTPUTS)}
     return (
         Step(
             PREPROCESSING,
-            input_map={into.name: origin.name for into, origin in _TO_PREPROCESSING.items()},
-            output_map={each.name: _internal(each) for each in _FROM_PREPROCESSING.values()},
+            input_map={
+                into.name: origin.name
+                for into, origin in _TO_PREPROCESSING.items()
+                if origin.name in inputs
+            },
+            output_map={each.name: _internal(each) for each in from_preprocessing.values()},
         ),
         Step(
             STEP_MODELS[engine].name,
-            input_map=_engine_input_map(set(offered.input_names())),
+            input_map=_engine_input_map(from_preprocessing, inputs),
             output_map={
                 each.name: _internal(each)
                 for each in (EngineOutputs.OUTPUT_IDS, EngineOutputs.SEQUENCE_LENGTH)
@@ -112,8 +136,10 @@ def ensemble_steps(engine: Engine = "onnx") -> tuple[Step, ...]:
     )
 
 
-def _engine_input_map(offered: set[str]) -> dict[str, str]:
-    mapping = {into.name: _internal(origin) for into, origin in _FROM_PREPROCESSING.items()}
+def _engine_input_map(
+    from_preprocessing: Mapping[Tensor, Tensor], offered: set[str]
+) -> dict[str, str]:
+    mapping = {into.name: _internal(origin) for into, origin in from_preprocessing.items()}
     for tensor in EngineInputs.all():
         origin = _RENAMED.get(tensor, tensor).name
         if tensor.name not in mapping and origin in offered:

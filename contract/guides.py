@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from contract.bounds import MAX_GUIDE_BYTES
+from contract.chat_parameters import ChatInputs
 from contract.errors import InvalidRequestError
 from contract.nvidia import EngineInputs
 
-GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
-"""``json`` is any object of JSON and takes no guide."""
+GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar", "calls"]
+"""``json`` is any object of JSON and takes no guide; ``calls`` is preprocessing's own, the grammar
+of an answer with calls of functions."""
 
 GUIDE_TYPES: tuple[GuideType, ...] = get_args(GuideType)
 _REFUSED = ("structural_tag",)
@@ -20,9 +22,10 @@ _TYPE = EngineInputs.GUIDED_DECODING_GUIDE_TYPE.name
 _GUIDE = EngineInputs.GUIDED_DECODING_GUIDE.name
 
 
-def refused_guide(reason: str) -> InvalidRequestError:
-    """What a request is told whose guide can't be kept to."""
-    return InvalidRequestError(f"{_GUIDE}: {reason}", _GUIDE)
+def refused_guide(reason: str, guide: Guide | None = None) -> InvalidRequestError:
+    """What a request is told whose guide can't be kept to, by the input that the guide comes of."""
+    name = ChatInputs.TOOLS.name if guide is not None and guide.type == "calls" else _GUIDE
+    return InvalidRequestError(f"{name}: {reason}", name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Guide:
                 raise InvalidRequestError(f"{_GUIDE} needs a {_TYPE}", _TYPE)
             return None
         if guide_type not in GUIDE_TYPES:
-            known = ", ".join(GUIDE_TYPES)
+            known = ", ".join(each for each in GUIDE_TYPES if each != "calls")
             what = "not supported" if guide_type in _REFUSED else "not known"
             raise InvalidRequestError(
                 f"{_TYPE} is {guide_type[:64]!r}, which is {what}; it must be one of {known}", _TYPE

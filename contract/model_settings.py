@@ -19,6 +19,10 @@ _TRITON_PARAMETERS = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_P
 """Parameters that Triton's Python backend reads itself."""
 
 
+ToolFormat = Literal["hermes", "qwen_xml", "llama", "mistral", "phi", "gemma"]
+"""The formats in which families of models write calls of functions."""
+
+
 class ModelSettings(Settings):
     """Base of the settings of one model."""
 
@@ -64,11 +68,18 @@ class PreprocessingSettings(ModelSettings):
             template, where it has one; ``on`` refuses the text where it has none. Control tokens in
             it are plain text. ``off`` takes it as it is, a prompt that its sender has rendered:
             control tokens in it count.
+        tool_format: In which format the model calls functions. ``auto`` is the one that its chat
+            template speaks; ``none`` refuses tools.
+        hold_tool_calls: Whether a call that the model begins by itself keeps to the schema of its
+            function's arguments; else one of a function with ``strict`` does. A forced call always
+            does.
     """
 
     tokenizer_dir: str = "../../tensorrt_llm/*"
     add_special_tokens: bool = True
     chat_template: Literal["auto", "on", "off"] = "auto"
+    tool_format: Literal["auto", "none"] | ToolFormat = "auto"
+    hold_tool_calls: bool = False
 
 
 class EngineModelSettings(ModelSettings):

@@ -28,9 +28,17 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
     """Text and its options.
 
     Attributes:
-        MESSAGES: A chat as JSON, in place of ``QUERY``; so are the next two.
+        PROMPT_TOKEN_IDS: A prompt's tokens, in place of ``QUERY``.
+        MESSAGES: A chat as JSON, in place of ``QUERY``; what follows belongs to it.
         TOOLS: Functions that the model may call.
+        TOOL_CHOICE: Whether it calls them.
+        PARALLEL_TOOL_CALLS: Whether it may call more than one.
+        REASONING_EFFORT: How much it thinks.
+        THINKING_TOKEN_BUDGET: After how many tokens it has thought enough.
         CHAT_TEMPLATE_KWARGS: What else the chat template is given.
+        PARSE_ANSWER: Whether reasoning and calls are told apart from the text.
+        GUIDED_DECODING_GUIDE_TYPE: What the text keeps to; with calls and thinking it is another.
+        GUIDED_DECODING_GUIDE: The same.
         EMBEDDING_BIAS_IDS: Biased tokens by their ids, in place of ``EMBEDDING_BIAS_WORDS``.
         MIN_TOKENS: How many tokens of the answer no stop text ends.
         STREAM: Whether the request streams.
@@ -38,9 +46,17 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
         INCLUDE_STOP_STR_IN_OUTPUT: Whether a stop text is part of the answer.
     """
 
+    PROMPT_TOKEN_IDS = optional("PROMPT_TOKEN_IDS", "INT32", -1)
     MESSAGES = optional("MESSAGES", "STRING")
     TOOLS = optional("TOOLS", "STRING")
+    TOOL_CHOICE = optional("TOOL_CHOICE", "STRING")
+    PARALLEL_TOOL_CALLS = optional("PARALLEL_TOOL_CALLS", "BOOL")
+    REASONING_EFFORT = optional("REASONING_EFFORT", "STRING")
+    THINKING_TOKEN_BUDGET = optional("THINKING_TOKEN_BUDGET", "INT32")
     CHAT_TEMPLATE_KWARGS = optional("CHAT_TEMPLATE_KWARGS", "STRING")
+    PARSE_ANSWER = optional("PARSE_ANSWER", "BOOL")
+    GUIDED_DECODING_GUIDE_TYPE = optional("GUIDED_DECODING_GUIDE_TYPE", "STRING")
+    GUIDED_DECODING_GUIDE = optional("GUIDED_DECODING_GUIDE", "STRING")
     EMBEDDING_BIAS_IDS = optional("EMBEDDING_BIAS_IDS", "INT32", -1)
     MIN_TOKENS = optional("MIN_TOKENS", "INT32")
     STREAM = optional("STREAM", "BOOL")
@@ -49,11 +65,20 @@ class PreprocessingInputs(nvidia.PreprocessingInputs):
 
 
 class PreprocessingOutputs(nvidia.PreprocessingOutputs):
-    """Tokens, and what else the engine needs; ours are explained at `EngineInputs`."""
+    """Tokens, and what else the engine needs; ours are explained at `EngineInputs`.
+
+    Guides and what bounds thinking are left out where a request has none.
+    """
 
     LIVENESS_PROBES = Tensor("LIVENESS_PROBES", "BOOL")
     STREAMING = Tensor("STREAMING", "BOOL")
     STREAM_CONTEXT = Tensor("STREAM_CONTEXT", "STRING")
+    GUIDE_TYPE = Tensor("GUIDE_TYPE", "STRING")
+    GUIDE = Tensor("GUIDE", "STRING")
+    THINKING_BUDGET = Tensor("THINKING_BUDGET", "INT32")
+    THINKING_BEGIN_IDS = Tensor("THINKING_BEGIN_IDS", "INT32", (-1,))
+    THINKING_END_IDS = Tensor("THINKING_END_IDS", "INT32", (-1,))
+    THINKING_CLOSE_IDS = Tensor("THINKING_CLOSE_IDS", "INT32", (-1,))
 
 
 class _StepInputs(nvidia.EngineInputs):
@@ -83,10 +108,20 @@ class EngineInputs(_StepInputs):
         PRIORITY: Which requests go first; Triton doesn't show its own request priority to a Python
             model.
         RETURN_COMPUTED_TOKENS: Whether responses say what was computed: see `OurStatistics`.
+        RETURN_PROMPT_TOKENS: Whether a sequence's first response says what its prompt was.
+        THINKING_BUDGET: After so many tokens of thinking its end is forced.
+        THINKING_BEGIN_IDS: The tokens that thinking begins with; none where the prompt ends in it.
+        THINKING_END_IDS: Those that end it.
+        THINKING_CLOSE_IDS: Those that are forced.
         SAMPLED: Parameters of sampling that are ours: rows of `contract.parameters`.
     """
 
+    THINKING_BUDGET = scalar("thinking_token_budget", "INT32")
+    THINKING_BEGIN_IDS = optional("thinking_begin_ids", "INT32", -1)
+    THINKING_END_IDS = optional("thinking_end_ids", "INT32", -1)
+    THINKING_CLOSE_IDS = optional("thinking_close_ids", "INT32", -1)
     RETURN_COMPUTED_TOKENS = scalar("return_computed_tokens", "BOOL")
+    RETURN_PROMPT_TOKENS = scalar("return_prompt_tokens", "BOOL")
     PRIORITY = scalar("priority", "INT32")
     SAMPLED = tuple(row.engine for row in OUR_ROWS)
 
@@ -99,6 +134,10 @@ class OurStatistics(TensorSet):
         NUM_COMPUTED_INPUT_TOKENS: Those that were computed, of this sequence, until now.
         NUM_COMPUTED_OUTPUT_TOKENS: Tokens that were generated, of this sequence, until now: also an
             end token, and those that are not part of the answer.
+        PROMPT_IDS: The prompt, ``[tokens]``; this and what follows in the first response.
+        PROMPT_LOG_PROBS: How likely the last of its tokens were, ``[scored]``: the first has none.
+        PROMPT_TOP_LOG_PROB_IDS: The likeliest in their places, ``[scored, num_top_log_probs]``.
+        PROMPT_TOP_LOG_PROBS: How likely those were.
     """
 
     NUM_CACHED_TOKENS = Tensor("num_cached_tokens", "INT32")
@@ -106,6 +145,10 @@ class OurStatistics(TensorSet):
     NUM_COMPUTED_OUTPUT_TOKENS = Tensor("num_computed_output_tokens", "INT32")
     TOP_LOG_PROB_IDS = Tensor("top_log_prob_ids", "INT32", (-1, -1, -1))
     TOP_LOG_PROBS = Tensor("top_log_probs", "FP32", (-1, -1, -1))
+    PROMPT_IDS = Tensor("prompt_ids", "INT32", (-1,))
+    PROMPT_LOG_PROBS = Tensor("prompt_log_probs", "FP32", (-1,))
+    PROMPT_TOP_LOG_PROB_IDS = Tensor("prompt_top_log_prob_ids", "INT32", (-1, -1))
+    PROMPT_TOP_LOG_PROBS = Tensor("prompt_top_log_probs", "FP32", (-1, -1))
 
 
 class Statistics(OurStatistics, nvidia.Statistics):
@@ -136,15 +179,29 @@ class AnswerExtras(TensorSet):
 
     Attributes:
         FINISH_REASON: Why the answer ended, in its last response.
+        STOP_TEXT: The stop text that ended it, if one did.
         SAFETY_VERDICTS: What a policy found, as JSON.
         OUTPUT_TOKENS: The text of the tokens whose log probabilities the response carries.
         TOP_TOKENS: The text of the likeliest tokens beside each.
+        PROMPT_TOKEN_TEXTS: The text of the prompt's tokens.
+        PROMPT_TOP_TOKENS: The text of the likeliest in their places.
+        REASONING_OUTPUT: What the model thought before it answered.
+        TOOL_CALLS: What it says of calls, as JSON: a list of ``{"index", "id", "name"}`` where one
+            begins and ``{"index", "arguments"}`` with what follows of its arguments.
+        NUM_REASONING_TOKENS: How many of the response's tokens it thought with. These three where
+            the request asks for ``parse_answer``.
     """
 
     FINISH_REASON = Tensor("finish_reason", "STRING")
+    STOP_TEXT = Tensor("stop_text", "STRING")
     SAFETY_VERDICTS = Tensor("safety_verdicts", "STRING")
     OUTPUT_TOKENS = Tensor("output_tokens", "STRING", (-1, -1))
     TOP_TOKENS = Tensor("top_tokens", "STRING", (-1, -1, -1))
+    PROMPT_TOKEN_TEXTS = Tensor("prompt_token_texts", "STRING", (-1,))
+    PROMPT_TOP_TOKENS = Tensor("prompt_top_tokens", "STRING", (-1, -1))
+    REASONING_OUTPUT = Tensor("reasoning_output", "STRING")
+    TOOL_CALLS = Tensor("tool_calls", "STRING")
+    NUM_REASONING_TOKENS = Tensor("num_reasoning_tokens", "INT32")
 
 
 class PostprocessingInputs(nvidia.PostprocessingInputs, Statistics, _StepOutputs):
@@ -183,7 +240,13 @@ OURS = frozenset(_names(*_StepInputs.own(), *EngineInputs.own(), *_StepOutputs.a
 """Tensors of the engine that TensorRT-LLM's own backend doesn't have."""
 
 _OUR_ENGINES_ALONE = frozenset(
-    _names(*EngineInputs.own(), *OurStatistics.all(), AnswerExtras.TOP_TOKENS)
+    _names(
+        *EngineInputs.own(),
+        *OurStatistics.all(),
+        AnswerExtras.TOP_TOKENS,
+        AnswerExtras.PROMPT_TOKEN_TEXTS,
+        AnswerExtras.PROMPT_TOP_TOKENS,
+    )
 )
 """What only our engine knows of: behind another, nothing offers it."""
 

@@ -22,7 +22,8 @@ ensemble's may be any of the contract's: where the text path ended it."""
 
 SAFETY_POLICY = "safety_policy"
 CHAT_TEMPLATE = "chat_template"
-REQUEST_PARAMETERS = (SAFETY_POLICY, CHAT_TEMPLATE)
+ADD_SPECIAL_TOKENS = "add_special_tokens"
+REQUEST_PARAMETERS = (SAFETY_POLICY, CHAT_TEMPLATE, ADD_SPECIAL_TOKENS)
 """What a request says beside its inputs, in Triton's request parameters."""
 
 SHARE = "share"

@@ -83,9 +83,14 @@ class Parameter:
     name: str = ""
 
     @property
+    def many(self) -> bool:
+        """Whether a value is several texts or numbers."""
+        return -1 in self.tensor.dims and not self.weights
+
+    @property
     def texts(self) -> bool:
         """Whether a value is several texts."""
-        return self.tensor.data_type == "STRING" and -1 in self.tensor.dims and not self.weights
+        return self.many and self.tensor.data_type == "STRING"
 
     def check(self, value: float) -> None:
         """Check a value before the engine samples by it.
@@ -111,7 +116,7 @@ class Parameter:
         if self.weights is not None:
             keys, values = tuple(value), tuple(value.values())
             return {self.tensor.name: keys, self.weights.name: values} if value else {}
-        if self.texts:
+        if self.many:
             return {self.tensor.name: tuple(value)} if value else {}
         return {self.tensor.name: (value,)}
 

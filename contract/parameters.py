@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import Annotated
 
+from contract.chat_parameters import ChatInputs, ChatKeywords, ChatParameters
 from contract.nvidia import EngineInputs, EnsembleInputs
 from contract.parameter import Bounds, Parameter, described, rows_of
-from contract.tensors import Tensor, TensorSet, Value, optional, scalar
+from contract.tensors import Tensor, Value, optional, scalar
 
 INT32_MAX = 2**31 - 1
 
@@ -25,21 +26,20 @@ MAX_TOP_LOG_PROBS = 20
 """Most likeliest tokens that are reported beside each chosen one."""
 
 
-class OwnInputs(TensorSet):
+class OwnInputs(ChatInputs):
     """What a client may send beside TensorRT-LLM's inputs, where code names the tensor itself."""
 
-    MESSAGES = optional("messages", "STRING")
-    TOOLS = optional("tools", "STRING")
-    CHAT_TEMPLATE_KWARGS = optional("chat_template_kwargs", "STRING")
+    PROMPT_TOKEN_IDS = optional("prompt_token_ids", "INT32", -1)
     EMBEDDING_BIAS_IDS = optional("embedding_bias_ids", "INT32", -1)
     INCLUDE_STOP_STR_IN_OUTPUT = optional("include_stop_str_in_output", "BOOL")
     RETURN_COMPUTED_TOKENS = optional("return_computed_tokens", "BOOL")
+    RETURN_PROMPT_TOKENS = optional("return_prompt_tokens", "BOOL")
     PRIORITY = optional("priority", "INT32")
 
 
 @described
 @dataclass(frozen=True, kw_only=True)
-class GenerationParameters:
+class GenerationParameters(ChatParameters):
     """How one request's text is generated: names and meaning are TensorRT-LLM's.
 
     None and an empty collection are not sent and leave the choice to the server.
@@ -259,6 +259,18 @@ class GenerationParameters:
             openai="top_logprobs",
         ),
     ] = None
+    num_prompt_log_probs: Annotated[
+        int | None,
+        Parameter(
+            meaning="Report the log probability of so many of the prompt's last tokens too, with "
+            "num_top_log_probs of the likeliest beside each; the first token has none. "
+            "max_tokens may be 0 then. Not known to TensorRT-LLM's engine.",
+            tensor=optional("num_prompt_log_probs", "INT32"),
+            engine=scalar("num_prompt_log_probs", "INT32"),
+            bounds=Bounds(least=0),
+            default=0,
+        ),
+    ] = None
     exclude_input_in_output: Annotated[
         bool | None,
         Parameter(
@@ -295,6 +307,14 @@ class GenerationParameters:
             tensor=OwnInputs.RETURN_COMPUTED_TOKENS,
         ),
     ] = None
+    return_prompt_tokens: Annotated[
+        bool | None,
+        Parameter(
+            meaning="Report what the prompt's tokens are, with their texts. Not known to "
+            "TensorRT-LLM's engine.",
+            tensor=OwnInputs.RETURN_PROMPT_TOKENS,
+        ),
+    ] = None
     return_perf_metrics: Annotated[
         bool | None,
         Parameter(
@@ -302,31 +322,13 @@ class GenerationParameters:
             tensor=EnsembleInputs.RETURN_PERF_METRICS,
         ),
     ] = None
-    messages: Annotated[
-        Sequence[Mapping[str, Any]],
+    prompt_token_ids: Annotated[
+        Sequence[int],
         Parameter(
-            meaning="A chat in place of the prompt, which must be empty then: OpenAI's messages.",
-            tensor=OwnInputs.MESSAGES,
-            json=True,
-            openai="messages",
+            meaning="The prompt's tokens in place of the prompt, which must be empty then.",
+            tensor=OwnInputs.PROMPT_TOKEN_IDS,
         ),
     ] = ()
-    tools: Annotated[
-        Sequence[Mapping[str, Any]],
-        Parameter(
-            meaning="Functions that the model may call, as OpenAI's chat API has them.",
-            tensor=OwnInputs.TOOLS,
-            json=True,
-        ),
-    ] = ()
-    chat_template_kwargs: Annotated[
-        Mapping[str, Any],
-        Parameter(
-            meaning="What else the checkpoint's chat template is given.",
-            tensor=OwnInputs.CHAT_TEMPLATE_KWARGS,
-            json=True,
-        ),
-    ] = field(default_factory=dict)
     guided_decoding_guide_type: Annotated[
         str | None,
         Parameter(
@@ -367,7 +369,7 @@ class GenerationParameters:
         return inputs
 
 
-class ParameterKeywords(TypedDict, total=False):
+class ParameterKeywords(ChatKeywords, total=False):
     """The fields of `GenerationParameters` as keyword arguments, for type checkers."""
 
     max_tokens: int
@@ -390,15 +392,15 @@ class ParameterKeywords(TypedDict, total=False):
     num_return_sequences: int | None
     return_log_probs: bool | None
     num_top_log_probs: int | None
+    num_prompt_log_probs: int | None
     exclude_input_in_output: bool | None
     include_stop_str_in_output: bool | None
     return_num_input_tokens: bool | None
     return_num_output_tokens: bool | None
     return_computed_tokens: bool | None
+    return_prompt_tokens: bool | None
     return_perf_metrics: bool | None
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]]
-    chat_template_kwargs: Mapping[str, Any]
+    prompt_token_ids: Sequence[int]
     guided_decoding_guide_type: str | None
     guided_decoding_guide: str | None
     priority: int | None

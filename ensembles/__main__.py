@@ -23,6 +23,7 @@ def main() -> int:
         default=[],
         help="a setting, such as max_batch_size=8 or safety.policy_file=mine.yaml",
     )
+    parser.add_argument("--brief", action="store_true", help="don't tell how to serve it")
     arguments = parser.parse_args()
     try:
         settings = RepositorySettings.from_assignments(arguments.set)
@@ -34,9 +35,8 @@ def main() -> int:
     advice = missing_engine(arguments.repository, settings)
     if advice:
         print(f"no engine yet: {advice}")
-    command = kind_of(settings).start_command(arguments.repository.resolve(), settings)
-    if command:
-        print(f"start it with: {command}")
+    if not arguments.brief:
+        print(kind_of(settings).how_to_serve(arguments.repository.resolve(), settings))
     return 0
 
 

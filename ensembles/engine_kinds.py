@@ -7,6 +7,8 @@ files lie, and what is missing while they do not. Nothing else asks which engine
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ from ensembles.model_configs import (
 from ensembles.repository_settings import RepositorySettings
 
 _BUILD = "`make build-engines` with a recipe for TensorRT-LLM makes one, and says how to serve it"
+ROOT = Path(__file__).resolve().parent.parent
 _LLM_API_SOURCE = "/app/all_models/llmapi/tensorrt_llm/1 of NVIDIA's container"
 
 
@@ -66,9 +69,9 @@ class EngineKind(ABC):
         """What else the version folder of ``tensorrt_llm`` is given, by name."""
         return {}
 
-    def start_command(self, repository: Path, settings: RepositorySettings) -> str | None:
-        """The command that starts Triton, where it is not the one that serves every repository."""
-        return None
+    @abstractmethod
+    def how_to_serve(self, repository: Path, settings: RepositorySettings) -> str:
+        """Where a repository with an engine is served, and the command that does it there."""
 
 
 class _InEnsemble(EngineKind):
@@ -141,7 +144,12 @@ class OnnxKind(_InEnsemble):
         versions = version.parent.glob("[0-9]*")
         if any((each / settings.onnx.engine_dir / "engine.json").is_file() for each in versions):
             return None
-        return "run `make build-engines`"
+        make = f"`make repository REPOSITORY={version.parent.parent}`"
+        return f"{make}, with the same SETTINGS, builds one and puts it there"
+
+    def how_to_serve(self, repository: Path, settings: RepositorySettings) -> str:
+        command = [sys.executable, "-m", "ops.serve", "--repository", str(repository)]
+        return f"serve it from {ROOT} with: {shlex.join(command)}"
 
 
 class CppBackendKind(_InEnsemble):
@@ -192,8 +200,8 @@ class CppBackendKind(_InEnsemble):
             return None
         return f"{folder} has no engine: {_BUILD}"
 
-    def start_command(self, repository: Path, settings: RepositorySettings) -> str | None:
-        return settings.tensorrt_llm.launch(repository)
+    def how_to_serve(self, repository: Path, settings: RepositorySettings) -> str:
+        return f"serve it in NVIDIA's container with: {settings.tensorrt_llm.launch(repository)}"
 
 
 class LLMAPIKind(EngineKind):
@@ -225,6 +233,9 @@ class LLMAPIKind(EngineKind):
         if not (folder / "config.json").is_file():
             return f"{folder} has no checkpoint: {_BUILD}"
         return None
+
+    def how_to_serve(self, repository: Path, settings: RepositorySettings) -> str:
+        return f"serve it in NVIDIA's container with: tritonserver --model-repository={repository}"
 
 
 ENGINE_KINDS: dict[Literal["onnx", "tensorrt_llm", "llm_api"], EngineKind] = {

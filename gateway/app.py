@@ -21,7 +21,7 @@ from gateway.api.edge import Edge, written
 from gateway.api.error_objects import error_headers, invalid
 from gateway.api.incoming import Held
 from gateway.api.parts import Line
-from gateway.api.routes import api, health
+from gateway.api.routes import api, health, tokens
 from gateway.configuration import (
     AnyUpstream,
     Configuration,
@@ -93,6 +93,12 @@ def create_app(
     )
     held = Held(configuration.listen.max_held_bytes)
     _watch(metrics, fleet, admission)
+    metrics.watch(
+        "kept_bytes",
+        "Kept of answers",
+        "of",
+        lambda: {"responses": gateway.conversations.held_bytes},
+    )
     metrics.watch("body_bytes", "Held of bodies", "of", lambda: {"requests": held.total})
     router = Router(configuration, replicas)
     gateway = Gateway(
@@ -133,6 +139,7 @@ def create_app(
     app.state.line = Line()
     app.include_router(health)
     app.include_router(api)
+    app.include_router(tokens)
     if services.administration is not None:
         app.state.administration = services.administration
         app.include_router(admin)
@@ -145,7 +152,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(configuration.listen.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["x-request-id", "x-trireme-served-by", "retry-after"],
         )
     app.add_middleware(Edge, settings=configuration.listen, held=held, turnstile=gateway.turnstile)

@@ -308,6 +308,18 @@ class AffinitySettings(Settings):
     load_factor: float = Field(default=1.25, ge=1, le=100)
 
 
+class KeepingSettings(Settings):
+    """How answers of `/v1/responses` are kept, in this process alone.
+
+    Attributes:
+        max_bytes: Of all that are kept; one tenant has half of it at most, and 0 keeps none.
+        keep_s: For how long.
+    """
+
+    max_bytes: int = Field(default=64 << 20, ge=0)
+    keep_s: float = Field(default=3600.0, gt=0)
+
+
 class TracingSettings(Settings):
     """Where traces go.
 
@@ -353,6 +365,7 @@ class Configuration(ServiceSettings):
         admission: How requests wait.
         health: How upstreams are watched.
         affinity: How prompts find a warm prefix cache.
+        keeping: How answers are kept that requests go on with.
         tracing: Where traces go.
 
     Who may ask, how much, and where it is written down: see `ServiceSettings`.
@@ -365,6 +378,7 @@ class Configuration(ServiceSettings):
     admission: AdmissionSettings = AdmissionSettings()
     health: HealthSettings = HealthSettings()
     affinity: AffinitySettings = AffinitySettings()
+    keeping: KeepingSettings = KeepingSettings()
     tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from contract.errors import (
     RequestTimeoutError,
     ServerBusyError,
     ServerUnavailableError,
+    TriremeError,
 )
 from gateway.admission import Admission
 from gateway.configuration import AffinitySettings
@@ -41,8 +42,9 @@ from gateway.mailbox import Mailbox
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import Tracing
 from gateway.order import Order
-from gateway.progress import Progress
 from gateway.routing import Router, Target
+from gateway.run_progress import Progress
+from gateway.upstreams.base import PartRefusedError
 from gateway.upstreams.fleet import Replica
 from gateway.upstreams.silence import PATIENCE, Silence
 
@@ -285,6 +287,10 @@ class Run:
                         deadline_s = min(anyio.current_time() + patience_s, last_s)
                         if abs(deadline_s - scope.deadline) > _RESCHEDULE_S:
                             scope.deadline = deadline_s
+            except PartRefusedError as error:
+                for delta in (*kept, *error.last):
+                    self.progress.add(delta)
+                raise
             except GenerationError:
                 if not self._is_stopped:
                     raise
@@ -328,7 +334,7 @@ class Run:
         try:
             while await replica.upstream.stop(job):
                 await asyncio.sleep(_STOP_AGAIN_S)
-        except GenerationError as error:
+        except TriremeError as error:
             _log.warning("%s could not be told to stop: %s", replica.name, error)
         scope.cancel()
 

@@ -16,6 +16,7 @@ import anyio
 from typing_extensions import Self
 
 from gateway.configuration import Configuration
+from gateway.conversations import Conversations
 from gateway.dispatch import Dispatcher, Run
 from gateway.gateway_errors import GatewayError, GenerationFailed
 from gateway.intake import Intake
@@ -31,7 +32,8 @@ from gateway.interfaces import (
 from gateway.leaving import Leavers
 from gateway.observability.metrics import Metrics, RequestLabels
 from gateway.observability.tracing import RequestSpan, Tracing
-from gateway.order import Order
+from gateway.order import CLIENT_DEADLINE, Order
+from gateway.tokenizing import Tokenizing
 from gateway.turnstile import Turnstile
 from gateway.visit import CLIENT_CLOSED_REQUEST, Door, Visit
 
@@ -63,7 +65,9 @@ class Gateway:
         self.router = dispatcher.router
         self.turnstile = Turnstile()
         self.leavers = Leavers()
-        self.intake = Intake(dispatcher.router, configuration.admission)
+        self.conversations = Conversations(configuration.keeping)
+        self.intake = Intake(dispatcher.router, configuration.admission, self.conversations)
+        self.tokenizing = Tokenizing(dispatcher.router, limiter)
         self.door = Door(metrics, audit)
 
     async def authenticate(self, authorization: str | None) -> Principal:
@@ -103,7 +107,7 @@ class Gateway:
                 await reservation.settle(0, 0)
                 raise
         except GatewayError as error:
-            span.failed(error, error_cause(error), is_client_s=_is_client_s(error))
+            span.failed(error, order.cause(error), is_client_s=order.is_client_s(error))
             span.end()
             raise
         visit.is_told = True
@@ -172,7 +176,7 @@ class Exchange:
         await self.run.aclose()
         order, progress = self.order, self.run.progress
         latency_s = time.monotonic() - order.arrival.received_s
-        cause = None if error is None else error_cause(error)
+        cause = None if error is None else order.cause(error)
         try:
             await self._reservation.settle(
                 progress.charged_prompt_tokens, progress.charged_output_tokens
@@ -218,7 +222,8 @@ class Exchange:
         order, progress = self.order, self.run.progress
         reasons = tuple(dict.fromkeys(progress.finish_reasons.values()))
         if cause is not None:
-            reasons = ("cancelled",) if cause == "disconnected" else ("error",)
+            is_cut_off = cause in ("disconnected", CLIENT_DEADLINE)
+            reasons = ("cancelled",) if is_cut_off else ("error",)
         return AuditRecord(
             request_id=order.arrival.request_id,
             time=order.arrival.time,
@@ -272,7 +277,7 @@ class Exchange:
             http_response_status_code=status,
         )
         if error is not None:
-            self._span.failed(error, cause, is_client_s=_is_client_s(error))
+            self._span.failed(error, cause, is_client_s=order.is_client_s(error))
         self._span.end()
         _log.info(
             "request",
@@ -299,17 +304,3 @@ class Exchange:
                 "latency_s": round(latency_s, 4),
             },
         )
-
-
-def _is_client_s(error: BaseException) -> bool:
-    """Whether a request ended by its client's own doing: it was wrong, or the client left."""
-    if isinstance(error, GatewayError):
-        return error.status < 500
-    return isinstance(error, asyncio.CancelledError)
-
-
-def error_cause(error: BaseException) -> str:
-    """A word for an error in metrics, traces and logs."""
-    if isinstance(error, GatewayError):
-        return error.code or type(error).__name__
-    return "disconnected" if isinstance(error, asyncio.CancelledError) else "internal"

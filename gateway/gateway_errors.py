@@ -5,6 +5,7 @@ GatewayError
 ├── AuthenticationError    who asks is not known                            401
 ├── PermissionDenied       known, and may not do this                       403
 ├── ModelNotFound          no such model                                    404
+├── NotKept                an answer that isn't kept, or no longer          404
 ├── BodyTimeout            the request didn't arrive in time                408
 ├── BodyTooLarge           a longer body than is read                       413
 ├── LimitExceeded          a rate or a quota is used up                     429
@@ -72,6 +73,13 @@ class InvalidRequest(GatewayError):  # noqa: N818 - OpenAI's word is invalid_req
     """A field is missing, wrong, or asks for what isn't supported; the message names it."""
 
     status = 400
+
+
+class NotKept(GatewayError):  # noqa: N818 - says what happened
+    """No answer of that id is kept, for this tenant."""
+
+    status = 404
+    code: ErrorCode | None = "previous_response_not_found"
 
 
 class ModelNotFound(GatewayError):  # noqa: N818 - says what happened

@@ -5,8 +5,8 @@ APIs turn requests into generations, upstreams turn them into pieces, and neithe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -73,15 +73,17 @@ class Texts(Prompt):
 
     Attributes:
         texts: They.
+        special_tokens: Whether each gets what the tokenizer begins or ends a text with.
     """
 
     texts: tuple[str, ...]
+    special_tokens: bool = True
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
+    def of(cls, texts: Sequence[str], special_tokens: bool = True) -> Self:
         """Encode texts."""
         encoded = "\n".join(texts).encode()
-        return cls(encoded, encoded, tuple(texts))
+        return cls(encoded, encoded, tuple(texts), special_tokens)
 
     @property
     def operation(self) -> str:
@@ -89,6 +91,33 @@ class Texts(Prompt):
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Tokens(Prompt):
+    """Tokens, by their ids, to be gone on with.
+
+    Attributes:
+        rows: Those of each prompt.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """Encode tokens."""
+        encoded = orjson.dumps(rows)
+        return cls(encoded, encoded, tuple(map(tuple, rows)))
+
+    @property
+    def operation(self) -> str:
+        return "text_completion"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+AnyPrompt = Chat | Texts | Tokens
 
 
 @dataclass(frozen=True)
@@ -107,7 +136,7 @@ class Generation:
     """
 
     request_id: str
-    prompt: Chat | Texts
+    prompt: AnyPrompt
     parameters: GenerationParameters
     stream: bool
     tenant_class: TenantClass
@@ -150,15 +179,17 @@ class TokenLogprob(NamedTuple):
 
     Attributes:
         token: Its text; bytes that are no character alone are replaced.
-        logprob: Natural logarithm of its probability.
+        logprob: Natural logarithm of its probability; None where that isn't known.
         raw: Its bytes, where they are known.
         top: The likeliest tokens at its place.
+        id: Its id, where it is known.
     """
 
     token: str
-    logprob: float
+    logprob: float | None
     raw: bytes | None = None
     top: tuple[TokenLogprob, ...] = ()
+    id: int | None = None
 
 
 class Computed(NamedTuple):
@@ -175,6 +206,23 @@ class Computed(NamedTuple):
     cached: int
 
 
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """What was added to one call of a function.
+
+    Attributes:
+        index: Which call of its answer, from 0.
+        id: The call's id, where it begins.
+        name: The function's name, where it begins.
+        arguments: What follows of its arguments, which are JSON when the call is whole.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 @dataclass
 class Delta:
     """What was added to one answer.
@@ -188,6 +236,11 @@ class Delta:
         logprobs: Of each token, where they were asked for.
         verdicts: What the safety policy found, as ``output:email:redact``.
         computed: What was done for the answer; None where the upstream doesn't tell.
+        prompt: The prompt's tokens, where they were asked for, in an answer's first piece.
+        reasoning: What follows of the model's thinking, which comes before the text.
+        tool_calls: What follows of calls, in order, which come behind the text.
+        reasoning_tokens: How many of `output_tokens` it thought with.
+        stop_text: The stop text that ended it, where one did and that is known.
     """
 
     index: int = 0
@@ -198,8 +251,35 @@ class Delta:
     logprobs: list[TokenLogprob] | None = None
     verdicts: tuple[str, ...] = ()
     computed: Computed | None = None
+    prompt: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    reasoning_tokens: int = 0
+    stop_text: str = ""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it has text of any kind."""
+        return bool(self.text or self.reasoning or self.tool_calls)
+
+    @property
+    def written(self) -> str:
+        """All that the model wrote."""
+        calls = (each.name + each.arguments for each in self.tool_calls)
+        return "".join((self.reasoning, self.text, *calls))
+
+    def add_tool_calls(self, more: Iterable[ToolCallDelta]) -> None:
+        """Add what follows of calls: one entry for each of them."""
+        by_index = {each.index: each for each in self.tool_calls}
+        for each in more:
+            known = by_index.get(each.index)
+            if known is not None:
+                each = replace(known, arguments=known.arguments + each.arguments)
+            by_index[each.index] = each
+        self.tool_calls = list(by_index.values())
 
     @property
     def num_entries(self) -> int:
         """How many tokens it tells the probability of."""
-        return sum(1 + len(each.top) for each in self.logprobs or ())
+        told = (*(self.prompt or ()), *(self.logprobs or ()))
+        return sum(1 + len(each.top) for each in told)

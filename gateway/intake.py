@@ -5,8 +5,9 @@ from __future__ import annotations
 from contract.bounds import MAX_ANSWERS
 from contract.parameters import GenerationParameters, ParameterKeywords
 from gateway.configuration import AdmissionSettings, ModelSettings
+from gateway.conversations import Conversations, Keeper
 from gateway.gateway_errors import InvalidRequest
-from gateway.generation import Generation
+from gateway.generation import AnyPrompt, Chat, Generation
 from gateway.interfaces import TENANT_CLASSES, Principal, TenantClass
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order, Wish
@@ -18,9 +19,12 @@ DEADLINE_HEADER = "x-trireme-timeout-s"
 class Intake:
     """Makes orders."""
 
-    def __init__(self, router: Router, settings: AdmissionSettings) -> None:
+    def __init__(
+        self, router: Router, settings: AdmissionSettings, conversations: Conversations
+    ) -> None:
         self._router = router
         self._settings = settings
+        self._conversations = conversations
 
     def order(self, principal: Principal, arrival: Arrival, wish: Wish) -> Order:
         """What is to be done for a request.
@@ -32,9 +36,10 @@ class Intake:
         model = self._router.resolve(wish.model, principal)
         parameters = _parameters(wish.parameters, model.settings, model.asked)
         timeout_s = self._timeout_s(arrival)
+        prompt, keeper = self._conversation(principal, wish)
         generation = Generation(
             request_id=arrival.request_id,
-            prompt=wish.prompt,
+            prompt=prompt,
             parameters=parameters,
             stream=wish.stream,
             tenant_class=_tenant_class(principal, wish),
@@ -50,7 +55,16 @@ class Intake:
             generation=generation,
             affinity_key=wish.affinity_key,
             deadline_s=arrival.received_s + timeout_s,
+            deadline_is_asked=timeout_s < self._settings.default_deadline_s,
+            keeper=keeper,
         )
+
+    def _conversation(self, principal: Principal, wish: Wish) -> tuple[AnyPrompt, Keeper | None]:
+        """The prompt with all that was said before it, and what keeps the answer."""
+        if wish.follows is None:
+            return wish.prompt, None
+        said, keeper = self._conversations.begin(principal.tenant, wish.follows, keeps=wish.keeps)
+        return (Chat.of(said) if wish.follows.answer_id else wish.prompt), keeper
 
     def _timeout_s(self, arrival: Arrival) -> float:
         """Seconds that the whole may take."""

@@ -31,9 +31,16 @@ class Mailbox:
         else:
             pending.text += delta.text
             pending.finish_reason = delta.finish_reason or pending.finish_reason
+            pending.stop_text = delta.stop_text or pending.stop_text
             pending.output_tokens += delta.output_tokens
+            pending.reasoning += delta.reasoning
+            pending.reasoning_tokens += delta.reasoning_tokens
+            if delta.tool_calls:
+                pending.add_tool_calls(delta.tool_calls)
             if delta.prompt_tokens is not None:
                 pending.prompt_tokens = delta.prompt_tokens
+            if delta.prompt is not None:
+                pending.prompt = delta.prompt
             if delta.logprobs is not None:
                 if pending.logprobs is None:
                     pending.logprobs = []

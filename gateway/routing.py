@@ -80,11 +80,13 @@ class Router:
         ]
 
     def resolve(self, asked: str, principal: Principal) -> Model:
-        """The model of a name.
+        """The model of a name; no name is the only model's.
 
         Raises:
             ModelNotFound: There is none, or the principal isn't to know of it.
         """
+        if not asked:
+            asked = self._only(principal)
         name = self._names.get(asked)
         if name is None or not _may_ask(principal, asked, name):
             raise ModelNotFound(
@@ -92,6 +94,16 @@ class Router:
                 param="model",
             )
         return Model(name, asked, self._models[name])
+
+    def _only(self, principal: Principal) -> str:
+        """The name of the only model that somebody may ask."""
+        names = {model.name for model in self.models(principal)}
+        if len(names) != 1:
+            raise ModelNotFound(
+                f"model is missing, and there are {len(names)} of them", param="model"
+            )
+        (name,) = names
+        return name
 
     def target(
         self, model: Model, principal: Principal, request_id: str, prompt_bytes: int

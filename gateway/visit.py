@@ -71,9 +71,11 @@ class Door:
         if error is not None:
             is_http = type(error) is GatewayError  # a status, and nothing that has a word
             code = error.code or (f"http_{status}" if is_http else type(error).__name__)
+            if visit.order is not None and not is_http:
+                code = visit.order.cause(error)
         record = _record(visit, error, status, code)
         self._count(visit, record)
-        if record.tenant or visit.arrival.headers.get("authorization"):
+        if record.tenant or visit.arrival.authorization:
             self._audit.call(record)
         is_probe = visit.route.startswith("GET /health/") and status == 200
         _log.log(
@@ -95,7 +97,7 @@ class Door:
 
     def _count(self, visit: Visit, record: CallRecord) -> None:
         order = visit.order
-        if order is not None:
+        if order is not None and record.status >= 400:
             labels = RequestLabels(order.tenant_class, order.model.name)
             self._metrics.refused(labels, record.status, record.code)
         else:

@@ -73,20 +73,30 @@ NAMESAKES = {
     "python_backend/engine/onnx_engine.py": {"bad_words", "max_tokens", "stop_words"},  # fields of
     "python_backend/engine/sequence.py": {"max_tokens", "min_tokens", "stop"},  # the parameters
     "python_backend/serving/adapter_model.py": {"stop"},  # a finish reason
-    "python_backend/serving/answer.py": {"stop"},
+    "python_backend/serving/answer.py": {"stop", "tool_calls"},
+    "python_backend/tools/manner.py": {"tool_calls", "tools"},  # and a template's variable
+    "python_backend/tools/told_tools.py": {"tool_calls"},
     "python_backend/serving/postprocessing.py": {"stop"},
     "python_backend/text/chat_template.py": {"messages", "tools"},  # a chat template's variables
+    "python_backend/text/messages.py": {"tool_calls"},  # a field of OpenAI's messages
     "python_backend/text/detokenizer.py": {"stop"},  # of a decoder in `tokenizer.json`
     "clients/__main__.py": {"stop"},  # options of the command line
     "clients/client.py": {"sequence_index"},  # what a result has
     "clients/results.py": {"arrival_time_ns"},  # what its metrics have
     "clients/perf/__main__.py": {"max_tokens"},  # a setting in the report
     "gateway/upstreams/provider_upstream.py": {  # OpenAI's words
+        "chat_template_kwargs",
         "finish_reason",
         "max_tokens",
         "messages",
+        "parallel_tool_calls",
         "priority",
+        "reasoning_effort",
         "stop",
+        "thinking_token_budget",
+        "tool_calls",
+        "tool_choice",
+        "tools",
     },
     "ensembles/cpp_backend.py": {"top_k", "top_p"},  # decoding modes of the C++ backend
 }

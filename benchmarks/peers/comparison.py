@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.hardware import Hardware, measure_hardware
+from benchmarks.peers.peers_quality import Quality, Remembered, WorkerPredictor
 from benchmarks.peers.prepare import PrepareError
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.workloads import Workload
+from build.quality.closeness import Kept, Passage, Predictor, compare
+
+
+class Questions:
+    """What is asked of a real model, in its chat template.
+
+    Attributes:
+        end_ids: Tokens that end an answer.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], end_ids: Sequence[int]) -> None:
+        self.end_ids = tuple(end_ids)
+        self._prompts = prompts
+        self._left: list[int] = []
+
+    def some(self, rng: np.random.Generator, count: int) -> list[list[int]]:
+        """Questions that were not asked before, as long as there are such."""
+        if len(self._left) < count:
+            self._left = rng.permutation(len(self._prompts)).tolist()
+        chosen, self._left = self._left[:count], self._left[count:]
+        return [list(self._prompts[place]) for place in chosen]
+
 
 MEMORY_BYTES = 16 << 30
 """What all systems that are loaded at a time may take together."""
@@ -25,12 +50,17 @@ class Comparison:
     Attributes:
         ready: What each system said when it was loaded first, by name, in the order of turns.
         seconds: Of each round, by workload and system.
+        quality: What each system makes of the checkpoint, where that was asked.
         failures: Why a system was left out, by name.
         hardware: The machine's rates, the best of measurements before every round.
     """
 
     def __init__(
-        self, seed: int, start: Callable[[str], Worker], memory_bytes: int = MEMORY_BYTES
+        self,
+        seed: int,
+        start: Callable[[str], Worker],
+        memory_bytes: int = MEMORY_BYTES,
+        questions: Questions | None = None,
     ) -> None:
         """Describe the comparison; nothing is loaded yet.
 
@@ -38,14 +68,17 @@ class Comparison:
             seed: Of the prompts.
             start: Loads a system by its name; raises ``PrepareError`` or ``WorkerError``.
             memory_bytes: What loaded systems may take together.
+            questions: What workloads of talk ask.
         """
         self.ready: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, dict[str, list[float]]] = {}
         self.failures: dict[str, str] = {}
+        self.quality: dict[str, Quality] = {}
         self.hardware = Hardware(0, 0.0, 0.0, 0.0)
         self._rng = np.random.default_rng(seed)
         self._start = start
         self._memory_bytes = memory_bytes
+        self._questions = questions
         self._loaded: dict[str, Worker] = {}
 
     def load(self, name: str) -> None:
@@ -70,6 +103,39 @@ class Comparison:
             for workload in workloads:
                 self._turns(round_, workload)
 
+    def read(
+        self,
+        reference: Predictor,
+        passages: Sequence[Passage],
+        sizes: Callable[[str], int],
+        kept: Callable[[str], Kept],
+    ) -> None:
+        """Compare what each system predicts with a reference.
+
+        One that can't say, such as a graph that computes a prompt's last token alone, stays.
+
+        Args:
+            reference: What the others are held against.
+            passages: What is read.
+            sizes: The bytes of a system's weights.
+            kept: Where to remember what was found of a system, which takes the longest.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            remembered = Remembered(reference, Path(folder))
+            for name in list(self.ready):
+                if name not in self._loaded:
+                    self.load(name)
+                if name not in self._loaded:
+                    continue
+                predictor = WorkerPredictor(self._loaded[name], Path(folder))
+                try:
+                    (found,) = compare(remembered, [predictor], passages, kept=[kept(name)])
+                except WorkerError as error:
+                    print(f"{name}: its quality is not known: {error}", flush=True)
+                    continue
+                self.quality[name] = Quality(sizes(name), found)
+                print(f"reading  {name:24} {found.divergence:.5f} nats a token", flush=True)
+
     def close(self) -> None:
         """End every system."""
         for name in list(self._loaded):
@@ -77,9 +143,8 @@ class Comparison:
 
     def _turns(self, round_: int, workload: Workload) -> None:
         """Every system once, on the same prompts; each round begins with another one."""
-        prompts, others = (
-            [prompt.tolist() for prompt in workload.prompts(self._rng)] for _ in range(2)
-        )
+        prompts, others = self._prompts(workload), self._prompts(workload)
+        ends = self._questions.end_ids if self._questions and workload.is_talk else ()
         names = list(self.ready)
         if not names:
             raise WorkerError("no system is left to measure")
@@ -90,8 +155,8 @@ class Comparison:
                     self.load(name)
                     if name in self.failures:
                         continue
-                    self._loaded[name].run(others, workload.output)
-                duration_s = self._loaded[name].run(prompts, workload.output)
+                    self._loaded[name].run(others, workload.output, ends)
+                duration_s = self._loaded[name].run(prompts, workload.output, ends)
             except WorkerError as error:
                 self._leave_out(name, str(error))
                 continue
@@ -104,6 +169,12 @@ class Comparison:
             if round_:
                 by_system = self.seconds.setdefault(workload.name, {})
                 by_system.setdefault(name, []).append(duration_s)
+
+    def _prompts(self, workload: Workload) -> list[list[int]]:
+        if workload.is_talk:
+            assert self._questions is not None, "a workload of talk needs questions"
+            return self._questions.some(self._rng, workload.concurrent)
+        return [prompt.tolist() for prompt in workload.prompts(self._rng)]
 
     def _make_room(self, current: str) -> None:
         """End what loads the quickest, but not the system whose turn it is, until the rest fits."""

@@ -11,9 +11,10 @@ from typing import Any
 
 from benchmarks.bench_checkpoint import CONFIG
 from benchmarks.hardware import WEIGHT_BYTES, Decoder, Hardware, bound_s
+from benchmarks.peers.peers_quality import Quality, table
 from benchmarks.peers.peers_results import Figure, Ratio, Seconds, figures, server_share
 from benchmarks.peers.systems import BY_NAME, SystemSpec
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import TALKS, WORKLOADS, Workload
 from clients.perf.load_report import Machine, revision
 
 KV_BYTES_SETTING = "KV cache bytes a token"
@@ -59,6 +60,7 @@ class Report:
         systems: What ran.
         seconds: Of every round, by workload and system.
         failures: What was left out, by system, with the reason.
+        quality: What each system makes of the real checkpoint.
     """
 
     date: str
@@ -69,6 +71,7 @@ class Report:
     systems: dict[str, SystemReport]
     seconds: Seconds
     failures: dict[str, str] = field(default_factory=dict)
+    quality: dict[str, Quality] = field(default_factory=dict)
 
     @classmethod
     def of(cls, started: datetime, **found: Any) -> Report:
@@ -90,6 +93,9 @@ class Report:
                 machine=Machine(**found["machine"]),
                 hardware=Hardware(**found["hardware"]),
                 systems={name: SystemReport(**each) for name, each in found["systems"].items()},
+                quality={
+                    name: Quality.load(each) for name, each in found.get("quality", {}).items()
+                },
                 **{key: found[key] for key in ("date", "revision", "seed", "seconds", "failures")},
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -106,21 +112,22 @@ class Report:
             systems={**self.systems, **other.systems},
             seconds={**self.seconds, **other.seconds},
             failures={**self.failures, **other.failures},
+            quality={**self.quality, **other.quality},
         )
 
     @property
     def workloads(self) -> list[Workload]:
         """The workloads that ran, in the table's order."""
-        return [workload for workload in WORKLOADS if workload.name in self.seconds]
+        return [each for each in (*WORKLOADS, *TALKS) if each.name in self.seconds]
 
     def figures(self, workload: Workload) -> dict[str, Figure]:
         """The figures of one workload, by system."""
-        return figures(workload, self.seconds[workload.name])
+        return figures(workload, self.seconds[workload.name], self.quality)
 
     def bound_share(self, workload: Workload, name: str) -> float | None:
         """The share of the hardware's bound that one of our engines reaches in the median round."""
         kv_bytes = self.systems[name].settings.get(KV_BYTES_SETTING)
-        if kv_bytes is None:
+        if kv_bytes is None or workload.is_talk:  # another model than the bound is of
             return None
         decoder = Decoder.of(CONFIG)
         seconds = bound_s(
@@ -169,9 +176,13 @@ class Report:
 
     def to_markdown(self) -> str:
         """Tables, for people."""
-        lines = ["# Trireme beside its peers", "", *self._figure_table()]
+        lines = ["# Trireme beside its peers"]
+        if self.workloads:
+            lines += ["", *self._figure_table()]
+        if self.quality:
+            lines += ["", *self._quality_table()]
         ours = [name for name, system in self.systems.items() if system.kind != "peer"]
-        if ours:
+        if ours and self.workloads:
             lines += ["", *self._ratio_table(ours)]
         if self.server_shares():
             lines += ["", *self._server_table()]
@@ -210,22 +221,52 @@ class Report:
             *_table(head, rows),
         ]
 
+    def _quality_table(self) -> list[str]:
+        talks = [workload for workload in self.workloads if workload.is_talk]
+        columns = {
+            _title(talk): {
+                name: _shown(talk, figure.value) for name, figure in self.figures(talk).items()
+            }
+            for talk in talks
+        }
+        labels = {name: system.label for name, system in self.systems.items()}
+        tokens = {each.closeness.tokens for each in self.quality.values()}
+        rows = table(self.quality, labels, columns)
+        return [
+            f"Quality on the real checkpoint, {', '.join(f'{each:,}' for each in tokens)} tokens "
+            "of prose beside the same weights in float32, with standard errors; and speed on it, "
+            "real questions with answers that end by themselves.",
+            "",
+            *_table(rows[0], rows[1:]),
+        ]
+
     def _ratio_table(self, names: Sequence[str]) -> list[str]:
         rows = []
         for name in names:
             label = self.systems[name].label
             found = [self.figures(workload).get(name) for workload in self.workloads]
             to_rivals = [_ratio(each.to_rivals if each else None) for each in found]
-            rows.append([label, "comparable peers", *to_rivals])
-            to_peers = [_ratio(each.to_peers if each else None) for each in found]
-            rows.append([label, "all peers", *to_peers])
+            if not self.quality:
+                rows.append([label, "comparable peers", *to_rivals])
+                to_peers = [_ratio(each.to_peers if each else None) for each in found]
+                rows.append([label, "all peers", *to_peers])
+            else:
+                rows.append([label, "peers no better", *to_rivals])
+                to_better = [_ratio(each.to_better if each else None) for each in found]
+                rows.append([label, "better peers (no claim)", *to_better])
             shares = [self.bound_share(workload, name) for workload in self.workloads]
             if any(shares):
                 rows.append([label, "hardware's bound", *map(_share, shares)])
+        beside = (
+            "the fastest peer whose predictions are no nearer to the checkpoint's, which is what "
+            "may be claimed, and as the fastest of the nearer ones, which is no claim"
+            if self.quality
+            else "the best peer of comparable precision (int4 beside int4, int8 beside int8 and "
+            "bf16) and as the best of all"
+        )
         return [
-            "How many times as fast as the best peer of comparable precision (int4 beside int4, "
-            "int8 beside int8 and bf16) and as the best of all, the median of the rounds' own "
-            "ratios; and the share of the hardware's bound that is reached.",
+            f"How many times as fast as {beside}: the median of the rounds' own ratios; and the "
+            "share of the hardware's bound that is reached.",
             "",
             *_table(["system", "beside", *(each.name for each in self.workloads)], rows),
         ]

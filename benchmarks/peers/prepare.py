@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ from benchmarks.peers.systems import Environment, SystemSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, from which worker programs run."""
+
+
+_STAMP = "built.json"
 
 
 class PrepareError(Exception):
@@ -65,23 +69,26 @@ class Workshop:
         stamp.write_text(key)
         return python
 
-    def model(self, system: SystemSpec, checkpoint: Path) -> Path:
-        """The folder of a system's model.
+    def model(self, system: SystemSpec, checkpoint: Path, place: str = "models") -> Path:
+        """The folder of a system's model, in a folder of such models.
 
-        A peer's is built once for its requirements, program and options; ours anew each time, since
-        the builder may have changed.
+        A peer's is built once for its requirements, program and options, ours for its builder.
 
         Raises:
             PrepareError: The worker's ``build`` failed.
         """
-        model = self.folder / "models" / system.name
-        stamp = model / "built.json"
+        model = self.folder / place / system.name
+        stamp = model / _STAMP
         key = json.dumps({"checkpoint": str(checkpoint), "options": system.options})
+        sources = [worker_file(system)]
         if system.environment is not None:
-            key += environment_file(system.environment).read_text()
-            key += worker_file(system).read_text()
-            if stamp.is_file() and stamp.read_text() == key:
-                return model
+            sources.append(environment_file(system.environment))
+        else:
+            sources += sorted(ROOT.glob("build/**/*.py"))
+            sources += sorted(ROOT.glob("python_backend/engine/**/*.[ch]"))
+        key += _digest(sources)
+        if stamp.is_file() and stamp.read_text() == key:
+            return model
         python = self.python(system)
         print(f"{system.name}: building the model", flush=True)
         shutil.rmtree(model, ignore_errors=True)
@@ -90,6 +97,18 @@ class Workshop:
         _run([*command, "--checkpoint", str(checkpoint)], model.with_suffix(".build.log"))
         stamp.write_text(key)
         return model
+
+
+def stamp_of(model: Path) -> str:
+    """What tells a model from others, and from what was made of its system before."""
+    return hashlib.sha256((model / _STAMP).read_bytes()).hexdigest()[:16]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def environment_file(environment: Environment) -> Path:

@@ -8,9 +8,13 @@ import os
 import selectors
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.memory_use import family, memory_bytes
 from benchmarks.peers.prepare import ROOT, worker_environment
@@ -67,17 +71,52 @@ class Worker:
             raise
         self._signal(signal.SIGSTOP)
 
-    def run(self, prompts: list[list[int]], output_tokens: int) -> float:
+    def run(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> float:
         """Have all prompts continued.
 
+        Args:
+            prompts: Token ids of each.
+            output_tokens: How many each is to get, or at most where it may end.
+            end_ids: Tokens that end an answer.
+
         Returns:
-            Seconds from the prompts' arrival in the worker to the last token.
+            Seconds from the prompts' arrival in the worker to the last token. Where answers may
+            end, as many as all of ``output_tokens`` would have taken at the same rate.
 
         Raises:
-            WorkerError: The system failed, or did not generate exactly what was asked for.
+            WorkerError: The system failed, or did not generate what was asked for.
         """
+        request = {"prompts": prompts, "output_tokens": output_tokens, "end_ids": list(end_ids)}
+        answer = self._ask(request)
+        generated: list[int] = answer["generated"]
+        asked = [output_tokens] * len(prompts)
+        ended = end_ids and len(generated) == len(prompts) and max(generated) <= output_tokens
+        if generated != asked and not (ended and min(generated) >= 0 and sum(generated)):
+            raise WorkerError(
+                f"{self.name} was asked for {output_tokens} tokens for each of {len(prompts)} "
+                f"prompts and generated {generated}"
+            )
+        return float(answer["seconds"]) * sum(asked) / sum(generated)
+
+    def logits(self, tokens: Sequence[int], rows: int, file: Path) -> NDArray[np.float32]:
+        """What the system predicts after each of the last ``rows`` tokens, ``[rows, vocab]``.
+
+        Args:
+            tokens: Token ids.
+            rows: How many of them.
+            file: Carries the result, which is valid until the next call.
+
+        Raises:
+            WorkerError: The system failed.
+        """
+        answer = self._ask({"tokens": list(tokens), "rows": rows, "file": str(file)})
+        return np.memmap(file, np.float32, "r", shape=(rows, answer["vocab_size"]))
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Have the worker go on until it has answered."""
         self._signal(signal.SIGCONT)
-        request = {"prompts": prompts, "output_tokens": output_tokens}
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -86,12 +125,7 @@ class Worker:
             raise self._error("ended") from None
         answer = self._answer()
         self._signal(signal.SIGSTOP)
-        if answer["generated"] != [output_tokens] * len(prompts):
-            raise WorkerError(
-                f"{self.name} was asked for {output_tokens} tokens for each of {len(prompts)} "
-                f"prompts and generated {answer['generated']}"
-            )
-        return float(answer["seconds"])
+        return answer
 
     @property
     def memory_bytes(self) -> int:

@@ -47,7 +47,7 @@ class SystemSpec:
         name: As on the command line and in the report.
         label: As in the picture.
         kind: Whose it is, and how much of it runs.
-        precision: Of the weights, by which systems are compared.
+        precision: Of the weights, by which systems are compared where quality was not measured.
         worker: Module of ``benchmarks.peers.workers``.
         environment: Where it is installed; None is Trireme's own.
         options: What the worker is told.
@@ -62,9 +62,10 @@ class SystemSpec:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def _trireme(precision: str) -> tuple[SystemSpec, SystemSpec]:
-    options = {"precision": precision}
-    name, label = f"trireme-{precision}", f"Trireme {precision}"
+def _trireme(
+    kind: str, precision: str, options: dict[str, str], words: str = ""
+) -> tuple[SystemSpec, SystemSpec]:
+    name, label = f"trireme-{kind}", f"Trireme {words or kind}"
     return (
         SystemSpec(name, label, "engine", precision, "trireme", options=options),
         SystemSpec(
@@ -86,11 +87,25 @@ def _peer(
 
 
 SYSTEMS = (
-    *_trireme("int4"),
-    *_trireme("int8"),
+    *_trireme("int4", "int4", {"precision": "int4"}),
+    *_trireme(
+        "int4-head8",
+        "int4",
+        {"precision": "int4", "head": "int8_block"},
+        "int4, 8-bit head",
+    ),
+    *_trireme("int8", "int8", {"precision": "int8"}),
+    *_trireme(
+        "int8-block",
+        "int8",
+        {"precision": "int8_block", "smoothing": "yes"},
+        "int8 blocks",
+    ),
     _peer("openvino-int4", "OpenVINO GenAI int4", "int4", _OPENVINO, {"precision": "int4"}),
     _peer("openvino-int8", "OpenVINO GenAI int8", "int8", _OPENVINO, {"precision": "int8"}),
     _peer("llama-cpp-q4_0", "llama.cpp Q4_0", "int4", _LLAMA_CPP, {"type": "q4_0"}),
+    _peer("llama-cpp-q4_1", "llama.cpp Q4_1", "int4", _LLAMA_CPP, {"type": "q4_1"}),
+    _peer("llama-cpp-q4_k_m", "llama.cpp Q4_K_M", "int4", _LLAMA_CPP, {"type": "q4_k_m"}),
     _peer("llama-cpp-q8_0", "llama.cpp Q8_0", "int8", _LLAMA_CPP, {"type": "q8_0"}),
     _peer(
         "onnxruntime-genai-int4",

@@ -7,8 +7,10 @@ program names two functions and hands them to ``main``:
 - ``load(model, options)`` returns a ``System``.
 
 ``serve`` then speaks JSON, one object a line. The worker says ``{"ready": {...}}`` once loaded;
-each request ``{"prompts": [[id, …], …], "output_tokens": n}`` is answered with
-``{"seconds": s, "generated": [n, …]}`` or ``{"error": "…"}``. End of input ends the worker.
+each request ``{"prompts": [[id, …], …], "output_tokens": n, "end_ids": [id, …]}`` is answered with
+``{"seconds": s, "generated": [n, …]}`` or ``{"error": "…"}``; a request for what a system predicts,
+``{"tokens": [id, …], "rows": n, "file": "…"}``, with ``{"seconds": s, "vocab_size": n}``, and the
+logits as float32 in the file. End of input ends the worker.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 Options = dict[str, Any]
 """What tells the systems of one worker program from each other, such as the precision."""
@@ -37,12 +39,31 @@ class System(Protocol):
 
     settings: dict[str, Any]
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
-        """Continue all prompts greedily, each by exactly ``output_tokens``.
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """Continue all prompts greedily by ``output_tokens``, or to the first of ``end_ids``.
 
         Returns:
-            How many tokens each really got, counted on what the system returned.
+            How many tokens each really got, counted on what the system returned, without one that
+            ended it.
         """
+
+
+class Array(Protocol):
+    """What a worker needs of numpy's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def tofile(self, file: str) -> None: ...
+
+
+class PredictingSystem(System, Protocol):
+    """One that also says what it predicts."""
+
+    def logits(self, tokens: list[int], rows: int) -> Array:
+        """The logits after each of the last ``rows`` tokens, float32 ``[rows, vocab]``."""
 
 
 def main(
@@ -94,16 +115,35 @@ def serve(system: System, ready: dict[str, Any], requests: IO[str], replies: IO[
         request = json.loads(line)
         try:
             start = time.perf_counter()
-            generated = system.generate(request["prompts"], request["output_tokens"])
+            answer = _predicted(system, request) if "tokens" in request else _run(system, request)
             seconds = time.perf_counter() - start
         except Exception:  # the orchestrator decides what a failure means
             _say(replies, {"error": traceback.format_exc()})
         else:
-            _say(replies, {"seconds": seconds, "generated": generated})
+            _say(replies, {"seconds": seconds, **answer})
 
+
+def _run(system: System, request: dict[str, Any]) -> dict[str, Any]:
+    ends = request.get("end_ids", ())
+    return {"generated": system.generate(request["prompts"], request["output_tokens"], ends)}
+
+
+def _predicted(system: System, request: dict[str, Any]) -> dict[str, Any]:
+    logits = cast(PredictingSystem, system).logits(request["tokens"], request["rows"])
+    logits.tofile(request["file"])
+    return {"vocab_size": logits.shape[1]}
+
+
+GGUF_SOURCE = "source.gguf"
+"""In a checkpoint's folder, the same weights as GGUF, where they were made so."""
 
 KV_CACHE_GIB = 1
 """Keys and values that a peer may keep: more than twice what the longest workload needs."""
+
+
+def answered(tokens: Sequence[int], end_ids: Sequence[int]) -> int:
+    """How many tokens an answer has before the first that ended it."""
+    return next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens))
 
 
 def available_cores() -> int:

@@ -232,6 +232,9 @@ def _rotary(file: GGUFFile, name: str, config: Mapping[str, Any]) -> dict[str, A
         }
         if original is not None:
             said["original_max_position_embeddings"] = original
+        magnitude = file.get(f"{name}.rope.scaling.attn_factor", float, None)
+        if magnitude is not None:
+            said["rope_scaling"]["attention_factor"] = magnitude
     elif kind in ("linear", "yarn"):
         if factor is None:
             raise CheckpointError(f"{file.path} has no {name}.rope.scaling.factor")

@@ -11,9 +11,12 @@ thousand tokens tell a tenth of a percent of perplexity apart. Three figures:
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,40 +92,82 @@ class _Expected:
         return found + log_sums
 
 
-class _Found:
-    """What was found of one predictor, token by token."""
+class TokenFigures(NamedTuple):
+    """What was found of one predictor, token by token, each ``[tokens]``.
 
-    def __init__(self) -> None:
-        self._log_probs: list[NDArray[np.float64]] = []
-        self._lost: list[NDArray[np.float64]] = []
-        self._divergences: list[NDArray[np.float64]] = []
-        self._same: list[NDArray[np.bool_]] = []
+    Attributes:
+        log_probs: Of the tokens that are there.
+        lost: How much less that is than the reference's.
+        divergences: Of the whole distributions.
+        same: Whether both find the same token likeliest.
+    """
 
-    def add(self, expected: _Expected, logits: Logits, targets: NDArray[np.int32]) -> None:
-        """Compare rows."""
-        likeliest = logits.argmax(axis=1)
-        logits = logits - logits.max(axis=1, keepdims=True)
-        log_sums = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
-        log_probs = logits[np.arange(len(targets)), targets] - log_sums
-        self._log_probs.append(log_probs)
-        self._lost.append(expected.log_probs - log_probs)
-        self._divergences.append(expected.divergence(logits, log_sums))
-        self._same.append(likeliest == expected.likeliest)
+    log_probs: NDArray[np.float64]
+    lost: NDArray[np.float64]
+    divergences: NDArray[np.float64]
+    same: NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Iterable[TokenFigures]) -> TokenFigures:
+        """Those of one text and of the next."""
+        return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
     def closeness(self) -> Closeness:
-        """All of it together."""
-        lost, divergences = np.concatenate(self._lost), np.concatenate(self._divergences)
-        increase = math.exp(lost.mean())
-        root = math.sqrt(len(lost))
+        """All tokens together."""
+        increase, root = math.exp(self.lost.mean()), math.sqrt(len(self.lost))
         return Closeness(
-            tokens=len(lost),
-            perplexity=math.exp(-np.concatenate(self._log_probs).mean()),
+            tokens=len(self.lost),
+            perplexity=math.exp(-self.log_probs.mean()),
             increase=increase - 1,
-            increase_error=increase * float(lost.std()) / root,
-            divergence=float(divergences.mean()),
-            divergence_error=float(divergences.std()) / root,
-            agreement=float(np.concatenate(self._same).mean()),
+            increase_error=increase * float(self.lost.std()) / root,
+            divergence=float(self.divergences.mean()),
+            divergence_error=float(self.divergences.std()) / root,
+            agreement=float(self.same.mean()),
         )
+
+
+def _token_figures(expected: _Expected, logits: Logits, targets: NDArray[np.int32]) -> TokenFigures:
+    likeliest = logits.argmax(axis=1)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    log_sums = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
+    log_probs = logits[np.arange(len(targets)), targets] - log_sums
+    return TokenFigures(
+        log_probs,
+        expected.log_probs - log_probs,
+        expected.divergence(logits, log_sums),
+        likeliest == expected.likeliest,
+    )
+
+
+class Kept:
+    """A folder that remembers what was found of one predictor beside one reference.
+
+    A comparison of some hours can so be done in pieces, and one more predictor needs the others no
+    more. Whoever names the folder sees to it that both are the same the next time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, passage: Passage) -> TokenFigures | None:
+        """What was found on a passage, if it was read."""
+        try:
+            with np.load(self._file(passage)) as stored:
+                return TokenFigures(*(stored[name] for name in TokenFigures._fields))
+        except FileNotFoundError:
+            return None
+
+    def keep(self, passage: Passage, found: TokenFigures) -> None:
+        """Remember it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / f"{os.getpid()}.npz"
+        np.savez(partial, **found._asdict())
+        partial.rename(self._file(passage))
+
+    def _file(self, passage: Passage) -> Path:
+        digest = hashlib.sha256(np.int32(passage.compared).tobytes())
+        digest.update(passage.tokens.astype(np.int32).tobytes())
+        return self._folder / f"{digest.hexdigest()[:16]}.npz"
 
 
 def compare(
@@ -130,30 +175,55 @@ def compare(
     others: Sequence[Predictor],
     passages: Iterable[Passage],
     done: Callable[[int], None] = lambda passages: None,
+    kept: Sequence[Kept] = (),
 ) -> list[Closeness]:
-    """Compare predictors with a reference, which computes each passage once.
+    """Compare predictors with a reference, which computes each passage at most once.
 
     Args:
         reference: What the others are held against.
         others: What is compared.
         passages: What they read.
         done: Told the number of passages that are read.
+        kept: For each of the others, where to keep what was found, and look for it.
 
     Returns:
         The closeness of each.
     """
-    found = [_Found() for _ in others]
-    for count, (tokens, compared) in enumerate(passages, 1):
-        read, targets = tokens[:-1], tokens[-compared:]
-        parts = [slice(start, start + _ROWS) for start in range(0, compared, _ROWS)]
-        logits = reference.logits(read, compared)
-        expected = [_Expected(logits[part], targets[part]) for part in parts]
-        for predictor, each in zip(others, found, strict=True):
-            logits = predictor.logits(read, compared)
-            for part, of_part in zip(parts, expected, strict=True):
-                each.add(of_part, logits[part], targets[part])
+    found: list[list[TokenFigures]] = [[] for _ in others]
+    for count, passage in enumerate(passages, 1):
+        known = [each.find(passage) for each in kept] or [None] * len(others)
+        expected = None
+        for place, predictor in enumerate(others):
+            figures = known[place]
+            if figures is None:
+                expected = expected or _expected(reference, passage)
+                figures = _compared(expected, predictor, passage)
+                if kept:
+                    kept[place].keep(passage, figures)
+            found[place].append(figures)
         done(count)
-    return [each.closeness() for each in found]
+    return [TokenFigures.joined(each).closeness() for each in found]
+
+
+def _parts(passage: Passage) -> list[slice]:
+    return [slice(start, start + _ROWS) for start in range(0, passage.compared, _ROWS)]
+
+
+def _expected(reference: Predictor, passage: Passage) -> list[_Expected]:
+    logits = reference.logits(passage.tokens[:-1], passage.compared)
+    targets = passage.tokens[-passage.compared :]
+    return [_Expected(logits[part], targets[part]) for part in _parts(passage)]
+
+
+def _compared(
+    expected: Sequence[_Expected], predictor: Predictor, passage: Passage
+) -> TokenFigures:
+    logits = predictor.logits(passage.tokens[:-1], passage.compared)
+    targets = passage.tokens[-passage.compared :]
+    return TokenFigures.joined(
+        _token_figures(each, logits[part], targets[part])
+        for part, each in zip(_parts(passage), expected, strict=True)
+    )
 
 
 def windows(tokens: NDArray[np.int32], begin: NDArray[np.int32], size: int) -> Iterator[Passage]:

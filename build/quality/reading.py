@@ -81,7 +81,7 @@ def answers(folder: Path, progress: Progress = silent) -> list[Passage]:
     params = SamplingParams(
         max_tokens=ANSWER_TOKENS, end_ids=frozenset(engine.config.end_token_ids)
     )
-    sequences = [Sequence(prompt, params) for prompt in _prompts(tokenizer)]
+    sequences = [Sequence(prompt, params) for prompt in questions(tokenizer)]
     for sequence in sequences:
         engine.check(sequence.prompt, params)
         engine.add(sequence)
@@ -91,7 +91,7 @@ def answers(folder: Path, progress: Progress = silent) -> list[Passage]:
     return [Passage(each.tokens(), len(each.output)) for each in sequences if each.output]
 
 
-def _prompts(tokenizer: TextTokenizer) -> Iterator[NDArray[np.int32]]:
+def questions(tokenizer: TextTokenizer) -> Iterator[NDArray[np.int32]]:
     """The questions' tokens, in the chat template where there is one."""
     for question in QUESTIONS.read_text(encoding="utf-8").splitlines():
         if tokenizer.chat_template is None:

@@ -20,7 +20,7 @@ from clients.aside import in_thread
 from contract.bounds import MAX_JSON_VALUES
 from contract.memory import give_back_memory
 from gateway.api.error_objects import invalid
-from gateway.api.translator import Translator
+from gateway.api.translator import Endpoint, Translator
 from gateway.gateway_errors import InvalidRequest
 from gateway.order import Wish
 
@@ -52,11 +52,11 @@ class Read(NamedTuple):
     wish: Wish
 
 
-async def read(translator: Translator[Any], raw: bytes, *, streaming: bool = False) -> Read:
+async def read(endpoint: Endpoint[Any], raw: bytes, *, streaming: bool = False) -> Read:
     """Read a body strictly: no NaN, and no text that isn't Unicode.
 
     Args:
-        translator: The API that it is of.
+        endpoint: What it is sent to.
         raw: The body.
         streaming: It asks for a stream, whatever it says of that.
 
@@ -64,13 +64,13 @@ async def read(translator: Translator[Any], raw: bytes, *, streaming: bool = Fal
         InvalidRequest: It is no JSON, or a field of it is wrong.
     """
     if len(raw) <= _SMALL_BYTES:
-        return _read(translator, raw, streaming)
+        return _read(endpoint, raw, streaming)
     is_huge = len(raw) > _HUGE_BYTES
     if is_huge:
         _give_back_later()
     if is_huge not in _limiters:
         _limiters[is_huge] = anyio.CapacityLimiter(_AT_ONCE)
-    return await in_thread(partial(_read_large, translator, raw, streaming), _limiters[is_huge])
+    return await in_thread(partial(_read_large, endpoint, raw, streaming), _limiters[is_huge])
 
 
 def _give_back_later() -> None:
@@ -112,25 +112,25 @@ def count_values(raw: bytes) -> int:
     return values
 
 
-def _read_large(translator: Translator[Any], raw: bytes, streaming: bool) -> Read:
+def _read_large(endpoint: Endpoint[Any], raw: bytes, streaming: bool) -> Read:
     values = count_values(raw)
     if values > MAX_JSON_VALUES:
         raise InvalidRequest(
             f"the body has {values} values; it must have at most {MAX_JSON_VALUES}",
             code="invalid_value",
         )
-    return _read(translator, raw, streaming)
+    return _read(endpoint, raw, streaming)
 
 
-def _read(translator: Translator[Any], raw: bytes, streaming: bool) -> Read:
+def _read(endpoint: Endpoint[Any], raw: bytes, streaming: bool) -> Read:
     try:
         value = orjson.loads(raw)
     except ValueError:
         raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
-    if streaming and isinstance(value, dict):
-        value = translator.streaming(value)
+    if streaming and isinstance(value, dict) and isinstance(endpoint, Translator):
+        value = endpoint.streaming(value)
     try:
-        body = translator.body.model_validate(value)
+        body = endpoint.body.model_validate(value)
     except ValidationError as error:
         raise invalid(error) from None
-    return Read(body, translator.wish(body))
+    return Read(body, endpoint.wish(body))

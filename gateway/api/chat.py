@@ -4,69 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS
+from contract.bounds import MAX_TEMPLATE_VARIABLES
+from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ROWS, ParameterKeywords
+from contract.tool_choice import ToolChoice
+from gateway.api.chat_messages import ChatMessage, check_calls
 from gateway.api.error_objects import error_body
-from gateway.api.neutral import NEUTRAL, carrying, unsupported
+from gateway.api.functions import Choice, Tools, check_tools, read_choice, tool_parameters
+from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Chat, Delta, Message, TokenLogprob
+from gateway.generation import Chat, Delta, TokenLogprob, ToolCallDelta
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 _MOST_REMEMBERED = 4096
 """Tokens whose JSON is kept: texts repeat themselves."""
 
-
-class _Open(BaseModel):
-    """What may have further fields, as long as nothing is in them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
-
-
-class TextPart(_Open):
-    """A part of a message: text is the only kind that is supported."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(_Open):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=4096, fail_fast=True)]
-    name: str | None = Field(default=None, max_length=64)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _an_answer_may_be_empty(cls, values: Any) -> Any:
-        """An answer of no text comes back as null, as an empty list, or without the field.
-
-        Nobody else's message may lack what it says.
-        """
-        if not isinstance(values, Mapping) or values.get("role") != "assistant":
-            return values
-        return values if values.get("content") else {**values, "content": ""}
-
-    def plain(self) -> Message:
-        """The message as every chat template knows it."""
-        parts = [self.content] if isinstance(self.content, str) else [p.text for p in self.content]
-        # OpenAI's newer word for the same; templates know the older.
-        role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": "\n".join(parts)}
-        return message if self.name is None else {**message, "name": self.name}
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class ChatRequest(GenerationRequest):
@@ -76,9 +37,33 @@ class ChatRequest(GenerationRequest):
         **NEUTRAL,
         "add_special_tokens": (False,),
         "echo": (False,),
+        # Served here, and these values of them ask for nothing.
+        "tool_choice": ("auto",),
+        "parallel_tool_calls": (True,),
+        "include_reasoning": (True,),
+        "reasoning_effort": (),
     }
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=4096, fail_fast=True)
+    tools: Tools = Field(default=[], description="Functions that the model may call.")
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool = Field(
+        default=True, description="Whether an answer may have more than one call."
+    )
+    reasoning_effort: Effort | None = Field(
+        default=None, description="How much the model thinks; none is not at all."
+    )
+    thinking_token_budget: int | None = Field(
+        default=None, ge=0, le=INT32_MAX, description=ROWS["thinking_token_budget"].meaning
+    )
+    include_reasoning: bool = Field(
+        default=True, description="Whether an answer has what the model thought."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None,
+        max_length=MAX_TEMPLATE_VARIABLES,
+        description=ROWS["chat_template_kwargs"].meaning,
+    )
     max_completion_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOG_PROBS)
@@ -91,7 +76,14 @@ class ChatRequest(GenerationRequest):
             raise unsupported(
                 "max_tokens and max_completion_tokens are the same; give one", name="max_tokens"
             )
+        check_calls(self.messages)
+        check_tools(self.tools, self.choice)
         return self
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Whether functions are called."""
+        return read_choice(self.tool_choice)
 
     @property
     def top_logprobs_asked(self) -> int | None:
@@ -100,6 +92,17 @@ class ChatRequest(GenerationRequest):
     @property
     def max_tokens_asked(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    def parameters(self) -> ParameterKeywords:
+        parameters = super().parameters()
+        parameters.update(tool_parameters(self.tools, self.choice, self.parallel_tool_calls))
+        if self.reasoning_effort is not None:
+            parameters["reasoning_effort"] = self.reasoning_effort
+        if self.thinking_token_budget is not None:
+            parameters["thinking_token_budget"] = self.thinking_token_budget
+        if self.chat_template_kwargs:
+            parameters["chat_template_kwargs"] = self.chat_template_kwargs
+        return parameters
 
 
 class ChatEncoder(OpenAIEncoder):
@@ -113,29 +116,62 @@ class ChatEncoder(OpenAIEncoder):
     def __init__(self, body: ChatRequest, order: Order) -> None:
         super().__init__(body, order)
         self._begun: set[int] = set()
+        self._shows_reasoning = body.include_reasoning
+        # OpenAI's own word where nobody but the client chose the function.
+        self._called = "stop" if body.choice.kind == "named" else "tool_calls"
 
     def events(self, deltas: Iterable[Delta]) -> Iterator[Event]:
         for delta in deltas:
             if delta.index not in self._begun:
                 self._begun.add(delta.index)
                 yield self._chunk(delta.index, b'{"role":"assistant","content":""}', None, "")
+            parts: list[tuple[bytes, list[TokenLogprob] | None]] = []
+            if delta.reasoning and self._shows_reasoning:
+                parts.append(
+                    (b'{"reasoning_content":' + orjson.dumps(delta.reasoning) + b"}", None)
+                )
             if delta.text or delta.logprobs:
-                content = b'{"content":' + orjson.dumps(delta.text) + b"}"
-                yield self._chunk(delta.index, content, delta.logprobs, delta.finish_reason)
-            elif delta.finish_reason:
-                yield self._chunk(delta.index, b"{}", None, delta.finish_reason)
+                parts.append((b'{"content":' + orjson.dumps(delta.text) + b"}", delta.logprobs))
+            if delta.tool_calls:
+                calls = [_call(each) for each in delta.tool_calls]
+                parts.append((b'{"tool_calls":' + orjson.dumps(calls) + b"}", None))
+            if delta.finish_reason and not parts:
+                parts.append((b"{}", None))
+            for place, (content, logprobs) in enumerate(parts, 1):
+                reason = self._reason(delta) if place == len(parts) else ""
+                yield self._chunk(delta.index, content, logprobs, reason)
 
     def answer(self, deltas: Sequence[Delta], progress: Progress) -> bytes:
         choices = [
             {
                 "index": delta.index,
-                "message": {"role": "assistant", "content": delta.text, "refusal": None},
-                "logprobs": _chat_logprobs(delta.logprobs),
-                "finish_reason": delta.finish_reason,
+                "message": self._message(delta),
+                "logprobs": _chat_logprobs(self._asked(delta)),
+                "finish_reason": self._reason(delta),
             }
             for delta in sorted(deltas, key=lambda delta: delta.index)
         ]
-        return self._answer(choices, progress)
+        return self._answer(choices, progress, **self._of_prompt(deltas[0]))
+
+    def _reason(self, delta: Delta) -> str:
+        return self._called if delta.finish_reason == "tool_calls" else delta.finish_reason
+
+    def _message(self, delta: Delta) -> dict[str, Any]:
+        """An answer that has calls alone has no text, as at OpenAI."""
+        content = delta.text or (None if delta.tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if delta.reasoning and self._shows_reasoning:
+            message["reasoning_content"] = delta.reasoning
+        if delta.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in delta.tool_calls
+            ]
+        return message
 
     def _chunk(
         self, index: int, content: bytes, logprobs: list[TokenLogprob] | None, reason: str
@@ -152,6 +188,15 @@ class ChatEncoder(OpenAIEncoder):
             )
         )
         return self._event(chunk)
+
+
+def _call(delta: ToolCallDelta) -> dict[str, Any]:
+    """What follows of a call, as a chunk has it: name and id where it begins."""
+    function = {"arguments": delta.arguments}
+    if not delta.id:
+        return {"index": delta.index, "function": function}
+    function = {"name": delta.name, **function}
+    return {"index": delta.index, "id": delta.id, "type": "function", "function": function}
 
 
 def _chat_logprobs(logprobs: list[TokenLogprob] | None) -> orjson.Fragment | None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import orjson
 from pydantic import Field, model_validator
 
+from contract.parameters import INT32_MAX, ParameterKeywords
 from gateway.api.error_objects import error_body
 from gateway.api.neutral import NEUTRAL, unsupported
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Delta, Texts, TokenLogprob
+from gateway.generation import Delta, Texts, TokenLogprob, Tokens
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
+
+_ROWS = Field(min_length=1, max_length=64, fail_fast=True)
+Text = Annotated[str, Field(min_length=1)]
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=INT32_MAX, strict=True)]],
+    Field(min_length=1, fail_fast=True),
+]
 
 
 class CompletionRequest(GenerationRequest):
@@ -24,30 +32,48 @@ class CompletionRequest(GenerationRequest):
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL,
-        "add_special_tokens": (True,),
         "logprobs": (False,),
     }
 
-    prompt: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1)]],
-            Field(min_length=1, max_length=64, fail_fast=True),
-        ]
+    prompt: Text | Annotated[list[Text], _ROWS] | TokenIds | Annotated[list[TokenIds], _ROWS]
+    max_tokens: int | None = Field(
+        default=None, ge=0, le=INT32_MAX, description="0 where the echo is all that is wanted."
+    )
+    add_special_tokens: bool = Field(
+        default=True, description="Whether texts get what the tokenizer begins or ends one with."
     )
     echo: bool = Field(default=False, description="Put the prompt before the answer.")
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
     @model_validator(mode="after")
     def _consistent(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise unsupported("logprobs of an echoed prompt are not supported", name="logprobs")
+        if self.max_tokens == 0 and not self.echo:
+            raise unsupported(
+                "max_tokens is 0; it must be at least 1 without echo", name="max_tokens"
+            )
         return self
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts, one or many."""
-        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+    def prompts(self) -> Texts | Tokens:
+        """The prompts, one or many, as texts or as tokens."""
+        if isinstance(self.prompt, str):
+            return Texts.of([self.prompt], self.add_special_tokens)
+        first = self.prompt[0]
+        if isinstance(first, str):
+            return Texts.of(cast(list[str], self.prompt), self.add_special_tokens)
+        if isinstance(first, int):
+            return Tokens.of([cast(list[int], self.prompt)])
+        return Tokens.of(cast(list[list[int]], self.prompt))
+
+    def parameters(self) -> ParameterKeywords:
+        """How text is to be generated, and what of the prompt is echoed."""
+        parameters = super().parameters()
+        if self.echo:
+            parameters["return_prompt_tokens"] = True
+            if self.logprobs is not None:
+                parameters["num_prompt_log_probs"] = INT32_MAX
+            elif self.max_tokens == 0:  # an engine that generates nothing has a prompt to score
+                parameters.setdefault("num_prompt_log_probs", 1)
+        return parameters
 
     @property
     def top_logprobs_asked(self) -> int | None:
@@ -64,14 +90,15 @@ class CompletionEncoder(OpenAIEncoder):
 
     def __init__(self, body: CompletionRequest, order: Order) -> None:
         super().__init__(body, order)
-        self._echo = body.prompts if body.echo else ()
-        self._n = body.n
+        self._echoes = body.echo
+        self._prompt = order.generation.prompt
+        self._n = order.generation.n
         self._begun: set[int] = set()
         self._offsets: dict[int, int] = {}
 
     def events(self, deltas: Iterable[Delta]) -> Iterator[Event]:
         for delta in deltas:
-            text = self._before(delta.index) + delta.text
+            text = self._before(delta) + delta.text
             if text or delta.logprobs or delta.finish_reason:
                 logprobs = self._logprobs(delta)
                 self._begun.add(delta.index)
@@ -94,42 +121,52 @@ class CompletionEncoder(OpenAIEncoder):
         choices = [
             {
                 "index": delta.index,
-                "text": self._before(delta.index) + delta.text,
+                "text": self._before(delta) + delta.text,
                 "logprobs": self._logprobs(delta),
                 "finish_reason": delta.finish_reason,
+                **self._of_prompt(delta),
             }
             for delta in sorted(deltas, key=lambda delta: delta.index)
         ]
         return self._answer(choices, progress)
 
-    def _before(self, index: int) -> str:
+    def _before(self, delta: Delta) -> str:
         """The prompt that goes before a choice's first piece."""
-        if not self._echo or index in self._begun:
+        if not self._echoes or delta.index in self._begun:
             return ""
-        return self._echo[index // self._n]
+        if isinstance(self._prompt, Texts):
+            return self._prompt.texts[delta.index // self._n]
+        tokens = delta.prompt or []
+        raw = (each.token.encode() if each.raw is None else each.raw for each in tokens)
+        return b"".join(raw).decode(errors="replace")
 
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
         """OpenAI's older form, with the place of each token in the text.
 
         Counted by the tokens: in a stream a part of a token's text may come before the token.
         """
-        if delta.logprobs is None:
+        tokens = self._asked(delta)
+        if tokens is None:
             return None
+        if self._echoes and delta.index not in self._begun:
+            tokens = [*(delta.prompt or ()), *tokens]
         offsets, offset = [], self._offsets.get(delta.index, 0)
-        for each in delta.logprobs:
+        for each in tokens:
             offsets.append(offset)
             offset += len(each.token)
         self._offsets[delta.index] = offset
         return {
-            "tokens": [each.token for each in delta.logprobs],
-            "token_logprobs": [each.logprob for each in delta.logprobs],
-            "top_logprobs": [_with_the_likeliest(each) for each in delta.logprobs],
+            "tokens": [each.token for each in tokens],
+            "token_logprobs": [each.logprob for each in tokens],
+            "top_logprobs": [_with_the_likeliest(each) for each in tokens],
             "text_offset": offsets,
         }
 
 
-def _with_the_likeliest(chosen: TokenLogprob) -> dict[str, float]:
+def _with_the_likeliest(chosen: TokenLogprob) -> dict[str, float | None] | None:
     """The likeliest tokens, and the chosen one always: one more than asked for, or with 0 alone."""
+    if chosen.logprob is None:
+        return None
     likeliest = {top.token: top.logprob for top in chosen.top}
     return {**likeliest, chosen.token: chosen.logprob}
 
@@ -144,7 +181,7 @@ class CompletionTranslator(Translator[CompletionRequest]):
     body = CompletionRequest
 
     def wish(self, body: CompletionRequest) -> Wish:
-        return body.wish(Texts.of(body.prompts))
+        return body.wish(body.prompts())
 
     def encoder(self, body: CompletionRequest, order: Order) -> CompletionEncoder:
         return CompletionEncoder(body, order)

@@ -67,7 +67,7 @@ class Edge:
             self._check_headers(scope)
             if scope["type"] == "http":
                 receive = incoming.receive
-            await self._turnstile.turn(arrival.headers.get("authorization"))
+            await self._turnstile.turn(arrival.authorization)
             await self._app(scope, receive, answer.send)
         except GatewayError as error:
             if scope["type"] == "http":

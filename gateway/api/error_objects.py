@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -39,6 +39,33 @@ _PROMPTS = (EnsembleInputs.TEXT_INPUT.name, EngineInputs.INPUT_IDS.name)
 """What the models call the prompt, as a text and as tokens."""
 
 
+class Said(NamedTuple):
+    """What is said of an error.
+
+    Attributes:
+        message: What is wrong, in the words of the one who asked.
+        param: With which field of the body.
+        code: A word for it.
+    """
+
+    message: str
+    param: str | None
+    code: str | None
+
+
+def said(error: GatewayError, prompt: str) -> Said:
+    """What is said of an error, where the prompt is called so."""
+    param, message = error.param, error.message
+    code: str | None = error.code
+    if param is None and error.input_name is not None:
+        prompts = dict.fromkeys(_PROMPTS, prompt)
+        names = {**_NAMES, **prompts}
+        param = names.get(error.input_name, error.input_name)
+        message = re.sub(rf"\b{re.escape(error.input_name)}\b", param, message)
+        code = code or "invalid_value"
+    return Said(message, param, code)
+
+
 def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
     """The error as the body of an answer, or as an event in a stream.
 
@@ -46,13 +73,7 @@ def error_body(error: GatewayError, prompt: str = "prompt") -> bytes:
         error: What went wrong.
         prompt: What the API calls the prompt.
     """
-    param, message, code = error.param, error.message, error.code
-    if param is None and error.input_name is not None:
-        prompts = dict.fromkeys(_PROMPTS, prompt)
-        names = {**_NAMES, **prompts}
-        param = names.get(error.input_name, error.input_name)
-        message = re.sub(rf"\b{re.escape(error.input_name)}\b", param, message)
-        code = code or "invalid_value"
+    message, param, code = said(error, prompt)
     return orjson.dumps(
         {
             "error": {
@@ -86,14 +107,16 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     else:
         errors = error
     # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
-    # furthest into the value is the one that was meant.
-    worst = max(errors, key=lambda each: len(each["loc"]))
+    # furthest into the value is the one that was meant, and not one that the value isn't.
+    worst = max(errors, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     path = [str(part)[:MAX_BODY_NAME] for part in worst["loc"] if not _is_kind(str(part))]
     context = worst.get("ctx") or {}
     code: ErrorCode = "invalid_value"
     message = str(worst["msg"]).removeprefix("Value error, ")
     if worst["type"] == "unsupported_parameter":
         code = "unsupported_parameter"
+        path = [*path, str(context["name"])]
+    elif worst["type"] == "wrong_parameter":
         path = [*path, str(context["name"])]
     elif worst["type"] == "missing":
         code = "missing_required_parameter"

@@ -58,7 +58,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "mm_processor_kwargs": ({},),
     "priority": (0,),
-    "prompt_logprobs": (),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -77,6 +76,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 def unsupported(message: str, **context: str) -> PydanticCustomError:
     """What to raise in a validator where `name`, a parameter, can't be had."""
     return PydanticCustomError("unsupported_parameter", message, context)
+
+
+def wrong(message: str, **context: str) -> PydanticCustomError:
+    """What to raise in a validator where `name`, a parameter, has a value that can't be."""
+    return PydanticCustomError("wrong_parameter", message, context)
 
 
 def asking(values: Any, known: Set[str], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> Any:
@@ -130,10 +134,11 @@ def carrying(values: Any, known: Set[str]) -> Any:
         return values
     kept = {name: value for name, value in values.items() if name in known or not _empty(value)}
     for name in kept:
+        if name in known:
+            continue
         if name in _MESSAGE_FIELDS:
             raise unsupported("{name} is not supported here", name=name)
-        if name not in known:
-            raise _unknown(name, known)
+        raise _unknown(name, known)
     return kept
 
 

@@ -17,8 +17,9 @@ from gateway.api.error_objects import error_body
 from gateway.api.openai_request import TIERS, GenerationRequest
 from gateway.api.translator import Event
 from gateway.gateway_errors import GatewayError
+from gateway.generation import Delta, TokenLogprob
 from gateway.order import Order
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 DONE = Event(b"[DONE]")
 
@@ -44,6 +45,8 @@ class OpenAIEncoder:
             "model": order.model.asked,
             "service_tier": TIERS[order.tenant_class],
         }
+        self._num_top = body.top_logprobs_asked
+        self._num_prompt_top = body.prompt_logprobs
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._include_usage = include_usage
         head = orjson.dumps(self._fields)[:-1]
@@ -60,6 +63,24 @@ class OpenAIEncoder:
         filling = secrets.token_urlsafe(_FILLED_BYTES)[:missing]
         return Event(b'%b%b,"obfuscation":"%b"}' % (begun, self._tail, filling.encode()))
 
+    def _asked(self, delta: Delta) -> list[TokenLogprob] | None:
+        """The log probabilities that were asked for.
+
+        Where the prompt's are, there may be more: an engine reports as many beside each token.
+        """
+        if self._num_top is None or delta.logprobs is None:
+            return None
+        if self._num_prompt_top is None:
+            return delta.logprobs
+        return [each._replace(top=each.top[: self._num_top]) for each in delta.logprobs]
+
+    def _of_prompt(self, delta: Delta) -> dict[str, Any]:
+        """How likely the prompt's tokens were, in vLLM's form, where that was asked for."""
+        if self._num_prompt_top is None:
+            return {}
+        prompt = delta.prompt or []
+        return {"prompt_logprobs": [_ranked(each, self._num_prompt_top) for each in prompt]}
+
     def end(self, progress: Progress) -> Iterable[Event]:
         if self._include_usage:
             yield Event(self._no_choices + orjson.dumps(_usage(progress)) + b"}")
@@ -68,15 +89,31 @@ class OpenAIEncoder:
     def failed(self, error: GatewayError) -> Event:
         return Event(error_body(error, self.prompt_name))
 
-    def _answer(self, choices: list[dict[str, Any]], progress: Progress) -> bytes:
+    def _answer(self, choices: list[dict[str, Any]], progress: Progress, **more: Any) -> bytes:
         return orjson.dumps(
             {
                 **self._fields,
                 "object": self.object_name,
                 "choices": choices,
                 "usage": _usage(progress),
+                **more,
             }
         )
+
+
+def _ranked(token: TokenLogprob, num_top: int) -> dict[str, Any] | None:
+    """A token and the likeliest in its place, by their ids; the rank is known of those alone."""
+    if token.logprob is None:
+        return None
+    ranks = {each.id: rank for rank, each in enumerate(token.top, 1)}
+    return {
+        str(each.id): {
+            "logprob": each.logprob,
+            "rank": ranks.get(each.id),
+            "decoded_token": each.token,
+        }
+        for each in (token, *token.top[:num_top])
+    }
 
 
 def _usage(progress: Progress) -> dict[str, Any]:
@@ -86,5 +123,5 @@ def _usage(progress: Progress) -> dict[str, Any]:
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
         "prompt_tokens_details": {"cached_tokens": progress.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": progress.reasoning_tokens},
     }

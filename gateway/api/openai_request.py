@@ -7,7 +7,7 @@ those that say how tokens are drawn are the rows of `contract.parameters`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -16,6 +16,7 @@ from contract.bounds import STOP_WORDS
 from contract.parameters import (
     ASKED,
     INT32_MAX,
+    MAX_TOP_LOG_PROBS,
     NO_END,
     ROWS,
     GenerationParameters,
@@ -23,7 +24,7 @@ from contract.parameters import (
 )
 from gateway.api.neutral import NEUTRAL, asking, unsupported
 from gateway.api.structured import Structured
-from gateway.generation import Chat, Texts
+from gateway.generation import AnyPrompt
 from gateway.interfaces import TenantClass
 from gateway.order import Wish
 
@@ -36,11 +37,26 @@ TIERS: dict[TenantClass, ServiceTier] = {
 }
 """OpenAI's words for the priority classes."""
 
-_CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
+CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in TIERS.items()}
 
 _MOST_DIGITS = 10
 """Of a token's id."""
 _STREAM_NEUTRAL = {"continuous_usage_stats": (False,)}
+
+
+def check_stop_texts(texts: Sequence[str]) -> None:
+    """Look whether texts can be looked for.
+
+    Raises:
+        ValueError: One is empty, or they are too long.
+    """
+    if "" in texts:
+        raise ValueError("a stop text must not be empty")
+    size = sum(len(text.encode()) for text in texts)
+    if size > STOP_WORDS.most_bytes:
+        raise ValueError(
+            f"the texts have {size} bytes; they must have at most {STOP_WORDS.most_bytes}"
+        )
 
 
 class StreamOptions(BaseModel):
@@ -128,6 +144,13 @@ class GenerationRequest(Structured, _AskedWithParameters):
     best_of: int | None = Field(
         default=None, ge=1, description="As many as `n`: all that are made are answers."
     )
+    prompt_logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_TOP_LOG_PROBS,
+        description="vLLM's: the log probability of each of the prompt's tokens, with so many of "
+        "the likeliest beside it; not in a stream.",
+    )
     service_tier: ServiceTier | None = Field(
         default=None,
         description="The priority class: priority is interactive, default is standard, flex is "
@@ -143,14 +166,7 @@ class GenerationRequest(Structured, _AskedWithParameters):
     @field_validator("stop")
     @classmethod
     def _stop_texts(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        texts = [stop] if isinstance(stop, str) else stop or []
-        if "" in texts:
-            raise ValueError("a stop text must not be empty")
-        size = sum(len(text.encode()) for text in texts)
-        if size > STOP_WORDS.most_bytes:
-            raise ValueError(
-                f"the texts have {size} bytes; they must have at most {STOP_WORDS.most_bytes}"
-            )
+        check_stop_texts([stop] if isinstance(stop, str) else stop or [])
         return stop
 
     @field_validator("logit_bias")
@@ -179,6 +195,12 @@ class GenerationRequest(Structured, _AskedWithParameters):
     def _stream_options_need_a_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise unsupported("stream_options need stream: true", name="stream_options")
+        return self
+
+    @model_validator(mode="after")
+    def _a_prompt_is_scored_whole(self) -> GenerationRequest:
+        if self.prompt_logprobs is not None and self.stream:
+            raise unsupported("prompt_logprobs are not part of a stream", name="prompt_logprobs")
         return self
 
     @property
@@ -219,15 +241,21 @@ class GenerationRequest(Structured, _AskedWithParameters):
             parameters["return_log_probs"] = True
             if self.top_logprobs_asked:
                 parameters["num_top_log_probs"] = self.top_logprobs_asked
+        if self.prompt_logprobs is not None:
+            parameters["num_prompt_log_probs"] = INT32_MAX
+            parameters["return_prompt_tokens"] = True
+            most = max(self.prompt_logprobs, self.top_logprobs_asked or 0)
+            if most:
+                parameters["num_top_log_probs"] = most
         return parameters
 
-    def wish(self, prompt: Chat | Texts) -> Wish:
+    def wish(self, prompt: AnyPrompt) -> Wish:
         """What the body asks for, about a prompt."""
         return Wish(
             model=self.model,
             prompt=prompt,
             parameters=self.parameters(),
             stream=self.stream,
-            tenant_class=_CLASSES.get(self.service_tier or "auto"),
+            tenant_class=CLASSES.get(self.service_tier or "auto"),
             affinity_key=self.prompt_cache_key or self.user,
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from clients.aside import aside
 from gateway.api.edge import refuse
+from gateway.api.tokens import TokenEndpoint
 from gateway.api.translator import Encoder, Event
 from gateway.exchange import Exchange, Gateway
 from gateway.gateway_errors import AuditUnavailable, GatewayError, GenerationFailed
@@ -41,12 +42,8 @@ class Reply(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with anyio.CancelScope() as connection:
-            watcher = asyncio.create_task(_cancel_when_gone(receive, connection))
-            try:
-                await self._exchange(scope, send)
-            finally:
-                watcher.cancel()
+        async with _until_gone(receive):
+            await self._exchange(scope, send)
 
     async def _exchange(self, scope: Scope, send: Send) -> None:
         begun = False
@@ -130,6 +127,38 @@ async def _encoded(encoder: Encoder, deltas: list[Delta]) -> list[Event]:
 
 def _num_entries(deltas: list[Delta]) -> int:
     return sum(delta.num_entries for delta in deltas)
+
+
+class TokenReply(Response):
+    """Answers where nothing is generated, for as long as somebody waits for it."""
+
+    def __init__(self, gateway: Gateway, order: Order, endpoint: TokenEndpoint[Any]) -> None:
+        self._gateway = gateway
+        self._order = order
+        self._endpoint = endpoint
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with _until_gone(receive):
+            try:
+                body = await self._endpoint.answer(self._gateway, self._order)
+            except GatewayError as error:
+                await refuse(scope, send, error)
+                return
+            length = str(len(body))
+            await _start(send, {"content-type": "application/json", "content-length": length})
+            await _send(send, body, more=False)
+
+
+@asynccontextmanager
+async def _until_gone(receive: Receive) -> AsyncIterator[None]:
+    """End what is done in here as soon as the client has left."""
+    with anyio.CancelScope() as connection:
+        watcher = asyncio.create_task(_cancel_when_gone(receive, connection))
+        try:
+            yield
+        finally:
+            watcher.cancel()
 
 
 async def _cancel_when_gone(receive: Receive, connection: anyio.CancelScope) -> None:

@@ -12,20 +12,28 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from gateway.api.anthropic_messages import MessagesTranslator
 from gateway.api.body import read
 from gateway.api.chat import ChatTranslator
 from gateway.api.completions import CompletionTranslator
 from gateway.api.edge import ERROR_WRITER, route_of
-from gateway.api.reply import Reply
+from gateway.api.reply import Reply, TokenReply
+from gateway.api.responses import ResponsesTranslator
 from gateway.api.socket import Conversation
-from gateway.api.translator import Translator
+from gateway.api.tokens import ENDPOINTS, TokenEndpoint
+from gateway.api.translator import Endpoint, Translator
 from gateway.exchange import Gateway
 from gateway.gateway_errors import AuditUnavailable
 from gateway.interfaces import AuditLog
 from gateway.routing import Model
 from gateway.visit import SCOPE_KEY
 
-TRANSLATORS: tuple[Translator[Any], ...] = (ChatTranslator(), CompletionTranslator())
+TRANSLATORS: tuple[Translator[Any], ...] = (
+    ChatTranslator(),
+    CompletionTranslator(),
+    MessagesTranslator(),
+    ResponsesTranslator(),
+)
 """The APIs."""
 
 
@@ -45,14 +53,14 @@ class AuthenticatedRoute(APIRoute):
             visit = request.scope[SCOPE_KEY]
             visit.route = route_of(request.scope)
             visit.principal = request.state.principal = await gateway.authenticate(
-                request.headers.get("authorization")
+                visit.arrival.authorization
             )
             return await handler(await self.take(request))
 
         return authenticated
 
 
-def _route_of(translator: Translator[Any]) -> type[AuthenticatedRoute]:
+def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
     """The route of an API: whatever goes wrong behind it is said in its words."""
 
     class TranslatedRoute(AuthenticatedRoute):
@@ -114,6 +122,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for s
 
 health = APIRouter()
 api = APIRouter(prefix="/v1", route_class=AuthenticatedRoute, responses=_ERRORS)
+tokens = APIRouter(route_class=AuthenticatedRoute, responses=_ERRORS)
 
 
 def add_api(router: APIRouter, translator: Translator[Any]) -> None:
@@ -143,8 +152,33 @@ def add_api(router: APIRouter, translator: Translator[Any]) -> None:
         router.add_api_websocket_route(translator.path, converse)
 
 
+def add_token_endpoint(router: APIRouter, endpoint: TokenEndpoint[Any]) -> None:
+    """Put an endpoint for which nothing is generated where its clients look for it."""
+
+    async def answer(body: BaseModel, request: Request) -> Response:
+        gateway: Gateway = request.app.state.gateway
+        visit = request.scope[SCOPE_KEY]
+        visit.order = gateway.intake.order(
+            request.state.principal, request.scope["trireme.arrival"], request.state.read.wish
+        )
+        return TokenReply(gateway, visit.order, endpoint)
+
+    answer.__annotations__["body"] = endpoint.body
+    router.add_api_route(
+        endpoint.path,
+        answer,
+        methods=["POST"],
+        name=endpoint.name,
+        summary=endpoint.summary,
+        description=endpoint.description,
+        route_class_override=_route_of(endpoint),
+    )
+
+
 for each in TRANSLATORS:
     add_api(api, each)
+for endpoint in ENDPOINTS:
+    add_token_endpoint(tokens, endpoint)
 
 
 @api.get("/models", summary="List the models")
@@ -160,6 +194,22 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     """One model."""
     gateway: Gateway = request.app.state.gateway
     return _model_object(gateway.router.resolve(name, request.state.principal))
+
+
+@api.get("/responses/{answer_id}", summary="An answer that is kept")
+async def response(answer_id: str, request: Request) -> Response:
+    """As it was given."""
+    gateway: Gateway = request.app.state.gateway
+    found = gateway.conversations.find(request.state.principal.tenant, answer_id)
+    return Response(found, media_type="application/json")
+
+
+@api.delete("/responses/{answer_id}", summary="Keep an answer no longer")
+async def forget(answer_id: str, request: Request) -> dict[str, Any]:
+    """Nothing goes on with it any more."""
+    gateway: Gateway = request.app.state.gateway
+    gateway.conversations.forget(request.state.principal.tenant, answer_id)
+    return {"id": answer_id, "object": "response", "deleted": True}
 
 
 @health.get("/health/live", summary="Whether the gateway runs")

@@ -55,7 +55,7 @@ class Conversation:
         try:
             while True:
                 text = await self._next_text()
-                await self._gateway.turnstile.turn(visit.arrival.headers.get("authorization"))
+                await self._gateway.turnstile.turn(visit.arrival.authorization)
                 try:
                     # A key may have been revoked since the last message.
                     visit.principal = await self._admit_again(visit)

@@ -65,7 +65,7 @@ class JSONSchema(_Part):
     @field_validator("schema_")
     @classmethod
     def _is_small(cls, schema: Schema) -> Schema:
-        _schema_text(schema)
+        schema_text(schema)
         return schema
 
 
@@ -107,14 +107,14 @@ class StructuredOutputs(_Part):
         elif isinstance(value, list):
             _small(_choice(value))
         elif value is not None:
-            _schema_text(value)
+            schema_text(value)
         return value
 
     def guides(self) -> list[Guide]:
         """All that it asks for."""
         found = [Guide("json")] if self.json_object else []
         if self.json_ is not None:
-            text = self.json_ if isinstance(self.json_, str) else _schema_text(self.json_)
+            text = self.json_ if isinstance(self.json_, str) else schema_text(self.json_)
             found.append(Guide("json_schema", text))
         if self.regex is not None:
             found.append(Guide("regex", self.regex))
@@ -164,7 +164,7 @@ class Structured(BaseModel):
         if wanted is not None and wanted.type == "json_object":
             found.append(Guide("json"))
         if wanted is not None and wanted.json_schema is not None:
-            found.append(Guide("json_schema", _schema_text(wanted.json_schema.schema_)))
+            found.append(Guide("json_schema", schema_text(wanted.json_schema.schema_)))
         if self.structured_outputs is not None:
             found += self.structured_outputs.guides()
         older = StructuredOutputs.model_construct(
@@ -176,7 +176,12 @@ class Structured(BaseModel):
         return found + older.guides()
 
 
-def _schema_text(schema: Schema) -> str:
+def schema_text(schema: Schema) -> str:
+    """A schema as JSON.
+
+    Raises:
+        ValueError: It is too large.
+    """
     try:
         return _small(orjson.dumps(schema).decode())
     except TypeError:  # orjson goes 254 levels deep

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -55,16 +55,15 @@ class Encoder(Protocol):
         """The whole answer, from one delta for each of its choices."""
 
 
-class Translator(ABC, Generic[Body]):
-    """One API: its endpoint, and the words in which it asks and is answered.
+class Endpoint(ABC, Generic[Body]):
+    """Where something is asked, and the words for it.
 
     Attributes:
         name: Names the endpoint in the OpenAPI document.
-        path: Where it is, under ``/v1``.
+        path: Where it is.
         summary: What it does, in a few words.
         description: And in some more.
         body: What a request says.
-        socket: Whether it is also there as a WebSocket, a body a message.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Translator(ABC, Generic[Body]):
     summary: str
     description: str
     body: type[Body]
-    socket: bool = False
 
     @abstractmethod
     def wish(self, body: Body) -> Wish:
@@ -83,12 +81,22 @@ class Translator(ABC, Generic[Body]):
         """
 
     @abstractmethod
-    def encoder(self, body: Body, order: Order) -> Encoder:
-        """What writes the answers to it."""
-
-    @abstractmethod
     def error(self, error: GatewayError) -> bytes:
         """The body of an answer that is an error."""
+
+
+class Translator(Endpoint[Body]):
+    """One API: its endpoint, and the words in which it asks and is answered.
+
+    Attributes:
+        socket: Whether it is also there as a WebSocket, a body a message.
+    """
+
+    socket: bool = False
+
+    @abstractmethod
+    def encoder(self, body: Body, order: Order) -> Encoder:
+        """What writes the answers to it."""
 
     def streaming(self, body: dict[str, Any]) -> dict[str, Any]:
         """A body that asks for a stream, whatever it said of that: a WebSocket's is one."""

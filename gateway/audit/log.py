@@ -22,6 +22,7 @@ from gateway.audit.audit_segments import segment_path, segments, try_lock
 from gateway.audit.audit_settings import AuditSettings
 from gateway.audit.calls import FLUSH_S, Calls
 from gateway.audit.chain import BrokenLine, seal
+from gateway.audit.file_limit import check_reserve, most_bytes, segment_bytes
 from gateway.audit.keys import AuditKeys, create_once
 from gateway.audit.records import Fields
 from gateway.audit.tail import Tail, day_of, read_tail
@@ -103,6 +104,7 @@ class FileAuditLog:
         Raises:
             AuditError: The log can't be written, or its key can't be read.
         """
+        check_reserve(settings)
         keys = AuditKeys.load_or_create(key_path(settings))
         directory = settings.directory
         try:
@@ -246,6 +248,9 @@ class FileAuditLog:
 
     def _write(self, fields: Fields) -> None:
         line, link = seal(self.keys.current, self._link, fields)
+        if self._file.size + len(line) > most_bytes():
+            self._rotate()
+            line, link = seal(self.keys.current, self._link, fields)
         self._file.write(line)
         self._link = link
 
@@ -285,8 +290,9 @@ class FileAuditLog:
         loop = asyncio.get_running_loop()
         while self._waiters:
             waiters, self._waiters = self._waiters, []
+            file = self._file
             try:
-                self._file.synced(await loop.run_in_executor(self._disk, self._file.sync))
+                file.synced(await loop.run_in_executor(self._disk, file.sync))
             except OSError as error:
                 self._fail(error)
                 resolve(waiters, unavailable())
@@ -294,8 +300,6 @@ class FileAuditLog:
             resolve(waiters, None)
             if self._failure is None and self._rotation_is_due():
                 try:
-                    self._look()  # once it is closed nobody looks at it any more
-                    self._file.synced(self._file.sync())
                     self._rotate()
                 except OSError as error:
                     self._fail(error)
@@ -312,17 +316,18 @@ class FileAuditLog:
             raise OSError(f"it {self._damage}")
 
     def _rotation_is_due(self) -> bool:
-        return self._file.size >= self._settings.segment_bytes or _today() != self._day
+        return self._file.size >= segment_bytes(self._settings) or _today() != self._day
 
     def _rotate(self) -> None:
-        """Begin the next segment. All of this one is on disk.
+        """Have all of this segment on disk, and begin the next one.
 
         Raises:
             OSError: There is no room for it, and this segment goes on.
         """
-        following = self._begin_segment(self._segment + 1)
-        self._file.close()
-        self._file = following
+        self._look()  # once it is closed nobody looks at it any more
+        self._file.synced(self._file.sync())
+        former, self._file = self._file, self._begin_segment(self._segment + 1)
+        self._disk.submit(former.close)  # behind a sync of it that may be under way
 
     def _begin_segment(self, number: int) -> LineWriter:
         """Begin a segment, with a later number where somebody else put a file in the way."""
@@ -349,12 +354,15 @@ class FileAuditLog:
     def _resume(self, tail: Tail) -> LineWriter:
         """Open the chain's file, and end what a killed process left without an end.
 
-        A process begins a segment of its own where the key is another, or the day.
+        A process begins a segment of its own where the key is another, or the day, or this one is
+        long enough.
         """
         self._open = tail.still_open
         self._day = tail.day
-        if tail.key == self.keys.current.fingerprint and tail.day == _today():
-            file = LineWriter(segment_path(self._folder, tail.segment), new=False)
+        is_current = tail.key == self.keys.current.fingerprint and tail.day == _today()
+        path = segment_path(self._folder, tail.segment)
+        if is_current and path.stat().st_size < segment_bytes(self._settings):
+            file = LineWriter(path, new=False)
         else:
             file = self._begin_segment(tail.segment + 1)
         left, self._open = self._open, {}

@@ -90,7 +90,7 @@ USAGE_TOKENS = (
     "charged_output_tokens",
 )
 """What usage sums of an audit record, under the record's own names."""
-USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS, "refused")
+USAGE_COUNTS = ("requests", "errors", "interrupted", *USAGE_TOKENS, "refused", "timed_out")
 
 usage = Table(
     "usage",

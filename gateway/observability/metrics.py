@@ -96,7 +96,7 @@ class Metrics:
         self._errors.labels(*labels, cause).inc()
 
     def called(self, route: str, status: int, code: str) -> None:
-        """A request ended that no model was found for."""
+        """A request ended that no model was found for, or that generated nothing."""
         self._calls.labels(route, str(status), code).inc()
 
     def ended(

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol, runtime_checkable
 
+from contract.errors import InvalidRequestError
 from gateway.generation import Delta, Job
+
+
+@runtime_checkable
+class TokenTeller(Protocol):
+    """An upstream that also tells what tokens are; nothing is generated for that.
+
+    Both raise what `Upstream.generate` does.
+    """
+
+    async def tokens(self, job: Job) -> list[int]:
+        """The tokens of a job's one prompt, as a model gets it."""
+
+    async def text(self, job: Job) -> str:
+        """The text of a job's one prompt, which is tokens, as an answer of them would have it."""
+
+
+class PartRefusedError(InvalidRequestError):
+    """One of a job's prompts is wrong, and others had been begun.
+
+    Attributes:
+        last: What these came to until they were stopped.
+    """
+
+    def __init__(self, error: InvalidRequestError, last: Sequence[Delta]) -> None:
+        super().__init__(error.message, error.param, code=error.code)
+        self.last = tuple(last)
 
 
 class Upstream(Protocol):
@@ -15,7 +42,8 @@ class Upstream(Protocol):
         """Do a job and yield its pieces; closing the generator ends the job there as well.
 
         Raises:
-            InvalidRequestError: The request is wrong: nobody will do it.
+            InvalidRequestError: The request is wrong: nobody will do it. A `PartRefusedError` where
+                others of its prompts had been begun.
             ServerUnavailableError: It doesn't answer, it went away, it doesn't have the model
                 (``ServerBrokenError``: for good), or it has no room now (``ServerBusyError``):
                 another may.

@@ -6,7 +6,7 @@ doesn't know rather than that it is dropped here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, get_args
 
 import httpx
@@ -22,11 +22,23 @@ from contract.errors import (
     ServerUnavailableError,
 )
 from contract.parameters import ASKED, NO_END, GenerationParameters
+from contract.tool_choice import ToolChoice
 from gateway.configuration import ProviderSettings
-from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
+from gateway.generation import (
+    AnyPrompt,
+    Chat,
+    Delta,
+    Generation,
+    Job,
+    Texts,
+    TokenLogprob,
+    Tokens,
+    ToolCallDelta,
+)
 
 _CONNECT_S = 5.0
-_PATHS = {Chat: "/chat/completions", Texts: "/completions"}
+_PATHS = {Chat: "/chat/completions", Texts: "/completions", Tokens: "/completions"}
+_AS_THEY_ARE = ("tools", "reasoning_effort", "thinking_token_budget", "chat_template_kwargs")
 _SERVICE_TIERS = {"interactive": "priority", "standard": "default", "batch": "flex"}
 
 
@@ -104,14 +116,24 @@ class Provider:
         return body
 
 
-def _prompt(prompt: Chat | Texts) -> dict[str, Any]:
+def _prompt(prompt: AnyPrompt) -> dict[str, Any]:
     if isinstance(prompt, Chat):
         return {"messages": orjson.Fragment(prompt.encoded)}
-    return {"prompt": prompt.texts[0] if len(prompt) == 1 else list(prompt.texts)}
+    each: Sequence[Any] = prompt.texts if isinstance(prompt, Texts) else prompt.rows
+    said: dict[str, Any] = {"prompt": each[0] if len(prompt) == 1 else each}
+    if isinstance(prompt, Texts) and not prompt.special_tokens:
+        said["add_special_tokens"] = False
+    return said
 
 
 def _parameters(parameters: GenerationParameters) -> dict[str, Any]:
-    """What was asked, under OpenAI's names."""
+    """What was asked, under OpenAI's names.
+
+    Raises:
+        InvalidRequestError: It asks of the prompt what providers don't tell.
+    """
+    if parameters.return_prompt_tokens or parameters.num_prompt_log_probs:
+        raise InvalidRequestError("a provider tells nothing of the prompt's tokens", "echo")
     fields = {
         "max_tokens": parameters.max_tokens,
         "n": parameters.num_return_sequences,
@@ -119,9 +141,19 @@ def _parameters(parameters: GenerationParameters) -> dict[str, Any]:
         "ignore_eos": True if parameters.end_id == NO_END else None,
         "logit_bias": {str(id_): bias for id_, bias in parameters.logit_bias.items()} or None,
         **{name: getattr(parameters, row.name) for name, row in ASKED.items()},
+        **{name: getattr(parameters, name) or None for name in _AS_THEY_ARE},
+        "parallel_tool_calls": parameters.parallel_tool_calls,
+        "tool_choice": _choice(parameters.tool_choice),
         **_guide_fields(parameters),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _choice(word: str | None) -> str | dict[str, Any] | None:
+    choice = ToolChoice.of(word)
+    if choice.kind == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.kind if word else None
 
 
 def _guide_fields(parameters: GenerationParameters) -> dict[str, Any]:
@@ -141,7 +173,7 @@ def _logprobs_fields(generation: Generation) -> dict[str, Any]:
     if not generation.parameters.return_log_probs:
         return {}
     top = generation.parameters.num_top_log_probs
-    if isinstance(generation.prompt, Texts):
+    if not isinstance(generation.prompt, Chat):
         return {"logprobs": top or 0}
     return {"logprobs": True, **({"top_logprobs": top} if top else {})}
 
@@ -170,15 +202,36 @@ def _deltas(answer: Mapping[str, Any]) -> list[Delta]:
                 text=choice.get("text") or message.get("content") or "",
                 finish_reason=_ending(choice.get("finish_reason")),
                 logprobs=_logprobs(choice.get("logprobs")),
+                reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
+                tool_calls=_calls(message.get("tool_calls") or ()),
             )
         )
     usage = answer.get("usage")
     if usage:
         # OpenAI counts all answers together: the first carries the sum.
+        details = usage.get("completion_tokens_details") or {}
         count = Delta(
-            prompt_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"]
+            prompt_tokens=usage["prompt_tokens"],
+            output_tokens=usage["completion_tokens"],
+            reasoning_tokens=details.get("reasoning_tokens") or 0,
         )
         deltas.append(count)
+    return deltas
+
+
+def _calls(given: Sequence[Mapping[str, Any]]) -> list[ToolCallDelta]:
+    """Calls of an answer, or what a chunk adds to them."""
+    deltas = []
+    for place, call in enumerate(given):
+        function = call.get("function") or {}
+        deltas.append(
+            ToolCallDelta(
+                index=call.get("index", place),
+                id=call.get("id") or "",
+                name=function.get("name") or "",
+                arguments=function.get("arguments") or "",
+            )
+        )
     return deltas
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,14 @@ from clients.grpc_transport import AsyncGrpcTransport
 from clients.request import Request
 from clients.results import Outputs
 from contract.models import EnsembleOutputs
-from contract.names import CHAT_TEMPLATE, PROBE, SAFETY_POLICY, SHARE, TENSORRT_LLM
+from contract.names import (
+    ADD_SPECIAL_TOKENS,
+    CHAT_TEMPLATE,
+    PROBE,
+    SAFETY_POLICY,
+    SHARE,
+    TENSORRT_LLM,
+)
 from contract.parameters import INT32_MAX, GenerationParameters
 from gateway.configuration import TritonSettings
 from gateway.generation import (
@@ -27,14 +34,19 @@ from gateway.generation import (
     Delta,
     Generation,
     Job,
+    Texts,
     TokenLogprob,
+    Tokens,
+    ToolCallDelta,
 )
 from gateway.interfaces import TenantClass
+from gateway.upstreams.merging import merge
 
 _PRIORITIES: dict[TenantClass, int] = {"interactive": 1, "standard": 3, "batch": 5}
 # Read for every response: spelt once.
 _TEXT = EnsembleOutputs.TEXT_OUTPUT.name
 _FINISH_REASON = EnsembleOutputs.FINISH_REASON.name
+_STOP_TEXT = EnsembleOutputs.STOP_TEXT.name
 _INDEX = EnsembleOutputs.SEQUENCE_INDEX.name
 _PROMPT_TOKENS = EnsembleOutputs.NUM_INPUT_TOKENS.name
 _OUTPUT_TOKENS = EnsembleOutputs.NUM_OUTPUT_TOKENS.name
@@ -42,10 +54,19 @@ _COMPUTED_PROMPT = EnsembleOutputs.NUM_COMPUTED_INPUT_TOKENS.name
 _COMPUTED_OUTPUT = EnsembleOutputs.NUM_COMPUTED_OUTPUT_TOKENS.name
 _CACHED = EnsembleOutputs.NUM_CACHED_TOKENS.name
 _VERDICTS = EnsembleOutputs.SAFETY_VERDICTS.name
+_REASONING = EnsembleOutputs.REASONING_OUTPUT.name
+_TOOL_CALLS = EnsembleOutputs.TOOL_CALLS.name
+_REASONING_TOKENS = EnsembleOutputs.NUM_REASONING_TOKENS.name
 _TOKENS = EnsembleOutputs.OUTPUT_TOKENS.name
 _LOG_PROBS = EnsembleOutputs.OUTPUT_LOG_PROBS.name
 _TOP_TOKENS = EnsembleOutputs.TOP_TOKENS.name
 _TOP_LOG_PROBS = EnsembleOutputs.TOP_LOG_PROBS.name
+_PROMPT_IDS = EnsembleOutputs.PROMPT_IDS.name
+_PROMPT_TEXTS = EnsembleOutputs.PROMPT_TOKEN_TEXTS.name
+_PROMPT_LOG_PROBS = EnsembleOutputs.PROMPT_LOG_PROBS.name
+_PROMPT_TOP_IDS = EnsembleOutputs.PROMPT_TOP_LOG_PROB_IDS.name
+_PROMPT_TOP_TEXTS = EnsembleOutputs.PROMPT_TOP_TOKENS.name
+_PROMPT_TOP_LOG_PROBS = EnsembleOutputs.PROMPT_TOP_LOG_PROBS.name
 
 _BYTES = "bytes:"
 """How the text of a token begins that is no whole character."""
@@ -67,8 +88,9 @@ class Triton:
             if len(requests) == 1:
                 deltas = self._deltas(requests[0], 0)
             else:
-                deltas = _merge(
-                    [self._deltas(r, i * job.generation.n) for i, r in enumerate(requests)]
+                deltas = merge(
+                    [self._deltas(r, i * job.generation.n) for i, r in enumerate(requests)],
+                    partial(self.stop, job),
                 )
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -87,6 +109,18 @@ class Triton:
         await asyncio.gather(*(self._transport.stop(TENSORRT_LLM, name) for name in names))
         return True
 
+    async def tokens(self, job: Job) -> list[int]:
+        """Ask the ensemble's first step alone; see `TokenTeller`."""
+        (request,) = self._requests(job)
+        return await self._transport.tokens(request)
+
+    async def text(self, job: Job) -> str:
+        """Ask the ensemble's last step alone; see `TokenTeller`."""
+        prompt = job.generation.prompt
+        assert isinstance(prompt, Tokens), "a text is one already"
+        (request,) = self._requests(job)
+        return await self._transport.text(request, prompt.rows[0])
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._transport.aclose()
@@ -94,7 +128,8 @@ class Triton:
     async def _deltas(self, request: Request, first_index: int) -> AsyncGenerator[Delta, None]:
         async with aclosing(self._transport.responses(request)) as responses:
             async for outputs in responses:
-                entries = len(outputs.get(_TOP_TOKENS, ()))
+                entries = len(outputs.get(_TOP_TOKENS, ())) + len(outputs.get(_PROMPT_IDS, ()))
+                entries += len(outputs.get(_PROMPT_TOP_IDS, ()))
                 yield await aside(partial(_delta, outputs, first_index), entries)
 
     def _requests(self, job: Job) -> list[Request]:
@@ -119,6 +154,19 @@ class Triton:
             chat = prompt.encoded.decode()
             return [make(prompt="", chat=chat, request_id=_name(job, 0), parameters=parameters)]
         parameters[CHAT_TEMPLATE] = "off"
+        if isinstance(prompt, Texts) and not prompt.special_tokens:
+            parameters[ADD_SPECIAL_TOKENS] = False
+        if isinstance(prompt, Tokens):
+            options = self._options(generation)
+            return [
+                make(
+                    prompt="",
+                    options=replace(options, prompt_token_ids=row),
+                    request_id=_name(job, i),
+                    parameters=parameters,
+                )
+                for i, row in enumerate(prompt.rows)
+            ]
         return [
             make(prompt=text, request_id=_name(job, i), parameters=parameters)
             for i, text in enumerate(prompt.texts)
@@ -136,6 +184,7 @@ class Triton:
             fit_max_tokens=asked.fit_max_tokens if ours else None,
             # OpenAI's penalties count what the model said, not what it was told.
             prompt_ignore_length=INT32_MAX if ours and penalized else None,
+            parse_answer=True if isinstance(generation.prompt, Chat) else None,
             exclude_input_in_output=True,
             include_stop_str_in_output=False,
             return_num_input_tokens=True,
@@ -163,7 +212,21 @@ def _delta(outputs: Outputs, first_index: int) -> Delta:
         logprobs=_logprobs(outputs) if _LOG_PROBS in outputs else None,
         verdicts=_verdicts(outputs[_VERDICTS]) if _VERDICTS in outputs else (),
         computed=_computed(outputs) if _COMPUTED_OUTPUT in outputs else None,
+        prompt=_prompt(outputs) if _PROMPT_IDS in outputs else None,
+        stop_text=_first_text(outputs, _STOP_TEXT),
+        reasoning=_first_text(outputs, _REASONING),
+        tool_calls=_calls(outputs) if _TOOL_CALLS in outputs else [],
+        reasoning_tokens=outputs[_REASONING_TOKENS][0] if _REASONING_TOKENS in outputs else 0,
     )
+
+
+def _first_text(outputs: Outputs, name: str) -> str:
+    values = outputs.get(name)
+    return values[0] if values else ""
+
+
+def _calls(outputs: Outputs) -> list[ToolCallDelta]:
+    return [ToolCallDelta(**each) for each in orjson.loads(outputs[_TOOL_CALLS][0] or b"[]")]
 
 
 def _computed(outputs: Outputs) -> Computed:
@@ -171,29 +234,44 @@ def _computed(outputs: Outputs) -> Computed:
 
 
 def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
-    chosen = [
-        _token(text, value)
-        for text, value in zip(outputs[_TOKENS], outputs[_LOG_PROBS], strict=True)
-    ]
-    likeliest = [
-        _token(text, value)
-        for text, value in zip(
-            outputs.get(_TOP_TOKENS, ()), outputs.get(_TOP_LOG_PROBS, ()), strict=True
-        )
-    ]
-    count = len(likeliest) // len(chosen) if chosen else 0
+    chosen = list(map(_token, outputs[_TOKENS], outputs[_LOG_PROBS]))
+    likeliest = map(_token, outputs.get(_TOP_TOKENS, ()), outputs.get(_TOP_LOG_PROBS, ()))
+    return _with_likeliest(chosen, list(likeliest))
+
+
+def _prompt(outputs: Outputs) -> list[TokenLogprob]:
+    """The prompt's tokens; of the last of them it is known how likely they were."""
+    ids = outputs[_PROMPT_IDS]
+    scores = outputs.get(_PROMPT_LOG_PROBS, ())
+    values = [*[None] * (len(ids) - len(scores)), *scores]
+    tokens = list(map(_token, outputs[_PROMPT_TEXTS], values, ids))
+    likeliest = map(
+        _token,
+        outputs.get(_PROMPT_TOP_TEXTS, ()),
+        outputs.get(_PROMPT_TOP_LOG_PROBS, ()),
+        outputs.get(_PROMPT_TOP_IDS, ()),
+    )
+    of_scores = len(ids) - len(scores)
+    return tokens[:of_scores] + _with_likeliest(tokens[of_scores:], list(likeliest))
+
+
+def _with_likeliest(
+    tokens: list[TokenLogprob], likeliest: list[TokenLogprob]
+) -> list[TokenLogprob]:
+    """Each token with its part of those that were the likeliest."""
+    count = len(likeliest) // len(tokens) if tokens else 0
     return [
         token._replace(top=tuple(likeliest[place * count : (place + 1) * count]))
-        for place, token in enumerate(chosen)
+        for place, token in enumerate(tokens)
     ]
 
 
-def _token(text: str, logprob: float) -> TokenLogprob:
+def _token(text: str, logprob: float | None, token_id: int | None = None) -> TokenLogprob:
     """A token from its text, or from its bytes, spelt in hexadecimal, where it is none alone."""
     if not text.startswith(_BYTES):
-        return TokenLogprob(text, logprob)
+        return TokenLogprob(text, logprob, id=token_id)
     raw = bytes.fromhex(text.removeprefix(_BYTES).replace("\\x", ""))
-    return TokenLogprob(raw.decode(errors="replace"), logprob, raw)
+    return TokenLogprob(raw.decode(errors="replace"), logprob, raw, id=token_id)
 
 
 def _verdicts(values: Sequence[str]) -> tuple[str, ...]:
@@ -203,37 +281,3 @@ def _verdicts(values: Sequence[str]) -> tuple[str, ...]:
         for value in values
         for verdict in orjson.loads(value or b"[]")
     )
-
-
-async def _merge(generators: list[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
-    """Yield from several generators as things come; the first error ends them all."""
-    ended = object()
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def drain(generator: AsyncGenerator[Delta, None]) -> None:
-        try:
-            async with aclosing(generator):
-                async for delta in generator:
-                    queue.put_nowait(delta)
-        except Exception as error:
-            queue.put_nowait(error)
-        else:
-            queue.put_nowait(ended)
-
-    tasks = [asyncio.create_task(drain(generator)) for generator in generators]
-    running = len(tasks)
-    try:
-        while running:
-            item = await queue.get()
-            if item is ended:
-                running -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task

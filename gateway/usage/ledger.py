@@ -29,6 +29,7 @@ from gateway.audit.tail import day_of
 from gateway.database import USAGE_COUNTS, USAGE_TOKENS, usage, usage_cursors
 from gateway.gateway_errors import LimitsUnavailable
 from gateway.limits.account import Account, Period
+from gateway.order import CLIENT_DEADLINE
 
 _log = logging.getLogger(__name__)
 _LINES_A_STEP = 5000
@@ -223,6 +224,9 @@ def _add_to(sums: Sums, fields: dict[str, Any]) -> None:
         return
     if _is_its_client_s(fields):
         counts[USAGE_COUNTS.index("refused")] += 1
+    elif fields.get("code") == CLIENT_DEADLINE:
+        counts[0] += 1
+        counts[USAGE_COUNTS.index("timed_out")] += 1
     else:
         counts[0] += 1
         counts[1] += fields["status"] >= 500 or fields["finish_reason"] == "error"

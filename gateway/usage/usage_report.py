@@ -39,6 +39,8 @@ class UsageRow(BaseModel):
             last digit; None where no model has a price.
         currency: Of the cost.
         unpriced_tokens: Charged tokens of models without a price on their day.
+        timed_out: Those that their clients gave less time than they took, by the header of the
+            deadline; they are none of the errors.
         refused: Requests that were not taken in, or that a model found wrong, beside those: a
             field was wrong, a prompt too long, a limit used up, the key had ended.
     """
@@ -55,6 +57,7 @@ class UsageRow(BaseModel):
     cost: Decimal | None
     currency: str | None
     unpriced_tokens: int
+    timed_out: int
     refused: int
 
     @field_serializer("cost", when_used="json")
@@ -116,6 +119,7 @@ def _empty(group: dict[Dimension, str]) -> UsageRow:
         requests=0,
         errors=0,
         interrupted=0,
+        timed_out=0,
         refused=0,
         prompt_tokens=0,
         output_tokens=0,

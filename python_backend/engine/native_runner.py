@@ -90,15 +90,14 @@ class NativeRunner:
             "levels": arena.zeros(tokens, widest, dtype=np.int8),
             "scales": arena.zeros(tokens, widest // c.GROUP),
             "sums": arena.zeros(tokens, widest // c.GROUP),
+            "offsets": arena.zeros(tokens, widest // c.GROUP, dtype=np.int64),
         }
-        embedding, dtype = weights.embedding()
         self._decoder = c.Decoder(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,
-            embedding_dtype=dtype,
             embedding_scale=decoder.embedding_scale,
             logit_softcap=decoder.logit_softcap or 0.0,
-            embedding=embedding,
+            **weights.embedding(),
             final_norm=weights.norm(decoder.final_norm),
             lm_head=weights.linear(decoder.lm_head),
             layers=ctypes.addressof(layers),

@@ -104,11 +104,20 @@ class NativeWeights:
             raise EngineError(f"the kernels know no {name} {word!r}, only {', '.join(known)}")
         return known.index(word)
 
-    def embedding(self) -> tuple[int, int]:
-        """The address of the token embedding, and the number of its dtype."""
-        name = self._decoder.embedding
-        array = self._tensor(name, None, (self._decoder.vocab_size, self._decoder.hidden_size))
-        return array.ctypes.data, self._choice("embedding_dtype", self._tensors[name].dtype)
+    def embedding(self) -> dict[str, int]:
+        """The decoder's fields of the token embedding, whose rows are read where the file is."""
+        name, size = self._decoder.embedding, self._decoder.vocab_size
+        if f"{name}/{_MARKS['int8_block']}" in self._tensors and name not in self._tensors:
+            groups = round_up(self._decoder.hidden_size, c.GROUP) // c.GROUP
+            rows = self._rounded(name, "int8_block", size, self._decoder.hidden_size, groups)
+            return {
+                "embedding": rows["levels"],
+                "embedding_scales": rows["scales"],
+                "embedding_dtype": self._choice("embedding_dtype", "int8_block"),
+            }
+        array = self._tensor(name, None, (size, self._decoder.hidden_size))
+        dtype = self._choice("embedding_dtype", self._tensors[name].dtype)
+        return {"embedding": array.ctypes.data, "embedding_dtype": dtype}
 
     def norm(self, norm: Norm) -> c.Norm:
         """A norm."""
@@ -136,6 +145,9 @@ class NativeWeights:
             levels=levels.ctypes.data,
             scales=scales.ctypes.data,
         )
+        if storage != "int8":
+            totals = self._arena.zeros(panels, groups, c.PANEL, dtype=np.float16)
+            linear.totals = totals.ctypes.data
         if storage == "int4":
             minima = self._arena.zeros(panels, groups, c.PANEL, dtype=np.float16)
             linear.minima = minima.ctypes.data
@@ -150,6 +162,7 @@ class NativeWeights:
                 to_levels=linear.levels,
                 to_scales=linear.scales,
                 to_minima=linear.minima,
+                to_totals=linear.totals,
                 **self._rounded(product.name, storage, outputs, columns, groups),
             )
             self._pack(ctypes.byref(packing))

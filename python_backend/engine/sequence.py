@@ -121,10 +121,6 @@ class SamplingParams:
         Raises:
             InvalidRequestError: A value is out of bounds; the message names it.
         """
-        if self.num_prompt_log_probs < 0:
-            raise InvalidRequestError(
-                f"num_prompt_log_probs is {self.num_prompt_log_probs}; it must be 0 or more"
-            )
         if self.num_prompt_log_probs and self.max_tokens < 0:  # nothing may follow what is scored
             raise InvalidRequestError(
                 f"max_tokens is {self.max_tokens}; it must be at least 0", "max_tokens"

@@ -111,6 +111,8 @@ def _grammar(guide: Guide) -> str:
         if not isinstance(schema, dict | bool):
             raise _refused("a schema is an object or a boolean")
         return _of_schema(schema)
+    if guide.type == "calls":
+        return LLMatcher.grammar_from_lark(guide.text)
     if guide.type == "regex":
         return LLMatcher.grammar_from_regex(guide.text)
     try:

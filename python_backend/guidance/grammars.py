@@ -7,6 +7,7 @@ more is refused, or its request ends with an error.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,25 @@ from threading import Lock
 
 from llguidance import LLMatcher
 
-from contract.guides import Guide
+from contract.errors import InvalidRequestError
+from contract.guides import Guide, refused_guide
 from python_backend.guidance.compiler import Compiler
 from python_backend.guidance.guided import Guided
 from python_backend.guidance.trial import Trial
 
 MOST_REMEMBERED = 32
 """Grammars."""
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_LISTING = re.compile(r" \d+ \| .*")
+
+
+def _without_listing(reason: str) -> str:
+    """What the library says of a grammar, without the grammar's lines: they may be none of a
+    client's.
+    """
+    return _LISTING.sub("", _PLACE.sub("", reason))
 
 
 class Grammars:
@@ -62,8 +75,11 @@ class Grammars:
                 self._known.move_to_end(guide)
                 return self._known[guide]
         self._compiler.load()  # what is wrong with the tokenizer is no guide's fault
-        self._trial.check(guide)
-        matcher = self._compiler.compile(guide)
+        try:
+            self._trial.check(guide)
+            matcher = self._compiler.compile(guide)
+        except InvalidRequestError as error:
+            raise refused_guide(_without_listing(error.message.partition(": ")[2]), guide) from None
         with self._lock:
             self._known[guide] = matcher
             if len(self._known) > self._most:

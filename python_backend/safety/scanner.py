@@ -31,6 +31,7 @@ class Verdict(NamedTuple):
         start: The first character of it, counted in the text before redaction.
         end: The character after the last.
         message: In which message of a chat, if it was found in one.
+        field: In what else than a message's content, such as ``tool_calls.0.function.name``.
     """
 
     rule: str
@@ -40,6 +41,7 @@ class Verdict(NamedTuple):
     start: int
     end: int
     message: int | None = None
+    field: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as clients get it."""

@@ -18,6 +18,10 @@ from python_backend.safety.policy import Policy
 from python_backend.safety.scanner import Scanned, Scanner, Verdict
 from python_backend.text.detokenizer import Detokenizer, Vocabulary
 from python_backend.text.stop import StopTexts
+from python_backend.tools.answer_reader import AnswerReader
+from python_backend.tools.answer_reading import Reading
+from python_backend.tools.events import Arguments, CallBegun, Content, Reasoning
+from python_backend.tools.thinking import ThoughtCounter
 
 _CUT_CHARACTER = "\ufffd"
 """What stands for a character whose last bytes did not come."""
@@ -39,6 +43,7 @@ class StreamContext:
             what the policy takes out may begin there.
         own_end: The model's own end token ends the answer, and none that the client chose.
         verdicts: What was found in the prompt.
+        reading: How thinking and calls are told apart from the text; None where they aren't.
     """
 
     stops: tuple[str, ...] = ()
@@ -51,12 +56,14 @@ class StreamContext:
     verdicts: tuple[dict[str, Any], ...] = ()
     min_tokens: int = 0
     before: str = ""
+    reading: Reading | None = None
 
     def to_bytes(self) -> bytes:
         """The context as JSON; nothing where there is nothing to say."""
         if self == StreamContext():
             return b""
-        return json.dumps(self.__dict__, ensure_ascii=False).encode()
+        reading = self.reading and self.reading.__dict__
+        return json.dumps({**self.__dict__, "reading": reading}, ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> StreamContext:
@@ -65,7 +72,8 @@ class StreamContext:
             return cls()
         values = json.loads(data)
         lists = {name: (*values[name],) for name in ("stops", "prompt", "verdicts")}
-        return cls(**{**values, **lists})
+        reading = values["reading"] and Reading.from_json(values["reading"])
+        return cls(**{**values, **lists, "reading": reading})
 
     @property
     def echoes(self) -> bool:
@@ -96,21 +104,31 @@ class Piece:
     Attributes:
         text: The text that is certain.
         finish_reason: Why the answer ended; empty while it goes on.
+        said: All that the model wrote, of which the text is a part where it is read.
+        reasoning: What it thought.
+        calls: What it says of calls.
+        num_reasoning: How many of the answer's tokens it thought with; None where it isn't read.
         verdicts: What was found, in the prompt too, as JSON values.
         found: What was found in the answer.
         tokens: The tokens of the text, where log probabilities were asked for.
         num_tokens: How many of the tokens that were added belong to the answer. Those behind the
             one with which a stop text or the policy ends it don't.
         ends_early: The answer ends here, though the engine goes on.
+        stop_text: The stop text that ended it, if one did.
     """
 
     text: str = ""
+    said: str = ""
+    reasoning: str = ""
+    calls: list[CallBegun | Arguments] = field(default_factory=list)
+    num_reasoning: int | None = None
     finish_reason: Ending = ""
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     found: list[Verdict] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     num_tokens: int = 0
     ends_early: bool = False
+    stop_text: str = ""
 
 
 class _Pending(NamedTuple):
@@ -145,9 +163,15 @@ class Answer:
         self.ended = False
         self.verdicts: list[Verdict] = []
         self._vocabulary = vocabulary
+        reading = context.reading
         self._detokenizer = Detokenizer(
-            vocabulary, skip_special_tokens, goes_on=context.goes_on and not context.echoes
+            vocabulary,
+            skip_special_tokens,
+            goes_on=context.goes_on and not context.echoes,
+            kept=reading.kept if reading else (),
         )
+        self._reader = AnswerReader(reading, policy) if reading else None
+        self._thought = ThoughtCounter(vocabulary, reading) if reading else None
         self._stops = StopTexts(context.stops, context.include_stop)
         self._scanner = Scanner(policy.output)
         if context.before and not context.echoes:
@@ -155,6 +179,7 @@ class Answer:
         self._news = list(context.verdicts)
         self._num_tokens = 0
         self._characters = 0
+        self._is_to_echo = context.echoes
         self._textless: list[Token] = []
         self._pending: deque[_Pending] = deque()
         self._taken: list[Span] = []
@@ -184,11 +209,12 @@ class Answer:
         piece = Piece(num_tokens=len(token_ids))
         news, self._news = self._news, []
         piece.verdicts += news
-        echo = self._echo(token_ids)
-        token_ids = token_ids[self.context.echo_tokens :] if echo else token_ids
-        asked = None if log_probs is None else self._asked(token_ids, log_probs, top)
-        if echo:
+        if self._is_to_echo:
+            self._is_to_echo = False
+            echo = self._echo(token_ids)
+            token_ids = token_ids[self.context.echo_tokens :]
             self._take(piece, self._scanner.add(echo))
+        asked = None if log_probs is None else self._asked(token_ids, log_probs, top)
         step = 1 if self._one_by_one else max(1, len(token_ids))
         for start in range(0, 0 if self.ended else len(token_ids), step):
             some = token_ids[start : start + step]
@@ -203,8 +229,29 @@ class Answer:
                 break
         if engine_reason and not self.ended:
             self._end(piece, engine_reason)
+        piece.said = piece.text
+        if self._reader is not None:
+            self._read(piece, self._reader)
+        if self._thought is not None:
+            piece.num_reasoning = self._thought.add(token_ids[: piece.num_tokens])
         piece.ends_early = self.ended and not engine_reason
         return piece
+
+    def _read(self, piece: Piece, reader: AnswerReader) -> None:
+        """Tell apart what the piece's text says."""
+        events = reader.add(piece.text, final=bool(piece.finish_reason))
+        piece.text = "".join(event.text for event in events if isinstance(event, Content))
+        piece.reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
+        piece.calls = [event for event in events if isinstance(event, CallBegun | Arguments)]
+        found, reader.verdicts = reader.verdicts, []
+        piece.found += found
+        piece.verdicts += (verdict.as_json() for verdict in found)
+        self.verdicts += found
+        if reader.blocked:
+            piece.finish_reason = "content_filter"
+            self.ended = True
+        elif piece.finish_reason == "stop" and reader.calls_are_whole:
+            piece.finish_reason = "tool_calls"
 
     @property
     def _is_early(self) -> bool:
@@ -239,6 +286,7 @@ class Answer:
         if not self._stops.found:
             return None
         piece.finish_reason = "stop"
+        piece.stop_text = self._stops.text
         return self._scanner.cut(text, self._stops.cut_off)
 
     def _take(self, piece: Piece, scanned: Scanned) -> None:
@@ -253,11 +301,9 @@ class Answer:
         self.verdicts += scanned.verdicts
 
     def _echo(self, token_ids: Sequence[int]) -> str:
-        """The prompt's text where the answer begins with it; no stop text is looked for in it."""
-        if self._characters or not self.context.echoes:
-            return ""
+        """The prompt's text, in which no stop text is looked for: it is whole."""
         prompt = self.context.prompt or token_ids[: self.context.echo_tokens]
-        text = self._detokenizer.add(prompt)
+        text = self._detokenizer.add(prompt, final=True)
         self._characters += len(text)
         return text
 

@@ -50,11 +50,13 @@ class EngineStream(Stream):
             share=share,
             request=request,
             guide=guide,
+            shapers=() if row.thinking is None else (row.thinking,),
         )
         super().__init__(self.sequence.id, row.batch_index, row.sequence_index, context)
         self.reporting = reporting
         self.num_sent = 0
         self._cum_log_prob = 0.0
+        self._has_begun = False
 
     @property
     def share(self) -> str:
@@ -69,10 +71,13 @@ class EngineStream(Stream):
     @property
     def cost(self) -> float:
         """Of how many responses what there is to tell by now costs as much."""
-        params = self.sequence.params
-        if not params.reports_log_probs:
-            return 1.0
-        num_tokens = len(self.sequence.output) - self.num_sent
+        sequence = self.sequence
+        params = sequence.params
+        num_tokens = 0
+        if params.reports_log_probs:
+            num_tokens += len(sequence.output) - self.num_sent
+        if not self._has_begun:
+            num_tokens += len(sequence.prompt_log_probs)
         return 1 + num_tokens * (1 + params.num_top_log_probs) / _ENTRIES_OF_A_RESPONSE
 
     def send_news(self) -> None:
@@ -96,7 +101,11 @@ class EngineStream(Stream):
         ids = np.asarray(tokens, dtype=np.int32)
         if self.reporting.echo and reason:
             ids = np.concatenate([sequence.prompt, ids])
-        return Piece((ids,), reason, self._statistics(len(tokens), log_probs))
+        statistics = self._statistics(len(tokens), log_probs)
+        if not self._has_begun:
+            self._has_begun = True
+            statistics.update(self._of_prompt())
+        return Piece((ids,), reason, statistics)
 
     def _statistics(self, num_tokens: int, log_probs: list[LogProbs]) -> dict[Tensor, NDArray[Any]]:
         """What the request asks for, of the tokens that leave now and of the whole."""
@@ -107,12 +116,10 @@ class EngineStream(Stream):
             cumulated = np.array([[self._cum_log_prob]], dtype=np.float32)
             outputs[EngineOutputs.CUM_LOG_PROBS] = cumulated
             outputs[EngineOutputs.OUTPUT_LOG_PROBS] = np.array([[chosen]], dtype=np.float32)
-        if width := params.num_top_log_probs:
-            ids = np.array([each.top_ids for each in log_probs], dtype=np.int32)
-            values = np.array([each.top for each in log_probs], dtype=np.float32)
-            shape = (1, 1, len(log_probs), -1 if log_probs else width)
-            outputs[EngineOutputs.TOP_LOG_PROB_IDS] = ids.reshape(shape)
-            outputs[EngineOutputs.TOP_LOG_PROBS] = values.reshape(shape)
+        if params.num_top_log_probs:
+            top_ids, top = _likeliest(log_probs, params.num_top_log_probs)
+            outputs[EngineOutputs.TOP_LOG_PROB_IDS] = top_ids[None, None]
+            outputs[EngineOutputs.TOP_LOG_PROBS] = top[None, None]
         if reporting.num_input_tokens:
             outputs[EngineOutputs.NUM_INPUT_TOKENS] = number(self.sequence.prompt.size)
         if reporting.num_output_tokens:
@@ -122,6 +129,35 @@ class EngineStream(Stream):
         if reporting.perf_metrics:
             outputs.update(_perf_metrics(self.sequence))
         return outputs
+
+    def _of_prompt(self) -> dict[Tensor, NDArray[Any]]:
+        """What the request asks for of its prompt."""
+        sequence = self.sequence
+        outputs: dict[Tensor, NDArray[Any]] = {}
+        if self.reporting.prompt_tokens:
+            outputs[EngineOutputs.PROMPT_IDS] = sequence.prompt[None]
+        if sequence.params.num_prompt_log_probs:
+            log_probs = sequence.prompt_log_probs
+            chosen = [each.chosen for each in log_probs]
+            outputs[EngineOutputs.PROMPT_LOG_PROBS] = np.array([chosen], dtype=np.float32)
+            if width := sequence.params.num_top_log_probs:
+                top_ids, top = _likeliest(log_probs, width)
+                outputs[EngineOutputs.PROMPT_TOP_LOG_PROB_IDS] = top_ids[None]
+                outputs[EngineOutputs.PROMPT_TOP_LOG_PROBS] = top[None]
+        return outputs
+
+
+def _likeliest(
+    log_probs: list[LogProbs], width: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The likeliest tokens in the places of some, and how likely they are: ``[tokens, width]``.
+
+    A vocabulary may have fewer than are asked for.
+    """
+    shape = (len(log_probs), -1 if log_probs else width)
+    ids = np.array([each.top_ids for each in log_probs], dtype=np.int32)
+    values = np.array([each.top for each in log_probs], dtype=np.float32)
+    return ids.reshape(shape), values.reshape(shape)
 
 
 def _computed(sequence: Sequence) -> dict[Tensor, NDArray[Any]]:

@@ -20,6 +20,7 @@ from contract.names import DEFAULT_PRIORITY, PRIORITY_LEVELS, PROBE, SHARE
 from contract.parameters import SAMPLED
 from contract.tensors import Tensor
 from python_backend.engine.sequence import SamplingParams
+from python_backend.guidance.thinking_budget import ThinkingBudget
 
 if TYPE_CHECKING:
     from python_backend.serving.triton_api import Inputs
@@ -39,6 +40,7 @@ class Row:
     batch_index: int
     sequence_index: int
     guide: Guide | None = None
+    thinking: ThinkingBudget | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Reporting:
         num_input_tokens: Number of prompt tokens.
         num_output_tokens: Number of generated tokens in the response.
         computed_tokens: What was computed of the sequence until then.
+        prompt_tokens: The prompt's tokens, in a sequence's first response.
     """
 
     streaming: bool
@@ -60,6 +63,7 @@ class Reporting:
     num_input_tokens: bool
     num_output_tokens: bool
     computed_tokens: bool = False
+    prompt_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def read_request(
             strict=True,
         )
     ]
+    thinking = _thinking(inputs, batch)
     bias = inputs.array(EngineInputs.EMBEDDING_BIAS)
     log_probs = flag(EngineInputs.RETURN_LOG_PROBS)
     # Triton's own parameter shows only where its generate endpoints leave it: as for timeouts.
@@ -174,7 +179,9 @@ def read_request(
             )
             # Triton takes the request's memory back before the sequence has run: copy.
             prompt = ids[index, : lengths[index]].copy()
-            rows.append(Row(prompt, params, priorities[index], index, copy, guides[index]))
+            rows.append(
+                Row(prompt, params, priorities[index], index, copy, guides[index], thinking[index])
+            )
 
     streaming = flag(EngineInputs.STREAMING)
     reporting = Reporting(
@@ -184,6 +191,7 @@ def read_request(
         num_input_tokens=flag(EngineInputs.RETURN_NUM_INPUT_TOKENS),
         num_output_tokens=flag(EngineInputs.RETURN_NUM_OUTPUT_TOKENS),
         computed_tokens=flag(EngineInputs.RETURN_COMPUTED_TOKENS),
+        prompt_tokens=flag(EngineInputs.RETURN_PROMPT_TOKENS),
     )
     return GenerationRequest(
         rows,
@@ -195,6 +203,33 @@ def read_request(
         share=str(inputs.parameters().get(SHARE, "")),
         is_probe=inputs.parameters().get(PROBE) is True,
     )
+
+
+def _thinking(inputs: Inputs, batch: int) -> list[ThinkingBudget | None]:
+    """What bounds the thinking of each row."""
+    budgets = inputs.scalars(EngineInputs.THINKING_BUDGET, batch)
+    if budgets is None:
+        return [None] * batch
+    begin, end, close = (
+        _token_lists(inputs, tensor, batch)
+        for tensor in (
+            EngineInputs.THINKING_BEGIN_IDS,
+            EngineInputs.THINKING_END_IDS,
+            EngineInputs.THINKING_CLOSE_IDS,
+        )
+    )
+    return [
+        ThinkingBudget(budget, begin[row], end[row], close[row]) if budget >= 0 else None
+        for row, budget in enumerate(budgets)
+    ]
+
+
+def _token_lists(inputs: Inputs, tensor: Tensor, batch: int) -> list[tuple[int, ...]]:
+    """Tokens of each row; -1 fills up the shorter ones."""
+    array = inputs.array(tensor)
+    if array is None:
+        return [()] * batch
+    return [tuple(token for token in row if token >= 0) for row in array.tolist()]
 
 
 def _text(value: bytes, tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any
 
@@ -39,6 +39,7 @@ from python_backend.serving.triton_api import (
     triton_tensor,
 )
 from python_backend.text.tokenizer import TextTokenizer
+from python_backend.tools.events import calls_as_json
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _CHECK_CLIENT_EVERY_S = 0.2
@@ -48,8 +49,17 @@ _OF_TOKENS = (
     Statistics.TOP_LOG_PROB_IDS,
     Statistics.TOP_LOG_PROBS,
 )
-_WHOLE_STATISTICS = tuple(tensor for tensor in Statistics.all() if tensor not in _OF_TOKENS)
-"""What the engine's response says goes on as it is, but for what belongs to single tokens."""
+_OF_PROMPT = (
+    Statistics.PROMPT_IDS,
+    Statistics.PROMPT_LOG_PROBS,
+    Statistics.PROMPT_TOP_LOG_PROB_IDS,
+    Statistics.PROMPT_TOP_LOG_PROBS,
+)
+_WHOLE_STATISTICS = tuple(
+    tensor for tensor in Statistics.all() if tensor not in (*_OF_TOKENS, *_OF_PROMPT)
+)
+"""What the engine's response says goes on as it is, but for what belongs to single tokens, and for
+what the first alone says."""
 
 
 @dataclass
@@ -64,6 +74,7 @@ class _Stream:
         pieces: What the client is still to get: all of it where it wants one response, else tokens
             whose text is held back.
         num_output_tokens: The tokens of those.
+        of_prompt: What the client is still to get of its prompt.
         gone: Whether its client went away.
         client_seen_s: When its client was last known to be there.
     """
@@ -73,6 +84,7 @@ class _Stream:
     signals: AnswerSignals = field(default_factory=AnswerSignals)
     pieces: list[Piece] = field(default_factory=list)
     num_output_tokens: int = 0
+    of_prompt: list[pb_utils.Tensor] = field(default_factory=list)
     gone: bool = False
     client_seen_s: float = field(default_factory=time.monotonic)
 
@@ -143,11 +155,12 @@ class TritonPythonModel:
             self._stop(request, key)
         stream.pieces.append(piece)
         stream.num_output_tokens += piece.num_tokens
-        says = not stream.answer.context.whole and (piece.text or piece.verdicts)
+        says_something = piece.text or piece.reasoning or piece.calls or piece.verdicts
+        says = not stream.answer.context.whole and says_something
         if not (says or piece.finish_reason):
             return None
-        response = _response(inputs, stream.pieces, stream.num_output_tokens)
-        stream.pieces, stream.num_output_tokens = [], 0
+        response = _response(inputs, stream)
+        stream.pieces, stream.num_output_tokens, stream.of_prompt = [], 0, []
         return response
 
     def _answer_beams(
@@ -163,15 +176,15 @@ class TritonPythonModel:
         """
         pieces = []
         for row, length in zip(rows, lengths, strict=True):
-            stream = self._open(inputs)
+            stream = self._open(inputs, is_read=False)
             pieces.append(self._add(inputs, stream, row[:length].tolist(), reason or "stop"))
         encoded = np.array([piece.text.encode() for piece in pieces], dtype=object)
         outputs = [triton_tensor(_Out.OUTPUT, encoded), *_statistics(inputs, Statistics.all())]
         outputs += _extras([verdict for piece in pieces for verdict in piece.verdicts], reason)
         return pb_utils.InferenceResponse(outputs)
 
-    def _open(self, inputs: Inputs) -> _Stream:
-        """A sequence's first piece."""
+    def _open(self, inputs: Inputs, is_read: bool = True) -> _Stream:
+        """A sequence's first piece; ``is_read``: its answer is read, where that was asked for."""
         context = inputs.array(_In.STREAM_CONTEXT)
         policies = self._policies.current
         lost = context is None and inputs.array(_In.SEQUENCE_ID) is not None
@@ -180,8 +193,22 @@ class TritonPythonModel:
         except InvalidRequestError:  # it was there when the prompt was read
             policy, lost = policies.get(None), True
         said = StreamContext.from_bytes(b"" if context is None else context.item())
+        said = said if is_read else replace(said, reading=None)
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
-        return _Stream(answer, lost)
+        return _Stream(answer, lost, of_prompt=self._of_prompt(inputs))
+
+    def _of_prompt(self, inputs: Inputs) -> list[pb_utils.Tensor]:
+        """What a sequence's first piece says of its prompt, with the texts of the tokens."""
+        tensors = _statistics(inputs, _OF_PROMPT)
+        for ids, texts in (
+            (_In.PROMPT_IDS, _Out.PROMPT_TOKEN_TEXTS),
+            (_In.PROMPT_TOP_LOG_PROB_IDS, _Out.PROMPT_TOP_TOKENS),
+        ):
+            given = inputs.array(ids)
+            if given is not None:
+                named = _strings([self._vocabulary.text_of(i) for i in given.reshape(-1).tolist()])
+                tensors.append(triton_tensor(texts, named.reshape(given.shape)))
+        return tensors
 
     def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:
         """The next piece; where checking fails, the answer ends and nothing unchecked leaves."""
@@ -199,7 +226,7 @@ class TritonPythonModel:
             answer.ended = True
             piece = Piece(finish_reason="error", num_tokens=len(tokens), ends_early=not reason)
         of_answer = slice(answer.context.echo_tokens, piece.num_tokens)
-        stream.signals.add(tokens[of_answer], piece.text)
+        stream.signals.add(tokens[of_answer], piece.said)
         self._metrics.count_verdicts(answer.policy, piece.found)
         if piece.finish_reason:
             self._metrics.count_answer(
@@ -252,23 +279,47 @@ def _rows(tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
     return tokens.reshape(count, -1)
 
 
-def _response(
-    inputs: Inputs, pieces: list[Piece], num_output_tokens: int
-) -> pb_utils.InferenceResponse:
-    """The response that carries some pieces of one sequence."""
+def _response(inputs: Inputs, stream: _Stream) -> pb_utils.InferenceResponse:
+    """The response that carries what there is of one sequence."""
+    pieces = stream.pieces
     # One text a sequence without a batch dimension: so are TensorRT-LLM's own.
     text = "".join(piece.text for piece in pieces)
     outputs = [triton_tensor(_Out.OUTPUT, np.array([text.encode()], dtype=object))]
-    outputs += _statistics(inputs, _WHOLE_STATISTICS)
+    outputs += [*_statistics(inputs, _WHOLE_STATISTICS), *stream.of_prompt]
     if inputs.array(_In.NUM_OUTPUT_TOKENS) is not None:
-        count = np.array([[num_output_tokens]], dtype=np.int32)
+        count = np.array([[stream.num_output_tokens]], dtype=np.int32)
         outputs.append(triton_tensor(_Out.NUM_OUTPUT_TOKENS, count))
     if inputs.array(_In.OUTPUT_LOG_PROBS) is not None:
         top = inputs.array(_In.TOP_LOG_PROBS)
         width = 0 if top is None else top.shape[-1]
         outputs += _tokens([token for piece in pieces for token in piece.tokens], width)
+    outputs += _read_apart(pieces)
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
-    return pb_utils.InferenceResponse([*outputs, *_extras(verdicts, pieces[-1].finish_reason)])
+    extras = _extras(verdicts, pieces[-1].finish_reason, pieces[-1].stop_text)
+    return pb_utils.InferenceResponse([*outputs, *extras])
+
+
+def _read_apart(pieces: list[Piece]) -> list[pb_utils.Tensor]:
+    """Thinking and calls, where they are told apart from the text."""
+    counts = [piece.num_reasoning for piece in pieces if piece.num_reasoning is not None]
+    if not counts:
+        return []
+    count = np.array([[sum(counts)]], dtype=np.int32)
+    outputs = [triton_tensor(_Out.NUM_REASONING_TOKENS, count)]
+    reasoning = "".join(piece.reasoning for piece in pieces)
+    calls = calls_as_json(call for piece in pieces for call in piece.calls)
+    texts = {
+        _Out.REASONING_OUTPUT: reasoning,
+        _Out.TOOL_CALLS: json.dumps(calls, ensure_ascii=False) if calls else "",
+    }
+    return [
+        *outputs,
+        *(
+            triton_tensor(tensor, np.array([[text.encode()]], dtype=object))
+            for tensor, text in texts.items()
+            if text
+        ),
+    ]
 
 
 def _what_it_cost(inputs: Inputs) -> pb_utils.InferenceResponse | None:
@@ -283,9 +334,12 @@ def _statistics(inputs: Inputs, tensors: Iterable[Tensor]) -> list[pb_utils.Tens
     return [triton_tensor(*each) for each in inputs.given(tensors)]
 
 
-def _extras(verdicts: list[dict[str, Any]], reason: Ending) -> list[pb_utils.Tensor]:
+def _extras(
+    verdicts: list[dict[str, Any]], reason: Ending, stop_text: str = ""
+) -> list[pb_utils.Tensor]:
     texts = {
         _Out.FINISH_REASON: reason,
+        _Out.STOP_TEXT: stop_text if reason == "stop" else "",
         _Out.SAFETY_VERDICTS: json.dumps(verdicts) if verdicts else "",
     }
     return [

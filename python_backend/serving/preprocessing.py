@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
@@ -14,12 +16,14 @@ from contract.model_settings import PreprocessingParameters, from_model_config
 from contract.models import EnsembleInputs
 from contract.models import PreprocessingInputs as _In
 from contract.models import PreprocessingOutputs as _Out
-from contract.names import CHAT_TEMPLATE, SAFETY_POLICY
+from contract.names import ADD_SPECIAL_TOKENS, CHAT_TEMPLATE, SAFETY_POLICY
 from contract.tensors import Tensor
 from python_backend.safety.policy import Policy
 from python_backend.serving.answer import StreamContext
+from python_backend.serving.chat_inputs import plan_tensors, read_options
+from python_backend.serving.chats import Chat
 from python_backend.serving.once import check_single, check_whole
-from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Chat, Prompt, PromptReader
+from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
     Inputs,
@@ -31,6 +35,7 @@ from python_backend.serving.triton_api import (
 )
 from python_backend.text.messages import read_messages, read_tools, read_variables
 from python_backend.text.tokenizer import TextTokenizer
+from python_backend.tools.chat_options import ChatOptions, Plan
 
 _WORDS = {_In.STOP_WORDS_DICT: STOP_WORDS, _In.BAD_WORDS_DICT: BAD_WORDS}
 _LARGE_BYTES = 1 << 20
@@ -85,7 +90,8 @@ class TritonPythonModel:
         if not self._settings.decoupled:
             check_whole(streams, EnsembleInputs.STREAM)
             check_single(batch, copies=1)  # the engine sees how many are asked for
-        prompts = self._prompts(inputs, [row[0] for row in texts], policy)
+        options = read_options(inputs, batch)
+        prompts = self._prompts(inputs, [row[0] for row in texts], options, policy)
         lengths = np.array([[prompt.ids.size] for prompt in prompts], dtype=np.int32)
         ids = np.full((batch, lengths.max()), self._tokenizer.pad_id, dtype=np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
@@ -118,6 +124,7 @@ class TritonPythonModel:
                 triton_tensor(_Out.LIVENESS_PROBES, np.full((batch, 1), self._settings.decoupled)),
                 triton_tensor(_Out.STREAMING, np.full((batch, 1), streaming)),
                 triton_tensor(_Out.STREAM_CONTEXT, np.array(said, dtype=object)),
+                *plan_tensors([prompt.plan for prompt in prompts]),
             ]
         )
 
@@ -161,32 +168,48 @@ class TritonPythonModel:
                 own_end=int(end) == self._tokenizer.end_id,
                 verdicts=tuple(verdict.as_json() for verdict in prompt.verdicts),
                 min_tokens=max(least, 0) if any(row) else 0,
+                reading=None if echo else prompt.plan.reading,
             )
             for row, least, prompt, end in zip(stops, min_tokens, prompts, ends, strict=True)
         ]
 
-    def _prompts(self, inputs: Inputs, texts: list[str], policy: Policy) -> list[Prompt]:
+    def _prompts(
+        self, inputs: Inputs, texts: list[str], options: list[ChatOptions], policy: Policy
+    ) -> list[Prompt]:
         """Tokens of each row, from its chat or from its text."""
         bound = self._reader.json_bound
         chats, tools, variables = (
             _texts(inputs, tensor, bound)
             for tensor in (_In.MESSAGES, _In.TOOLS, _In.CHAT_TEMPLATE_KWARGS)
         )
+        ids = inputs.array(_In.PROMPT_TOKEN_IDS)
+        for tensor in (_In.MESSAGES, _In.PROMPT_TOKEN_IDS):
+            if inputs.array(tensor) is not None and any(texts):
+                text, name = EnsembleInputs.TEXT_INPUT.name, _client_name(tensor)
+                raise InvalidRequestError(f"{text} must be empty beside {name}", text)
         if chats is None:
             if tools or variables:
                 name = EnsembleInputs.TOOLS.name
                 raise InvalidRequestError(f"{name} and chat_template_kwargs need messages", name)
-            choice = self._chat_template(inputs)
-            return [self._reader.read_text(text, policy, choice) for text in texts]
-        if any(texts):
-            name = EnsembleInputs.TEXT_INPUT.name
-            raise InvalidRequestError(f"{name} must be empty beside messages", name)
+            if ids is not None:
+                prompts = [self._reader.read_ids(row.copy(), policy) for row in ids]
+            else:
+                choice, special = self._chat_template(inputs), _special_tokens(inputs)
+                prompts = [self._reader.read_text(text, policy, choice, special) for text in texts]
+            return [
+                replace(prompt, plan=Plan(guide=option.guide))
+                for prompt, option in zip(prompts, options, strict=True)
+            ]
+        if ids is not None:
+            name = EnsembleInputs.PROMPT_TOKEN_IDS.name
+            raise InvalidRequestError(f"{name} and messages are both prompts; give one", name)
         return [
             self._reader.read_chat(
                 Chat(
                     read_messages(row[0]),
                     read_tools(tools[index][0]) if tools else None,
                     read_variables(variables[index][0]) if variables else None,
+                    options[index],
                 ),
                 policy,
             )
@@ -252,6 +275,16 @@ class TritonPythonModel:
         for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
             np.add.at(row, row_ids, row_weights)
         return bias
+
+
+def _special_tokens(inputs: Inputs) -> bool | None:
+    """Whether a text gets the tokenizer's own tokens: the request's word, if it says anything."""
+    choice = inputs.parameters().get(ADD_SPECIAL_TOKENS)
+    if choice is not None and not isinstance(choice, bool):
+        raise InvalidRequestError(
+            f"{ADD_SPECIAL_TOKENS} is {choice!r}; it must be true or false", ADD_SPECIAL_TOKENS
+        )
+    return choice
 
 
 def _client_name(tensor: Tensor) -> str:

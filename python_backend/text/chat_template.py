@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 
 from contract.errors import EngineError, InvalidRequestError
 from contract.models import EnsembleInputs
@@ -25,12 +26,17 @@ from python_backend.text.template_environment import (
 
 _MAX_PROMPT_CHARACTERS = 16_000_000
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 """Roles of which a template may make a control token, as of ``<|user|>``; of another it may not."""
 
 
 class ChatTemplate:
-    """Turns messages into the prompt that the checkpoint was trained on."""
+    """Turns messages into the prompt that the checkpoint was trained on.
+
+    Attributes:
+        source: The Jinja source.
+        names: The variables that it reads.
+    """
 
     def __init__(
         self,
@@ -50,9 +56,12 @@ class ChatTemplate:
             EngineError: The template is not valid Jinja.
         """
         try:
-            self._template = TemplateEnvironment().from_string(source)
+            environment = TemplateEnvironment()
+            self._template = environment.from_string(source)
         except TemplateError as error:
             raise EngineError(f"the checkpoint's chat template is not valid: {error}") from error
+        self.source = source
+        self.names = frozenset(find_undeclared_variables(environment.parse(source)))
         self._special_tokens = special_tokens
         self._own_marks = own_marks
 
@@ -99,7 +108,7 @@ class ChatTemplate:
         """A message whose texts are marked as given, but for its role and the model's own marks."""
         marked = given(message)
         role, content = message.get("role"), message.get("content")
-        if role in _ROLES:
+        if role in ROLES:
             marked["role"] = role
         if role == "assistant" and self._own_marks is not None and isinstance(content, str):
             marked["content"] = _mark_own(content, self._own_marks)

@@ -119,6 +119,7 @@ class Detokenizer:
         vocabulary: Vocabulary,
         skip_special_tokens: bool = True,
         goes_on: bool = False,
+        kept: Iterable[int] = (),
     ) -> None:
         """Begin a text.
 
@@ -126,9 +127,10 @@ class Detokenizer:
             vocabulary: What each token is.
             skip_special_tokens: Whether special tokens are left out.
             goes_on: There is text before the first token, so that one keeps its leading space.
+            kept: Special tokens that are not left out.
         """
         self._vocabulary = vocabulary
-        self._skip = vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._skip = vocabulary.special_ids - {*kept} if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._run = bytearray()
         self._strip = vocabulary.strips_first_space and not goes_on

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from contract.bounds import MAX_TEMPLATE_VARIABLES, MAX_TOOLS
+from contract.conversation import HistoryError, check_history
 from contract.errors import InvalidRequestError
 from contract.models import EnsembleInputs
 from contract.tensors import Tensor
@@ -74,6 +75,11 @@ def read_messages(text: str) -> list[Message]:
         InvalidRequestError: It is not JSON, or not of that shape. The message names the place.
     """
     messages: list[Message] = _read(EnsembleInputs.MESSAGES, text, _MESSAGES)
+    try:
+        check_history(messages)
+    except HistoryError as error:
+        name = EnsembleInputs.MESSAGES.name
+        raise InvalidRequestError(f"{name}.{error}", name) from None
     for message in messages:
         if isinstance(message.get("content"), list):
             message["content"] = "\n".join(part["text"] for part in message["content"])

@@ -15,6 +15,7 @@ class StopTexts:
 
     Attributes:
         found: Whether one was found; nothing follows then.
+        text: Which.
         cut_off: What of the stop text is not part of the text.
     """
 
@@ -30,6 +31,7 @@ class StopTexts:
         self._held = ""
         self._early = 0
         self.found = False
+        self.text = ""
         self.cut_off = ""
 
     def add(self, text: str, final: bool = False, early: bool = False) -> str:
@@ -55,6 +57,7 @@ class StopTexts:
             # The one that is complete first; of two that end together, the longer.
             end, start = min(places)
             self.found = True
+            self.text = text[start:end]
             self._held = ""
             kept = end if self._include else start
             self.cut_off = text[kept:end]

@@ -43,6 +43,8 @@ class TextTokenizer:
             known or it is one of them, else the first of these; -1 where nothing names one.
         context_length: Most tokens that the engine beside it takes; None where there is none.
         vocab_size: Number of token ids, added ones and gaps included.
+        special_ids: The tokens that it calls special, by their texts.
+        added_ids: All tokens that were added to its vocabulary, by their texts.
         pad_id: The token that fills up a batch; the end token where the tokenizer names none.
     """
 
@@ -56,6 +58,9 @@ class TextTokenizer:
     ) -> None:
         tokenizer = Tokenizer.from_str(tokenizer.to_str())  # one of our own, to add aliases to
         self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = {token.content: i for i, token in added.items() if token.special}
+        self.added_ids = {token.content: i for i, token in added.items()}
         self.vocabulary = Vocabulary(tokenizer)
         self.context_length = context_length
         self._shrinks = _SHRINKING if _may_shrink(tokenizer) else 1

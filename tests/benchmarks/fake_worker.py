@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.peers.worker import Options, main
 
@@ -19,7 +23,9 @@ class Fake:
         self._options = options
         print("a library that prints while it loads")
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
         print("a library that prints while it runs")
         mode = self._options.get("mode")
         if mode == "fail":
@@ -28,7 +34,14 @@ class Fake:
             os._exit(3)
         if mode == "hang":
             time.sleep(60)
+        if mode == "ends":
+            return [min(output_tokens, place) for place in range(len(prompts))]
         return [output_tokens - (mode == "short")] * len(prompts)
+
+    def logits(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
+        if self._options.get("mode") == "short":
+            raise NotImplementedError("the last token's alone")
+        return np.eye(9, dtype=np.float32)[tokens[-rows:]]
 
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:

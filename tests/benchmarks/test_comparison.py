@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.hardware import Hardware
 from benchmarks.peers import comparison
@@ -12,6 +15,7 @@ from benchmarks.peers.comparison import Comparison
 from benchmarks.peers.prepare import PrepareError
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.workloads import Workload
+from build.quality.closeness import Kept, Passage
 
 SMALL = Workload("few", shared=0, own=2, output=3, concurrent=2)
 OTHER = Workload("single", shared=0, own=1, output=2, concurrent=1)
@@ -27,7 +31,8 @@ class FakeWorker:
         self._fails_at = fails_at
         self._turns = 0
 
-    def run(self, prompts: list[list[int]], output_tokens: int) -> float:
+    def run(self, prompts: list[list[int]], output_tokens: int, ends: Any = ()) -> float:
+        self.ends = ends
         self._turns += 1
         if self._turns == self._fails_at:
             raise WorkerError(f"{self.name} failed")
@@ -72,6 +77,71 @@ def test_systems_take_turns_on_the_same_prompts() -> None:
         "few": {"a": [3.0, 5.0], "b": [3.0, 5.0]},
         "single": {"a": [4.0, 6.0], "b": [4.0, 6.0]},
     }
+
+
+def test_questions_are_new_and_answers_may_end() -> None:
+    talk = Workload("one talk", shared=0, own=0, output=3, concurrent=2, is_talk=True)
+    calls: list[Any] = []
+    worker = FakeWorker("a", calls)
+    questions = comparison.Questions([[place] for place in range(12)], [7])
+    found = Comparison(1, lambda _: cast(Worker, worker), questions=questions)
+    found.load("a")
+    found.run([talk], rounds=2)
+    asked = [prompt for _, prompts, _ in calls for prompt in prompts]
+    assert len(asked) == 6
+    assert len({tuple(each) for each in asked}) == 6
+    assert worker.ends == (7,)
+    found.run([SMALL], rounds=1)
+    assert worker.ends == ()
+
+
+class Predicting(FakeWorker):
+    """Predicts the token that it read, more or less surely."""
+
+    def __init__(self, name: str, sure: float | None) -> None:
+        super().__init__(name, [])
+        self._sure = sure
+
+    def logits(self, tokens: list[int], rows: int, file: Path) -> NDArray[np.float32]:
+        if self._sure is None:
+            raise WorkerError(f"{self.name} can't say")
+        return np.float32(self._sure) * np.eye(9, dtype=np.float32)[tokens[-rows:]]
+
+
+class Reference:
+    def __init__(self) -> None:
+        self.read = 0
+
+    def logits(self, tokens: NDArray[np.int32], rows: int) -> NDArray[np.float32]:
+        self.read += 1
+        return 3 * np.eye(9, dtype=np.float32)[tokens[-rows:]]
+
+
+def test_each_system_is_read_beside_the_reference_and_one_that_can_not_say_stays(
+    tmp_path: Path,
+) -> None:
+    workers = {each.name: each for each in (Predicting("a", 3), Predicting("b", None))}
+    workers["c"] = Predicting("c", 2)
+    found = Comparison(1, lambda name: cast(Worker, workers[name]))
+    for name in workers:
+        found.load(name)
+    reference = Reference()
+    passages = [Passage(np.arange(start, start + 5, dtype=np.int32), 4) for start in (0, 3)]
+    shelves = {name: Kept(tmp_path / name) for name in workers}
+    found.read(reference, passages, ord, shelves.__getitem__)
+    assert list(found.quality) == ["a", "c"]
+    assert list(found.ready) == ["a", "b", "c"]
+    assert reference.read == 2  # for all of them
+    again = Comparison(1, lambda name: cast(Worker, Predicting(name, None)))
+    for name in ("a", "c"):
+        again.load(name)
+    again.read(reference, passages, ord, shelves.__getitem__)
+    assert again.quality == found.quality
+    assert found.quality["c"].size_bytes == ord("c")
+    assert found.quality["a"].closeness.divergence == pytest.approx(0, abs=1e-6)
+    assert found.quality["c"].closeness.divergence > 0.01
+    assert found.quality["a"].is_no_worse(found.quality["c"])
+    assert not found.quality["c"].is_no_worse(found.quality["a"])
 
 
 def test_one_that_fails_leaves_and_the_others_go_on() -> None:

@@ -33,7 +33,7 @@ def test_every_system_has_a_worker_program(system) -> None:
     assert worker_file(system).is_file()
 
 
-def test_a_model_is_built_by_the_worker_and_ours_anew_each_time(tmp_path, monkeypatch) -> None:
+def test_a_model_is_built_by_the_worker_once_for_its_builder(tmp_path, monkeypatch) -> None:
     arguments = ["-m", "tests.benchmarks.fake_worker"]
     monkeypatch.setattr(
         prepare,
@@ -45,7 +45,11 @@ def test_a_model_is_built_by_the_worker_and_ours_anew_each_time(tmp_path, monkey
     assert (model / "model.txt").read_text().startswith("checkpoint ")
     (model / "model.txt").unlink()
     workshop.model(BY_NAME["trireme-int8"], tmp_path / "checkpoint")
+    assert not (model / "model.txt").exists()
+    monkeypatch.setattr(prepare, "_digest", lambda files: f"of {len(files)} that changed")
+    workshop.model(BY_NAME["trireme-int8"], tmp_path / "checkpoint")
     assert (model / "model.txt").is_file()
+    assert workshop.model(BY_NAME["trireme-int8"], tmp_path / "checkpoint", "others") != model
 
 
 def test_a_build_that_fails_says_why(tmp_path, monkeypatch) -> None:

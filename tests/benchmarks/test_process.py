@@ -54,6 +54,35 @@ def test_a_worker_says_what_it_is_and_generates(make_worker: MakeWorker) -> None
     assert worker.memory_bytes > 1 << 20
 
 
+def test_answers_may_end_and_count_at_their_rate(make_worker: MakeWorker) -> None:
+    worker = make_worker("ends")
+    assert worker.run([[1], [2], [3]], 4, end_ids=[7]) > 0  # 0, 1 and 2 tokens
+    with pytest.raises(WorkerError, match=r"generated \[0, 1, 2\]"):
+        worker.run([[1], [2], [3]], 4)
+    # Nothing at all says nothing of a rate.
+    with pytest.raises(WorkerError, match=r"generated \[0\]"):
+        worker.run([[1]], 4, end_ids=[7])
+
+
+def test_seconds_of_answers_that_ended_are_those_of_all_tokens(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+    monkeypatch.setattr(worker, "_ask", lambda _: {"seconds": 3.0, "generated": [1, 2]})
+    assert worker.run([[1], [2]], 4, end_ids=[7]) == 8.0
+
+
+def test_a_worker_says_what_it_predicts(make_worker: MakeWorker, tmp_path: Path) -> None:
+    worker = make_worker()
+    for tokens in ([1, 2, 3], [4, 5, 6]):
+        found = worker.logits(tokens, 2, tmp_path / "logits")
+        assert found.argmax(axis=1).tolist() == tokens[1:]
+    assert found.shape == (2, 9)
+    await_state(worker, "T")
+    with pytest.raises(WorkerError, match="the last token's alone"):
+        make_worker("short").logits([1, 2], 1, tmp_path / "logits")
+
+
 def test_a_worker_is_stopped_between_its_turns(make_worker: MakeWorker) -> None:
     worker = make_worker()
     await_state(worker, "T")

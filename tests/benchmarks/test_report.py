@@ -10,8 +10,11 @@ import pytest
 
 from benchmarks.hardware import Hardware
 from benchmarks.peers.peers_picture import draw
+from benchmarks.peers.peers_quality import Quality
 from benchmarks.peers.peers_report import KV_BYTES_SETTING, Report, SystemReport
+from benchmarks.peers.quality_picture import draw_quality
 from benchmarks.peers.systems import BY_NAME
+from build.quality.closeness import Closeness
 
 HARDWARE = Hardware(2, 50e9, 1e12, 2e11)
 
@@ -78,6 +81,43 @@ def test_peers_have_no_bound(report: Report) -> None:
 def test_a_picture_is_drawn(report: Report, tmp_path) -> None:
     draw(report, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def talked(report: Report) -> Report:
+    def quality(divergence: float) -> Quality:
+        closeness = Closeness(7154, 40.0, 0.0024, 0.0008, divergence, 0.00005, 0.956)
+        return Quality(144_800_000, closeness)
+
+    seconds = {"trireme-int8": [20.0], "openvino-int8": [40.0]}
+    return replace(
+        report,
+        systems={name: report.systems[name] for name in seconds},
+        seconds={"32 talks": seconds, "one talk": {name: [2.0] for name in seconds}},
+        quality={"trireme-int8": quality(0.004), "openvino-int8": quality(0.002)},
+        failures={},
+    )
+
+
+def test_quality_stands_beside_speed_and_says_what_is_claimed(
+    report: Report, talked: Report, tmp_path
+) -> None:
+    whole = report.extended(talked)
+    text = whole.to_markdown()
+    assert (
+        "| Trireme int8 | 144.8 | +0.24% ± 0.08% | 0.00400 ± 0.00005 | 95.6% | 64 | 205 |" in text
+    )
+    ratios = "2.00 × OpenVINO GenAI int8 | 1.50 × OpenVINO GenAI int8 | 1.00 ×"
+    assert f"| Trireme int8 | better peers (no claim) | {ratios}" in text
+    assert "| Trireme int8 | peers no better | – | – | – | – |" in text
+    assert whole.bound_share(whole.workloads[-1], "trireme-int8") is None
+    path = tmp_path / "peers.json"
+    path.write_text(whole.to_json(), encoding="utf-8")
+    assert Report.load(path) == whole
+    for each in (whole, replace(talked, seconds={})):  # one that only read
+        assert "| Trireme int8 | 144.8 |" in each.to_markdown()
+        draw_quality(each, tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_report_is_read_as_it_was_written(report: Report, tmp_path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.peers.peers_quality import Quality
 from benchmarks.peers.peers_results import Ratio, figures, is_rival, server_share
 from benchmarks.peers.systems import BY_NAME, SYSTEMS
 from benchmarks.workloads import WORKLOADS
+from build.quality.closeness import Closeness
 
 BY_WORKLOAD = {workload.name: workload for workload in WORKLOADS}
 FEW, FIRST_TOKEN = BY_WORKLOAD["few"], BY_WORKLOAD["first token"]
@@ -60,6 +62,36 @@ def test_a_peer_is_compared_with_the_best_peer_which_may_be_itself() -> None:
 )
 def test_rivals_have_comparable_weights(system: str, peer: str, expected: bool) -> None:
     assert is_rival(BY_NAME[system], BY_NAME[peer]) is expected
+
+
+def quality(divergence: float, error: float = 0.0001) -> Quality:
+    closeness = Closeness(1000, 40.0, 0.01, 0.001, divergence, error, 0.95)
+    return Quality(100_000_000, closeness)
+
+
+def test_speed_is_held_against_what_is_no_better() -> None:
+    found = {
+        "trireme-int8": quality(0.004),
+        "openvino-int8": quality(0.002),
+        "llama-cpp-q8_0": quality(0.0039),  # no further off than chance may be
+        "llama-cpp-q4_0": quality(0.2),
+    }
+    seconds = {
+        "trireme-int8": [1.0],
+        "trireme-int8-server": [1.0],
+        "openvino-int8": [1.5],
+        "llama-cpp-q8_0": [3.0],
+        "llama-cpp-q4_0": [2.0],
+    }
+    for name in ("trireme-int8", "trireme-int8-server"):
+        figure = figures(FEW, seconds, found)[name]
+        assert figure.to_rivals == Ratio(2.0, "llama-cpp-q4_0")
+        assert figure.to_better == Ratio(1.5, "openvino-int8")
+    # Where it was not measured, it goes by the weights.
+    del found["openvino-int8"]
+    figure = figures(FEW, seconds, found)["trireme-int8"]
+    assert figure.to_rivals == Ratio(1.5, "openvino-int8")
+    assert figure.to_better is None
 
 
 def test_every_engine_of_ours_has_rivals() -> None:

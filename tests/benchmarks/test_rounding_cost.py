@@ -16,11 +16,16 @@ def test_each_way_to_build_a_recipe_has_its_row(
     four, eight = "target.weights=int4", "target.weights=int8_block"
     mixed = f"{four} target.head=int8_block"
     few = ["--cache", str(tmp_path), "--texts", "prose", "--every", "150"]
-    main(["demo", *few, "--ours", four, "--ours", mixed, "--ours", eight])
+    asked = ["demo", *few, "--ours", four, "--ours", mixed, "--ours", eight, "--keep"]
+    main(asked)
     out = capsys.readouterr().out
     rows = {name: float(divergence) for name, divergence in re.findall(ROW, out)}
     assert list(rows) == [four, mixed, eight]
     assert rows[four] > rows[mixed] > rows[eight] > 0
+    kept = list(tmp_path.glob("compared/kept/*/*/*.npz"))
+    assert len(kept) >= 3
+    main(asked)
+    assert capsys.readouterr().out == out
 
 
 ROW = r"\| (target\S*(?: \S+)?) \|[^|]*\|[^|]*\|[^|]*\| ([\d.]+) ±"

@@ -100,6 +100,7 @@ def test_calls_of_tools_are_rendered_as_transformers_does() -> None:
     chat = [
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "3"},
     ]
     for family in ("llama-3", "qwen-3"):
         reference = REFERENCES[family, "byte-level"]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from build.checkpoint import Checkpoint
 from build.engine_folder import build_engine
 from build.quantize import quantize_int4, quantize_int8
 from python_backend.engine.engine_config import WEIGHTS_FILE, Precision
+from python_backend.engine.tensor_places import TENSORS_FILE
 from tests.build import reference
-from tests.build.checkpoints import KINDS, make_config, make_tensors, write_checkpoint
+from tests.build.checkpoints import (
+    KINDS,
+    make_checkpoint,
+    make_config,
+    make_tensors,
+    write_checkpoint,
+)
 from tests.build.packed import PackedEngine
 from tests.build.test_quantize import dequantize, relative_error
 
@@ -133,6 +143,27 @@ def test_tied_embeddings_are_stored_once_in_fp32(build):
         sizes[kind] = (folder / WEIGHTS_FILE).stat().st_size
     table_bytes = 101 * 64 * 4
     assert sizes["llama-untied"] - sizes["llama"] >= table_bytes
+
+
+@pytest.mark.parametrize("hidden_size", [64, 48])
+def test_a_tied_embedding_in_eight_bits_is_looked_up_in_its_blocks(tmp_path, hidden_size):
+    changes = {"hidden_size": hidden_size, "head_dim": 16}
+    checkpoint = make_checkpoint(tmp_path / "llama", "llama", "bf16", **changes)
+    untied = make_checkpoint(tmp_path / "llama-untied", "llama-untied", "bf16", **changes)
+    cases: tuple[tuple[str, Path, Precision, Precision | None], ...] = (
+        ("mixed", checkpoint, "int4", "int8_block"),
+        ("int8_block", checkpoint, "int8_block", None),
+        ("untied", untied, "int8_block", None),
+    )
+    for name, folder, precision, head in cases:
+        build_engine(folder, tmp_path / name, precision, head=head)
+        stored = json.loads((tmp_path / name / TENSORS_FILE).read_text())
+        assert ("model.embed_tokens.weight" in stored) == (name == "untied")
+    graph = onnxruntime.InferenceSession(tmp_path / "mixed" / "segment_00.onnx")
+    with Checkpoint(checkpoint) as opened:
+        table = opened.tensor("model.embed_tokens.weight").astype(np.float32)
+    found = graph.run(["next_residual"], {"input_ids": np.arange(101)})[0]
+    assert 0 < np.abs(found - table).max() < np.abs(table).max() / 200
 
 
 # What is left is the rounding of activations to eight bits inside the products, which weighs more

@@ -18,7 +18,7 @@ from build.build_errors import CheckpointError
 from build.checkpoint import Checkpoint
 from build.decoder import describe_decoder
 from build.engine_folder import build_engine
-from build.sizing import Fit, Memory, ModelShape, fits, main
+from build.sizing import Fit, Memory, ModelShape, WeightFormat, fits, main
 from tests.build.builds import make_model, make_plan_of
 from tests.build.checkpoints import KINDS, make_checkpoint
 
@@ -61,6 +61,18 @@ def test_published_sizes_to_a_thousandth():
     assert LLAMA_2_70B.parameters == 68_976_648_192
     assert LLAMA_2_70B.weights_bytes("fp16") == pytest.approx(137_953_296_384, rel=1e-3)
     assert LLAMA_3_8B.parameters == 8_030_261_248
+
+
+def test_a_tied_table_in_eight_bits_is_its_blocks_in_the_file():
+    """Beside the products' own, with two scales and sums of 16 bits for 32 weights."""
+    shape = replace(LLAMA_3_8B, tied=True)
+    table = shape.vocab_size * shape.hidden_size
+    cases: tuple[tuple[WeightFormat, WeightFormat | None], ...]
+    cases = ("int8_block", None), ("int4", "int8_block")
+    for weights, head in cases:
+        tied = shape.weights_bytes(weights, head)
+        assert LLAMA_3_8B.weights_bytes(weights, head) - tied == table * 2 - table * 36 // 32
+    assert shape.weights_bytes("int4") == LLAMA_3_8B.weights_bytes("int4")
 
 
 def test_keys_and_values_are_counted_in_whole_blocks():

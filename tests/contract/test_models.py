@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from contract import nvidia
+from contract.chat_parameters import ChatInputs
 from contract.ensemble import ensemble_steps
 from contract.models import (
     ENSEMBLE_MODEL,
@@ -42,9 +43,30 @@ OUR_STATISTICS = {
     "num_cached_tokens",
     "num_computed_input_tokens",
     "num_computed_output_tokens",
+    "prompt_ids",
+    "prompt_log_probs",
+    "prompt_top_log_prob_ids",
+    "prompt_top_log_probs",
 }
-ANSWER_EXTRAS = {"finish_reason", "safety_verdicts", "output_tokens", "top_tokens"}
-PROMPT_EXTRAS = {"messages", "tools", "chat_template_kwargs", "embedding_bias_ids"}
+PARSED = {"reasoning_output", "tool_calls", "num_reasoning_tokens"}
+OF_PROMPT = {"prompt_token_texts", "prompt_top_tokens"}
+ANSWER_EXTRAS = {
+    "finish_reason",
+    "stop_text",
+    "safety_verdicts",
+    "output_tokens",
+    "top_tokens",
+    *OF_PROMPT,
+    *PARSED,
+}
+PROMPT_EXTRAS = {
+    *(tensor.name for tensor in ChatInputs.all()),
+    "prompt_token_ids",
+    "embedding_bias_ids",
+}
+THINKING = {
+    *("thinking_token_budget", "thinking_begin_ids", "thinking_end_ids", "thinking_close_ids"),
+}
 STREAM = {"sequence_id", "stream_context"}
 DECOUPLED = {"tensorrt_llm", "tensorrt_llm_adapter", "postprocessing"}
 
@@ -56,7 +78,12 @@ def by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
     inputs, outputs = by_name(ENSEMBLE_MODEL.inputs), by_name(ENSEMBLE_MODEL.outputs)
     added = inputs.keys() - declared.ENSEMBLE.inputs.keys()
-    ours = {"priority", "return_computed_tokens", *(row.name for row in OUR_ROWS)}
+    ours = {
+        "priority",
+        "return_computed_tokens",
+        "return_prompt_tokens",
+        *(row.name for row in OUR_ROWS),
+    }
     assert added == {*ours, *PROMPT_EXTRAS, "include_stop_str_in_output"}
     assert all(inputs.pop(name).optional for name in added)
     assert inputs == declared.ENSEMBLE.inputs
@@ -77,6 +104,8 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
                 "liveness_probes",
                 "priority",
                 "return_computed_tokens",
+                "return_prompt_tokens",
+                *THINKING,
                 *(row.name for row in OUR_ROWS),
             },
         ),
@@ -104,12 +133,18 @@ def test_a_client_of_tensorrt_llm_finds_its_ensemble() -> None:
                 "STREAM",
                 "EXCLUDE_INPUT_IN_OUTPUT",
                 "INCLUDE_STOP_STR_IN_OUTPUT",
+                "GUIDED_DECODING_GUIDE_TYPE",
+                "GUIDED_DECODING_GUIDE",
             },
         ),
         (
             PREPROCESSING_MODEL.outputs,
             declared.PREPROCESSING.outputs,
-            {"LIVENESS_PROBES", "STREAMING", "STREAM_CONTEXT"},
+            {
+                *("LIVENESS_PROBES", "STREAMING", "STREAM_CONTEXT", "GUIDE", "GUIDE_TYPE"),
+                "THINKING_BUDGET",
+                *(name.upper() for name in THINKING if name.endswith("ids")),
+            },
         ),
         (
             POSTPROCESSING_MODEL.inputs,
@@ -155,11 +190,17 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         for step in ensemble_steps(engine)
     )
     # Preprocessing says whether the engine streams: also where a stop text may end a whole answer;
-    # and how many tokens no stop text ends.
+    # and how many tokens no stop text ends. What a text keeps to it changes where calls or thinking
+    # may go before it.
+    guides = {
+        "guided_decoding_guide_type": ("GUIDED_DECODING_GUIDE_TYPE", "_GUIDE_TYPE"),
+        "guided_decoding_guide": ("GUIDED_DECODING_GUIDE", "_GUIDE"),
+    }
     moved = {
         "MIN_TOKENS": "min_tokens",
         "STREAM": "stream",
         "EXCLUDE_INPUT_IN_OUTPUT": "exclude_input_in_output",
+        **{into: source for source, (into, _) in guides.items()},
     }
     assert preprocessing == declared.ENSEMBLE.steps["preprocessing"] | moved
     from_client = {
@@ -167,8 +208,12 @@ def test_the_ensembles_inputs_reach_what_they_reach_upstream(engine: Engine) -> 
         for name, source in declared.ENSEMBLE.steps["tensorrt_llm"].items()
         if source in declared.ENSEMBLE.inputs
     }
-    assert generation | {"streaming": "stream"} == from_client
-    assert ensemble_steps(engine)[1].input_map["streaming"] == "_STREAMING"
+    assert generation | {"streaming": "stream", **{name: name for name in guides}} == from_client
+    mapped = ensemble_steps(engine)[1].input_map
+    assert mapped["streaming"] == "_STREAMING"
+    assert {name: mapped[name] for name in guides} == {
+        name: internal for name, (_, internal) in guides.items()
+    }
     assert postprocessing == {}
 
 

@@ -46,6 +46,11 @@ def test_what_is_ours_is_in_the_contract_without_being_spelt_there() -> None:
     assert set(EngineInputs.own()) == {
         EngineInputs.PRIORITY,
         EngineInputs.RETURN_COMPUTED_TOKENS,
+        EngineInputs.RETURN_PROMPT_TOKENS,
+        EngineInputs.THINKING_BUDGET,
+        EngineInputs.THINKING_BEGIN_IDS,
+        EngineInputs.THINKING_END_IDS,
+        EngineInputs.THINKING_CLOSE_IDS,
         *EngineInputs.SAMPLED,
     }
     assert set(EnsembleInputs.own()) == set(EnsembleInputs.SAMPLED)

@@ -92,12 +92,27 @@ def test_the_command_says_how_tensorrt_llm_is_started(
     assert run(monkeypatch, "--repository", tmp_path, "--set", "engine=tensorrt_llm") == 0
     output = capsys.readouterr().out
     assert "has no engine: `make build-engines`" in output
-    assert f"start it with: tritonserver --model-repository={tmp_path}" in output
+    assert f"in NVIDIA's container with: tritonserver --model-repository={tmp_path}" in output
+
+
+def test_the_command_says_how_ours_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--repository", tmp_path / "re po") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"serve it from {ROOT} with: ")
+    printed = f"{last.partition(' with: ')[2]} --help"
+    subprocess.run(printed, shell=True, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert run(monkeypatch, "--repository", tmp_path, "--brief") == 0
+    assert "serve it" not in capsys.readouterr().out
 
 
 def test_a_repository_without_an_engine_says_how_to_get_one(tmp_path: Path) -> None:
     assemble(tmp_path, DEFAULTS)
-    assert missing_engine(tmp_path, DEFAULTS) == "run `make build-engines`"
+    assert missing_engine(tmp_path, DEFAULTS) == (
+        f"`make repository REPOSITORY={tmp_path}`, with the same SETTINGS, builds one and puts it "
+        "there"
+    )
     (tmp_path / "tensorrt_llm" / "1" / "engine.json").write_text("{}")
     assert missing_engine(tmp_path, DEFAULTS) is None
 
@@ -129,7 +144,7 @@ def test_the_command_assembles_and_says_what_is_missing(
     assert run(monkeypatch, "--repository", tmp_path, "--set", "max_batch_size=8") == 0
     output = capsys.readouterr().out
     assert f"{tmp_path}: " in output
-    assert "no engine yet: run `make build-engines`" in output
+    assert f"no engine yet: `make repository REPOSITORY={tmp_path}`" in output
     assert "max_batch_size: 8\n" in (tmp_path / "ensemble" / "config.pbtxt").read_text()
 
 

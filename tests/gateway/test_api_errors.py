@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from contract.errors import GenerationError, InvalidRequestError
@@ -13,18 +15,23 @@ from tests.gateway.fakes import (
     FakeUpstream,
     Keys,
     Ledger,
+    configuration,
     serving,
     words,
 )
 from tests.gateway.test_api import gateway, stream
+from tests.gateway.test_dispatch import eventually
 
 __all__ = ["gateway"]  # the fixture
+
+LABELS = {"tenant_class": "interactive", "model": "demo"}
 
 
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "tools is not supported here"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "missing required parameter"),
+        ({"tools": [{"type": "custom"}]}, "tools.0.type", "should be 'function'"),
         ({"store": True}, "store", "is not supported"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
@@ -37,7 +44,7 @@ __all__ = ["gateway"]  # the fixture
         ({"stop": ["", "b"]}, "stop", "must not be empty"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is no token id"),
         ({"messages": []}, "messages", "at least 1 item"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "should be"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id", "is missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.0",
@@ -228,6 +235,31 @@ def test_a_disk_that_fills_meanwhile_withholds_the_end_of_the_answer():
         events = stream(gateway, STREAM)
     assert whole.status_code == 503
     assert events[-1]["error"]["code"] == "audit_unavailable"
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+@pytest.mark.parametrize("begun", [[], words("so ", "far")[:1]])
+def test_a_deadline_of_the_client_s_is_no_fault_of_ours(body, begun):
+    ledger = Ledger()
+    with serving(FakeUpstream([*begun, HANG]), audit=ledger) as gateway:
+        headers = {"x-trireme-timeout-s": "0.3"}
+        gateway.post("/v1/chat/completions", body, headers=headers)
+        errors = partial(gateway.metric, "trireme_gateway_errors_total", **LABELS)
+        eventually(lambda: errors(cause="client_deadline") == 1)
+        assert errors(cause="deadline_exceeded") == 0
+    [record] = ledger.records
+    assert (record.code, record.finish_reasons) == ("client_deadline", ("cancelled",))
+
+
+@pytest.mark.parametrize("header", [{}, {"x-trireme-timeout-s": "3"}])
+def test_a_deadline_of_the_gateway_s_is_one(header):
+    ledger = Ledger()
+    settings = configuration(("a",), admission={"default_deadline_s": 0.3})
+    with serving(FakeUpstream([HANG]), settings, audit=ledger) as gateway:
+        gateway.post("/v1/chat/completions", CHAT, headers=header)
+        eventually(lambda: ledger.records)
+    [record] = ledger.records
+    assert (record.code, record.finish_reasons) == ("deadline_exceeded", ("error",))
 
 
 def test_deadlines():

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from contract.errors import InvalidRequestError
 from gateway.generation import Computed, Delta
+from gateway.upstreams.base import PartRefusedError
 from tests.gateway.fakes import CHAT, STREAM, FakeUpstream, Ledger, Running, serving
 from tests.gateway.test_dispatch import eventually
 
@@ -129,3 +131,22 @@ def test_who_leaves_while_the_end_is_written_is_charged_and_audited():
         eventually(lambda: ledger.records)
     assert ("settle", 5, 3) in ledger.events
     assert ledger.records[0].status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_list_of_which_one_prompt_is_wrong_pays_what_was_computed(stream):
+    """What had been there before, and what the others came to until they were stopped."""
+    ledger = Ledger()
+    wrong = InvalidRequestError("too long", code="context_length_exceeded")
+    first = Delta(0, "a", "", 1, prompt_tokens=5, computed=Computed(5, 1, 0))
+    last = [Delta(index, "", "cancelled", 0, computed=Computed(4, 40, 1)) for index in (0, 2)]
+    upstream = FakeUpstream([first, PartRefusedError(wrong, last)])
+    body = {"model": "demo", "prompt": ["a", "b", "c"], "stream": stream}
+    with serving(upstream, limiter=ledger, audit=ledger) as gateway:
+        answer = gateway.post("/v1/completions", body)
+        eventually(lambda: ledger.records)
+    assert answer.status_code == (200 if stream else 400)
+    assert "context_length_exceeded" in answer.text
+    assert ("settle", 8, 80) in ledger.events
+    [record] = ledger.records
+    assert (record.charged_prompt_tokens, record.charged_output_tokens) == (8, 80)

@@ -9,7 +9,13 @@ from types import MappingProxyType
 import pytest
 
 from contract.parameters import ParameterKeywords
-from gateway.configuration import AdmissionSettings, ModelSettings, VersionSettings
+from gateway.configuration import (
+    AdmissionSettings,
+    KeepingSettings,
+    ModelSettings,
+    VersionSettings,
+)
+from gateway.conversations import Conversations
 from gateway.gateway_errors import InvalidRequest, ModelNotFound
 from gateway.generation import Texts
 from gateway.intake import DEADLINE_HEADER, Intake
@@ -40,6 +46,7 @@ def order(
     intake = Intake(
         Router(configuration(models={"demo": MODEL}), {}),
         AdmissionSettings(default_deadline_s=60, max_deadline_s=100),
+        Conversations(KeepingSettings()),
     )
     wish = Wish(model, Texts.of(prompts), parameters or {}, tenant_class=tenant_class)
     return intake.order(principal, Arrival("id", headers, 1.7e9, 1000.0), wish)
@@ -84,7 +91,8 @@ def test_only_a_length_that_nobody_asked_for_may_be_cut(asked, length, fits):
 
 def test_a_default_makes_room_for_the_tokens_that_are_wanted_at_least():
     settings = MODEL.model_copy(update={"default_max_tokens": 10})
-    intake = Intake(Router(configuration(models={"demo": settings}), {}), AdmissionSettings())
+    router = Router(configuration(models={"demo": settings}), {})
+    intake = Intake(router, AdmissionSettings(), Conversations(KeepingSettings()))
     wish = Wish("demo", Texts.of(("Hi",)), {"min_tokens": 20})
     wanted = intake.order(PRINCIPAL, Arrival("id", {}, 1.7e9, 1000.0), wish)
     assert wanted.generation.parameters.max_tokens == 20

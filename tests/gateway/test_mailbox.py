@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.generation import Delta, TokenLogprob
+from gateway.generation import Delta, TokenLogprob, ToolCallDelta
 from gateway.mailbox import Mailbox
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +22,15 @@ async def test_what_is_not_taken_grows_together():
     first, second = await mailbox.take()
     assert first == Delta(0, "ab", "stop", 3, 7, [TokenLogprob("a", -1.0), TokenLogprob("b", -2.0)])
     assert second.text == "x"
+
+
+async def test_what_is_told_of_the_prompt_stays_though_more_comes_first():
+    mailbox = Mailbox()
+    prompt = [TokenLogprob("p", None)]
+    for told in (None, prompt, None):
+        mailbox.put(Delta(0, "a", prompt=told))
+    (taken,) = await mailbox.take()
+    assert taken.prompt == prompt
 
 
 async def test_what_the_maker_has_does_not_grow():
@@ -93,3 +102,22 @@ def test_whatever_the_reader_s_pace_the_texts_are_the_same(steps):
     for index, text, _ in steps:
         expected[index] = expected.get(index, "") + text
     assert asyncio.run(read()) == expected
+
+
+async def test_reasoning_and_calls_grow_together_each_by_itself():
+    mailbox = Mailbox()
+    begun = ToolCallDelta(0, "call_a", "add")
+    for delta in (
+        Delta(reasoning="so", reasoning_tokens=2, output_tokens=2),
+        Delta(reasoning=" it is", text="I", reasoning_tokens=1, output_tokens=2),
+        Delta(tool_calls=[begun, ToolCallDelta(0, arguments="{")]),
+        Delta(tool_calls=[ToolCallDelta(0, arguments="}"), ToolCallDelta(1, "call_b", "ask")]),
+    ):
+        mailbox.put(delta)
+    (taken,) = await mailbox.take()
+    assert (taken.reasoning, taken.text, taken.reasoning_tokens) == ("so it is", "I", 3)
+    assert taken.tool_calls == [
+        ToolCallDelta(0, "call_a", "add", "{}"),
+        ToolCallDelta(1, "call_b", "ask"),
+    ]
+    assert taken.written == "so it isIadd{}ask"

@@ -18,7 +18,17 @@ from contract.errors import (
 from contract.parameters import GenerationParameters
 from gateway.configuration import ProviderSettings
 from gateway.gateway_errors import LimitExceeded
-from gateway.generation import Chat, Delta, Generation, Job, Texts, TokenLogprob
+from gateway.generation import (
+    AnyPrompt,
+    Chat,
+    Delta,
+    Generation,
+    Job,
+    Texts,
+    TokenLogprob,
+    Tokens,
+    ToolCallDelta,
+)
 from gateway.upstreams.provider_upstream import Provider
 from tests.gateway.fakes import FakeUpstream, Keys, Ledger, serving, words
 
@@ -27,7 +37,7 @@ PARAMETERS = GenerationParameters(max_tokens=16)
 
 
 def job(
-    prompt: Chat | Texts = CHAT,
+    prompt: AnyPrompt = CHAT,
     parameters: GenerationParameters = PARAMETERS,
     *,
     stream: bool = True,
@@ -94,6 +104,21 @@ def test_all_that_a_job_asks_arrives(stream, chat, monkeypatch):
     assert [d.prompt_tokens for d in deltas if d.prompt_tokens is not None] == [5]
     (reported,) = [each for delta in deltas for each in delta.logprobs or ()]
     assert (reported.token, reported.logprob) == ("a", -0.5)
+
+
+@pytest.mark.parametrize("rows", [((5, 6),), ((5,), (6, 7))])
+def test_tokens_arrive_as_tokens(rows):
+    other = FakeUpstream([each for index in range(len(rows)) for each in words("a", index=index)])
+    with serving(other) as gateway:
+        ask(gateway.url, job(Tokens.of(rows)))
+    assert other.jobs[0].generation.prompt == Tokens.of(rows)
+
+
+@pytest.mark.parametrize("asked", [{"return_prompt_tokens": True}, {"num_prompt_log_probs": 1}])
+def test_what_a_provider_doesn_t_tell_is_refused(asked):
+    parameters = GenerationParameters(max_tokens=9, **asked)
+    with pytest.raises(InvalidRequestError, match="a provider tells nothing of the prompt"):
+        ask("http://127.0.0.1:9", job(Texts.of(("a",)), parameters))
 
 
 @pytest.mark.parametrize(
@@ -173,3 +198,33 @@ def test_why_a_provider_s_answer_ended_is_one_of_our_reasons(said, means, monkey
     answer_always(monkeypatch, 200, json.dumps({"choices": [choice]}).encode())
     (delta,) = ask("http://other", job(stream=False))
     assert delta.finish_reason == means
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_functions_go_out_and_their_calls_and_the_reasoning_come_back(stream):
+    tool = {"type": "function", "function": {"name": "add"}}
+    parameters = GenerationParameters(
+        tools=[tool],
+        tool_choice="function:add",
+        parallel_tool_calls=False,
+        reasoning_effort="low",
+    )
+    fake = FakeUpstream(
+        [
+            Delta(reasoning="so", output_tokens=2, reasoning_tokens=2, prompt_tokens=5),
+            Delta(tool_calls=[ToolCallDelta(0, "a", "add", '{"x"')], output_tokens=1),
+            Delta(finish_reason="tool_calls", tool_calls=[ToolCallDelta(0, arguments=": 1}")]),
+        ]
+    )
+    with serving(fake) as gateway:
+        deltas = ask(gateway.url, job(CHAT, parameters, stream=stream))
+    asked = fake.jobs[0].generation.parameters
+    assert (asked.tools, asked.tool_choice) == ((tool,), "function:add")
+    assert (asked.parallel_tool_calls, asked.reasoning_effort) == (False, "low")
+    whole = Delta()
+    for delta in deltas:
+        whole.reasoning += delta.reasoning
+        whole.reasoning_tokens += delta.reasoning_tokens
+        whole.add_tool_calls(delta.tool_calls)
+    assert whole.tool_calls == [ToolCallDelta(0, "a", "add", '{"x": 1}')]
+    assert (whole.reasoning, whole.reasoning_tokens) == ("so", 2)

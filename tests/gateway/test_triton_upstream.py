@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 
 from clients import (
@@ -24,7 +25,7 @@ from clients import (
 from contract.errors import RequestTimeoutError
 from contract.parameters import NO_END, GenerationParameters
 from gateway.configuration import TritonSettings
-from gateway.generation import Chat, Delta, Job, Texts
+from gateway.generation import Chat, Delta, Job, Texts, Tokens
 from gateway.upstreams.triton_upstream import Triton
 from tests.clients.fakes import HANG, Failure, FakeTriton, start, text
 from tests.gateway.test_provider_upstream import job
@@ -76,7 +77,13 @@ REPORTS = {
 def test_a_chat_is_asked_as_it_is_encoded(server):
     chat = Chat.of([{"role": "user", "content": "Où ?"}])
     assert sent(server, job(chat)) == [
-        {"text_input": [b""], "messages": [chat.encoded], "max_tokens": [16], **REPORTS}
+        {
+            "text_input": [b""],
+            "messages": [chat.encoded],
+            "max_tokens": [16],
+            "parse_answer": [True],
+            **REPORTS,
+        }
     ]
 
 
@@ -96,6 +103,34 @@ def test_texts_are_asked_one_by_one_and_what_is_said_of_them_goes_along(server):
         {"text_input": [text], **said, **REPORTS} for text in (b"a", b"b")
     ]
     assert {each.request_id for each in server.received} == {"id.0", "id.1"}
+
+
+def test_tokens_are_asked_one_prompt_after_the_other(server):
+    assert sent(server, job(Tokens.of(((5, 6), (7,))))) == [
+        {"text_input": [b""], "prompt_token_ids": ids, "max_tokens": [16], **REPORTS}
+        for ids in ([5, 6], [7])
+    ]
+
+
+def test_what_is_told_of_the_prompt_is_read(server):
+    told = {
+        "prompt_ids": np.array([[5, 6, 7]], dtype=np.int32),
+        "prompt_token_texts": np.array([[b"a", b"bytes:\\xc3", b"c"]], dtype=np.object_),
+        "prompt_log_probs": np.array([[-1.0, -2.0]], dtype=np.float32),
+        "prompt_top_log_prob_ids": np.array([[[6, 8], [9, 7]]], dtype=np.int32),
+        "prompt_top_log_probs": np.array([[[-1.0, -4.0], [-0.5, -2.0]]], dtype=np.float32),
+        "prompt_top_tokens": np.array([[[b"b", b"d"], [b"e", b"c"]]], dtype=np.object_),
+    }
+    server.script = [text("x", "stop", **told)]
+    (delta,) = asyncio.run(collect(upstream(server), job()))
+    assert delta.prompt is not None
+    assert [(each.token, each.logprob, each.id) for each in delta.prompt] == [
+        ("a", None, 5),
+        ("\ufffd", -1.0, 6),
+        ("c", -2.0, 7),
+    ]
+    assert [[each.id for each in token.top] for token in delta.prompt] == [[], [6, 8], [9, 7]]
+    assert delta.num_entries == 7
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -193,6 +228,38 @@ def test_a_server_that_is_silent_can_be_left_at_any_time(server):
 
     assert asyncio.run(leave())
     assert server.cancelled.wait(30)
+
+
+def test_the_tokens_of_a_prompt_are_asked_of_the_first_step(server):
+    server.script = [{"INPUT_ID": np.array([[5, 6]], dtype=np.int32)}]
+    chat = Chat.of([{"role": "user", "content": "Où ?"}])
+    assert asyncio.run(upstream(server).tokens(job(chat))) == [5, 6]
+    (received,) = server.received
+    assert received.inputs["MESSAGES"].item() == chat.encoded
+    assert received.inputs["QUERY"].item() == b""
+    assert received.inputs["REQUEST_OUTPUT_LEN"].item() == 16
+
+
+def test_the_text_of_tokens_is_asked_of_the_last_step(server):
+    server.script = [{"OUTPUT": np.array([b"Hi"], dtype=np.object_)}]
+    assert asyncio.run(upstream(server).text(job(Tokens.of([[5, 6]])))) == "Hi"
+    (received,) = server.received
+    assert received.inputs["TOKENS_BATCH"].tolist() == [[[5, 6]]]
+    assert received.inputs["SEQUENCE_LENGTH"].tolist() == [[2]]
+
+
+def test_what_the_first_step_refuses_is_refused(server):
+    server.script = [Failure("INVALID_ARGUMENT", "text_input is empty", "text_input")]
+    with pytest.raises(InvalidRequestError, match="text_input is empty"):
+        asyncio.run(upstream(server).tokens(job(Texts.of([""]))))
+
+
+@pytest.mark.parametrize(("special", "said"), [(True, {}), (False, {"add_special_tokens": False})])
+def test_special_tokens_are_left_out_where_that_is_said(server, special, said):
+    sent(server, job(Texts.of(["a"], special_tokens=special)))
+    (received,) = server.received
+    assert {name: received.parameters.get(name) for name in said} == said
+    assert ("add_special_tokens" in received.parameters) == (not special)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[bool]:

@@ -74,6 +74,23 @@ PREPROCESSING = [
     _chat("template that refuses", "unknown role: judge", '[{"role": "judge", "content": "a"}]'),
     _chat("text beside messages", "must be empty beside messages", text_input="a"),
     Refusal("tools without messages", "need messages", {"tools": "[]"}),
+    Refusal("text beside tokens", "must be empty beside prompt", {"prompt_token_ids": [5]}),
+    _chat("two prompts", "are both prompts", prompt_token_ids=[5]),
+    Refusal(
+        "tokens past the vocabulary",
+        "prompt_token_ids must be between 0 and 2047",
+        {"text_input": "", "prompt_token_ids": [5, 2048]},
+    ),
+    Refusal(
+        "tokens below it",
+        "prompt_token_ids must be between 0 and 2047",
+        {"text_input": "", "prompt_token_ids": [-1]},
+    ),
+    Refusal(
+        "too many tokens",
+        "prompt_token_ids has 2049 tokens",
+        {"text_input": "", "prompt_token_ids": [5] * 2049},
+    ),
     Refusal(
         "blocked prompt",
         "content_filter: the policy strict blocks",

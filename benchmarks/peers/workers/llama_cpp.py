@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.peers.worker import Options, available_cores, main
+from benchmarks.peers.worker import GGUF_SOURCE, Options, answered, available_cores, main
 
 _SEQUENCES = 32
 _CONTEXT = 1280  # of each sequence
 _BATCH = 2048
 _FLASH_ATTENTION = 1
 _LEAST_SHARED = 64
-_FILE_TYPES = {"q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0}
 
 
 class LlamaCpp:
@@ -60,8 +61,10 @@ class LlamaCpp:
             "threads": params.n_threads,
         }
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
-        """Continue all prompts by ``output_tokens``."""
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """Continue all prompts by ``output_tokens``, or to an end."""
         llama_cpp.llama_memory_clear(self._memory, False)
         shared = _shared(prompts)
         if shared:
@@ -70,9 +73,7 @@ class LlamaCpp:
                 llama_cpp.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
         # A batch of whole prompts, so that each batch's logits are those of its last tokens.
         answers: list[list[int]] = [[] for _ in prompts]
-        together = max(1, _BATCH // (len(prompts[0]) - shared))
-        for first in range(0, len(prompts), together):
-            part = range(first, min(first + together, len(prompts)))
+        for part in _batches([len(prompt) - shared for prompt in prompts]):
             tokens = self._decode(
                 [
                     (sequence, position, token, position == len(prompts[sequence]) - 1)
@@ -84,15 +85,22 @@ class LlamaCpp:
             for sequence, token in zip(part, tokens, strict=True):
                 answers[sequence].append(token)
         for step in range(output_tokens - 1):
+            going = [place for place, answer in enumerate(answers) if answer[-1] not in end_ids]
+            if not going:
+                break
             tokens = self._decode(
-                [
-                    (sequence, len(prompts[sequence]) + step, answers[sequence][-1], True)
-                    for sequence in range(len(prompts))
-                ]
+                [(each, len(prompts[each]) + step, answers[each][-1], True) for each in going]
             )
-            for answer, token in zip(answers, tokens, strict=True):
-                answer.append(token)
-        return [len(answer) for answer in answers]
+            for place, token in zip(going, tokens, strict=True):
+                answers[place].append(token)
+        return [answered(answer, end_ids) for answer in answers]
+
+    def logits(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
+        """What the model predicts, in the same context."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+        first = len(tokens) - rows
+        self._decode([(0, place, token, place >= first) for place, token in enumerate(tokens)])
+        return self._rows(rows)
 
     def _decode(self, entries: list[tuple[int, int, int, bool]]) -> list[int]:
         """Compute a batch of (sequence, position, token, whether its logits are needed).
@@ -114,12 +122,15 @@ class LlamaCpp:
             raise RuntimeError(f"llama_decode returned {status}")
         if not wanted:
             return []
+        chosen: list[int] = self._rows(wanted).argmax(axis=1).tolist()
+        return chosen
+
+    def _rows(self, count: int) -> NDArray[np.float32]:
+        """The logits of the last batch, valid until the next."""
         pointer = llama_cpp.llama_get_logits(self._context)
-        rows = np.ctypeslib.as_array(
-            ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (wanted, self._vocab_size)
+        return np.ctypeslib.as_array(
+            ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (count, self._vocab_size)
         )
-        tokens: list[int] = rows.argmax(axis=1).tolist()
-        return tokens
 
 
 def _shared(prompts: list[list[int]]) -> int:
@@ -129,22 +140,35 @@ def _shared(prompts: list[list[int]]) -> int:
     return count if len(prompts) > 1 and count >= _LEAST_SHARED else 0
 
 
+def _batches(lengths: Sequence[int]) -> Iterator[range]:
+    """Which sequences' whole prompts are computed together."""
+    first, taken = 0, 0
+    for place, length in enumerate(lengths):
+        if place > first and taken + length > _BATCH:
+            yield range(first, place)
+            first, taken = place, 0
+        taken += length
+    yield range(first, len(lengths))
+
+
 def build(checkpoint: Path, model: Path, options: Options) -> None:
-    """Write the checkpoint as GGUF and quantize all of it, the output head too."""
+    """Quantize the checkpoint's GGUF file by llama.cpp's own tool, all settings its defaults."""
     from benchmarks.peers.gguf_file import write_gguf
 
-    whole = model / "bf16.gguf"
-    write_gguf(checkpoint, whole)
+    whole = checkpoint / GGUF_SOURCE
+    if not whole.exists():
+        whole = model / "bf16.gguf"
+        write_gguf(checkpoint, whole)
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = _FILE_TYPES[options["type"]]
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{options['type'].upper()}")
     params.nthread = available_cores()
-    params.pure = True
     status = llama_cpp.llama_model_quantize(
         str(whole).encode(), str(model / "model.gguf").encode(), ctypes.byref(params)
     )
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status}")
-    whole.unlink()
+    if whole.parent == model:
+        whole.unlink()
 
 
 def load(model: Path, options: Options) -> LlamaCpp:

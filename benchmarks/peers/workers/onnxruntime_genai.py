@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ class OnnxRuntimeGenAI:
             "threads": available_cores(),
         }
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
         """Continue all prompts, which are of one length, by ``output_tokens``."""
+        if end_ids:
+            raise ValueError("answers that may end are not asked of a static batch")
         length = len(prompts[0]) + output_tokens
         params = genai.GeneratorParams(self._model)
         params.set_search_options(

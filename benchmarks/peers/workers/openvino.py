@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
 import openvino_genai
+from numpy.typing import NDArray
 
-from benchmarks.peers.worker import KV_CACHE_GIB, Options, available_cores, main
+from benchmarks.peers.worker import KV_CACHE_GIB, Options, answered, available_cores, main
 
 
 class OpenVino:
@@ -21,6 +24,8 @@ class OpenVino:
         scheduler.dynamic_split_fuse = True
         scheduler.max_num_batched_tokens = 512
         properties = {"INFERENCE_NUM_THREADS": available_cores(), "PERFORMANCE_HINT": "LATENCY"}
+        self._model = model
+        self._predicting: Any = None
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(model), scheduler, "CPU", properties
         )
@@ -34,15 +39,42 @@ class OpenVino:
             "KV cache": "the CPU plugin's default (u8)",
         }
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
-        """Continue all prompts by ``output_tokens``."""
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """Continue all prompts by ``output_tokens``, or to an end."""
         config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = config.min_new_tokens = output_tokens
-        config.ignore_eos = True
+        config.max_new_tokens = output_tokens
+        config.min_new_tokens = 0 if end_ids else output_tokens
+        config.ignore_eos = not end_ids
+        config.stop_token_ids = set(end_ids)
         config.do_sample = False
         tensors = [openvino.Tensor(np.array([prompt], dtype=np.int64)) for prompt in prompts]
         results = self._pipeline.generate(tensors, [config] * len(prompts))
-        return [len(result.m_generation_ids[0]) for result in results]
+        return [answered(result.m_generation_ids[0], end_ids) for result in results]
+
+    def logits(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
+        """What the same model predicts, compiled by the same plugin for one text at a time.
+
+        The pipeline gives no logits. What differs is attention: not over pages of a cache.
+        """
+        if self._predicting is None:
+            compiled = openvino.Core().compile_model(
+                str(self._model / "openvino_model.xml"),
+                "CPU",
+                {"INFERENCE_NUM_THREADS": available_cores(), "PERFORMANCE_HINT": "LATENCY"},
+            )
+            self._predicting = compiled.create_infer_request()
+        self._predicting.reset_state()
+        ids = np.array([tokens], dtype=np.int64)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "position_ids": np.arange(ids.shape[1], dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        found = self._predicting.infer(inputs)["logits"]
+        return np.ascontiguousarray(found[0, -rows:], dtype=np.float32)
 
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:

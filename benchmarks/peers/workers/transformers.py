@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.peers.worker import Options, available_cores, main
+from benchmarks.peers.worker import Options, answered, available_cores, main
+
+_PAD = 0
 
 
 class Transformers:
@@ -24,19 +27,30 @@ class Transformers:
             "threads": torch.get_num_threads(),
         }
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
-        """Continue all prompts, which are of one length, by ``output_tokens``."""
-        ids = torch.tensor(prompts)
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """Continue all prompts by ``output_tokens``, or to an end; shorter ones are padded."""
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[_PAD] * (longest - len(each)) + each for each in prompts])
+        mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
         with torch.inference_mode():
             answers = self._model.generate(
                 ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=mask,
                 max_new_tokens=output_tokens,
-                min_new_tokens=output_tokens,
+                min_new_tokens=None if end_ids else output_tokens,
+                eos_token_id=list(end_ids) or None,
                 do_sample=False,
-                pad_token_id=0,
+                pad_token_id=_PAD,
             )
-        return [answers.shape[1] - ids.shape[1]] * len(prompts)
+        return [answered(row, end_ids) for row in answers[:, longest:].tolist()]
+
+    def logits(self, tokens: list[int], rows: int) -> Any:
+        """What the model predicts."""
+        with torch.inference_mode():
+            found = self._model(torch.tensor([tokens]), use_cache=False).logits
+        return found[0, -rows:].float().numpy()
 
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:

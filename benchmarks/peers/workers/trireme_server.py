@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_tokenizer import text_of
 from benchmarks.peers.worker import Options, main
+from benchmarks.peers.workers.trireme import build_options
 from benchmarks.workloads import KV_CACHE_BYTES
 from build.engine_folder import build_engine
 from clients import AsyncClient, GenerationOptions
@@ -36,8 +38,12 @@ class TriremeServer:
             "client": "asyncio, one gRPC stream for each request, in a process of its own",
         }
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
         """Continue all prompts by ``output_tokens``."""
+        if end_ids:
+            raise ValueError("answers that may end are not asked of the whole server")
         options = GenerationOptions(
             max_tokens=output_tokens, end_id=-1, return_num_output_tokens=True
         )
@@ -58,7 +64,8 @@ def build(checkpoint: Path, model: Path, options: Options) -> None:
     """Assemble a model repository and build the engine into it."""
     settings = f"onnx.kv_cache_bytes={KV_CACHE_BYTES}"
     assemble(model, RepositorySettings.from_assignments([UNSIGNED, settings]))
-    build_engine(checkpoint, model / TENSORRT_LLM / "1", options["precision"])
+    engine = model / TENSORRT_LLM / "1"
+    build_engine(checkpoint, engine, **build_options(options))
 
 
 def load(model: Path, options: Options) -> TriremeServer:

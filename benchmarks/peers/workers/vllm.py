@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.worker import KV_CACHE_GIB, Options, available_cores, main
+from benchmarks.peers.worker import KV_CACHE_GIB, Options, answered, available_cores, main
 
 _VARIABLES = {
     "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
@@ -38,15 +39,21 @@ class Vllm:
         self._llm = LLM(model=str(model), **arguments)
         self.settings = {**arguments, **_VARIABLES, "threads": available_cores()}
 
-    def generate(self, prompts: list[list[int]], output_tokens: int) -> list[int]:
-        """Continue all prompts by ``output_tokens``."""
+    def generate(
+        self, prompts: list[list[int]], output_tokens: int, end_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """Continue all prompts by ``output_tokens``, or to an end."""
         sampling = self._sampling(
-            temperature=0.0, max_tokens=output_tokens, ignore_eos=True, detokenize=False
+            temperature=0.0,
+            max_tokens=output_tokens,
+            ignore_eos=not end_ids,
+            stop_token_ids=list(end_ids),
+            detokenize=False,
         )
         results = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False
         )
-        return [len(result.outputs[0].token_ids) for result in results]
+        return [answered(result.outputs[0].token_ids, end_ids) for result in results]
 
 
 def build(checkpoint: Path, model: Path, options: Options) -> None:

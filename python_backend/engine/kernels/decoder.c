@@ -14,7 +14,8 @@ EXPORT_STRUCTURE(Layer, LAYER_FIELDS);
 EXPORT_STRUCTURE(Decoder, DECODER_FIELDS);
 EXPORT_STRUCTURE(Step, STEP_FIELDS);
 
-const char *const trireme_choices_embedding_dtype[] = {"float32", "float16", "bfloat16", NULL};
+const char *const trireme_choices_embedding_dtype[] = {"float32", "float16", "bfloat16",
+                                                     "int8_block", NULL};
 
 static void embed_row(const void *context, int row) {
     const Pass *pass = context;
@@ -27,6 +28,11 @@ static void embed_row(const void *context, int row) {
     } else if (decoder->embedding_dtype == 1) {
         const _Float16 *from = (const _Float16 *)decoder->embedding + start;
         for (int i = 0; i < width; i++) output[i] = (float)from[i];
+    } else if (decoder->embedding_dtype == 3) {
+        int64_t first = pass->step->ids[row] * ((width + GROUP - 1) / GROUP);
+        const uint8_t *from = (const uint8_t *)decoder->embedding + first * GROUP;
+        const float *scales = decoder->embedding_scales + first;
+        for (int i = 0; i < width; i++) output[i] = (float)(from[i] - 128) * scales[i / GROUP];
     } else {
         const uint16_t *from = (const uint16_t *)decoder->embedding + start;
         for (int i = 0; i < width; i++) {

@@ -14,8 +14,31 @@ typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 /* Adding this rounds a float to a whole number, half to even, in its lowest bits. */
 static const float ROUNDER = 12582912.0f;
 
-/* Round `count` values to -127..127 of the largest magnitude, half to even, and make the levels from
+/* How much narrower a group's range has to be than one around zero, so that an offset is worth its
+ * product with the sum of the group's weights. */
+static const float NARROW = 0.7f;
+
+/* Round `count` values, less an offset, to -127..127 of `top`, half to even, and make the levels from
  * there to `padded`, a multiple of 16, zero. Returns the scale; `sum` is that of the levels. */
+INLINE float round_around(float offset, float top, const float *values, int count, int padded,
+                          int8_t *levels, int32_t *sum) {
+    const float by = top > 0 ? 127.0f / top : 0.0f;
+    ivec sums = {0};
+    for (int i = 0; i < padded; i += LANES) {
+        vec value = splat(offset);
+        if (i + LANES <= count) value = load(values + i);
+        else
+            for (int lane = 0; lane < count - i; lane++) value[lane] = values[i + lane];
+        ivec level = (ivec)((value - offset) * by + ROUNDER) - (ivec)splat(ROUNDER);
+        sums += level;
+        *(bytes *)(levels + i) = __builtin_convertvector(level, bytes);
+    }
+    *sum = 0;
+    for (int lane = 0; lane < LANES; lane++) *sum += sums[lane];
+    return top / 127.0f;
+}
+
+/* The same around zero, of the largest magnitude. */
 INLINE float round_to_levels(const float *values, int count, int padded, int8_t *levels,
                              int32_t *sum) {
     vec tops = splat(0);
@@ -27,20 +50,32 @@ INLINE float round_to_levels(const float *values, int count, int padded, int8_t 
     float top = 0;
     for (int lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
     for (; i < count; i++) top = fabsf(values[i]) > top ? fabsf(values[i]) : top;
-    const float by = top > 0 ? 127.0f / top : 0.0f;
-    ivec sums = {0};
-    for (i = 0; i < padded; i += LANES) {
-        vec value = splat(0);
-        if (i + LANES <= count) value = load(values + i);
-        else
-            for (int lane = 0; lane < count - i; lane++) value[lane] = values[i + lane];
-        ivec level = (ivec)(value * by + ROUNDER) - (ivec)splat(ROUNDER);
-        sums += level;
-        *(bytes *)(levels + i) = __builtin_convertvector(level, bytes);
+    return round_around(0, top, values, count, padded, levels, sum);
+}
+
+/* The same around the middle of the values' range, where that is so much the narrower. */
+INLINE float round_to_narrow_levels(const float *values, int count, int padded, int8_t *levels,
+                                    int32_t *sum, float *offset) {
+    vec lows = splat(INFINITY), highs = splat(-INFINITY);
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec value = load(values + i);
+        lows = pick(value < lows, value, lows);
+        highs = pick(value > highs, value, highs);
     }
-    *sum = 0;
-    for (int lane = 0; lane < LANES; lane++) *sum += sums[lane];
-    return top / 127.0f;
+    float low = INFINITY, high = -INFINITY;
+    for (int lane = 0; lane < LANES; lane++) {
+        low = lows[lane] < low ? lows[lane] : low;
+        high = highs[lane] > high ? highs[lane] : high;
+    }
+    for (; i < count; i++) {
+        low = values[i] < low ? values[i] : low;
+        high = values[i] > high ? values[i] : high;
+    }
+    float top = -low > high ? -low : high, half = (high - low) / 2;
+    int is_narrow = half < NARROW * top;
+    *offset = is_narrow ? (low + high) / 2 : 0;
+    return round_around(*offset, is_narrow ? half : top, values, count, padded, levels, sum);
 }
 
 #ifdef __AVX512F__

@@ -47,7 +47,9 @@ STRUCTURE(Layer, LAYER_FIELDS);
     FIELD(S, int32_t, embedding_dtype) /* trireme_choices_embedding_dtype */                            \
     FIELD(S, float, embedding_scale)                                                               \
     FIELD(S, float, logit_softcap)     /* logits become cap * tanh(logit / cap); 0: they stay */   \
-    FIELD(S, const void *, embedding)  /* [vocab][hidden] */                                       \
+    FIELD(S, const void *, embedding)  /* [vocab][hidden]; in blocks [vocab][groups][32] of a level \
+                                          plus 128, */                                             \
+    FIELD(S, const float *, embedding_scales) /* [vocab][groups] of them */                        \
     FIELD(S, Norm, final_norm)                                                                     \
     FIELD(S, Linear, lm_head)                                                                      \
     FIELD(S, const Layer *, layers)                                                                \
@@ -59,7 +61,8 @@ STRUCTURE(Layer, LAYER_FIELDS);
     FIELD(S, float *, inner)    /* the same, between the products of a feed-forward */             \
     FIELD(S, int8_t *, levels)  /* [tokens][the widest input of a product] */                      \
     FIELD(S, float *, scales)   /* [tokens][the most groups] */                                    \
-    FIELD(S, float *, sums)
+    FIELD(S, float *, sums)                                                                        \
+    FIELD(S, void *, offsets) /* an Offset for each of the sums */
 STRUCTURE(Decoder, DECODER_FIELDS);
 
 #define STEP_FIELDS(FIELD, S)                                                                      \

@@ -6,6 +6,9 @@
  * low halves of the bytes and the next four in the high halves. A weight is its level times the
  * scale, of the row or of its group; in 4 bits the group's minimum is added.
  *
+ * Where weights have a scale a group, activations may have an offset: of a group whose values are
+ * mostly on one side of zero, the levels are spread around the middle of their range.
+ *
  * Integers add up exactly in whatever order, and what floats there are, are added in the order of
  * the groups. So a row's result is the same bits whatever rows stand beside it.
  */
@@ -35,14 +38,20 @@ void linear_round(const float *values, int valid, const Rounded *to, int row) {
     int8_t *levels = to->levels + (int64_t)row * to->columns;
     float *scales = to->scales + (int64_t)row * to->groups;
     float *sums = to->sums + (int64_t)row * to->groups;
+    Offset *offsets = to->offsets ? to->offsets + (int64_t)row * to->groups : NULL;
     int width = to->columns / to->groups;
     for (int group = 0; group < to->groups; group++) {
-        int start = group * width, left = valid - start;
+        int start = group * width, count = valid - start < width ? valid - start : width;
         int32_t sum;
-        scales[group] = round_to_levels(values + start, left < width ? left : width, width,
-                                        levels + start, &sum);
+        float offset = 0;
+        scales[group] = to->offsets ? round_to_narrow_levels(values + start, count, width,
+                                                             levels + start, &sum, &offset)
+                                    : round_to_levels(values + start, count, width,
+                                                      levels + start, &sum);
         sums[group] = (float)sum;
+        if (offset != 0) *offsets++ = (Offset){offset, group};
     }
+    if (to->offsets && offsets < to->offsets + (int64_t)(row + 1) * to->groups) offsets->group = -1;
 }
 
 /* ---- epilogues ------------------------------------------------------------------------------ */
@@ -86,6 +95,25 @@ static void finish(const Linear *linear, int panel, int rows, Epilogue epilogue,
     }
 }
 
+/* A group's offset times the sum of its weights, where a group has one. */
+static void add_offsets(const Linear *linear, const Rounded *input, int first, int rows, int panel,
+                        float results[][PANEL]) {
+    int groups = input->groups;
+    const halves *totals = (const halves *)linear->totals + (int64_t)panel * groups * VECTORS;
+    const Offset *offsets = input->offsets + (int64_t)first * groups;
+    for (int row = 0; row < rows; row++, offsets += groups) {
+        if (offsets->group < 0) continue;
+        vec sums[VECTORS];
+        for (int v = 0; v < VECTORS; v++) sums[v] = load(results[row] + v * LANES);
+        for (int i = 0; i < groups && offsets[i].group >= 0; i++) {
+            const halves *of_group = totals + offsets[i].group * VECTORS;
+            for (int v = 0; v < VECTORS; v++)
+                sums[v] += __builtin_convertvector(of_group[v], vec) * offsets[i].value;
+        }
+        for (int v = 0; v < VECTORS; v++) store(results[row] + v * LANES, sums[v]);
+    }
+}
+
 /* ---- a panel -------------------------------------------------------------------------------- */
 
 void linear_panel(const Linear *linear, const Rounded *input, int first, int rows, int panel,
@@ -102,6 +130,7 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
         float results[MOST_ROWS][PANEL];
         for (int vector = 0; vector < VECTORS; vector += tile->vectors)
             tile->run(linear, input, first, count, panel, vector, ahead, results);
+        if (input->offsets) add_offsets(linear, input, first, count, panel, results);
         finish(linear, panel, count, epilogue, results, output, width);
         ahead += quarter;
         first += count;
@@ -126,7 +155,8 @@ void linear_panel(const Linear *linear, const Rounded *input, int first, int row
     FIELD(S, int32_t, offset)                                                                      \
     FIELD(S, uint8_t *, to_levels)                                                                 \
     FIELD(S, void *, to_scales)                                                                    \
-    FIELD(S, void *, to_minima)
+    FIELD(S, void *, to_minima)                                                                    \
+    FIELD(S, void *, to_totals)
 STRUCTURE(Packing, PACKING_FIELDS);
 EXPORT_STRUCTURE(Packing, PACKING_FIELDS);
 EXPORT_STRUCTURE(Linear, LINEAR_FIELDS);
@@ -147,6 +177,14 @@ static void pack_int8(const Packing *pack, int source) {
            count * sizeof(float));
 }
 
+/* The sum of a group's first levels. */
+static int total_of(const uint8_t *levels, int count, int bits) {
+    int total = 0;
+    for (int k = 0; k < count; k++)
+        total += bits == 8 ? levels[k] : k % 2 ? levels[k / 2] >> 4 : levels[k / 2] & 15;
+    return total;
+}
+
 /* A scale a group, scales [outputs][groups]. 8 bits: levels plus 128 [outputs][groups][32]; 4 bits:
  * levels [outputs][groups][16], two a byte, middles [outputs][groups]. */
 static void pack_groups(const Packing *pack, int source) {
@@ -156,6 +194,7 @@ static void pack_groups(const Packing *pack, int source) {
     uint8_t *to = pack->to_levels + (int64_t)panel * pack->padded * PANEL * bits / 8 + slot * 64;
     _Float16 *to_scales = (_Float16 *)pack->to_scales + (int64_t)panel * groups * PANEL;
     _Float16 *to_minima = (_Float16 *)pack->to_minima + (int64_t)panel * groups * PANEL;
+    _Float16 *to_totals = (_Float16 *)pack->to_totals + (int64_t)panel * groups * PANEL;
     int count = pack->outputs - source * LANES < LANES ? pack->outputs - source * LANES : LANES;
     for (int i = 0; i < count; i++) {
         int64_t output = source * LANES + i;
@@ -172,9 +211,13 @@ static void pack_groups(const Packing *pack, int source) {
         for (int64_t group = 0; group < groups; group++) {
             int64_t at = group * PANEL + slot * LANES + i;
             float scale = pack->scales[output * groups + group];
+            int left = pack->columns - (int)group * GROUP, count_of = left < GROUP ? left : GROUP;
+            int total = total_of(from + group * GROUP * bits / 8, count_of, (int)bits);
             to_scales[at] = (_Float16)scale;
-            if (bits == 4)
+            if (bits == 4) {
                 to_minima[at] = (_Float16)(pack->middles[output * groups + group] - 8 * scale);
+                to_totals[at] = (_Float16)(scale * total + (float)to_minima[at] * count_of);
+            } else to_totals[at] = (_Float16)(scale * (total - 128 * count_of));
         }
     }
 }

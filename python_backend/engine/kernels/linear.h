@@ -37,14 +37,22 @@ typedef enum {
     FIELD(S, const void *, scales)    /* a row: float [panels][PANEL];                             \
                                          a group: half [panels][groups][PANEL] */                  \
     FIELD(S, const void *, minima)    /* 4 bits: half [panels][groups][PANEL] */                   \
+    FIELD(S, const void *, totals)    /* a group: half [panels][groups][PANEL], sums of weights */ \
     FIELD(S, const float *, bias)     /* float [panels][PANEL], or NULL */
 STRUCTURE(Linear, LINEAR_FIELDS);
+
+/* A group of a row of activations whose level of 0 stands for another value than 0. */
+typedef struct {
+    float value;
+    int32_t group; /* -1: there are no more */
+} Offset;
 
 /* Rows of activations, rounded. Where weights have a scale a row, a row is one group. */
 typedef struct {
     int8_t *levels; /* [rows][columns], -127 to 127 */
     float *scales;  /* [rows][groups] */
     float *sums;    /* [rows][groups]: sums of levels, exact */
+    Offset *offsets; /* [rows][groups], the groups that have one; NULL: none has */
     int32_t columns, groups;
 } Rounded;
 

@@ -72,7 +72,8 @@ void multiply(const Decoder *decoder, const Linear *linear, int rows, const floa
     Region region = {
         .decoder = decoder,
         .linear = linear,
-        .rounded = {decoder->levels, decoder->scales, decoder->sums, linear->columns,
+        .rounded = {decoder->levels, decoder->scales, decoder->sums,
+                    linear->totals ? decoder->offsets : NULL, linear->columns,
                     linear_groups(linear)},
         .values = values,
         .norm = norm,

@@ -45,6 +45,7 @@ class Linear(ctypes.Structure):
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("minima", ctypes.c_void_p),
+        ("totals", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     )
 
@@ -65,6 +66,7 @@ class Packing(ctypes.Structure):
         ("to_levels", ctypes.c_void_p),
         ("to_scales", ctypes.c_void_p),
         ("to_minima", ctypes.c_void_p),
+        ("to_totals", ctypes.c_void_p),
     )
 
 
@@ -106,6 +108,7 @@ class Decoder(ctypes.Structure):
         ("embedding_scale", ctypes.c_float),
         ("logit_softcap", ctypes.c_float),
         ("embedding", ctypes.c_void_p),
+        ("embedding_scales", ctypes.c_void_p),
         ("final_norm", Norm),
         ("lm_head", Linear),
         ("layers", ctypes.c_void_p),
@@ -117,6 +120,7 @@ class Decoder(ctypes.Structure):
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
     )
 
 

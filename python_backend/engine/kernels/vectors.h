@@ -12,6 +12,7 @@
 enum { LANES = 16 };
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef _Float16 halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))

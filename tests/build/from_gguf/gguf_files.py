@@ -147,6 +147,9 @@ def _settings(config: dict[str, Any], architecture: str) -> dict[str, Any]:
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }
+    magnitude = (config.get("rope_scaling") or {}).get("attention_factor")
+    if magnitude is not None:
+        found[f"{architecture}.rope.scaling.attn_factor"] = magnitude
     for name, ours in (
         ("sliding_window", "attention.sliding_window"),
         ("attn_logit_softcapping", "attn_logit_softcapping"),

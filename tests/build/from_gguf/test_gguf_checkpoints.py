@@ -31,6 +31,7 @@ _LONGROPE = {
     "type": "longrope",
     "short_factor": [1.0, 1.125, 1.25, 1.375],
     "long_factor": [1.5, 2.0, 4.0, 8.0],
+    "attention_factor": 1.25,
 }
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from build.engine_folder import build_engine
 from build.quality import reading
-from build.quality.closeness import Passage, compare, windows
+from build.quality.closeness import Kept, Passage, compare, windows
 from build.quality.reading import QUESTIONS, WINDOW_TOKENS, EnginePredictor, answers, prose
 from tests.build import reference
 from tests.build.builds import make_model
@@ -67,6 +67,32 @@ def test_figures_are_those_of_the_definitions() -> None:
     assert found[0].increase == 0
     assert found[0].divergence == pytest.approx(0, abs=1e-6)
     assert found[0].agreement == 1
+
+
+class Counting(Table):
+    """Counts what it reads."""
+
+    read = 0
+
+    def logits(self, tokens: NDArray[np.int32], rows: int) -> NDArray[np.float32]:
+        self.read += 1
+        return super().logits(tokens, rows)
+
+
+def test_what_was_found_is_kept_and_only_the_rest_is_read(tmp_path):
+    reference, one, other = Counting(1), Counting(2, noise=0.5), Counting(3, noise=0.1)
+    shelves = [Kept(tmp_path / "one"), Kept(tmp_path / "other")]
+    whole = compare(reference, [one, other], some_passages())
+    assert compare(reference, [one], some_passages()[:3], kept=shelves[:1])[0].tokens == 60
+    for each in (reference, one, other):
+        each.read = 0
+    assert compare(reference, [one, other], some_passages(), kept=shelves) == whole
+    assert (reference.read, one.read, other.read) == (4, 1, 4)
+    assert compare(reference, [one, other], some_passages(), kept=shelves) == whole
+    assert (reference.read, one.read, other.read) == (4, 1, 4)
+    # As many tokens of which fewer are compared are another passage.
+    shorter = [passage._replace(compared=5) for passage in some_passages()]
+    assert compare(reference, [one], shorter, kept=shelves[:1])[0].tokens == 20
 
 
 @pytest.mark.parametrize("begin", [[], [7]])

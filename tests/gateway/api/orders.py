@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.api.translator import Translator
-from gateway.configuration import AdmissionSettings
+from gateway.configuration import AdmissionSettings, KeepingSettings
+from gateway.conversations import Conversations
 from gateway.generation import Delta
 from gateway.intake import Intake
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order
-from gateway.progress import Progress
 from gateway.routing import Router
+from gateway.run_progress import Progress
 from tests.gateway.fakes import configuration
 
 ARRIVAL = Arrival("id", {}, 1.7e9, 100.0)
@@ -25,7 +26,9 @@ def order(translator: Translator[Any], body: dict[str, Any], **headers: str) -> 
 
 
 def intake() -> Intake:
-    return Intake(Router(configuration(), {}), AdmissionSettings())
+    return Intake(
+        Router(configuration(), {}), AdmissionSettings(), Conversations(KeepingSettings())
+    )
 
 
 def encoder(translator: Translator[Any], body: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from gateway.app import create_app
 from gateway.gateway_errors import GatewayError
 from gateway.generation import Delta, Texts
 from gateway.order import Order, Wish
-from gateway.progress import Progress
+from gateway.run_progress import Progress
 from tests.gateway.fakes import FakeUpstream, Ledger, Running, configuration, running, words
 
 

@@ -89,6 +89,9 @@ async def test_usage_is_by_day_tenant_application_key_and_model(ledger, engine, 
         (502, "upstream_lost", (1, 1, 0)),
         (503, "queue_full", (1, 1, 0)),
         (504, "deadline_exceeded", (1, 1, 0)),
+        (504, "client_deadline", (1, 0, 0)),
+        (503, "client_deadline", (1, 0, 0)),
+        (200, "client_deadline", (1, 0, 0)),  # of a stream
     ],
 )
 async def test_what_is_wrong_with_a_request_is_no_error_of_the_server(
@@ -100,8 +103,9 @@ async def test_what_is_wrong_with_a_request_is_no_error_of_the_server(
     await log.close()
     [row] = sums(engine).values()
     with engine.connect() as connection:
-        [refused] = connection.execute(select(usage.c.refused)).scalars()
+        [(refused, timed_out)] = connection.execute(select(usage.c.refused, usage.c.timed_out))
     assert (row[0], row[1], refused) == counted
+    assert timed_out == (code == "client_deadline")
     assert row[3:] == (7, 5)  # its tokens count whoever's fault it was
 
 

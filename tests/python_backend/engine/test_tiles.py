@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from python_backend.engine.kernels import load_kernels
-from python_backend.engine.kernels.structures import Linear, choices
+from python_backend.engine.kernels.structures import Linear, Packing, choices
 from tests.python_backend.engine import instruction_sets
 
 STORAGES = ("int8", "int8_block", "int4")
@@ -47,6 +47,7 @@ class _Rounded(ctypes.Structure):
         ("levels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
         ("columns", ctypes.c_int32),
         ("groups", ctypes.c_int32),
     )
@@ -136,6 +137,9 @@ def weights(storage: str, rng: np.random.Generator) -> tuple[Linear, list[NDArra
     scales: NDArray[Any] = rng.uniform(0.001, 0.1, PANELS * groups * PANEL)
     scales = scales.astype(np.float32 if storage == "int8" else np.float16)
     minima = rng.normal(0, 1, PANELS * groups * PANEL).astype(np.float16)
+    # By panel, group and output, as they lie in memory.
+    totals = held(storage, levels, scales, minima).sum(axis=-1).swapaxes(1, 2).astype(np.float16)
+    totals = np.ascontiguousarray(totals)
     linear = Linear(
         storage=STORAGES.index(storage),
         inputs=COLUMNS,
@@ -145,8 +149,26 @@ def weights(storage: str, rng: np.random.Generator) -> tuple[Linear, list[NDArra
         levels=levels.ctypes.data,
         scales=scales.ctypes.data,
         minima=minima.ctypes.data,
+        totals=None if storage == "int8" else totals.ctypes.data,
     )
-    return linear, [levels, scales, minima]
+    return linear, [levels, scales, minima, totals]
+
+
+def held(storage: str, *stored: NDArray[Any]) -> NDArray[np.float64]:
+    """What levels, scales and minima stand for, ``[panels, outputs, groups, columns]``."""
+    levels, *others = stored
+    if storage == "int4":
+        bytes_ = levels.reshape(PANELS, COLUMNS // 8, PANEL, 4)
+        found = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=-1).astype(np.float64)
+    else:
+        found = levels.reshape(PANELS, COLUMNS // 4, PANEL, 4).astype(np.float64) - 128
+    found = found.swapaxes(1, 2).reshape(PANELS, PANEL, -1, COLUMNS if storage == "int8" else 32)
+    scales, minima = (
+        each.astype(np.float64).reshape(PANELS, -1, PANEL).swapaxes(1, 2)[..., None]
+        for each in others
+    )
+    weight: NDArray[np.float64] = found * scales + (minima if storage == "int4" else 0)
+    return weight
 
 
 def products(
@@ -155,7 +177,15 @@ def products(
     rows, groups = len(values), 1 if linear.storage == 0 else COLUMNS // 32
     levels = np.zeros((rows, COLUMNS), np.int8)
     scales, sums = (np.zeros((rows, groups), np.float32) for _ in range(2))
-    rounded = _Rounded(levels.ctypes.data, scales.ctypes.data, sums.ctypes.data, COLUMNS, groups)
+    offsets = np.zeros((rows, groups), np.int64)  # a float and an int each
+    rounded = _Rounded(
+        levels=levels.ctypes.data,
+        scales=scales.ctypes.data,
+        sums=sums.ctypes.data,
+        offsets=offsets.ctypes.data if linear.totals else None,
+        columns=COLUMNS,
+        groups=groups,
+    )
     for row in range(rows):
         library.linear_round(
             ctypes.c_void_p(values[row].ctypes.data), COLUMNS, ctypes.byref(rounded), row
@@ -183,6 +213,9 @@ def case(request: pytest.FixtureRequest) -> tuple[Linear, NDArray[np.float32], A
     values[1] *= 1000
     values[2] = 0
     values[3] = np.where(rng.random(COLUMNS) < 0.5, -1, 1)  # the largest levels throughout
+    values[4, 40] = values[5, 70] = 9  # groups that are mostly on one side of zero
+    values[6] -= 5
+    values[7] = 3
     return linear, values, alive
 
 
@@ -227,23 +260,71 @@ def test_a_row_is_the_same_bits_in_tiles_of_all_sizes(
 
 
 def test_products_are_those_of_the_weights_that_are_stored(case: Case) -> None:
-    """In float64, of activations rounded as they are."""
-    linear, values, (levels, scales, minima) = case
+    """In float64, of activations rounded as they are: some groups around an offset."""
+    linear, values, (levels, scales, minima, totals) = case
     storage = STORAGES[linear.storage]
-    if storage == "int4":
-        bytes_ = levels.reshape(PANELS, COLUMNS // 8, PANEL, 4)
-        held = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=-1).astype(np.float64)
-    else:
-        held = levels.reshape(PANELS, COLUMNS // 4, PANEL, 4).astype(np.float64) - 128
-    held = held.swapaxes(1, 2).reshape(PANELS, PANEL, -1, COLUMNS if storage == "int8" else 32)
-    scales, minima = (
-        each.astype(np.float64).reshape(PANELS, -1, PANEL).swapaxes(1, 2)[..., None]
-        for each in (scales, minima)
-    )
-    held = held * scales + (minima if storage == "int4" else 0)
-    grouped = values.astype(np.float64).reshape(len(values), -1, held.shape[-1])
-    steps = np.abs(grouped).max(axis=-1, keepdims=True) / 127
-    rounded = np.rint(grouped / np.where(steps == 0, 1, steps)) * steps
-    expected = rounded.reshape(len(values), -1) @ held.reshape(PANELS * PANEL, -1).T
+    weight = held(storage, levels, scales, minima)
+    grouped = values.astype(np.float64).reshape(len(values), -1, weight.shape[-1])
+    low, high = grouped.min(axis=-1, keepdims=True), grouped.max(axis=-1, keepdims=True)
+    top = np.maximum(np.abs(low), np.abs(high))
+    is_narrow = ((high - low) / 2 < 0.7 * top) & (storage != "int8")
+    assert is_narrow[4:8].any(axis=1).all() == (storage != "int8")
+    offsets = np.where(is_narrow, (low + high) / 2, 0)
+    steps = np.where(is_narrow, (high - low) / 2, top) / 127
+    rounded = np.rint((grouped - offsets) / np.where(steps == 0, 1, steps)) * steps
+    expected = rounded.reshape(len(values), -1) @ weight.reshape(PANELS * PANEL, -1).T
+    if storage != "int8":
+        by_output = totals.astype(np.float64).swapaxes(1, 2).reshape(PANELS * PANEL, -1)
+        expected += offsets[..., 0] @ by_output.T
     found = products(kernels(), linear, values)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_value_that_stands_out_costs_its_group_less_by_an_offset(case: Case) -> None:
+    linear, values, (levels, scales, minima, _) = case
+    weight = held(STORAGES[linear.storage], levels, scales, minima)
+    exact = values[4:7].astype(np.float64) @ weight.reshape(PANELS * PANEL, -1).T
+    lost = np.abs(products(kernels(), linear, values[4:7]) - exact).mean(axis=1)
+    totals, linear.totals = linear.totals, None
+    lost_around_zero = np.abs(products(kernels(), linear, values[4:7]) - exact).mean(axis=1)
+    linear.totals = totals
+    assert np.array_equal(lost, lost_around_zero) == (totals is None)
+    assert (lost <= lost_around_zero).all()
+
+
+@pytest.mark.parametrize("storage", ["int8_block", "int4"])
+def test_packing_adds_up_the_weights_that_exist(storage: str) -> None:
+    """Of the last group some columns are padding, whose levels stand for something, too."""
+    rng = np.random.default_rng(4)
+    outputs, columns, groups, size = 100, 70, 3, 16 if storage == "int4" else 32
+    levels = rng.integers(1, 256, (outputs, groups, size)).astype(np.uint8)
+    scales, middles = rng.uniform(0.01, 0.1, (2, outputs, groups)).astype(np.float16)
+    scales, middles = scales.astype(np.float32), middles.astype(np.float32)
+    to_levels = aligned(2 * COLUMNS * PANEL, np.uint8)
+    to_scales, to_minima, to_totals = (aligned(2 * groups * PANEL, np.float16) for _ in range(3))
+    packing = Packing(
+        levels=levels.ctypes.data,
+        scales=scales.ctypes.data,
+        middles=middles.ctypes.data,
+        storage=STORAGES.index(storage),
+        outputs=outputs,
+        columns=columns,
+        padded=COLUMNS,
+        every=1,
+        to_levels=to_levels.ctypes.data,
+        to_scales=to_scales.ctypes.data,
+        to_minima=to_minima.ctypes.data,
+        to_totals=to_totals.ctypes.data,
+    )
+    kernels().trireme_pack(ctypes.byref(packing))
+    if storage == "int4":
+        whole = np.stack([levels & 15, levels >> 4], axis=-1).reshape(outputs, groups, 32)
+        weight = (whole - 8.0) * scales[..., None] + middles[..., None]
+    else:
+        weight = (levels - 128.0) * scales[..., None]
+    weight = weight.reshape(outputs, -1)
+    weight[:, columns:] = 0
+    expected = weight.reshape(outputs, groups, 32).sum(axis=-1)
+    found = to_totals.reshape(2, groups, PANEL).swapaxes(1, 2).reshape(-1, groups)
+    np.testing.assert_allclose(found[:outputs], expected, rtol=1e-3, atol=0.02)
+    assert not found[outputs:].any()

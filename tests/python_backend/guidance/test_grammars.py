@@ -155,4 +155,4 @@ def test_no_guide_is_none() -> None:
     assert Guide.of(None, None) is None
     assert Guide.of("", "") is None
     assert Guide.of("json", None) == Guide("json")
-    assert set(GUIDE_TYPES) == {"json", "json_schema", "regex", "ebnf_grammar"}
+    assert set(GUIDE_TYPES) == {"json", "json_schema", "regex", "ebnf_grammar", "calls"}

@@ -18,6 +18,7 @@ from tests.python_backend.serving.fake_triton import (
 )
 from tests.python_backend.text.samples import byte_level
 
+from python_backend.serving.answer import StreamContext  # isort: skip
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
 
 TOKENIZER = byte_level()
@@ -75,3 +76,8 @@ def refusal(model: TritonPythonModel, *texts: str | bytes, **inputs: Any) -> str
     if first in (*ENSEMBLE_MODEL.input_names(), *REQUEST_PARAMETERS):
         assert said.param == first
     return said.message if said.code is None else f"{said.code}: {said.message}"
+
+
+def context(response: InferenceResponse) -> StreamContext:
+    """What postprocessing is told of a request of one row."""
+    return StreamContext.from_bytes(response.outputs["STREAM_CONTEXT"].item())

@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,7 +18,7 @@ from python_backend.safety.policy import Policy, load_policies
 from python_backend.serving.answer import Answer, Piece, StreamContext
 from python_backend.text.detokenizer import Vocabulary
 from tests.examples import examples
-from tests.python_backend.text.samples import byte_level
+from tests.python_backend.text.samples import byte_level, sentencepiece
 
 TOKENIZER = byte_level()
 VOCABULARY = Vocabulary(TOKENIZER)
@@ -253,3 +254,50 @@ def test_tokens_count_up_to_the_one_that_shows_what_is_blocked(by_name: dict[str
     }
     assert len(counts) == 1
     assert counts.pop() < len(ids)
+
+
+SENTENCEPIECE = sentencepiece()
+ID_OF = SENTENCEPIECE.get_vocab()
+NEWLINE, SPACE, START = ID_OF["<0x0A>"], ID_OF["▁"], ID_OF["<s>"]
+AFTER = [ID_OF["a"], ID_OF["<0x0A>"], ID_OF["▁the"]]
+
+
+@pytest.mark.parametrize("stops", [(), ("\n",), ("\na",)])
+@pytest.mark.parametrize("engine_sends_it", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ([START], ""),
+        ([SPACE], ""),
+        ([SPACE, NEWLINE], "\n"),
+        ([ID_OF["the"], NEWLINE], "the\n"),
+        ([ID_OF["the"], ID_OF["<0xC3>"], ID_OF["<0xA9>"]], "theé"),
+    ],
+)
+def test_an_echoed_prompt_comes_once_and_no_stop_text_is_looked_for_in_it(
+    by_name: dict[str, Policy],
+    prompt: list[int],
+    text: str,
+    alone: bool,
+    engine_sends_it: bool,
+    stops: tuple[str, ...],
+) -> None:
+    """Also where its text is certain only with what follows, or is none."""
+    echo: dict[str, Any] = (
+        {"echo_tokens": len(prompt)} if engine_sends_it else {"prompt": (*prompt,)}
+    )
+    context = StreamContext(stops=stops, include_stop=False, **echo)
+    said = Answer(Vocabulary(SENTENCEPIECE), by_name["none"], context, skip_special_tokens=True)
+    first = prompt if engine_sends_it else []
+    parts = [[*first, AFTER[0]], *([each] for each in AFTER[1:])] if alone else [[*first, *AFTER]]
+    pieces: list[Piece] = []
+    for part in parts:
+        own = part[len(first) :] if part is parts[0] else part
+        if not said.ended:
+            pieces.append(said.add(part, log_probs=[-1.0] * len(own)))
+    if not said.ended:
+        pieces.append(said.add([], "length"))
+    answered = "a" if "\n" in stops else "a\n the"
+    assert "".join(piece.text for piece in pieces) == text + answered
+    assert [token.id for piece in pieces for token in piece.tokens][:1] == AFTER[:1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.models import TENSORRT_LLM_MODEL
-from python_backend.engine.sequence import LogProbs, SamplingParams
+from python_backend.engine.sequence import LogProbs, Outcome, SamplingParams
 from tests.python_backend.serving.fake_triton import Request
 
 from python_backend.serving.engine_stream import EngineStream  # isort: skip
@@ -24,6 +24,7 @@ def make_stream(streaming: bool = True, echo: bool = False, **asked: Any) -> Eng
         end_ids=frozenset([2]),
         log_probs=asked.pop("log_probs", False),
         num_top_log_probs=asked.pop("num_top_log_probs", 0),
+        num_prompt_log_probs=asked.pop("num_prompt_log_probs", 0),
     )
     flags = {"perf_metrics": False, "num_input_tokens": False, "num_output_tokens": False, **asked}
     reporting = Reporting(streaming=streaming, echo=echo, **flags)
@@ -176,3 +177,40 @@ def test_the_first_tokens_and_the_end_are_urgent() -> None:
     assert not stream.is_urgent
     stream.sequence.finish_reason = "stop"
     assert stream.is_urgent
+
+
+def scored(stream: EngineStream, *tokens: int) -> None:
+    """Have a step tell how likely the prompt's last two tokens were."""
+    tell = [LogProbs(-2.0, [6, 1], [-2.0, -3.0]), LogProbs(-4.0, [9, 7], [-0.5, -4.0])]
+    stream.sequence.take(Outcome(tell, list(tokens), []))
+
+
+def test_the_first_response_alone_tells_of_the_prompt() -> None:
+    stream = make_stream(num_prompt_log_probs=2, num_top_log_probs=2, prompt_tokens=True)
+    scored(stream, 11)
+    stream.send_news()
+    stream.sequence.append(12)
+    stream.send_news()
+    first, second = responses(stream)
+    assert first["prompt_ids"].tolist() == [[5, 6, 7]]
+    assert first["prompt_log_probs"].tolist() == [[-2.0, -4.0]]
+    assert first["prompt_top_log_prob_ids"].tolist() == [[[6, 1], [9, 7]]]
+    assert first["prompt_top_log_probs"].tolist() == [[[-2.0, -3.0], [-0.5, -4.0]]]
+    assert not {name for name in second if name.startswith("prompt_")}
+
+
+def test_a_prompt_that_is_scored_costs_by_its_entries() -> None:
+    stream = make_stream(num_prompt_log_probs=2)
+    scored(stream, 11)
+    dear = stream.cost
+    stream.send_news()
+    assert stream.cost == 1 < dear
+
+
+def test_a_prompt_of_one_token_has_no_log_probabilities() -> None:
+    stream = make_stream(num_prompt_log_probs=2, num_top_log_probs=2)
+    stream.sequence.append(11, LogProbs(-1.0, [11, 3], [-1.0, -2.0]))
+    stream.send_news()
+    (first,) = responses(stream)
+    assert first["prompt_log_probs"].shape == (1, 0)
+    assert first["prompt_top_log_probs"].shape == (1, 0, 2)

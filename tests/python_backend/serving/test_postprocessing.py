@@ -37,6 +37,8 @@ from python_backend.text.detokenizer import Vocabulary  # isort: skip
 
 __all__ = ["model"]  # the fixture
 
+VOCABULARY = Vocabulary(TOKENIZER)
+
 
 @pytest.mark.parametrize(
     ("context", "expected"), [(StreamContext(), "is."), (StreamContext(goes_on=True), " is.")]
@@ -260,3 +262,36 @@ def test_there_is_a_length_for_each_row(
     (response,) = request.responses
     assert response.error is not None
     assert f"SEQUENCE_LENGTH has {len(lengths[0])} values" in response.error.message
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_said_of_the_prompt_goes_with_the_first_response_and_names_the_tokens(
+    model: postprocessing.TritonPythonModel, whole: bool
+) -> None:
+    """Though the first piece has no text of its own that may leave: a word may be an address."""
+    ids = TOKENIZER.encode("write to", add_special_tokens=False).ids
+    names = [VOCABULARY.text_of(token).encode() for token in ids]
+    scores = np.arange(-1.0, -len(ids), -1.0, dtype=np.float32)
+    first, *more = ids
+    requests = [
+        piece(
+            [first],
+            1,
+            context=StreamContext(whole=whole),
+            prompt_ids=[ids],
+            prompt_log_probs=[scores.tolist()],
+            prompt_top_log_prob_ids=[[[token, ids[0]] for token in ids[1:]]],
+            prompt_top_log_probs=[[[-0.5, -1.0]] * (len(ids) - 1)],
+        ),
+        *(piece([token], 1) for token in more),
+        piece([], 1, "stop"),
+    ]
+    model.execute(requests)
+    answers = [each.outputs for request in requests for each in request.responses]
+    told = answers[0]
+    assert told["prompt_ids"].tolist() == [ids]
+    assert told["prompt_token_texts"].tolist() == [names]
+    assert told["prompt_log_probs"].tolist() == [scores.tolist()]
+    assert told["prompt_top_tokens"].tolist() == [[[name, names[0]] for name in names[1:]]]
+    assert len(answers) == 1 if whole else len(answers) > 1
+    assert not {name for each in answers[1:] for name in each if name.startswith("prompt_")}

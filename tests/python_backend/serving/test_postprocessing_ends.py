@@ -119,6 +119,8 @@ def test_a_stop_text_ends_the_answer_and_the_engine(
     model.execute(requests)
     assert texts(requests) == text
     assert reasons(requests) == ["stop"]
+    told = [each.outputs for request in requests for each in request.responses]
+    assert [each["stop_text"].item() for each in told if "stop_text" in each] == [b"sat"]
     assert [stop.inputs["sequence_id"].item() for stop in InferenceRequest.made] == [5]
     assert all("client_gone" not in stop.inputs for stop in InferenceRequest.made)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from contract.error_text import ErrorText, Status, read
 from contract.models import PREPROCESSING_MODEL
 from tests.python_backend.serving.fake_triton import (
-    InferenceResponse,
     TritonError,
     make_request,
 )
@@ -23,9 +23,10 @@ from tests.python_backend.serving.preprocessing_model import (
     TOKENIZER,
     answer,
     chat,
+    context,
     refusal,
 )
-from tests.python_backend.text.samples import sentencepiece
+from tests.python_backend.text.samples import byte_level, sentencepiece
 
 from python_backend.serving.answer import StreamContext  # isort: skip
 from python_backend.serving.preprocessing import TritonPythonModel  # isort: skip
@@ -33,9 +34,17 @@ from python_backend.serving.preprocessing import TritonPythonModel  # isort: ski
 
 def test_outputs_are_of_the_contract(load: Callable[..., TritonPythonModel]) -> None:
     outputs = answer(load(), "The cat", "dog").outputs
-    assert outputs.keys() == set(PREPROCESSING_MODEL.output_names())
+    assert set(PREPROCESSING_MODEL.output_names()) - outputs.keys() == {
+        "GUIDE",
+        "GUIDE_TYPE",
+        "THINKING_BEGIN_IDS",
+        "THINKING_BUDGET",
+        "THINKING_CLOSE_IDS",
+        "THINKING_END_IDS",
+    }  # nobody asked for them
     types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "STRING": np.object_}
-    for tensor in PREPROCESSING_MODEL.outputs:
+    given = [tensor for tensor in PREPROCESSING_MODEL.outputs if tensor.name in outputs]
+    for tensor in given:
         array = outputs[tensor.name]
         assert array.dtype == types[tensor.data_type]
         assert array.shape[0] == 2
@@ -183,44 +192,6 @@ def test_a_wrong_chat_is_refused(
     load: Callable[..., TritonPythonModel], text: str, inputs: dict[str, Any], message: str
 ) -> None:
     assert refusal(load(TEMPLATE), text, **inputs).startswith(message)
-
-
-def context(response: InferenceResponse) -> StreamContext:
-    return StreamContext.from_bytes(response.outputs["STREAM_CONTEXT"].item())
-
-
-def test_a_prompt_is_held_to_the_policy_that_the_request_names(
-    load: Callable[..., TritonPythonModel],
-) -> None:
-    model = load()
-    text = "a cat of ana@acme.example"
-    assert answer(model, text).outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(text).ids]
-    response = answer(model, text, policy="strict")
-    redacted = TOKENIZER.encode("a cat of [EMAIL]").ids
-    assert response.outputs["INPUT_ID"].tolist() == [redacted]
-    found = [(each["rule"], each["action"], each["side"]) for each in context(response).verdicts]
-    assert found == [("cats", "flag", "input"), ("personal", "redact", "input")]
-    message = "content_filter: the policy strict blocks the prompt by its rule dogs"
-    assert refusal(model, "a D.O.G", policy="strict") == message
-    known = "there are none, strict"
-    assert refusal(model, "a", policy="weak") == f"safety_policy is 'weak'; {known}"
-    assert refusal(model, "a", policy=["strict"]).startswith("safety_policy is ['strict']")
-
-
-def test_each_message_of_a_chat_is_held_to_the_policy(
-    load: Callable[..., TritonPythonModel],
-) -> None:
-    messages = [
-        {"role": "user", "content": "I am ana@acme.example"},
-        {"role": "assistant", "content": None},
-        {"role": "user", "content": [{"type": "text", "text": "a cat"}]},
-    ]
-    model = load("{% for m in messages %}{{ m.content }};{% endfor %}")
-    response = answer(model, "", policy="strict", MESSAGES=chat(json.dumps(messages)))
-    prompt = "I am [EMAIL];None;a cat;"
-    assert response.outputs["INPUT_ID"].tolist() == [TOKENIZER.encode(prompt).ids]
-    places = [(each["message"], each["start"], each["end"]) for each in context(response).verdicts]
-    assert places == [(0, 5, 21), (2, 2, 5)]
 
 
 @pytest.mark.parametrize(
@@ -428,3 +399,85 @@ def test_an_input_that_is_not_served_may_be_empty(load: Callable[..., TritonPyth
     model = load()
     assert answer(model, "q", DECODER_QUERY=[[b""]]).error is None
     assert refusal(model, "q", DECODER_QUERY=[[b"x"]]) == "decoder_text_input is not supported"
+
+
+def test_tokens_are_a_prompt_as_they_are(load: Callable[..., TritonPythonModel]) -> None:
+    ids = [END, *TOKENIZER.encode("The cat").ids, END]
+    outputs = answer(load(), "", PROMPT_TOKEN_IDS=[ids]).outputs
+    assert outputs["INPUT_ID"].tolist() == [ids]
+    assert outputs["REQUEST_INPUT_LEN"].tolist() == [[len(ids)]]
+
+
+def test_the_policy_sees_the_text_of_tokens(load: Callable[..., TritonPythonModel]) -> None:
+    model = load()
+    ids = TOKENIZER.encode("To ana@acme.example").ids
+    outputs = answer(model, "", policy="strict", PROMPT_TOKEN_IDS=[ids]).outputs
+    assert outputs["INPUT_ID"].tolist() == [TOKENIZER.encode("To [EMAIL]").ids]
+    blocked = answer(model, "", policy="strict", PROMPT_TOKEN_IDS=[TOKENIZER.encode("dog").ids])
+    assert blocked.error is not None
+    assert "content_filter" in blocked.error.message
+
+
+@pytest.mark.parametrize(
+    ("texts", "inputs", "message"),
+    [
+        ("", {"PROMPT_TOKEN_IDS": [[]]}, "prompt_token_ids is empty; it needs at least 1 token"),
+        ("", {"PROMPT_TOKEN_IDS": [[-1]]}, "prompt_token_ids must be between 0 and "),
+        ("", {"PROMPT_TOKEN_IDS": [[2**31 - 1]]}, "prompt_token_ids must be between 0 and "),
+        ("a", {"PROMPT_TOKEN_IDS": [[5]]}, "text_input must be empty beside prompt_token_ids"),
+        (
+            "",
+            {"PROMPT_TOKEN_IDS": [[5]], "MESSAGES": chat()},
+            "prompt_token_ids and messages are both",
+        ),
+    ],
+)
+def test_tokens_that_are_no_prompt_are_refused(
+    load: Callable[..., TritonPythonModel], texts: str, inputs: dict[str, Any], message: str
+) -> None:
+    assert refusal(load(), texts, **inputs).startswith(message)
+
+
+def test_more_tokens_than_the_context_has_are_refused(
+    load: Callable[..., TritonPythonModel],
+) -> None:
+    said = refusal(load(context=8), "", PROMPT_TOKEN_IDS=[[5] * 9])
+    assert said == (
+        "context_length_exceeded: prompt_token_ids has 9 tokens; the context has room for 8"
+    )
+
+
+def with_beginning() -> Tokenizer:
+    """A tokenizer that begins every text with a token of its own."""
+    tokenizer = byte_level()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", END)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("parameters", "begins"),
+    [
+        ("{}", True),
+        ('{"add_special_tokens": true}', True),
+        ('{"add_special_tokens": false}', False),
+    ],
+)
+def test_a_request_says_whether_a_text_gets_special_tokens(
+    load: Callable[..., TritonPythonModel], parameters: str, begins: bool
+) -> None:
+    model = load(tokenizer=with_beginning())
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"cat"]], REQUEST_OUTPUT_LEN=[[9]])
+    request.parameters_json = parameters
+    (response,) = model.execute([request])
+    ids = response.outputs["INPUT_ID"].tolist()[0]
+    assert ids == [*([END] if begins else []), *TOKENIZER.encode("cat").ids]
+
+
+def test_a_word_is_no_answer_to_that(load: Callable[..., TritonPythonModel]) -> None:
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"cat"]], REQUEST_OUTPUT_LEN=[[9]])
+    request.parameters_json = '{"add_special_tokens": "yes"}'
+    (response,) = load().execute([request])
+    assert response.error is not None
+    assert "add_special_tokens is 'yes'; it must be true or false" in response.error.message

@@ -13,16 +13,19 @@ from contract.errors import InvalidRequestError
 from python_backend.text.messages import read_messages, read_tools, read_variables
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+RESULT = {"role": "tool", "content": "42", "tool_call_id": "c1"}
 
 
 def test_messages_stay_as_they_are() -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi", "name": "ana"},
-        {"role": "assistant", "content": None, "reasoning_content": "hm"},
-        {"role": "tool", "content": "42", "tool_call_id": "c1"},
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALL]},
+        RESULT,
     ]
-    assert read_messages(json.dumps(messages)) == messages
+    read = read_messages(json.dumps(messages))
+    assert read.pop(2)["reasoning_content"] == "hm"
+    assert read == [*messages[:2], messages[3]]
 
 
 def test_text_parts_become_one_text() -> None:
@@ -32,8 +35,8 @@ def test_text_parts_become_one_text() -> None:
 
 
 def test_arguments_of_a_tool_call_become_an_object() -> None:
-    chat = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
-    (message,) = read_messages(json.dumps(chat))
+    chat = [{"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]
+    message, _ = read_messages(json.dumps(chat))
     assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
     wrong: Any = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
     wrong["tool_calls"][0]["function"]["arguments"] = "not json"

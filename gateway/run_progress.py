@@ -20,6 +20,7 @@ class Progress:
         ttft_s: Time from its arrival to the first piece; None while there is none.
         prompt_tokens: Of each prompt, by its index.
         output_tokens: Of all answers.
+        reasoning_tokens: Those of them that the model thought with.
         finish_reasons: Of each answer, by its index.
         texts: The pieces of each answer, by its index.
         verdicts: What the safety policy found.
@@ -34,6 +35,7 @@ class Progress:
     ttft_s: float | None = None
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
@@ -45,8 +47,9 @@ class Progress:
         if delta.prompt_tokens is not None:
             self.prompt_tokens[delta.index // self.n] = delta.prompt_tokens
         self.output_tokens += delta.output_tokens
-        if delta.text:
-            self.texts.setdefault(delta.index, []).append(delta.text)
+        self.reasoning_tokens += delta.reasoning_tokens
+        if delta.says_something:
+            self.texts.setdefault(delta.index, []).append(delta.written)
         if delta.finish_reason:
             self.finish_reasons[delta.index] = delta.finish_reason
         self.verdicts += delta.verdicts
