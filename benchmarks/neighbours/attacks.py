@@ -23,6 +23,7 @@ from typing import Any
 import websockets
 
 from benchmarks.neighbours.connections import (
+    Chunks,
     ConnectionAttack,
     Fragments,
     Heads,
@@ -141,6 +142,7 @@ ATTACKS: dict[str, Attack] = {
     "idle": Slow(10_000, sends=False),
     "fragments": Fragments(64, 3_900_000),
     "pieces": Pieces(8),
+    "chunks": Chunks(8),
 }
 """By name; what each is stands in `DESCRIPTIONS`."""
 
@@ -164,6 +166,7 @@ DESCRIPTIONS = {
     "idle": "10,000 connections that send nothing",
     "fragments": "64 WebSockets with a message of 3.9 MB that is never whole",
     "pieces": "8 WebSockets with a message without an end in pieces of one byte",
+    "chunks": "8 requests whose body comes in chunks of one byte",
 }
 
 

@@ -77,6 +77,23 @@ class Pipelined:
 
 
 @dataclass(frozen=True)
+class Chunks:
+    """Requests whose body comes in chunks of one byte, until they are cut."""
+
+    connections: int
+
+    async def send(self, attacker: Attacker, number: int) -> None:
+        """Send one."""
+        head = attacker.written("/v1/chat/completions", {}).partition(b"content-length")[0]
+        async with attacker.connected() as (_, writer):
+            attacker.counts["begun"] += 1
+            writer.write(head + b"transfer-encoding: chunked\r\n\r\n")
+            while attacker.left_s:
+                writer.write(b"1\r\nx\r\n" * 4096)
+                await writer.drain()
+
+
+@dataclass(frozen=True)
 class Slow:
     """Connections that send a byte a second, or none."""
 
@@ -138,4 +155,4 @@ class Pieces:
                     await asyncio.sleep(0.01)
 
 
-ConnectionAttack = Refused | Heads | Pipelined | Slow | Fragments | Pieces
+ConnectionAttack = Refused | Heads | Pipelined | Chunks | Slow | Fragments | Pieces

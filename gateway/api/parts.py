@@ -71,6 +71,11 @@ class Parts:
         self._waits = False
         self._size = _LEAST_BYTES
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reader has seen everything."""
+        return not self._pieces
+
     def add(self, data: bytes) -> None:
         """Take what was read."""
         self._pieces.append(memoryview(data))

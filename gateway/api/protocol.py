@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.parts import Parts
 from gateway.gateway_errors import GatewayError
 from gateway.order import Arrival
 from gateway.visit import Visit
@@ -21,6 +22,8 @@ from gateway.visit import Visit
 MAX_HEAD_BYTES = 64 << 10
 """More than `ListenSettings.max_header_bytes` may say is cut off without an answer."""
 HEAD_TIMEOUT_S = 10.0
+_SMALL_BYTES = 4 << 10
+"""So much is taken apart at once: most requests are smaller."""
 BROKEN = "trireme.broken"
 """Where it is in a request's scope that its body was no HTTP."""
 
@@ -60,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._around_bytes = 0  # since the last byte of a body: what chunks say of themselves
         self._head_timer: asyncio.TimerHandle | None = None
+        self._parts = Parts(self.app.state.line, self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -68,6 +72,26 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return  # it is read and dropped, so that the connection's end is seen
+        if len(data) <= _SMALL_BYTES and self._parts.is_empty:
+            self.parse(data)
+            return
+        self._parts.add(data)
+        self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, unless the application has not taken what there is of a body."""
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def give_up(self) -> None:
+        """End the connection."""
+        self.transport.abort()
+
+    def parse(self, data: bytes) -> None:
+        """Take a part apart."""
+        if self._is_deaf or self.transport.is_closing():
+            self._parts.clear()
+            return
         self._around_bytes += len(data)
         super().data_received(data)
         if self._head_timer is None and self._around_bytes > MAX_HEAD_BYTES:
@@ -96,7 +120,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
-        self.parser = None  # type: ignore[assignment] # it has this connection, which has it
+        # Both have this connection, which has them, and would be freed by no one.
+        self._parts.clear()
+        del self._parts
+        self.parser = None  # type: ignore[assignment]
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -123,6 +150,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parts.clear()
+        del self._parts  # they have this connection
         self._end_head()
         super().connection_lost(exc)
 

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api import protocol
 from gateway.configuration import ListenSettings, TlsSettings
@@ -82,6 +83,25 @@ def test_a_body_that_does_not_arrive_is_not_waited_for():
     with serving(None, configuration(listen=listen)) as gateway:
         answer = exchange(gateway, request("content-length: 100\r\n", b"{"))
     assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_what_is_read_is_taken_apart_in_parts(monkeypatch):
+    """A read brings up to 256 KB, and as chunks of one byte that takes a tenth of a second."""
+    sizes = []
+    real = HttpToolsProtocol.data_received
+
+    def data_received(self, data):
+        sizes.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(HttpToolsProtocol, "data_received", data_received)
+    body = json.dumps(CHAT).encode() + b" " * 50_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    headers = "transfer-encoding: chunked\r\nconnection: close\r\n"
+    with serving() as gateway:
+        assert exchange(gateway, request(headers, chunks)).startswith(b"HTTP/1.1 200 ")
+    assert sum(sizes) > 6 * len(body)
+    assert max(sizes) <= 4096
 
 
 def test_headers_that_are_too_long(gateway):
