@@ -20,6 +20,7 @@ from gateway.admission import Admission
 from gateway.api.edge import Edge, written
 from gateway.api.error_objects import error_headers, invalid
 from gateway.api.incoming import Held
+from gateway.api.parts import Line
 from gateway.api.routes import api, health, tokens
 from gateway.configuration import (
     AnyUpstream,
@@ -128,6 +129,7 @@ def create_app(
         version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
+        redirect_slashes=False,  # to where the request says, maybe without TLS
         redoc_url=None,
         lifespan=lifespan,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
@@ -135,6 +137,7 @@ def create_app(
     app.state.gateway = gateway
     app.state.fleet = fleet
     app.state.held = held
+    app.state.line = Line()
     app.include_router(health)
     app.include_router(api)
     app.include_router(tokens)

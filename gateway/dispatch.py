@@ -114,7 +114,8 @@ class Run:
         self._stop: Callable[[], None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._is_stopped = False
-        self._task = asyncio.create_task(self._run(), name=order.generation.request_id)
+        name = order.generation.request_id
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name=name)
 
     async def begun(self) -> None:
         """Return as soon as the first piece is there.
@@ -127,11 +128,14 @@ class Run:
 
     async def aclose(self) -> None:
         """End it, also at the upstream; where it was asked, see what it came to until then."""
+        task, self._task = self._task, None  # one that was cancelled has all that it ran through
+        if task is None:
+            return
         if self._stop is not None:
             self._stop()
-            await asyncio.wait([self._task], timeout=STOP_GRACE_S)
-        self._task.cancel()
-        await asyncio.wait([self._task])
+            await asyncio.wait([task], timeout=STOP_GRACE_S)
+        task.cancel()
+        await asyncio.wait([task])
 
     async def _run(self) -> None:
         # What holds where the task is cancelled: nobody is left waiting, whoever cancelled it.

@@ -22,7 +22,20 @@ from typing import Any
 
 import websockets
 
+from benchmarks.neighbours.connections import (
+    Chunks,
+    ConnectionAttack,
+    Fragments,
+    Heads,
+    Pieces,
+    Pipelined,
+    Refused,
+    Slow,
+)
+
 KEY = "attacker"
+STRANGER = "nobody"
+"""Whose key is good for nothing."""
 _CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Count from 17 to 40."}]}
 _LONG = {"max_tokens": 1900, "ignore_eos": True, "temperature": 1}
 _NICE = 15
@@ -79,9 +92,7 @@ class _Sockets:
     body: dict[str, Any]
 
     async def send(self, attacker: Attacker, number: int) -> None:
-        url = f"ws://{attacker.address}/v1/chat/completions"
-        headers = {"authorization": f"Bearer {KEY}"}
-        async with websockets.connect(url, additional_headers=headers) as socket:
+        async with attacker.socket() as socket:
             while True:
                 await socket.send(json.dumps(self.body))
                 async for message in socket:
@@ -90,10 +101,10 @@ class _Sockets:
                         break
 
 
-_Attack = _Requests | _Unread | _Left | _Sockets
+Attack = _Requests | _Unread | _Left | _Sockets | ConnectionAttack
 _WITH_LOGPROBS = {"stream": True, "logprobs": True, "top_logprobs": 20}
 
-ATTACKS: dict[str, _Attack] = {
+ATTACKS: dict[str, Attack] = {
     "prompts": _Requests(
         4,
         {
@@ -121,6 +132,17 @@ ATTACKS: dict[str, _Attack] = {
     "cancels": _Left(32, {**_CHAT, **_LONG, "n": 16}),
     "sockets": _Sockets(200, {**_CHAT, "max_tokens": 200, "ignore_eos": True}),
     "bodies": _Requests(6, {**_CHAT, "messages": [{"role": "user", "content": "word " * 780_000}]}),
+    "brief": _Requests(32, {**_CHAT, "n": 16, "max_tokens": 1}),
+    "wrong": Refused(32, lambda _: {**_CHAT, "temperature": 9}, KEY),
+    "strangers": Refused(32, lambda _: _CHAT, STRANGER),
+    "models": Refused(32, lambda number: {**_CHAT, "model": f"none-{number % 1000}"}, KEY),
+    "heads": Heads(32, 64_000),
+    "pipelined": Pipelined(32, {**_CHAT, "max_tokens": 1}),
+    "slow": Slow(1000, sends=True),
+    "idle": Slow(10_000, sends=False),
+    "fragments": Fragments(64, 3_900_000),
+    "pieces": Pieces(8),
+    "chunks": Chunks(8),
 }
 """By name; what each is stands in `DESCRIPTIONS`."""
 
@@ -134,6 +156,17 @@ DESCRIPTIONS = {
     "cancels": "32 clients who ask for 16 answers and leave within 0.2 s",
     "sockets": "200 WebSockets, each with an answer of 200 tokens under way",
     "bodies": "6 prompts of 3.9 MB, which are refused",
+    "brief": "32 clients who ask for 16 answers of one token each, and wait for them",
+    "wrong": "32 clients whose requests are a 400, at full speed",
+    "strangers": "32 clients whose key is none, at full speed",
+    "models": "32 clients who ask for a thousand models that are not there",
+    "heads": "32 clients with headers of 64 kB",
+    "pipelined": "32 connections with a thousand requests in one piece",
+    "slow": "1,000 connections that send a byte a second",
+    "idle": "10,000 connections that send nothing",
+    "fragments": "64 WebSockets with a message of 3.9 MB that is never whole",
+    "pieces": "8 WebSockets with a message without an end in pieces of one byte",
+    "chunks": "8 requests whose body comes in chunks of one byte",
 }
 
 
@@ -155,7 +188,7 @@ class Attacker:
         """How long it still goes on."""
         return max(0.0, self._end_s - time.perf_counter())
 
-    async def run(self, attack: _Attack) -> None:
+    async def run(self, attack: Attack) -> None:
         """Send until the end."""
         work = [
             asyncio.create_task(self._repeat(attack.send, number))
@@ -169,17 +202,35 @@ class Attacker:
 
     @asynccontextmanager
     async def asked(
-        self, path: str, body: dict[str, Any], limit: int = 1 << 16
+        self, path: str, body: dict[str, Any], limit: int = 1 << 16, key: str = KEY
     ) -> AsyncGenerator[asyncio.StreamReader, None]:
         """The answer to a request over a connection of its own, which closes with the block."""
+        async with self.connected(limit) as (reader, writer):
+            writer.write(http_request(self.address, path, key, body, closes=True))
+            await writer.drain()
+            yield reader
+
+    @asynccontextmanager
+    async def connected(
+        self, limit: int = 1 << 16
+    ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        """A connection, which closes with the block."""
         host, port = self.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
         try:
-            writer.write(http_request(self.address, path, KEY, body, closes=True))
-            await writer.drain()
-            yield reader
+            yield reader, writer
         finally:
             writer.close()
+
+    def written(self, path: str, body: dict[str, Any]) -> bytes:
+        """A request of the attacker's as it goes over the wire."""
+        return http_request(self.address, path, KEY, body)
+
+    def socket(self) -> websockets.connect:
+        """A WebSocket, which closes with the block."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        url = f"ws://{self.address}/v1/chat/completions"
+        return websockets.connect(url, additional_headers=headers, proxy=None, compression=None)
 
     async def _repeat(self, send: Callable[[Attacker, int], Awaitable[None]], number: int) -> None:
         while self.left_s:

@@ -16,8 +16,10 @@ from dataclasses import replace
 
 from fastapi import FastAPI
 
+from benchmarks.neighbours.attacks import STRANGER
 from gateway.app import create_app
 from gateway.configuration import Configuration, ListenSettings
+from gateway.gateway_errors import AuthenticationError
 from gateway.interfaces import Principal
 from gateway.open_access import LOCAL
 from gateway.server import serve
@@ -26,10 +28,12 @@ _BEAT_S = 0.002
 
 
 class _Keys:
-    """Takes a key for its tenant's name."""
+    """Takes a key for its tenant's name, except for a stranger's."""
 
     async def authenticate(self, authorization: str | None) -> Principal:
         name = (authorization or "").removeprefix("Bearer ")
+        if name == STRANGER:
+            raise AuthenticationError("no such key")
         return replace(LOCAL, tenant=name, key_id=name)
 
 

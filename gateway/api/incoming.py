@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope
 from clients.aside import aside
 from gateway.configuration import ListenSettings
 from gateway.gateway_errors import BodyTimeout, BodyTooLarge, Overloaded
+from gateway.interfaces import Principal
 from gateway.open_access import LOCAL
 from gateway.visit import Visit
 
@@ -58,6 +59,11 @@ class Held:
         left = self._of_tenants.pop(tenant, 0) - count
         if left:
             self._of_tenants[tenant] = left
+
+
+def tenant_of(principal: Principal | None) -> str:
+    """Whose bytes they are; nobody's where it isn't known who asks, or everybody is the same."""
+    return "" if principal is None or principal == LOCAL else principal.tenant
 
 
 class Incoming:
@@ -129,9 +135,7 @@ class Incoming:
         limit = self._settings.max_body_bytes
         if self._announced > limit:
             raise BodyTooLarge(f"the body has {self._announced} bytes; {limit} are read")
-        principal = self._visit.principal
-        is_somebody = principal is not None and principal != LOCAL
-        tenant = self._tenant = principal.tenant if principal and is_somebody else ""
+        tenant = self._tenant = tenant_of(self._visit.principal)
         pieces: list[bytes] = []
         try:
             with anyio.fail_after(self._settings.body_timeout_s):

@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.parts import Parts
 from gateway.gateway_errors import GatewayError
 from gateway.order import Arrival
 from gateway.visit import Visit
@@ -21,6 +22,8 @@ from gateway.visit import Visit
 MAX_HEAD_BYTES = 64 << 10
 """More than `ListenSettings.max_header_bytes` may say is cut off without an answer."""
 HEAD_TIMEOUT_S = 10.0
+_SMALL_BYTES = 4 << 10
+"""So much is taken apart at once: most requests are smaller."""
 BROKEN = "trireme.broken"
 """Where it is in a request's scope that its body was no HTTP."""
 
@@ -58,7 +61,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         self._is_deaf = False
         self._head_bytes = 0
+        self._around_bytes = 0  # since the last byte of a body: what chunks say of themselves
         self._head_timer: asyncio.TimerHandle | None = None
+        self._parts = Parts(self.app.state.line, self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,7 +72,31 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return  # it is read and dropped, so that the connection's end is seen
+        if len(data) <= _SMALL_BYTES and self._parts.is_empty:
+            self.parse(data)
+            return
+        self._parts.add(data)
+        self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, unless the application has not taken what there is of a body."""
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def give_up(self) -> None:
+        """End the connection."""
+        self.transport.abort()
+
+    def parse(self, data: bytes) -> None:
+        """Take a part apart."""
+        if self._is_deaf or self.transport.is_closing():
+            self._parts.clear()
+            return
+        self._around_bytes += len(data)
         super().data_received(data)
+        if self._head_timer is None and self._around_bytes > MAX_HEAD_BYTES:
+            self._break("what is around the body never ends", 431)
+            self.transport.abort()
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -85,17 +114,16 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         super().send_400_response(msg)
         if self._head_timer is None and self.cycle is not None and not self.cycle.response_complete:
-            # In a body: the application has that request, and tells of it.
-            error = GatewayError("this is no HTTP")
-            error.status = 400
-            scope: Any = self.cycle.scope
-            scope[BROKEN] = error
+            self._break("this is no HTTP", 400)
         else:
             self._tell("this is no HTTP", 400)
 
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
-        self.parser = None  # type: ignore[assignment] # it has this connection, which has it
+        # Both have this connection, which has them, and would be freed by no one.
+        self._parts.clear()
+        del self._parts
+        self.parser = None  # type: ignore[assignment]
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -104,11 +132,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begin_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; not what comes behind a body, which none of our clients has to say."""
+        if self._head_timer is not None:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._around_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._around_bytes = 0
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parts.clear()
+        del self._parts  # they have this connection
         self._end_head()
         super().connection_lost(exc)
 
@@ -116,6 +159,13 @@ class BoundedProtocol(HttpToolsProtocol):
         error = GatewayError(message)
         error.status = status
         tell_stranger(self.app, self.client, error)
+
+    def _break(self, message: str, status: int) -> None:
+        """Leave word of what is wrong in a body: the application has that request, and tells."""
+        error = GatewayError(message)
+        error.status = status
+        scope: Any = self.cycle.scope
+        scope[BROKEN] = error
 
     def _abort(self, message: str, status: int) -> None:
         self._tell(message, status)

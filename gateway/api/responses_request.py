@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -25,12 +26,12 @@ from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat import Effort
 from gateway.api.chat_messages import CalledFunction, CallId
-from gateway.api.functions import Function, Name, Tool, check_tools, tool_parameters
+from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
 from gateway.api.neutral import asking, carrying, unsupported, wrong
 from gateway.api.openai_request import CLASSES, ServiceTier
 from gateway.api.structured import Schema, schema_text
-from gateway.conversations import Follows
-from gateway.generation import Chat, Message
+from gateway.conversations import Follows, Lookup, Said
+from gateway.generation import Message
 from gateway.order import Wish
 
 _MOST_ITEMS = 4096
@@ -126,6 +127,13 @@ class ReasoningItem(_Item):
     content: list[ThoughtText] | None = Field(default=None, max_length=_MOST_PARTS)
 
 
+class ReferenceItem(_Item):
+    """An item of an answer that is kept, by its id."""
+
+    type: Literal["item_reference"]
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
 def _kind(value: Any) -> str:
     """What an item is: one that doesn't say is a message."""
     kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
@@ -136,7 +144,8 @@ Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[CallItem, Tag("function_call")]
     | Annotated[ResultItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ReferenceItem, Tag("item_reference")],
     Discriminator(_kind),
 ]
 
@@ -147,7 +156,7 @@ class FunctionTool(_Open):
     type: Literal["function"]
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any] | None, AfterValidator(shallow)] = None
     strict: bool | None = None
 
     def tool(self) -> Tool:
@@ -269,9 +278,10 @@ class ResponsesRequest(BaseModel):
         check_tools([each.tool() for each in self.tools], self.choice)
         if self.stream_options is not None and not self.stream:
             raise unsupported("stream_options need stream: true", name="stream_options")
-        if self.previous_response_id is None:  # else calls may be there that have results here
+        # Else calls may be there that have results here.
+        if self.previous_response_id is None and not self._refers:
             try:
-                check_history([*self.said()])
+                check_history([*self.said(_nothing)])
             except HistoryError as error:
                 raise wrong("{name}: {reason}", name="input", reason=error.reason) from None
         return self
@@ -288,7 +298,11 @@ class ResponsesRequest(BaseModel):
         """Whether it is told how likely the tokens of an answer were."""
         return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
 
-    def said(self) -> Iterator[Message]:
+    @property
+    def _refers(self) -> bool:
+        return any(isinstance(item, ReferenceItem) for item in self.input)
+
+    def said(self, lookup: Lookup) -> Iterator[Message]:
         """The messages, as chat templates know them.
 
         What an assistant thought, said and called in a row is one message.
@@ -298,7 +312,7 @@ class ResponsesRequest(BaseModel):
             return
         answer: dict[str, Any] = {}
         for item in self.input:
-            known = _of_answer(item)
+            known = lookup(item.id) if isinstance(item, ReferenceItem) else _part_of(item)
             if known is None or _begins_anew(answer, known):
                 if answer:
                     yield {"role": "assistant", "content": "", **answer}
@@ -338,23 +352,33 @@ class ResponsesRequest(BaseModel):
 
     def wish(self) -> Wish:
         """What the body asks for."""
-        opening: tuple[Message, ...] = ()
+        opening = Said()
         if self.instructions:
-            opening = ({"role": "system", "content": self.instructions},)
-        said = tuple(self.said())
+            opening = Said.of([{"role": "system", "content": self.instructions}])
+
+        def more(lookup: Lookup) -> Said:
+            return Said.of(self.said(lookup))
+
         return Wish(
             model=self.model,
-            prompt=Chat.of([*opening, *said]),
+            prompt=Follows(
+                self.previous_response_id or "",
+                opening,
+                more if self._refers else more(_nothing),
+            ),
             parameters=self.parameters(),
             stream=self.stream,
             tenant_class=CLASSES.get(self.service_tier or "auto"),
             affinity_key=self.prompt_cache_key or self.user,
-            follows=Follows(self.previous_response_id or "", opening, said),
             keeps=self.store,
         )
 
 
-def _of_answer(item: BaseModel) -> dict[str, Any] | None:
+def _nothing(item_id: str) -> Message:
+    raise KeyError(item_id)  # nothing refers to anything
+
+
+def _part_of(item: BaseModel) -> dict[str, Any] | None:
     """What an item adds to an assistant's message; None where it is none of that."""
     if isinstance(item, ReasoningItem):
         return {"reasoning_content": "\n".join(t.text for t in item.content or item.summary)}

@@ -15,10 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api import protocol
 from gateway.configuration import ListenSettings, TlsSettings
-from tests.gateway.fakes import CHAT, Running, configuration, serving
+from tests.gateway.fakes import CHAT, Keys, Ledger, Running, configuration, serving
+from tests.gateway.test_dispatch import eventually
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,25 @@ def test_a_body_that_does_not_arrive_is_not_waited_for():
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+def test_what_is_read_is_taken_apart_in_parts(monkeypatch):
+    """A read brings up to 256 KB, and as chunks of one byte that takes a tenth of a second."""
+    sizes = []
+    real = HttpToolsProtocol.data_received
+
+    def data_received(self, data):
+        sizes.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(HttpToolsProtocol, "data_received", data_received)
+    body = json.dumps(CHAT).encode() + b" " * 50_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    headers = "transfer-encoding: chunked\r\nconnection: close\r\n"
+    with serving() as gateway:
+        assert exchange(gateway, request(headers, chunks)).startswith(b"HTTP/1.1 200 ")
+    assert sum(sizes) > 6 * len(body)
+    assert max(sizes) <= 4096
+
+
 def test_headers_that_are_too_long(gateway):
     answer = exchange(gateway, request(f"x: {'y' * 20_000}\r\ncontent-length: 0\r\n"))
     assert answer.startswith(b"HTTP/1.1 431 ")
@@ -90,6 +111,50 @@ def test_headers_that_are_too_long(gateway):
 
 def test_a_head_that_never_ends_is_cut_off(gateway):
     assert exchange(gateway, b"GET / HTTP/1.1\r\nx: " + b"y" * (2 * protocol.MAX_HEAD_BYTES)) == b""
+
+
+CHUNKED = "transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"x: " + b"y" * 2_000_000, b"x: y\r\n" * 300_000])
+def test_what_comes_behind_a_body_and_never_ends_is_cut_off(trailers):
+    ledger = Ledger()
+    with serving(audit=ledger) as gateway:
+        head = request(CHUNKED + "authorization: Bearer x\r\n", b"2\r\n{}\r\n0\r\n")
+        assert exchange(gateway, head + trailers) == b""
+        eventually(lambda: ledger.calls)
+    assert [call.status for call in ledger.calls] == [431]
+
+
+def test_what_comes_behind_a_body_is_no_header():
+    body = json.dumps(CHAT).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    with serving(authenticator=Keys()) as gateway:
+        for good, status in ((True, b"200"), (False, b"401")):
+            head = CHUNKED + ("authorization: Bearer good\r\n" if good else "")
+            trailers = b"authorization: Bearer good\r\nconnection: close\r\n\r\n"
+            answer = exchange(gateway, request(head + "connection: close\r\n", chunks + trailers))
+            assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_says_that_it_is_json(gateway, kind):
+    """A page of another site's may send other kinds without being asked."""
+    body = json.dumps(CHAT).encode()
+    header = f"content-type: {kind}\r\n" if kind else ""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{header}content-length: {len(body)}"
+    answer = exchange(gateway, f"{head}\r\nconnection: close\r\n\r\n".encode() + body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    said = f"content-type is '{kind}'; it must be 'application/json'"
+    assert said in json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
+    utf8 = {"content-type": "Application/JSON; charset=utf-8"}
+    assert gateway.post("/v1/chat/completions", CHAT, headers=utf8).status_code == 200
+
+
+def test_nobody_is_sent_elsewhere(gateway):
+    """Least of all to an address that the request itself says, without TLS."""
+    for path in ("/v1/chat/completions/", "/v1/completions/", "/health/ready/"):
+        assert gateway.post(path, CHAT, headers={"host": "evil.example"}).status_code == 404
 
 
 def test_a_head_that_comes_too_slowly_is_cut_off(gateway, monkeypatch):

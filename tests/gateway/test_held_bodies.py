@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.api.socket_protocol import MAX_FRAGMENTS
 from gateway.configuration import ListenSettings
 from gateway.open_access import LOCAL
 from tests.gateway.fakes import CHAT, HANG, FakeUpstream, Keys, Running, configuration, serving
@@ -153,6 +154,60 @@ def test_bodies_hold_so_much_together_and_a_tenant_half_of_it():
         headers = {"authorization": "Bearer bob"}
         assert running.post("/v1/chat/completions", CHAT, headers=headers).status_code == 200
         stack.close()
+        eventually(lambda: held(running) == 0)
+
+
+def unfinished(size: int) -> bytes:
+    """A part of a WebSocket's text message, of which more is to come; its mask changes nothing."""
+    return b"\x01\xff" + size.to_bytes(8, "big") + bytes(4) + b"x" * size
+
+
+def converse(running: Running, key: str) -> socket.socket:
+    """A WebSocket that has been accepted."""
+    connection = opened(running)
+    lines = [
+        "GET /v1/chat/completions HTTP/1.1",
+        "host: x",
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
+        f"authorization: Bearer {key}",
+    ]
+    connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 101 ")
+    return connection
+
+
+def test_messages_that_are_not_whole_hold_a_tenant_s_half_at_most():
+    with (
+        gateway(max_held_bytes=4 * MIB, max_body_bytes=MIB, body_timeout_s=20) as running,
+        ExitStack() as stack,
+    ):
+        sockets = [stack.enter_context(converse(running, "alice")) for _ in range(3)]
+        for connection in sockets[:2]:
+            connection.sendall(unfinished(MIB - 1))
+        eventually(lambda: held(running) == 2 * (MIB - 1))
+        sockets[2].sendall(unfinished(MIB - 1))
+        refused = sockets[2].recv(1 << 16)
+        assert refused[:1] == b"\x88", "it is closed"
+        assert int.from_bytes(refused[2:4], "big") == 1013
+        eventually(lambda: held(running) == 2 * (MIB - 1))
+        other = stack.enter_context(converse(running, "bob"))
+        other.sendall(unfinished(MIB - 1))
+        eventually(lambda: held(running) == 3 * (MIB - 1))
+        stack.close()
+        eventually(lambda: held(running) == 0)
+
+
+def test_a_message_in_too_many_pieces_is_cut_off():
+    with gateway() as running, converse(running, "alice") as connection:
+        piece = b"\x81" + bytes(4) + b"x"
+        with suppress(OSError):
+            connection.sendall(b"\x01" + piece + (b"\x00" + piece) * (MAX_FRAGMENTS + 1))
+        refused = connection.recv(1 << 16)
+        assert refused[:1] == b"\x88", "it is closed"
+        assert int.from_bytes(refused[2:4], "big") == 1008
         eventually(lambda: held(running) == 0)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gateway.api.chat import ChatTranslator
 from gateway.api.error_objects import invalid
 from gateway.gateway_errors import InvalidRequest
-from gateway.generation import Delta, ToolCallDelta
+from gateway.generation import Chat, Delta, ToolCallDelta
 from tests.gateway.api.orders import encoder, progress
 from tests.gateway.fakes import CHAT
 
@@ -83,7 +83,9 @@ def test_calls_and_their_results_are_history():
     body = TRANSLATOR.body.model_validate(
         {"model": "m", "messages": [QUESTION, CALLS, RESULT, thought, QUESTION]}
     )
-    assert json.loads(TRANSLATOR.wish(body).prompt.encoded) == [
+    prompt = TRANSLATOR.wish(body).prompt
+    assert isinstance(prompt, Chat)
+    assert json.loads(prompt.encoded) == [
         QUESTION,
         {**CALLS, "content": ""},
         RESULT,
@@ -148,7 +150,9 @@ def test_what_does_not_go_together_is_named_with_its_place(fields, param, words)
 
 def test_arguments_may_be_left_empty():
     body = TRANSLATOR.body.model_validate({"model": "m", "messages": [called("now", ""), RESULT]})
-    sent = json.loads(TRANSLATOR.wish(body).prompt.encoded)
+    prompt = TRANSLATOR.wish(body).prompt
+    assert isinstance(prompt, Chat)
+    sent = json.loads(prompt.encoded)
     assert sent[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
