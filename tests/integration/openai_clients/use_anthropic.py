@@ -48,7 +48,7 @@ ADD = {
     "description": "Adds two numbers.",
     "input_schema": {
         "type": "object",
-        "properties": dict.fromkeys("ab", {"type": "integer", "minimum": 0, "maximum": 99}),
+        "properties": {key: {"type": "integer", "minimum": 0, "maximum": 99} for key in "ab"},
         "required": ["a", "b"],
         "additionalProperties": False,
     },

@@ -53,7 +53,7 @@ ADD = {
     "name": "add",
     "parameters": {
         "type": "object",
-        "properties": dict.fromkeys("ab", {"type": "integer", "minimum": 0, "maximum": 99}),
+        "properties": {key: {"type": "integer", "minimum": 0, "maximum": 99} for key in "ab"},
         "required": ["a", "b"],
         "additionalProperties": False,
     },
