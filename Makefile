@@ -29,6 +29,7 @@ SETTINGS ?=#! settings of the repository, as NAME=VALUE words: see ensembles/rep
 PYTHON ?= $(supported_python)#! the Python to make environments with, 3.10 to 3.12 (the first found)
 VENV ?= .venv#! the environment that serves and tests
 CLIENTS_VENV ?= .venv-clients#! the environment of other people's clients, to test the gateway with
+EVALUATION_VENV ?= .venv-evaluation#! the environment of lm-evaluation-harness, to test the gateway with
 BUILD_VENV ?= .venv-build#! the environment that trains and exports, with torch
 PEERS ?=#! what `make bench-peers` compares with: all where none is named
 WORKLOADS ?=#! what `make bench-peers` runs: all where none is named
@@ -243,7 +244,7 @@ coverage: $(VENV)/.dev ## Measure the unit tests' coverage, by branches; pages i
 	    --timeout 600 $(ARGS)
 
 .PHONY: test
-test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed ## Check style and types, then run every test
+test: lint typecheck audit-dependencies $(BUILD_VENV)/.installed $(CLIENTS_VENV)/.installed $(EVALUATION_VENV)/.installed $(if $(shell command -v npm),node-clients) ## Check style and types, then run every test
 	@$(run_build) -m pytest -m 'torch and not sweep' tests/build
 	@$(run) -m ops.sanitize
 	@$(run) -m pytest -q -m '$(unit)' $(side_by_side) $(ARGS)
@@ -300,7 +301,7 @@ venv-cuda: $(VENV)/.cuda ## Make the serving environment one for an NVIDIA GPU (
 
 .PHONY: clean
 clean: ## Remove the environments, the engine, reports and caches; built versions and keys stay
-	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" \
+	rm -rf "$(VENV)" "$(BUILD_VENV)" "$(CLIENTS_VENV)" "$(EVALUATION_VENV)" "$(AUDIT_VENV)" "$(MODELOPT_VENV)" \
 	    "$(KERNELS_VENV)" "$(LOCKS_VENV)" .cache .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis reports
 	find model_repository/tensorrt_llm -mindepth 1 -maxdepth 1 ! -name 1 ! -name config.pbtxt \
@@ -361,6 +362,22 @@ $(CLIENTS_VENV)/.installed: requirements/clients.txt
 	@echo "Installing other people's clients in $(CLIENTS_VENV) (once)"
 	@rm -rf "$(CLIENTS_VENV)" && $(PYTHON) -m venv "$(CLIENTS_VENV)"
 	@"$(CLIENTS_VENV)/bin/python" $(install_lock) requirements/clients.txt
+	@touch "$@"
+
+$(EVALUATION_VENV)/.installed: requirements/evaluation.txt
+	@echo "Installing lm-evaluation-harness in $(EVALUATION_VENV) (once)"
+	@rm -rf "$(EVALUATION_VENV)" && $(PYTHON) -m venv "$(EVALUATION_VENV)"
+	@"$(EVALUATION_VENV)/bin/python" $(install_lock) requirements/evaluation.txt
+	@touch "$@"
+
+NODE_CLIENTS = tests/integration/node_clients
+
+.PHONY: node-clients
+node-clients: $(NODE_CLIENTS)/node_modules/.installed ## Install other people's clients in Node, to test the gateway with
+
+$(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
+	@echo "Installing other people's clients in Node (once)"
+	@cd $(NODE_CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch "$@"
 
 $(KERNELS_VENV)/.installed: requirements/kernels.txt

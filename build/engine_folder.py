@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build.activations import ProductInputs
+from build.block_storage import Int4Storage, Int8BlockStorage
 from build.build_errors import BuildError, CheckpointError
 from build.calibration import (
     MOST_TOKENS,
@@ -36,8 +37,6 @@ from build.smoothing import smoothed
 from build.storage import (
     Float8Storage,
     FloatStorage,
-    Int4Storage,
-    Int8BlockStorage,
     Int8Storage,
     StorageFactory,
     WeightStorage,

@@ -93,6 +93,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """What a piece says of a call of a function.
+
+    Attributes:
+        index: Which of the answer's calls, from 0.
+        id: The call's id, where it begins.
+        name: The function's name, where it begins.
+        arguments: What follows of its arguments, which are JSON when the call is whole.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Piece:
     r"""A part of an answer, as the server sends it.
 
@@ -100,9 +117,10 @@ class Piece:
 
     Attributes:
         text: What follows the pieces before; may be empty, in the last piece say.
-        finish_reason: Why the sequence ended: ``stop`` (by itself or at a stop word), ``length``
-            (out of tokens), ``content_filter`` (the safety policy blocked it), ``cancelled`` or
-            ``error`` (it could not be checked); empty in every piece but the last.
+        finish_reason: Why the sequence ended: ``stop`` (by itself or at a stop word),
+            ``tool_calls`` (the same with calls that are whole), ``length`` (out of tokens),
+            ``content_filter`` (the safety policy blocked it), ``cancelled`` or ``error`` (it could
+            not be checked); empty in every piece but the last.
         sequence_index: Which of the `num_return_sequences` answers this belongs to, from 0.
         num_input_tokens: Tokens of the prompt.
         num_output_tokens: Tokens generated for this piece.
@@ -116,6 +134,9 @@ class Piece:
             first.
         top_log_probs: The same as ids with log probabilities.
         perf_metrics: Where the time went.
+        reasoning: What follows of the model's thinking, with `parse_answer`.
+        tool_calls: What follows of its calls, with `parse_answer`.
+        num_reasoning_tokens: How many of `num_output_tokens` it thought with.
     """
 
     text: str
@@ -130,6 +151,9 @@ class Piece:
     top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_log_probs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     perf_metrics: PerfMetrics | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    num_reasoning_tokens: int | None = None
 
     @classmethod
     def from_outputs(cls, outputs: Outputs) -> Self:
@@ -155,12 +179,19 @@ class Piece:
             top_tokens=_by_token(outputs, _all(outputs, EnsembleOutputs.TOP_TOKENS)),
             top_log_probs=_by_token(outputs, _top_log_probs(outputs)),
             perf_metrics=PerfMetrics.from_outputs(outputs),
+            reasoning=_first(outputs, EnsembleOutputs.REASONING_OUTPUT),
+            tool_calls=_tool_calls(_first(outputs, EnsembleOutputs.TOOL_CALLS, "[]")),
+            num_reasoning_tokens=_first(outputs, EnsembleOutputs.NUM_REASONING_TOKENS),
         )
 
 
 @dataclass(frozen=True)
 class Result(Piece):
     """A whole answer: the one piece of a request that is not streamed."""
+
+
+def _tool_calls(shown: str) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(**each) for each in json.loads(shown))
 
 
 def _verdicts(shown: str) -> tuple[Verdict, ...]:

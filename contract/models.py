@@ -136,6 +136,7 @@ class OurStatistics(TensorSet):
             end token, and those that are not part of the answer.
         PROMPT_IDS: The prompt, ``[tokens]``; this and what follows in the first response.
         PROMPT_LOG_PROBS: How likely the last of its tokens were, ``[scored]``: the first has none.
+            1 where that would tell what the policy takes out of answers.
         PROMPT_TOP_LOG_PROB_IDS: The likeliest in their places, ``[scored, num_top_log_probs]``.
         PROMPT_TOP_LOG_PROBS: How likely those were.
     """

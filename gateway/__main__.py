@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract.settings_base import SettingsError, load
+from pydantic import ValidationError
+
+from contract.settings_base import SettingsError, explain, load, parse
 from contract.version import VERSION
 from gateway.app import create_app
-from gateway.configuration import Configuration
+from gateway.configuration import Configuration, ListenSettings
 from gateway.server import serve
 from gateway.services import Services
 
@@ -42,12 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _configuration(options: argparse.Namespace) -> Configuration:
     """The file's, or one local Triton; the command line says where to listen in either."""
     if options.config is None:
-        configuration = Configuration.for_triton(
-            options.triton,
-            model=options.model,
-            created_s=options.created,
-            context_length=options.context_length,
-        )
+        try:
+            configuration = Configuration.for_triton(
+                options.triton,
+                model=options.model,
+                created_s=options.created,
+                context_length=options.context_length,
+            )
+        except ValidationError as error:
+            raise SettingsError(explain(Configuration, error)) from None
     else:
         configuration = load(Configuration, options.config)
     listen = {
@@ -55,9 +60,8 @@ def _configuration(options: argparse.Namespace) -> Configuration:
         for name in ("host", "port", "metrics_port")
         if (value := getattr(options, name)) is not None
     }
-    return configuration.model_copy(
-        update={"listen": configuration.listen.model_copy(update=listen)}
-    )
+    told = parse(ListenSettings, {**configuration.listen.model_dump(), **listen}, group="listen")
+    return configuration.model_copy(update={"listen": told})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -129,6 +129,7 @@ def create_app(
         version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
+        redirect_slashes=False,  # to where the request says, maybe without TLS
         redoc_url=None,
         lifespan=lifespan,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contract.bounds import MAX_ANSWERS
 from contract.parameters import GenerationParameters, ParameterKeywords
 from gateway.configuration import AdmissionSettings, ModelSettings
-from gateway.conversations import Conversations, Keeper
+from gateway.conversations import Conversations, Follows, Keeper
 from gateway.gateway_errors import InvalidRequest
-from gateway.generation import AnyPrompt, Chat, Generation
+from gateway.generation import AnyPrompt, Generation
 from gateway.interfaces import TENANT_CLASSES, Principal, TenantClass
 from gateway.open_access import LOCAL
 from gateway.order import Arrival, Order, Wish
@@ -61,10 +61,9 @@ class Intake:
 
     def _conversation(self, principal: Principal, wish: Wish) -> tuple[AnyPrompt, Keeper | None]:
         """The prompt with all that was said before it, and what keeps the answer."""
-        if wish.follows is None:
+        if not isinstance(wish.prompt, Follows):
             return wish.prompt, None
-        said, keeper = self._conversations.begin(principal.tenant, wish.follows, keeps=wish.keeps)
-        return (Chat.of(said) if wish.follows.answer_id else wish.prompt), keeper
+        return self._conversations.begin(principal.tenant, wish.prompt, keeps=wish.keeps)
 
     def _timeout_s(self, arrival: Arrival) -> float:
         """Seconds that the whole may take."""

@@ -49,23 +49,20 @@ class Wish:
 
     Attributes:
         model: The model's name, or an alias.
-        prompt: What is to be gone on with.
+        prompt: What is to be gone on with, or how that follows from what is kept.
         parameters: How, as far as it says.
         stream: Whether pieces are wanted as they are made.
         tenant_class: The priority; None is the highest that the tenant has.
         affinity_key: The client's word for what belongs together; None for none.
-        follows: How it goes on with an answer that is kept; the prompt is without that. None where
-            its API keeps none.
         keeps: Whether its own answer is to be kept.
     """
 
     model: str
-    prompt: AnyPrompt
+    prompt: AnyPrompt | Follows
     parameters: ParameterKeywords
     stream: bool = False
     tenant_class: TenantClass | None = None
     affinity_key: str | None = None
-    follows: Follows | None = None
     keeps: bool = False
 
 

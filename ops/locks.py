@@ -76,6 +76,7 @@ ENVIRONMENTS = (
     Environment(REQUIREMENTS / "torch.in", _TRITON),
     Environment(REQUIREMENTS / "audit.in"),
     Environment(REQUIREMENTS / "clients.in"),
+    Environment(REQUIREMENTS / "evaluation.in", (REQUIREMENTS / "without-sources.in",)),
     Environment(REQUIREMENTS / "kernels.in"),
     Environment(REQUIREMENTS / "locks.in"),
     Environment(PEERS / "llama-cpp.in", python="3.11", wheels=False),

@@ -17,6 +17,15 @@ _NO_GPU = (
 )
 # How the rows of the tables begin that it prints when it starts.
 _TABLE = "+|"
+# What the C++ runtime says when a program ends by an exception, and the trace behind it.
+_TERMINATED = "terminate called"
+_TRACE = re.compile(r"^ *\d+# ")
+# An exception whose name doesn't say what happened.
+_LOCKED = "boost::interprocess::lock_exception"
+_WAS_STOPPED = (
+    "A model's process was stopped for longer than Triton waits for its lock "
+    "(SIGSTOP, a frozen container)."
+)
 # What follows from another error, which says more.
 _CONSEQUENCES = ("error: creating server", "ERROR: Failed to create instance")
 
@@ -29,13 +38,17 @@ def failure(log: str) -> str:
     errors: list[str] = []
     printed: list[str] = []
     in_error = False
-    for line in log.splitlines():
+    lines = [line for line in log.splitlines() if not _TRACE.match(line)]
+    for line in lines:
         if entry := _LOG_LINE.match(line):
             in_error = entry[1] in "EF"
             if in_error:
                 errors.append(_unquoted(entry[2]))
         elif entry := _PROTOBUF_ERROR.match(line):
             errors.append(entry[1])
+        elif line.startswith(_TERMINATED):
+            in_error = True
+            errors.append(line)
         elif line.lower().startswith("error:"):
             errors.append(line)
         elif in_error and line:
@@ -46,7 +59,9 @@ def failure(log: str) -> str:
     causes = [error for error in errors if not error.startswith(_CONSEQUENCES)] or errors
     if any("is not healthy" in cause for cause in causes):
         causes = [*printed[-20:], *causes]
-    last = [line for line in log.splitlines() if line and line[0] not in _TABLE][-20:]
+    if any(_LOCKED in cause for cause in causes):
+        causes.append(_WAS_STOPPED)
+    last = [line for line in lines if line and line[0] not in _TABLE][-20:]
     return "\n".join(dict.fromkeys(causes or last))
 
 

@@ -91,7 +91,7 @@ SYSTEMS = (
     *_trireme(
         "int4-head8",
         "int4",
-        {"precision": "int4", "head": "int8_block"},
+        {"precision": "int4", "head": "int8_block", "int4_method": "k_quant"},
         "int4, 8-bit head",
     ),
     *_trireme("int8", "int8", {"precision": "int8"}),

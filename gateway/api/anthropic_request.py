@@ -7,19 +7,19 @@ that begin alike share what was computed of them without being asked to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contract.bounds import MAX_TOOLS
 from contract.conversation import HistoryError, check_history
 from contract.parameters import INT32_MAX, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat_messages import CallId
-from gateway.api.functions import Function, Name, Tool, check_tools, tool_parameters
-from gateway.api.neutral import asking, carrying, wrong
+from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
+from gateway.api.neutral import Open, asking, wrong
 from gateway.api.openai_request import check_stop_texts
 from gateway.api.structured import Schema, schema_text
 from gateway.generation import Chat, Message
@@ -28,17 +28,10 @@ from gateway.order import Wish
 _MOST_BLOCKS = 4096
 
 
-class _Block(BaseModel):
-    """What may have further fields, as long as nothing is in them, and a mark for a cache."""
-
-    model_config = ConfigDict(extra="forbid")
+class _Block(Open):
+    """What may have a mark for a cache."""
 
     cache_control: Any = Field(default=None, description="Changes nothing here.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
 
 
 class TextBlock(_Block):
@@ -62,7 +55,7 @@ class ToolUseBlock(_Block):
     type: Literal["tool_use"]
     id: CallId
     name: Name
-    input: dict[str, Any]
+    input: Annotated[dict[str, Any], AfterValidator(shallow)]
 
 
 class ToolResultBlock(_Block):
@@ -134,7 +127,7 @@ class InputTool(_Block):
     type: Literal["custom"] | None = None
     name: Name
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: Annotated[dict[str, Any], AfterValidator(shallow)]
     strict: bool | None = None
 
     def tool(self) -> Tool:
@@ -184,11 +177,6 @@ class OutputFormat(_Block):
 
     type: Literal["json_schema"]
     schema_: Schema = Field(alias="schema")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, {"type", "schema", "cache_control"})
 
     @field_validator("schema_")
     @classmethod
@@ -264,13 +252,12 @@ class _Conversation(BaseModel):
         said: list[Message] = []
         if self.system:
             said.append({"role": "system", "content": _joined(self.system)})
-        for message in self._plain():
-            before = said[-1] if said else {}
-            both_plain = message.keys() == before.keys() == {"role", "content"}
-            if both_plain and before["role"] == message["role"]:
-                said[-1] = {**before, "content": f"{before['content']}\n{message['content']}"}
-            else:
-                said.append(message)
+        for (_, is_plain), messages in groupby(self._plain(), _side):
+            turn = list(messages)
+            if is_plain and len(turn) > 1:
+                texts = "\n".join(message["content"] for message in turn)
+                turn = [{**turn[0], "content": texts}]
+            said += turn
         return said
 
     def parameters(self) -> ParameterKeywords:
@@ -285,6 +272,9 @@ class _Conversation(BaseModel):
             parameters["reasoning_effort"] = "none"
         if thinking is not None and thinking.budget_tokens is not None:
             parameters["thinking_token_budget"] = thinking.budget_tokens
+        last = self.messages[-1]
+        if last.role == "assistant":  # which is the beginning of the answer
+            parameters["chat_template_kwargs"] = {"continue_final_message": True}
         if config is not None and config.format is not None:
             parameters["guided_decoding_guide_type"] = "json_schema"
             parameters["guided_decoding_guide"] = schema_text(config.format.schema_)
@@ -353,6 +343,11 @@ class MessagesRequest(_Conversation):
             tenant_class="standard" if self.service_tier == "standard_only" else None,
             affinity_key=user,
         )
+
+
+def _side(message: Message) -> tuple[str, bool]:
+    """Who says something, and whether it is a text alone."""
+    return message["role"], message.keys() == {"role", "content"}
 
 
 def _joined(text: str | Sequence[TextBlock]) -> str:

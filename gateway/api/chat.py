@@ -7,15 +7,22 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.bounds import MAX_TEMPLATE_VARIABLES
 from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ROWS, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat_messages import ChatMessage, check_calls
 from gateway.api.error_objects import error_body
-from gateway.api.functions import Choice, Tools, check_tools, read_choice, tool_parameters
-from gateway.api.neutral import NEUTRAL, unsupported
+from gateway.api.functions import (
+    Choice,
+    Tools,
+    check_tools,
+    read_choice,
+    shallow,
+    tool_parameters,
+)
+from gateway.api.neutral import NEUTRAL, unsupported, wrong
 from gateway.api.openai_answer import NO_REASON, OpenAIEncoder
 from gateway.api.openai_request import GenerationRequest
 from gateway.api.translator import Event, Translator
@@ -64,9 +71,20 @@ class ChatRequest(GenerationRequest):
         max_length=MAX_TEMPLATE_VARIABLES,
         description=ROWS["chat_template_kwargs"].meaning,
     )
+    add_generation_prompt: bool = Field(
+        default=True, description="Whether the prompt ends with the beginning of an answer."
+    )
+    continue_final_message: bool = Field(
+        default=False, description="Whether the answer goes on with the last message."
+    )
     max_completion_tokens: int | None = Field(default=None, ge=1, le=INT32_MAX)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOG_PROBS)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _is_shallow(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        return shallow(variables)
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
@@ -76,6 +94,8 @@ class ChatRequest(GenerationRequest):
             raise unsupported(
                 "max_tokens and max_completion_tokens are the same; give one", name="max_tokens"
             )
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise wrong("{name} needs an assistant's message", name="continue_final_message")
         check_calls(self.messages)
         check_tools(self.tools, self.choice)
         return self
@@ -100,8 +120,13 @@ class ChatRequest(GenerationRequest):
             parameters["reasoning_effort"] = self.reasoning_effort
         if self.thinking_token_budget is not None:
             parameters["thinking_token_budget"] = self.thinking_token_budget
-        if self.chat_template_kwargs:
-            parameters["chat_template_kwargs"] = self.chat_template_kwargs
+        variables = dict(self.chat_template_kwargs or {})
+        if not self.add_generation_prompt:
+            variables["add_generation_prompt"] = False
+        if self.continue_final_message:
+            variables["continue_final_message"] = True
+        if variables:
+            parameters["chat_template_kwargs"] = variables
         return parameters
 
 
@@ -122,6 +147,7 @@ class ChatEncoder(OpenAIEncoder):
 
     def events(self, deltas: Iterable[Delta]) -> Iterator[Event]:
         for delta in deltas:
+            self._count(delta)
             if delta.index not in self._begun:
                 self._begun.add(delta.index)
                 yield self._chunk(delta.index, b'{"role":"assistant","content":""}', None, "")

@@ -98,6 +98,7 @@ class CompletionEncoder(OpenAIEncoder):
 
     def events(self, deltas: Iterable[Delta]) -> Iterator[Event]:
         for delta in deltas:
+            self._count(delta)
             text = self._before(delta) + delta.text
             if text or delta.logprobs or delta.finish_reason:
                 logprobs = self._logprobs(delta)

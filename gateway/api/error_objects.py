@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,6 +17,14 @@ from gateway.gateway_errors import GatewayError, InvalidRequest, LimitExceeded
 
 _KINDS = frozenset({"str", "list", "body"})
 """Parts of pydantic's paths that name a kind of value rather than a field or an index."""
+_ENTRIES = frozenset(
+    {
+        *("text", "thinking", "tool_use", "tool_result"),
+        *("message", "function_call", "function_call_output", "reasoning"),
+        *("input_text", "output_text", "refusal"),
+    }
+)
+"""The same of entries whose kind their field `type` says, in pydantic's paths behind an index."""
 
 
 _TYPES = {
@@ -109,7 +117,7 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     # Of a choice between kinds of values, pydantic tells what is wrong with each: the one that got
     # furthest into the value is the one that was meant, and not one that the value isn't.
     worst = max(errors, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
-    path = [str(part)[:MAX_BODY_NAME] for part in worst["loc"] if not _is_kind(str(part))]
+    path = [str(part)[:MAX_BODY_NAME] for part in _fields(worst["loc"])]
     context = worst.get("ctx") or {}
     code: ErrorCode = "invalid_value"
     message = str(worst["msg"]).removeprefix("Value error, ")
@@ -121,12 +129,24 @@ def invalid(error: ValidationError | Sequence[Mapping[str, Any]]) -> InvalidRequ
     elif worst["type"] == "missing":
         code = "missing_required_parameter"
         message = f"missing required parameter {'.'.join(path)}" if path else "the body is missing"
+    elif worst["type"] == "union_tag_invalid":
+        what, known = context["tag"][:MAX_BODY_NAME], context["expected_tags"]
+        message = f"{what!r} is not supported here; known are {known}"
+        message = f"{'.'.join(path)}: {message}" if path else message
     elif worst["type"] == "json_invalid":
         code, path = "invalid_json", []
         message = "the body is not valid JSON"
     elif path:
         message = f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"
     return InvalidRequest(message, param=".".join(path) or None, code=code)
+
+
+def _fields(path: Sequence[Any]) -> Iterator[Any]:
+    """A path without the parts that name a kind of value: of a type, or of an entry of a list."""
+    for place, part in enumerate(path):
+        is_entry_s = place > 0 and isinstance(path[place - 1], int) and place < len(path) - 1
+        if not (_is_kind(str(part)) or (is_entry_s and part in _ENTRIES)):
+            yield part
 
 
 def _is_kind(part: str) -> bool:

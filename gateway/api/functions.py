@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+import orjson
+from pydantic import (
+    Field,
+    StringConstraints,
+    field_validator,
+)
 
 from contract.bounds import MAX_TOOLS
 from contract.parameters import ParameterKeywords
 from contract.tool_choice import FUNCTION_NAME, ToolChoice
-from gateway.api.neutral import carrying, wrong
+from gateway.api.neutral import Open, wrong
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FUNCTION_NAME.pattern}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def shallow(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """JSON of a client's that is handed on, if whoever reads it can.
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    try:
+        orjson.dumps(value)
+    except TypeError:  # orjson goes 254 levels deep
+        raise ValueError("it is nested too deeply") from None
+    return value
 
 
-class Function(_Strict):
+class Function(Open):
     """One of them."""
 
     name: Name
@@ -32,8 +41,13 @@ class Function(_Strict):
     parameters: dict[str, Any] | None = Field(default=None, description="A JSON schema.")
     strict: bool | None = None
 
+    @field_validator("parameters")
+    @classmethod
+    def _is_shallow(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        return shallow(parameters)
 
-class Tool(_Strict):
+
+class Tool(Open):
     """OpenAI's tool: a function is the only kind."""
 
     type: Literal["function"]
@@ -47,13 +61,13 @@ class Tool(_Strict):
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-class NamedFunction(_Strict):
+class NamedFunction(Open):
     """A function by its name."""
 
     name: Name
 
 
-class NamedTool(_Strict):
+class NamedTool(Open):
     """The choice of one tool."""
 
     type: Literal["function"]

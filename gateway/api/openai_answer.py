@@ -52,8 +52,18 @@ class OpenAIEncoder:
         head = orjson.dumps(self._fields)[:-1]
         self._head = head + b',"choices":[{"index":'
         self._tail = b'}],"usage":null' if include_usage else b"}]"
+        counts = include_usage and bool(
+            body.stream_options and body.stream_options.continuous_usage_stats
+        )
+        self._so_far = Progress(order.generation.n) if counts else None
         self._fills_up = bool(body.stream_options and body.stream_options.include_obfuscation)
         self._no_choices = head + b',"choices":[],"usage":'
+
+    def _count(self, delta: Delta) -> None:
+        """Count a piece, where each chunk says how many tokens there are by then."""
+        if self._so_far is not None:
+            self._so_far.add(delta)
+            self._tail = b'}],"usage":' + orjson.dumps(_usage(self._so_far))
 
     def _event(self, begun: bytes) -> Event:
         """A chunk of a stream, from its head and what is its own."""

@@ -41,7 +41,6 @@ CLASSES: dict[str, TenantClass] = {tier: tenant_class for tenant_class, tier in 
 
 _MOST_DIGITS = 10
 """Of a token's id."""
-_STREAM_NEUTRAL = {"continuous_usage_stats": (False,)}
 
 
 def check_stop_texts(texts: Sequence[str]) -> None:
@@ -67,6 +66,9 @@ class StreamOptions(BaseModel):
     include_usage: bool = Field(
         default=False, description="A last chunk with the tokens of prompt and answer."
     )
+    continuous_usage_stats: bool = Field(
+        default=False, description="vLLM's: the tokens so far in each chunk, too."
+    )
     include_obfuscation: bool = Field(
         default=False, description="Fill chunks up, so that their sizes don't tell the words'."
     )
@@ -74,7 +76,7 @@ class StreamOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, values: Any) -> Any:
-        return asking(values, cls.model_fields.keys(), _STREAM_NEUTRAL)
+        return asking(values, cls.model_fields.keys(), {})
 
 
 class _Asked(BaseModel):

@@ -61,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         self._is_deaf = False
         self._head_bytes = 0
+        self._around_bytes = 0  # since the last byte of a body: what chunks say of themselves
         self._head_timer: asyncio.TimerHandle | None = None
         self._parts = Parts(self.app.state.line, self)
 
@@ -91,7 +92,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_deaf or self.transport.is_closing():
             self._parts.clear()
             return
+        self._around_bytes += len(data)
         super().data_received(data)
+        if self._head_timer is None and self._around_bytes > MAX_HEAD_BYTES:
+            self._break("what is around the body never ends", 431)
+            self.transport.abort()
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -109,11 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         super().send_400_response(msg)
         if self._head_timer is None and self.cycle is not None and not self.cycle.response_complete:
-            # In a body: the application has that request, and tells of it.
-            error = GatewayError("this is no HTTP")
-            error.status = 400
-            scope: Any = self.cycle.scope
-            scope[BROKEN] = error
+            self._break("this is no HTTP", 400)
         else:
             self._tell("this is no HTTP", 400)
 
@@ -131,6 +132,19 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begin_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; not what comes behind a body, which none of our clients has to say."""
+        if self._head_timer is not None:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._around_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._around_bytes = 0
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
@@ -145,6 +159,13 @@ class BoundedProtocol(HttpToolsProtocol):
         error = GatewayError(message)
         error.status = status
         tell_stranger(self.app, self.client, error)
+
+    def _break(self, message: str, status: int) -> None:
+        """Leave word of what is wrong in a body: the application has that request, and tells."""
+        error = GatewayError(message)
+        error.status = status
+        scope: Any = self.cycle.scope
+        scope[BROKEN] = error
 
     def _abort(self, message: str, status: int) -> None:
         self._tell(message, status)

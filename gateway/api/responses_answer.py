@@ -14,7 +14,7 @@ from gateway.api.openai_request import TIERS
 from gateway.api.responses_request import NamedFunctionTool, ResponsesRequest
 from gateway.api.translator import Event
 from gateway.gateway_errors import GatewayError
-from gateway.generation import Delta, TokenLogprob, ToolCallDelta
+from gateway.generation import Delta, Message, TokenLogprob, ToolCallDelta
 from gateway.order import Order
 from gateway.run_progress import Progress
 
@@ -37,6 +37,7 @@ class ResponsesEncoder:
         self._fields = _fields(body, order, self._id)
         self._items: list[Item] = []
         self._is_open = False
+        self._pieces: list[str] = []
         self._number = -1
         self._reason: str = ""
 
@@ -70,8 +71,9 @@ class ResponsesEncoder:
         for kind, text in (("reasoning", delta.reasoning), ("message", delta.text)):
             if text or (kind == "message" and not delta.tool_calls):
                 self._items.append(_begun(kind))
+                self._items[-1]["content"][0]["text"] = text
                 logprobs = delta.logprobs if kind == "message" and self._reports else None
-                _add_text(self._items[-1], text, logprobs)
+                _add_logprobs(self._items[-1], logprobs)
         self._items += map(_begun_call, delta.tool_calls)
         for item in self._items:
             item["status"] = _item_status(delta.finish_reason)
@@ -87,8 +89,8 @@ class ResponsesEncoder:
             yield from self._begin(_begun(kind))
             part = {**self._items[-1]["content"][0], "text": ""}
             yield self._event("response.content_part.added", **self._place(part=part))
-        item = self._items[-1]
-        added = _add_text(item, text, logprobs if self._reports else None)
+        self._pieces.append(text)
+        added = _add_logprobs(self._items[-1], logprobs if self._reports else None)
         if kind == "message":
             told = {"delta": text, "logprobs": added}
             yield self._event("response.output_text.delta", **self._place(**told))
@@ -99,7 +101,7 @@ class ResponsesEncoder:
         if call.id:
             yield from self._begin(_begun_call(ToolCallDelta(call.index, call.id, call.name)))
         if call.arguments:
-            self._items[-1]["arguments"] += call.arguments
+            self._pieces.append(call.arguments)
             yield self._event(
                 "response.function_call_arguments.delta",
                 item_id=self._items[-1]["id"],
@@ -123,7 +125,9 @@ class ResponsesEncoder:
         self._is_open = False
         item, index = self._items[-1], len(self._items) - 1
         item["status"] = _item_status(reason)
+        text, self._pieces = "".join(self._pieces), []
         if item["type"] == "function_call":
+            item["arguments"] = text
             yield self._event(
                 "response.function_call_arguments.done",
                 item_id=item["id"],
@@ -133,7 +137,8 @@ class ResponsesEncoder:
             )
         else:
             (part,) = item["content"]
-            done = {"text": part["text"]}
+            part["text"] = text
+            done = {"text": text}
             if item["type"] == "message":
                 done["logprobs"] = part["logprobs"]
             word = "output_text" if item["type"] == "message" else "reasoning_text"
@@ -169,15 +174,24 @@ class ResponsesEncoder:
         if keeper is None or not keeper.keeps:
             return
         message: dict[str, Any] = {"role": "assistant", "content": ""}
+        parts: dict[str, Message] = {}
         for item in self._items:
-            if item["type"] == "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
-                call = {"id": item["call_id"], "type": "function", "function": function}
-                message.setdefault("tool_calls", []).append(call)
+            part = parts[item["id"]] = _part(item)
+            calls = part.get("tool_calls")
+            if calls:
+                message.setdefault("tool_calls", []).extend(calls)
             else:
-                name = "content" if item["type"] == "message" else "reasoning_content"
-                message[name] = item["content"][0]["text"]
-        keeper.keep(self._id, message, orjson.dumps(response))
+                message.update(part)
+        keeper.keep(self._id, message, orjson.dumps(response), parts)
+
+
+def _part(item: Item) -> Message:
+    """The part of a message that an item is."""
+    if item["type"] == "function_call":
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        return {"tool_calls": [{"id": item["call_id"], "type": "function", "function": function}]}
+    name = "content" if item["type"] == "message" else "reasoning_content"
+    return {name: item["content"][0]["text"]}
 
 
 def _fields(body: ResponsesRequest, order: Order, answer_id: str) -> dict[str, Any]:
@@ -249,16 +263,14 @@ def _begun_call(call: ToolCallDelta) -> Item:
     }
 
 
-def _add_text(item: Item, text: str, logprobs: list[TokenLogprob] | None) -> list[Item]:
-    """Add to the text of an item; what was added of its tokens."""
-    (part,) = item["content"]
-    part["text"] += text
+def _add_logprobs(item: Item, logprobs: list[TokenLogprob] | None) -> list[Item]:
+    """Add to the tokens of an item's text; what was added."""
     added = [
         {**_token(each), "top_logprobs": [_token(top) for top in each.top]}
         for each in logprobs or ()
     ]
     if added:
-        part["logprobs"] += added
+        item["content"][0]["logprobs"] += added
     return added
 
 

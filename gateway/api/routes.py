@@ -23,7 +23,7 @@ from gateway.api.socket import Conversation
 from gateway.api.tokens import ENDPOINTS, TokenEndpoint
 from gateway.api.translator import Endpoint, Translator
 from gateway.exchange import Gateway
-from gateway.gateway_errors import AuditUnavailable
+from gateway.gateway_errors import AuditUnavailable, InvalidRequest
 from gateway.interfaces import AuditLog
 from gateway.routing import Model
 from gateway.visit import SCOPE_KEY
@@ -67,6 +67,7 @@ def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
         async def take(self, request: Request) -> Request:
             raw = await _body(request)
             if raw:
+                _check_json(request.headers.get("content-type", ""))
                 request.state.read = await read(translator, raw)
             return _ReadRequest(request.scope, request.receive, raw)
 
@@ -80,6 +81,20 @@ def _route_of(translator: Endpoint[Any]) -> type[AuthenticatedRoute]:
             return translated
 
     return TranslatedRoute
+
+
+def _check_json(content_type: str) -> None:
+    """A body of JSON says so. What doesn't, a page of another site's may send without being asked.
+
+    Raises:
+        InvalidRequest: It doesn't.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise InvalidRequest(
+            f"the header content-type is {kind[:64]!r}; it must be 'application/json'",
+            code="invalid_value",
+        )
 
 
 async def _body(request: Request) -> bytes:

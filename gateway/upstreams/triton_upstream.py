@@ -240,9 +240,12 @@ def _logprobs(outputs: Outputs) -> list[TokenLogprob]:
 
 
 def _prompt(outputs: Outputs) -> list[TokenLogprob]:
-    """The prompt's tokens; of the last of them it is known how likely they were."""
+    """The prompt's tokens; of the last of them it is known how likely they were.
+
+    A score above 0 is none: the policy takes out what it would tell.
+    """
     ids = outputs[_PROMPT_IDS]
-    scores = outputs.get(_PROMPT_LOG_PROBS, ())
+    scores = [None if each > 0 else each for each in outputs.get(_PROMPT_LOG_PROBS, ())]
     values = [*[None] * (len(ids) - len(scores)), *scores]
     tokens = list(map(_token, outputs[_PROMPT_TEXTS], values, ids))
     likeliest = map(
@@ -252,7 +255,9 @@ def _prompt(outputs: Outputs) -> list[TokenLogprob]:
         outputs.get(_PROMPT_TOP_IDS, ()),
     )
     of_scores = len(ids) - len(scores)
-    return tokens[:of_scores] + _with_likeliest(tokens[of_scores:], list(likeliest))
+    scored = _with_likeliest(tokens[of_scores:], list(likeliest))
+    told = [each if each.logprob is not None else each._replace(top=()) for each in scored]
+    return tokens[:of_scores] + told
 
 
 def _with_likeliest(

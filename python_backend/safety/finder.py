@@ -26,10 +26,12 @@ class Finder(ABC):
     Attributes:
         kind: What a match is called in a placeholder and in a verdict.
         context: Characters before the place where a search begins that decide with it.
+        words_tell: Whether a single word of lower-case letters may tell something, as a beginning.
     """
 
     kind: str
     context: int = 1
+    words_tell: bool = True
 
     @abstractmethod
     def scan(self, text: str, start: int, final: bool, offset: int = 0) -> tuple[list[Span], int]:

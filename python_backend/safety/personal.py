@@ -148,6 +148,8 @@ class _Validated(PatternFinder):
         whole: Take no less than the whole match.
     """
 
+    words_tell = False
+
     def __init__(
         self,
         kind: Kind,

@@ -8,6 +8,7 @@ something is taken out as the match would be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,9 @@ from python_backend.safety.pattern import AnyOf, Pattern
 
 Action = Literal["redact", "replace", "block", "flag"]
 Side = Literal["input", "output"]
+
+_MOST_TELLING = 16_384
+_WORD = re.compile(r"\s*[A-Za-z]?[a-z]*")
 
 
 class Verdict(NamedTuple):
@@ -83,6 +87,9 @@ class RuleSet:
 
     Attributes:
         blocks: Whether a rule may end a text.
+        words_tell: Whether a single word may tell something, as a beginning.
+        telling: Of ends of texts whether something would be taken out, were the text cut there;
+            words repeat themselves.
     """
 
     def __init__(self, rules: Sequence[Rule], side: Side) -> None:
@@ -99,6 +106,10 @@ class RuleSet:
         ]
         grouped = {i for group in self.groups for i in group.finders}
         self.alone = [i for i in range(len(self.finders)) if i not in grouped]
+        self.words_tell = any(
+            finder.words_tell for order, finder in self.finders if self.takes_out(order)
+        )
+        self.telling: dict[tuple[bool, str], bool] = {}
 
     def takes_out(self, order: int) -> bool:
         """Whether a rule does more than flag."""
@@ -231,6 +242,35 @@ class Scanner:
             if match.start < limit
         ]
         return self._release(limit)
+
+    def would_take(self) -> bool:
+        """Whether something would be taken out at the end, were the text cut here; it goes on."""
+        if not self.held or self._blocked:
+            return self._blocked
+        if not self._rules.words_tell and _WORD.fullmatch(self._text, len(self._text) - self.held):
+            return False
+        start = len(self._text) - self.held - self._rules.context
+        key = (self._offset == 0 and start <= 0, self._text[max(0, start) :])
+        known = self._rules.telling
+        if key not in known:
+            if len(known) >= _MOST_TELLING:
+                known.clear()
+            known[key] = self._tells()
+        return known[key]
+
+    def _tells(self) -> bool:
+        """Whether the end of the text is a match, or a beginning of one that tells something."""
+        rules, end = self._rules, self._offset + len(self._text)
+        if any(rules.takes_out(each.order) and each.end == end for each in self._matches):
+            return True
+        starts = self._resume.copy()
+        for quiet, group in zip(self._quiet, rules.groups, strict=True):
+            for i in group.finders:
+                starts[i] = max(quiet, starts[i])
+        return any(
+            rules.holds[i] and finder.beginning(self._text, start - self._offset) is not None
+            for i, ((_, finder), start) in enumerate(zip(rules.finders, starts, strict=True))
+        )
 
     @property
     def held(self) -> int:

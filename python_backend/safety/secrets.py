@@ -58,6 +58,8 @@ def secret_finders() -> tuple[Finder, ...]:
 class _Secret(PatternFinder):
     """A form that does not begin within a word."""
 
+    words_tell = False  # what everybody knows of a form is no such word
+
     def __init__(self, known: str, secret: str) -> None:
         super().__init__("secret", Pattern(known + secret))
         self._known = re.compile(known)
@@ -79,6 +81,8 @@ class _Secret(PatternFinder):
 
 class _PrivateKey(PatternFinder):
     """A private key in PEM: from its header to its end, or as far as it goes where it is cut."""
+
+    words_tell = False
 
     def tells(self, beginning: str) -> bool:
         return False  # the header has nothing of the key

@@ -27,7 +27,9 @@ from contract.models import PostprocessingInputs as _In
 from contract.models import PostprocessingOutputs as _Out
 from contract.models import Statistics
 from contract.tensors import Tensor
+from python_backend.safety.policy import Policy
 from python_backend.serving.answer import Answer, Piece, StreamContext, Token
+from python_backend.serving.prompt_scores import leave_out
 from python_backend.serving.quality import AnswerSignals, TextMetrics
 from python_backend.serving.stop_request import stop_request
 from python_backend.serving.triton_api import (
@@ -195,19 +197,21 @@ class TritonPythonModel:
         said = StreamContext.from_bytes(b"" if context is None else context.item())
         said = said if is_read else replace(said, reading=None)
         answer = Answer(self._vocabulary, policy, said, self._settings.skip_special_tokens)
-        return _Stream(answer, lost, of_prompt=self._of_prompt(inputs))
+        return _Stream(answer, lost, of_prompt=self._of_prompt(inputs, policy))
 
-    def _of_prompt(self, inputs: Inputs) -> list[pb_utils.Tensor]:
+    def _of_prompt(self, inputs: Inputs, policy: Policy) -> list[pb_utils.Tensor]:
         """What a sequence's first piece says of its prompt, with the texts of the tokens."""
-        tensors = _statistics(inputs, _OF_PROMPT)
+        arrays = {tensor: inputs.array(tensor) for tensor in _OF_PROMPT}
+        told = {tensor: array for tensor, array in arrays.items() if array is not None}
+        leave_out(told, self._vocabulary, policy.output)
+        tensors = [triton_tensor(tensor, array) for tensor, array in told.items()]
         for ids, texts in (
             (_In.PROMPT_IDS, _Out.PROMPT_TOKEN_TEXTS),
             (_In.PROMPT_TOP_LOG_PROB_IDS, _Out.PROMPT_TOP_TOKENS),
         ):
-            given = inputs.array(ids)
-            if given is not None:
-                named = _strings([self._vocabulary.text_of(i) for i in given.reshape(-1).tolist()])
-                tensors.append(triton_tensor(texts, named.reshape(given.shape)))
+            if ids in told:
+                names = map(self._vocabulary.text_of, told[ids].reshape(-1).tolist())
+                tensors.append(triton_tensor(texts, _strings([*names]).reshape(told[ids].shape)))
         return tensors
 
     def _add(self, inputs: Inputs, stream: _Stream, tokens: list[int], reason: Ending) -> Piece:

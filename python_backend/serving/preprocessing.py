@@ -23,6 +23,7 @@ from python_backend.serving.answer import StreamContext
 from python_backend.serving.chat_inputs import plan_tensors, read_options
 from python_backend.serving.chats import Chat
 from python_backend.serving.once import check_single, check_whole
+from python_backend.serving.parameter_names import check_names
 from python_backend.serving.prompts import CHAT_TEMPLATE_CHOICES, Prompt, PromptReader
 from python_backend.serving.quality import TextMetrics
 from python_backend.serving.triton_api import (
@@ -81,6 +82,7 @@ class TritonPythonModel:
             if given is not None and given.any():
                 name = _client_name(tensor)
                 raise InvalidRequestError(f"{name} is not supported", name)
+        check_names(inputs.parameters())
         max_tokens = inputs.required(_In.REQUEST_OUTPUT_LEN)
         inputs.required(_In.QUERY)
         texts = _texts(inputs, _In.QUERY, self._reader.text_bound) or []

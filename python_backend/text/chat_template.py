@@ -16,7 +16,7 @@ from jinja2.meta import find_undeclared_variables
 from contract.errors import EngineError, InvalidRequestError
 from contract.models import EnsembleInputs
 from python_backend.text.messages import Message, Tool
-from python_backend.text.origin import GIVEN, OWN, Traced, concatenate, given
+from python_backend.text.origin import GIVEN, OWN, Traced, concatenate, given, origin_of
 from python_backend.text.template_environment import (
     MAX_STEPS,
     TICK,
@@ -25,6 +25,7 @@ from python_backend.text.template_environment import (
 )
 
 _MAX_PROMPT_CHARACTERS = 16_000_000
+_CONTINUE = "continue_final_message"
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 """Roles of which a template may make a control token, as of ``<|user|>``; of another it may not."""
@@ -77,11 +78,17 @@ class ChatTemplate:
             messages: The conversation, as ``read_messages`` checks it.
             tools: Functions that the model may call.
             variables: What the template is given beyond that, such as ``enable_thinking``;
-                ``add_generation_prompt`` and the special tokens may be among them.
+                ``add_generation_prompt`` and the special tokens may be among them. With
+                ``continue_final_message`` the prompt ends with the last message's own text, and the
+                answer goes on with it, as in transformers.
 
         Raises:
             InvalidRequestError: The template refuses the messages, or does not come to an end.
         """
+        variables = dict(variables or {})
+        continues = variables.pop(_CONTINUE, False)
+        if continues:
+            variables["add_generation_prompt"] = False
         pieces: list[str] = []
         size = 0
         try:
@@ -89,7 +96,7 @@ class ChatTemplate:
                 "documents": None,
                 "add_generation_prompt": True,
                 **self._special_tokens,
-                **{name: given(value) for name, value in (variables or {}).items()},
+                **{name: given(value) for name, value in variables.items()},
                 "messages": [self._mark(message) for message in messages],
                 "tools": given(tools),
                 TICK: _step_counter(),
@@ -102,7 +109,8 @@ class ChatTemplate:
         except Exception as error:  # a template is code: it can raise anything
             message = f"the chat template refuses the messages: {error}"
             raise InvalidRequestError(message, EnsembleInputs.MESSAGES.name) from error
-        return concatenate(pieces)
+        prompt = concatenate(pieces)
+        return _up_to_last(prompt, messages[-1]) if continues else prompt
 
     def _mark(self, message: Message) -> Message:
         """A message whose texts are marked as given, but for its role and the model's own marks."""
@@ -113,6 +121,27 @@ class ChatTemplate:
         if role == "assistant" and self._own_marks is not None and isinstance(content, str):
             marked["content"] = _mark_own(content, self._own_marks)
         return marked
+
+
+def _up_to_last(prompt: Traced, message: Message) -> Traced:
+    """A prompt without what its template writes behind the last message's text.
+
+    Raises:
+        InvalidRequestError: The message has no text, or the template doesn't write it.
+    """
+    name = EnsembleInputs.MESSAGES.name
+    content = message.get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise InvalidRequestError(f"{name}: the last has no text to go on with", name)
+    text, origin = str(prompt), origin_of(prompt)
+    start, length = text.rfind(content.strip()), len(content.strip())
+    while start >= 0 and GIVEN not in origin[start : start + length]:  # the template's own words
+        start = text.rfind(content.strip(), 0, start + length - 1)
+    if start < 0:
+        raise InvalidRequestError(f"{name}: the template doesn't write the last as it is", name)
+    # Templates may trim a text; one that doesn't keeps the spaces at its end.
+    end = start + len(content.lstrip())
+    return prompt[: end if text[start:end] == content.lstrip() else start + length]
 
 
 def _mark_own(content: str, marks: re.Pattern[str]) -> Traced:

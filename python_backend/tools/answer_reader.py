@@ -64,8 +64,6 @@ class AnswerReader:
 
     def _check(self, event: Event) -> list[Event]:
         """An event, but for arguments that are not certain yet."""
-        if self.blocked:
-            return []
         if isinstance(event, Arguments):
             assert self._arguments is not None
             return self._argued(event.number, self._arguments[1].add(event.text))

@@ -41,6 +41,7 @@ class Format:
         kept: Special tokens that its parser looks for.
         new_id: Makes ids that its templates take.
         arguments: What an object of a call names them by; empty where calls are no objects.
+        needs_types: Whether only a parameter's type tells what its value is.
     """
 
     name: ToolFormat
@@ -49,6 +50,7 @@ class Format:
     kept: tuple[str, ...] = ()
     new_id: Callable[[], str] = long_id
     arguments: str = ""
+    needs_types: bool = False
 
     @property
     def can_be_told(self) -> bool:
@@ -133,6 +135,7 @@ _ALL = (
         qwen_xml.QwenXMLParser,
         Shape(call=_element, begin=qwen_xml.BEGIN, between=_BETWEEN, end=qwen_xml.END),
         kept=(qwen_xml.BEGIN, qwen_xml.END),
+        needs_types=True,
     ),
     Format(
         "llama",
@@ -170,14 +173,16 @@ FORMATS: dict[str, Format] = {each.name: each for each in _ALL}
 
 def format_of(template: str) -> Format | None:
     """The format that a chat template speaks; None where it speaks none that is known."""
-    signs = (
-        (mistral.MARK, "mistral"),
-        (qwen_xml.FUNCTION, "qwen_xml"),
-        (hermes.BEGIN, "hermes"),
-        ("<|tool|>", "phi"),
-        (phi.BEGIN, "phi"),
-        (llama.TAG, "llama"),
-        ('"parameters": ', "llama"),
-        ("<start_of_turn>", "gemma"),
+    signs: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
+        ("mistral", (mistral.MARK,)),
+        ("qwen_xml", (qwen_xml.FUNCTION,)),
+        ("hermes", (hermes.BEGIN,)),
+        ("phi", ("<|tool|>",)),
+        ("phi", (phi.BEGIN,)),
+        ("llama", (llama.TAG,)),
+        ("llama", ("<|start_header_id|>", '"parameters": ')),
+        ("gemma", ("<start_of_turn>",)),
     )
-    return next((FORMATS[name] for sign, name in signs if sign in template), None)
+    return next(
+        (FORMATS[name] for name, marks in signs if all(mark in template for mark in marks)), None
+    )

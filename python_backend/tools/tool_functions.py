@@ -45,7 +45,7 @@ def schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
 
     Others would be allowed by some schemas, and are nobody's wish.
     """
-    schema = {"type": "object", **(function.get("parameters") or _NO_ARGUMENTS)}
+    schema = {**(function.get("parameters") or _NO_ARGUMENTS), "type": "object"}
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)
     return schema

@@ -10,7 +10,7 @@ import pytest
 from clients import GenerationOptions, InvalidRequestError
 from clients.options import OptionKeywords
 from clients.request import Request
-from clients.results import Outputs, PerfMetrics, Piece
+from clients.results import Outputs, PerfMetrics, Piece, ToolCall
 from clients.wire import to_array, to_json, wire_type
 from contract.models import ENSEMBLE_MODEL, UNSUPPORTED_INPUTS
 
@@ -166,6 +166,23 @@ def test_results_are_read_from_outputs_of_the_contract() -> None:
         *("top_log_prob_ids", "top_log_probs"),
     ):
         assert name in outputs
+
+
+def test_thinking_and_calls_are_read_from_outputs_of_their_own() -> None:
+    piece = Piece.from_outputs(
+        {
+            "text_output": ["I add."],
+            "finish_reason": ["tool_calls"],
+            "reasoning_output": ["Hm."],
+            "tool_calls": [
+                '[{"index": 0, "id": "a", "name": "add"}, {"index": 1, "arguments": "{"}]'
+            ],
+            "num_reasoning_tokens": [2],
+        }
+    )
+    assert (piece.text, piece.reasoning, piece.num_reasoning_tokens) == ("I add.", "Hm.", 2)
+    assert piece.tool_calls == (ToolCall(0, "a", "add"), ToolCall(1, arguments="{"))
+    assert Piece.from_outputs({"text_output": [""]}).reasoning is None
 
 
 def test_the_likeliest_tokens_are_told_token_by_token() -> None:

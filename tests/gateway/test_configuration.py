@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from contract.settings_base import SettingsError, load, parse
+from gateway.__main__ import main
 from gateway.configuration import Configuration, ProviderSettings
 
 MINIMAL: dict[str, Any] = {
@@ -101,3 +102,19 @@ def test_a_provider_s_key_comes_from_the_environment(monkeypatch):
 def test_one_local_triton():
     configuration = Configuration.for_triton("127.0.0.1:8001")
     assert list(configuration.models) == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--triton", "foo"], "error: address is 'foo': string should match pattern"),
+        (["--port", "99999"], "error: listen.port is 99999: input should be less than"),
+        (["--metrics-port", "-1"], "error: listen.metrics_port is -1: input should be greater"),
+        (["--context-length", "0"], "error: context_length is 0: input should be greater"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_told_in_a_line(arguments, said, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(said)
+    assert error.count("\n") == 1

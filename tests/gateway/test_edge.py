@@ -19,7 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api import protocol
 from gateway.configuration import ListenSettings, TlsSettings
-from tests.gateway.fakes import CHAT, Running, configuration, serving
+from tests.gateway.fakes import CHAT, Keys, Ledger, Running, configuration, serving
+from tests.gateway.test_dispatch import eventually
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,50 @@ def test_headers_that_are_too_long(gateway):
 
 def test_a_head_that_never_ends_is_cut_off(gateway):
     assert exchange(gateway, b"GET / HTTP/1.1\r\nx: " + b"y" * (2 * protocol.MAX_HEAD_BYTES)) == b""
+
+
+CHUNKED = "transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"x: " + b"y" * 2_000_000, b"x: y\r\n" * 300_000])
+def test_what_comes_behind_a_body_and_never_ends_is_cut_off(trailers):
+    ledger = Ledger()
+    with serving(audit=ledger) as gateway:
+        head = request(CHUNKED + "authorization: Bearer x\r\n", b"2\r\n{}\r\n0\r\n")
+        assert exchange(gateway, head + trailers) == b""
+        eventually(lambda: ledger.calls)
+    assert [call.status for call in ledger.calls] == [431]
+
+
+def test_what_comes_behind_a_body_is_no_header():
+    body = json.dumps(CHAT).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    with serving(authenticator=Keys()) as gateway:
+        for good, status in ((True, b"200"), (False, b"401")):
+            head = CHUNKED + ("authorization: Bearer good\r\n" if good else "")
+            trailers = b"authorization: Bearer good\r\nconnection: close\r\n\r\n"
+            answer = exchange(gateway, request(head + "connection: close\r\n", chunks + trailers))
+            assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_says_that_it_is_json(gateway, kind):
+    """A page of another site's may send other kinds without being asked."""
+    body = json.dumps(CHAT).encode()
+    header = f"content-type: {kind}\r\n" if kind else ""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{header}content-length: {len(body)}"
+    answer = exchange(gateway, f"{head}\r\nconnection: close\r\n\r\n".encode() + body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    said = f"content-type is '{kind}'; it must be 'application/json'"
+    assert said in json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
+    utf8 = {"content-type": "Application/JSON; charset=utf-8"}
+    assert gateway.post("/v1/chat/completions", CHAT, headers=utf8).status_code == 200
+
+
+def test_nobody_is_sent_elsewhere(gateway):
+    """Least of all to an address that the request itself says, without TLS."""
+    for path in ("/v1/chat/completions/", "/v1/completions/", "/health/ready/"):
+        assert gateway.post(path, CHAT, headers={"host": "evil.example"}).status_code == 404
 
 
 def test_a_head_that_comes_too_slowly_is_cut_off(gateway, monkeypatch):

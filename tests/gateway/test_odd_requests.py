@@ -57,7 +57,7 @@ REQUESTS: list[tuple[str, int]] = [
     (head(POST, "content-type: text/plain\r\n", LENGTH) + BODY, 400),
     (head("GET /admin/v1/tenants"), 401),
     (head("POST /admin/v1/tenants", JSON, "content-length: 900000\r\n"), 401),
-    (head(f"{POST}/", LENGTH) + BODY, 307),
+    (head(f"{POST}/", LENGTH) + BODY, 404),
     (head("GET http://x/v1/models"), 200),
     (head("GET /v1/models/%2e%2e%2f"), 404),
     (head(POST, "x-y: a\0b\r\n", LENGTH) + BODY, 400),

@@ -133,6 +133,25 @@ def test_what_is_told_of_the_prompt_is_read(server):
     assert delta.num_entries == 7
 
 
+def test_what_the_policy_leaves_out_of_a_prompt_s_scores_is_no_score(server):
+    told = {
+        "prompt_ids": np.array([[5, 6, 7]], dtype=np.int32),
+        "prompt_token_texts": np.array([[b"a", b"4", b"c"]], dtype=np.object_),
+        "prompt_log_probs": np.array([[1.0, -2.0]], dtype=np.float32),
+        "prompt_top_log_prob_ids": np.array([[[-1], [9]]], dtype=np.int32),
+        "prompt_top_log_probs": np.array([[[1.0], [-0.5]]], dtype=np.float32),
+        "prompt_top_tokens": np.array([[[b""], [b"e"]]], dtype=np.object_),
+    }
+    server.script = [text("x", "stop", **told)]
+    (delta,) = asyncio.run(collect(upstream(server), job()))
+    assert delta.prompt is not None
+    assert [(each.logprob, len(each.top)) for each in delta.prompt] == [
+        (None, 0),
+        (None, 0),
+        (-2.0, 1),
+    ]
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_an_engine_of_ours_is_told_whose_share_it_is_and_what_is_a_probe(server, ours):
     settings = TritonSettings(name="a", address=server.urls["grpc"], priorities=ours)

@@ -27,7 +27,13 @@ def gateway(triton: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs `make .venv-clients/.installed`")
-@pytest.mark.parametrize("library", ["openai", "langchain", "litellm"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        *("openai", "openai_tools", "responses", "agents", "anthropic"),
+        *("langchain", "langchain_tools", "litellm", "pydantic_ai", "instructor", "llama_index"),
+    ],
+)
 def test_a_client_library_works_as_it_is(gateway: GatewayServer, library: str) -> None:
     program = PROGRAMS / f"use_{library}.py"
     done = subprocess.run(

@@ -91,9 +91,13 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bias past the vocabulary": ("/chat/completions", {**CHAT, "logit_bias": {"99999": 1}}),
     "prompt past the context": ("/chat/completions", {**CHAT, "messages": LONG}),
     "tokens past the context": ("/chat/completions", {**CHAT, "max_tokens": 5000}),
-    "template that refuses": (
+    "schema that can't be kept to": (
         "/chat/completions",
-        {**CHAT, "messages": [{"role": "tool", "tool_call_id": "a", "content": "b"}]},
+        {
+            **CHAT,
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+            "tool_choice": "required",
+        },
     ),
     "empty prompt": ("/completions", {"model": "demo", "prompt": "", "max_tokens": 4}),
     "one of two prompts": (

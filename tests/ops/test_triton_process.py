@@ -123,6 +123,23 @@ def test_a_config_that_does_not_parse_is_told_with_its_line():
     assert failure(log) == 'Error parsing: 4:54: Expected ","'
 
 
+def test_an_exception_that_ends_triton_is_told_without_its_trace():
+    log = """\
+W1128 15:09:19.526127 26506 pinned_memory_manager.cc:170] "failed to allocate pinned memory"
+terminate called after throwing an instance of 'boost::interprocess::lock_exception'
+  what():  boost::interprocess::lock_exception
+Signal (6) received.
+ 0# 0x000055E664B3152D in /libexec/tritonserver/bin/tritonserver
+10# abort in /lib/x86_64-linux-gnu/libc.so.6
+"""
+    first, *rest = failure(log).splitlines()
+    assert first.endswith("'boost::interprocess::lock_exception'")
+    assert rest[:2] == ["  what():  boost::interprocess::lock_exception", "Signal (6) received."]
+    assert "was stopped for longer than Triton waits" in " ".join(rest[2:])
+    assert "# " not in failure(log)
+    assert "was stopped" not in failure("terminate called after throwing 'std::bad_alloc'")
+
+
 def test_a_log_without_errors_gives_its_end():
     log = [f"line {n}" for n in range(30)]
     assert failure("\n".join(log)).splitlines()[0] == "line 10"

@@ -84,16 +84,38 @@ class LlamaCpp:
             )
             for sequence, token in zip(part, tokens, strict=True):
                 answers[sequence].append(token)
+        places = list(
+            range(len(prompts))
+        )  # the answer that each sequence of the cache goes on with
         for step in range(output_tokens - 1):
-            going = [place for place, answer in enumerate(answers) if answer[-1] not in end_ids]
-            if not going:
+            self._close_ranks(places, [answers[place][-1] in end_ids for place in places])
+            if not places:
                 break
             tokens = self._decode(
-                [(each, len(prompts[each]) + step, answers[each][-1], True) for each in going]
+                [
+                    (sequence, len(prompts[place]) + step, answers[place][-1], True)
+                    for sequence, place in enumerate(places)
+                ]
             )
-            for place, token in zip(going, tokens, strict=True):
+            for place, token in zip(places, tokens, strict=True):
                 answers[place].append(token)
         return [answered(answer, end_ids) for answer in answers]
+
+    def _close_ranks(self, places: list[int], ended: list[bool]) -> None:
+        """Have the last sequences take the places of those that ended.
+
+        llama.cpp computes sequences together whose numbers follow on one another; with gaps it
+        takes each run of them for itself.
+        """
+        for sequence in reversed(range(len(places))):
+            if ended[sequence]:
+                last = len(places) - 1
+                llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+                if sequence < last:
+                    llama_cpp.llama_memory_seq_cp(self._memory, last, sequence, -1, -1)
+                    llama_cpp.llama_memory_seq_rm(self._memory, last, -1, -1)
+                    places[sequence] = places[last]
+                places.pop()
 
     def logits(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
         """What the model predicts, in the same context."""

@@ -57,6 +57,7 @@ def build_options(options: Options) -> Any:
         "precision": options["precision"],
         "head": options.get("head"),
         "smoothing": "smoothing" in options,
+        "int4_method": options.get("int4_method", "rtn"),
     }
 
 

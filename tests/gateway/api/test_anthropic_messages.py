@@ -22,6 +22,9 @@ HELLO = {"role": "user", "content": "Hi"}
 BODY: dict[str, Any] = {"model": "demo", "max_tokens": 16, "messages": [HELLO]}
 WEATHER = {"name": "weather", "description": "It", "input_schema": {"type": "object"}}
 USE = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Rom"}}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "sun"}]}
 
 
@@ -121,9 +124,17 @@ def test_no_thinking_is_no_effort():
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role: "),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-            "messages.0.content.0: input tag 'image'",
+            "messages.0.content.0: 'image' is not supported here; known are 'text',",
         ),
         ({"messages": [{"role": "user", "content": [USE]}]}, "thinking and tool_use are"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages.0.content.0.text: input should be a valid string",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "missing required parameter messages.0.content.0.text",
+        ),
         ({"messages": [{"role": "assistant", "content": [RESULT]}]}, "tool_result is a user's"),
         (
             {"messages": [HELLO, {"role": "user", "content": [RESULT]}]},
@@ -137,6 +148,11 @@ def test_no_thinking_is_no_effort():
         ({"tool_choice": {"type": "any"}}, "tool_choice is required, and there are no tools"),
         ({"tool_choice": {"type": "tool"}}, "type tool and name go together"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools.0."),
+        ({"tools": [{"name": "f", "input_schema": DEEP}]}, "input_schema: it is nested too"),
+        (
+            {"messages": [HELLO, {"role": "assistant", "content": [{**USE, "input": DEEP}]}]},
+            "messages.1.content.0.input: it is nested too deeply",
+        ),
         ({"stop_sequences": [""]}, "stop_sequences: a stop text must not be empty"),
         ({"temperature": 1.5}, "temperature: input should be less than or equal to 1"),
         ({"thinking": {"type": "enabled"}}, "type enabled and budget_tokens go together"),
@@ -281,3 +297,10 @@ def test_errors_are_anthropic_s(error, kind, message):
 )
 def test_a_key_may_come_in_a_header_of_its_own(headers, found):
     assert Arrival("id", headers, 0.0, 0.0).authorization == found
+
+
+def test_an_answer_may_be_begun():
+    begun = {"role": "assistant", "content": "The"}
+    parameters = wanted(messages=[HELLO, begun]).parameters
+    assert parameters.chat_template_kwargs == {"continue_final_message": True}
+    assert not wanted().parameters.chat_template_kwargs

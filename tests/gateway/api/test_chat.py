@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.api.chat import ChatTranslator
 from gateway.api.openai_answer import DONE
@@ -124,3 +125,24 @@ def test_pieces_become_one_answer():
 
 def test_a_websocket_s_body_asks_for_a_stream_whatever_it_says():
     assert TRANSLATOR.streaming({"stream": False})["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "variables"),
+    [
+        ({}, {}),
+        ({"add_generation_prompt": False}, {"add_generation_prompt": False}),
+        (
+            {"continue_final_message": True, "chat_template_kwargs": {"a": 1}},
+            {"a": 1, "continue_final_message": True},
+        ),
+    ],
+)
+def test_an_answer_may_go_on_with_the_last_message(fields, variables):
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The"}]
+    assert asked(messages=said, **fields).get("chat_template_kwargs", {}) == variables
+
+
+def test_a_user_s_message_is_not_gone_on_with():
+    with pytest.raises(ValidationError, match="continue_final_message needs an assistant"):
+        TRANSLATOR.body.model_validate({**CHAT, "continue_final_message": True})

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gateway.api.chat import ChatTranslator
 from gateway.api.error_objects import invalid
 from gateway.gateway_errors import InvalidRequest
-from gateway.generation import Delta, ToolCallDelta
+from gateway.generation import Chat, Delta, ToolCallDelta
 from tests.gateway.api.orders import encoder, progress
 from tests.gateway.fakes import CHAT
 
@@ -23,6 +23,9 @@ QUESTION = {"role": "user", "content": "What is 1 + 2?"}
 CALL = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "a", "content": "3"}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"properties": DEEP}
 
 
 def called(name: str, arguments: str) -> dict[str, Any]:
@@ -80,7 +83,9 @@ def test_calls_and_their_results_are_history():
     body = TRANSLATOR.body.model_validate(
         {"model": "m", "messages": [QUESTION, CALLS, RESULT, thought, QUESTION]}
     )
-    assert json.loads(TRANSLATOR.wish(body).prompt.encoded) == [
+    prompt = TRANSLATOR.wish(body).prompt
+    assert isinstance(prompt, Chat)
+    assert json.loads(prompt.encoded) == [
         QUESTION,
         {**CALLS, "content": ""},
         RESULT,
@@ -104,6 +109,12 @@ def test_calls_and_their_results_are_history():
             "tools.0.function.parameters",
             "dictionary",
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": DEEP}}]},
+            "tools.0.function.parameters",
+            "nested too deeply",
+        ),
+        ({"chat_template_kwargs": DEEP}, "chat_template_kwargs", "nested too deeply"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tools": [ADD], "tool_choice": "any"}, "tool_choice", "should be"),
         ({"tools": [ADD], "tool_choice": NAMED}, "tool_choice", "no tool called find"),
@@ -139,7 +150,9 @@ def test_what_does_not_go_together_is_named_with_its_place(fields, param, words)
 
 def test_arguments_may_be_left_empty():
     body = TRANSLATOR.body.model_validate({"model": "m", "messages": [called("now", ""), RESULT]})
-    sent = json.loads(TRANSLATOR.wish(body).prompt.encoded)
+    prompt = TRANSLATOR.wish(body).prompt
+    assert isinstance(prompt, Chat)
+    sent = json.loads(prompt.encoded)
     assert sent[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 

@@ -191,3 +191,15 @@ def test_an_answer_reports_no_more_of_the_likeliest_than_were_asked_for():
 def test_a_prompt_is_not_scored_in_a_stream():
     with pytest.raises(ValidationError, match="prompt_logprobs are not part of a stream"):
         TRANSLATOR.body.model_validate({**BODY, "prompt_logprobs": 0, "stream": True})
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_each_chunk_says_how_many_tokens_there_are_by_then(include):
+    options = {"include_usage": include, "continuous_usage_stats": True}
+    stream = encoder(TRANSLATOR, {**BODY, "stream": True, "stream_options": options})
+    pieces = [Delta(0, "a", "", 1, 5), Delta(0, "b", "stop", 2, 5)]
+    chunks = [json.loads(event.data) for event in stream.events(pieces)]
+    found = [(each.get("usage") or {}).get("completion_tokens") for each in chunks]
+    assert found == ([1, 3] if include else [None, None])
+    if include:
+        assert chunks[0]["usage"]["total_tokens"] == 6

@@ -157,7 +157,6 @@ BOTH: list[dict[str, Any]] = [
     {"priority": 0, "truncate_prompt_tokens": None, "prompt_logprobs": None},
     {"max_tokens": None, "temperature": None, "seed": None, "stream_options": None},
     {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": False}},
-    {"stream": True, "stream_options": {"continuous_usage_stats": False}},
     {"whatever": None},
 ]
 
@@ -247,7 +246,6 @@ def test_what_frameworks_send_is_taken(fields):
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16"),
         ({"top_k": -2}, "top_k", "greater than or equal to 0"),
         ({"stop_token_ids": [5]}, "stop_token_ids", "is not supported here"),
-        ({"add_generation_prompt": False}, "add_generation_prompt", "is not supported here"),
         ({"functions": [{"name": "f"}]}, "functions", "is not supported here"),
         ({"n": 3, "best_of": 2}, "best_of", "best_of is 2; it must not be below n, which is 3"),
         ({"best_of": 2}, "best_of", "best_of above n is not supported here"),

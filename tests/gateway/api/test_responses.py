@@ -21,6 +21,9 @@ from tests.gateway.fakes import FakeUpstream, Running, configuration, running, w
 TRANSLATOR = ResponsesTranslator()
 BODY: dict[str, Any] = {"model": "demo", "input": "Hi"}
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
 CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"a":1}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "sun"}
 PLAIN_CALL = {
@@ -118,12 +121,16 @@ def test_what_it_asks_is_the_contract_s():
         ({"input": ""}, "input: string should have at least 1 character"),
         ({"input": []}, "input: list should have at least 1 item"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "'input_image'"),
-        ({"input": [{"type": "item_reference", "id": "a"}]}, "'item_reference'"),
+        (
+            {"input": [{"type": "mcp_call", "id": "a"}]},
+            "input.0: 'mcp_call' is not supported here; known are 'message', 'function_call'",
+        ),
         ({"input": [RESULT]}, "input: it is 'c1'; it must be the id of a call"),
         ({"input": [CALL]}, "input: the call 'c1' has no result"),
         ({"input": [{**CALL, "arguments": "{"}, RESULT]}, "the arguments are not a JSON object"),
         ({"tools": [{"type": "web_search"}]}, "tools.0."),
         ({"tools": [WEATHER, WEATHER]}, "another tool has the same name"),
+        ({"tools": [{**WEATHER, "parameters": DEEP}]}, "tools.0.parameters: it is nested too"),
         ({"tool_choice": "required"}, "tool_choice is required, and there are no tools"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "go together"),
         ({"background": True}, "background is not supported here"),
@@ -300,3 +307,25 @@ def test_a_call_of_before_has_its_result_now(gateway, upstream):
         {"role": "assistant", "content": "", "tool_calls": [PLAIN_CALL]},
         {"role": "tool", "tool_call_id": "c1", "content": "sun"},
     ]
+
+
+def test_items_of_answers_are_referred_to_by_their_ids(gateway, upstream):
+    """So Vercel's AI SDK sends its history."""
+    call = ToolCallDelta(0, "c1", "weather", '{"a":1}')
+    upstream.script = [Delta(0, "Wait", "tool_calls", 1, 5, tool_calls=[call], reasoning="hm")]
+    first = ask(gateway, tools=[WEATHER])
+    refers = [{"type": "item_reference", "id": each["id"]} for each in first["output"]]
+    upstream.script = words("Sun")
+    ask(gateway, input=[user("Hi"), *refers, RESULT], tools=[WEATHER])
+    assert json.loads(upstream.jobs[-1].generation.prompt.encoded) == [
+        {"role": "user", "content": "Hi"},
+        {
+            "role": "assistant",
+            "content": "Wait",
+            "reasoning_content": "hm",
+            "tool_calls": [PLAIN_CALL],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sun"},
+    ]
+    lost = gateway.post("/v1/responses", {**BODY, "input": [{**refers[0], "id": "none"}]})
+    assert (lost.status_code, lost.json()["error"]["param"]) == (400, "input")

@@ -28,6 +28,7 @@ from gateway.configuration import (
 from gateway.gateway_errors import LimitExceeded
 from gateway.generation import Chat, Job, Texts, Tokens
 from tests.gateway.fakes import FakeUpstream, Ledger, Running, configuration, running
+from tests.gateway.test_dispatch import eventually
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "now"}}
@@ -91,7 +92,7 @@ def test_a_text_s_tokens(gateway, teller, ledger):
     assert teller.jobs == []
     assert ledger.events[0] == ("reserve", "demo", 0)
     labels = {"route": "POST /tokenize", "status": "200", "code": ""}
-    assert gateway.metric("trireme_gateway_calls_total", **labels) == 1
+    eventually(lambda: gateway.metric("trireme_gateway_calls_total", **labels) == 1)
 
 
 def test_a_chat_s_tokens_are_those_of_its_template(gateway, teller):

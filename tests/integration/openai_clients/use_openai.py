@@ -104,9 +104,9 @@ def main(base_url: str) -> None:
         ({"model": "none"}, openai.NotFoundError, "model"),
         ({"temperature": 9}, openai.BadRequestError, "temperature"),
         (
-            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
             openai.BadRequestError,
-            "tools",
+            "tools.0.custom",
         ),
         ({"max_tokens": 4000}, openai.BadRequestError, "max_tokens"),
     ):

@@ -20,7 +20,13 @@ from python_backend.engine.kernels import load_kernels
 from python_backend.engine.onnx_engine import OnnxEngine
 from python_backend.engine.sequence import SamplingParams, Sequence
 from python_backend.engine.tensor_places import TENSORS_FILE
-from tests.build.checkpoints import KINDS, make_checkpoint
+from tests.build.checkpoints import (
+    KINDS,
+    make_checkpoint,
+    make_config,
+    make_tensors,
+    write_checkpoint,
+)
 from tests.python_backend.engine import instruction_sets
 
 Build = Callable[..., Path]
@@ -144,6 +150,25 @@ def test_the_head_may_be_in_eight_bits_beside_four(tmp_path: Path) -> None:
         np.mean([error(each[key][0], exact[key][0]) for key in exact]) for each in (mixed, four)
     )
     assert lost < lost_of_four
+
+
+@pytest.mark.usefixtures("instructions")
+def test_a_token_is_looked_up_in_the_blocks_of_the_head(tmp_path: Path) -> None:
+    """Of layers that add nothing, so that only its row of the table matters."""
+    config = make_config("llama", **ODD)
+    tensors = make_tensors(config)
+    for name in tensors:
+        if "o_proj" in name or "down_proj" in name:
+            tensors[name][:] = 0
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", config, tensors)
+    build_engine(checkpoint, tmp_path / "engine", "int8_block")
+    table = tensors["model.embed_tokens.weight"].astype(np.float64)
+    for key, found in logits_of(load(tmp_path / "engine"), *prompts(1, 5)).items():
+        row = table[np.frombuffer(key, np.int32)[-1]]
+        normed = row / np.sqrt(np.square(row).mean()) * tensors["model.norm.weight"]
+        expected = table @ normed
+        lost = np.sqrt(np.square(found[0] - expected).mean() / np.square(expected).mean())
+        assert lost < 0.01
 
 
 def test_weights_that_are_missing_are_an_error(folder: Path) -> None:

@@ -295,3 +295,33 @@ def test_what_is_said_of_the_prompt_goes_with_the_first_response_and_names_the_t
     assert told["prompt_top_tokens"].tolist() == [[[name, names[0]] for name in names[1:]]]
     assert len(answers) == 1 if whole else len(answers) > 1
     assert not {name for each in answers[1:] for name in each if name.startswith("prompt_")}
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_how_likely_a_prompt_is_tells_nothing_that_the_policy_takes_out(
+    model: postprocessing.TritonPythonModel, has_ids: bool
+) -> None:
+    """Nor anything at all where its tokens aren't known."""
+    ids = TOKENIZER.encode("so 4000 0093 9348 4764", add_special_tokens=False).ids
+    count = len(ids) - 1
+    known: dict[str, Any] = {"prompt_ids": [ids]} if has_ids else {}
+    request = piece(
+        ids[:1],
+        1,
+        "stop",
+        context=StreamContext(),
+        **known,
+        prompt_log_probs=[[-2.0] * count],
+        prompt_top_log_prob_ids=[[[ids[0], ids[1]]] * count],
+        prompt_top_log_probs=[[[-0.5, -1.0]] * count],
+    )
+    model.execute([request])
+    told = request.responses[0].outputs
+    scores = told["prompt_log_probs"].reshape(-1)
+    assert scores[-1] == 1
+    assert (scores[0] == -2) == has_ids
+    hidden = scores == 1
+    assert (told["prompt_top_log_prob_ids"][0][hidden] == -1).all()
+    assert (told["prompt_top_log_probs"][0][hidden] == 1).all()
+    assert set(told["prompt_top_tokens"][0][hidden].reshape(-1).tolist()) == {b""}
+    assert (told["prompt_top_log_probs"][0][~hidden] < 0).all()

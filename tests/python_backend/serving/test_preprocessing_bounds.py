@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from contract.models import PREPROCESSING_MODEL
 from python_backend.text.tokenizer import TextTokenizer
+from tests.python_backend.serving.fake_triton import make_request
 from tests.python_backend.serving.preprocessing_model import (
     TEMPLATE,
     answer,
@@ -100,3 +102,38 @@ def test_memory_of_a_large_request_is_given_back(
     assert not given_back
     refusal(model, "a" * 2_000_000)
     assert given_back
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("temprature", "'temprature' is neither an input nor a request parameter: did you mean"),
+        ("max_tokens", "max_tokens is an input, and no request parameter"),
+        ("safety_polcy", "did you mean safety_policy?"),
+        ("stop_word", "did you mean stop_words?"),
+    ],
+)
+def test_a_parameter_that_was_meant_to_be_an_input_is_not_dropped(
+    load: Callable[..., TritonPythonModel], name: str, said: str
+) -> None:
+    """Triton's `generate` takes whatever is no input for one."""
+    assert said in refusal_of({name: 1}, load())
+
+
+def test_other_parameters_are_somebody_s_own(load: Callable[..., TritonPythonModel]) -> None:
+    names = (
+        "priority",
+        "timeout",
+        "triton_enable_empty_final_response",
+        "sequence_id",
+        "Streaming",
+    )
+    given = {**dict.fromkeys(names, 1), "x" * 5000: 1, "trace": "me", "probe": True, "share": "a"}
+    assert refusal_of(given, load()) == ""
+
+
+def refusal_of(parameters: dict[str, Any], model: TritonPythonModel) -> str:
+    request = make_request(PREPROCESSING_MODEL, QUERY=[[b"a"]], REQUEST_OUTPUT_LEN=[[9]])
+    request.parameters_json = json.dumps(parameters)
+    (response,) = model.execute([request])
+    return "" if response.error is None else response.error.message

@@ -117,3 +117,37 @@ def test_a_broken_template_is_named_when_the_engine_loads() -> None:
 
 def test_the_date_is_at_hand() -> None:
     assert render("{{ strftime_now('%%') }}") == "%"
+
+
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def continued(source: str, content: str) -> str:
+    last = {"role": "assistant", "content": content}
+    return ChatTemplate(source, {}).render([*HELLO, last], None, {"continue_final_message": True})
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "end"),
+    [
+        (TURNS, "Yes, and", "<assistant>Yes, and"),
+        (TURNS, " Yes, and ", "<assistant> Yes, and "),
+        (TURNS.replace("m.content", "m.content | trim"), " Yes, and ", "<assistant>Yes, and"),
+        (TURNS, "end", "<assistant>end"),  # a word of the template's, too
+        (TURNS, "Hello", "<assistant>Hello"),
+    ],
+)
+def test_an_answer_goes_on_with_the_last_message(source: str, content: str, end: str) -> None:
+    assert continued(source, content) == f"<user>Hello<end>\n{end}"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("", "no text to go on with"), (" ", "no text"), ("Yes", "doesn't write")]
+)
+def test_what_can_not_be_gone_on_with_is_refused(content: str, said: str) -> None:
+    source = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    with pytest.raises(InvalidRequestError, match=said):
+        continued(source, content)

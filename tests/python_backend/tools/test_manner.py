@@ -46,6 +46,7 @@ def plan(made: Manner, tools: list[Any] | None = None, prompt: str = "", **field
         ("llama-3", "llama"),
         ("gemma", "gemma"),
         ("chatml", None),
+        ("command-r", None),
         ("zephyr", None),
         ("deepseek", None),
     ],
@@ -63,6 +64,7 @@ def test_the_format_is_the_template_s(family: str, form: str | None) -> None:
         ("{{ xml_tools }}<tool_call>", "hermes"),
         ("{{ tools }}<|tool|><|/tool|>", "phi"),
         ("{{ tools }}<|python_tag|>", "llama"),
+        ('{{ tools }}<|start_header_id|>{"name": f, "parameters": {}}', "llama"),
     ],
 )
 def test_families_are_known_by_their_marks(template: str, form: str) -> None:
@@ -82,7 +84,9 @@ def test_the_answer_is_read_as_it_is_asked() -> None:
     made = manner("qwen-3")
     reading = plan(made, [ADD, NOW]).reading
     assert (reading.format, reading.marks, reading.begun) == ("hermes", THINK, False)
-    assert reading.functions == {"add": {"a": "integer", "b": "any"}, "now": {}}
+    assert reading.functions == {"add": {}, "now": {}}
+    coder = manner("", "{{ tools }}<tool_call>\n<function=")
+    assert plan(coder, [ADD]).reading.functions == {"add": {"a": "integer", "b": "any"}}
     assert plan(made).reading.format == ""
     assert plan(made, [ADD], choice=ToolChoice("none")).reading.format == ""
     assert plan(made, [ADD], parse=False).reading is None
@@ -228,6 +232,14 @@ def test_functions_are_told_in_words_where_the_template_has_no_place() -> None:
     assert told[1]["content"] == '{"name": "add", "parameters": {"a": 1}}'
     assert told[2]["content"] == "add answered:\n3\n\nAnd?"
     assert messages[0] == QUESTION
+    told, tools, _ = made.told(messages, None, None, PARSED)
+    assert tools is None
+    assert [message["content"] for message in told] == [
+        QUESTION["content"],
+        '{"name": "add", "parameters": {"a": 1}}',
+        "add answered:\n3\n\nAnd?",
+    ]
+    assert manner("chatml").told(messages, None, None, PARSED)[0] == messages
 
 
 def test_tools_have_their_older_name_where_a_template_knows_no_other() -> None:
