@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from build.demo import tool_use, world
+from build.demo import world
 
 Kind: TypeAlias = Literal[
     "facts", "arithmetic", "sorting", "spelling", "json", "enumeration", "unicode", "contact"
@@ -585,12 +585,10 @@ class Mix:
         shares: Share of the examples of each kind.
         dropped_long: Share of the long enumerations that are left out: what is hard in them is
             where to stop, and a short one teaches that as well.
-        with_tools: Share of the conversations in which functions are at hand.
     """
 
     shares: dict[Kind, float]
     dropped_long: float = 0.0
-    with_tools: float = 0.0
 
 
 _LONG_ANSWER = 150
@@ -622,10 +620,6 @@ NUMBERS = Mix(
     },
     dropped_long=0.5,
 )
-
-
-# For a model that has learned all that: to call functions, and to leave them where they don't help.
-TOOLS = Mix(NUMBERS.shares, dropped_long=0.7, with_tools=0.45)
 
 
 def training_examples(seed: int, mix: Mix = BROAD) -> Iterator[Example]:
@@ -673,9 +667,6 @@ def training_conversations(seed: int, mix: Mix = BROAD) -> Iterator[tuple[Messag
     rng = random.Random(f"conversations {seed}")
     examples = training_examples(seed, mix)
     while True:
-        if mix.with_tools and rng.random() < mix.with_tools:
-            yield _with_tools(rng, examples)
-            continue
         messages: list[Message] = []
         if rng.random() < 0.05:
             messages.append(Message("system", rng.choice(_SYSTEM_PROMPTS)))
@@ -686,35 +677,3 @@ def training_conversations(seed: int, mix: Mix = BROAD) -> Iterator[tuple[Messag
             example = next(examples)
             messages += [Message("user", example.question), Message("assistant", example.answer)]
         yield tuple(messages)
-
-
-def _with_tools(rng: random.Random, examples: Iterator[Example]) -> tuple[Message, ...]:
-    """A conversation with functions at hand, as the chat template shows it to the model."""
-    system = f"{rng.choice(_SYSTEM_PROMPTS)}\n" if rng.random() < 0.2 else ""
-    if rng.random() < 0.2:
-        example = next(examples)
-        # Sums are the function's where it is there.
-        functions = tool_use.other_functions(rng)
-        if tool_use.ADD not in functions:
-            return (
-                Message("system", system + tool_use.told(functions)),
-                Message("user", example.question),
-                Message("assistant", example.answer),
-            )
-    use = tool_use.tool_use(rng)
-    while use.is_held_out:
-        use = tool_use.tool_use(rng)
-    return use_messages(use, system)
-
-
-def use_messages(use: tool_use.ToolUse, system: str = "") -> tuple[Message, ...]:
-    """A use of functions as a conversation; ``system`` ends with a line break."""
-    calls = [Message("assistant", tool_use.written(use.calls))] if use.calls else []
-    results = [Message("user", tool_use.heard(call.result)) for call in use.calls]
-    return (
-        Message("system", system + tool_use.told(use.functions)),
-        Message("user", use.question),
-        *calls,
-        *results,
-        Message("assistant", use.answer),
-    )

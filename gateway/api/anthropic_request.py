@@ -19,7 +19,7 @@ from contract.parameters import INT32_MAX, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat_messages import CallId
 from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
-from gateway.api.neutral import asking, carrying, wrong
+from gateway.api.neutral import Open, asking, wrong
 from gateway.api.openai_request import check_stop_texts
 from gateway.api.structured import Schema, schema_text
 from gateway.generation import Chat, Message
@@ -28,17 +28,10 @@ from gateway.order import Wish
 _MOST_BLOCKS = 4096
 
 
-class _Block(BaseModel):
-    """What may have further fields, as long as nothing is in them, and a mark for a cache."""
-
-    model_config = ConfigDict(extra="forbid")
+class _Block(Open):
+    """What may have a mark for a cache."""
 
     cache_control: Any = Field(default=None, description="Changes nothing here.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
 
 
 class TextBlock(_Block):
@@ -184,11 +177,6 @@ class OutputFormat(_Block):
 
     type: Literal["json_schema"]
     schema_: Schema = Field(alias="schema")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, {"type", "schema", "cache_control"})
 
     @field_validator("schema_")
     @classmethod

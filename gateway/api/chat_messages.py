@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.bounds import MAX_TOOLS
 from contract.conversation import HistoryError, check_history
 from gateway.api.functions import Name
-from gateway.api.neutral import carrying, wrong
+from gateway.api.neutral import Open, wrong
 from gateway.generation import Message
 
 _MOST_PARTS = 4096
@@ -19,25 +19,14 @@ _MOST_PARTS = 4096
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Open(BaseModel):
-    """What may have further fields, as long as nothing is in them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
-
-
-class TextPart(_Open):
+class TextPart(Open):
     """A part of a message: text is the only kind that is supported."""
 
     type: Literal["text"]
     text: str
 
 
-class CalledFunction(_Open):
+class CalledFunction(Open):
     """A function with the arguments of one call."""
 
     name: Name
@@ -55,7 +44,7 @@ class CalledFunction(_Open):
         return arguments or "{}"
 
 
-class ToolCall(_Open):
+class ToolCall(Open):
     """A call that the model made."""
 
     id: CallId
@@ -63,7 +52,7 @@ class ToolCall(_Open):
     function: CalledFunction
 
 
-class ChatMessage(_Open):
+class ChatMessage(Open):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

@@ -7,18 +7,15 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     field_validator,
-    model_validator,
 )
 
 from contract.bounds import MAX_TOOLS
 from contract.parameters import ParameterKeywords
 from contract.tool_choice import FUNCTION_NAME, ToolChoice
-from gateway.api.neutral import carrying, wrong
+from gateway.api.neutral import Open, wrong
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FUNCTION_NAME.pattern}$")]
 
@@ -36,16 +33,7 @@ def shallow(value: dict[str, Any] | None) -> dict[str, Any] | None:
     return value
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
-
-
-class Function(_Strict):
+class Function(Open):
     """One of them."""
 
     name: Name
@@ -59,7 +47,7 @@ class Function(_Strict):
         return shallow(parameters)
 
 
-class Tool(_Strict):
+class Tool(Open):
     """OpenAI's tool: a function is the only kind."""
 
     type: Literal["function"]
@@ -73,13 +61,13 @@ class Tool(_Strict):
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-class NamedFunction(_Strict):
+class NamedFunction(Open):
     """A function by its name."""
 
     name: Name
 
 
-class NamedTool(_Strict):
+class NamedTool(Open):
     """The choice of one tool."""
 
     type: Literal["function"]

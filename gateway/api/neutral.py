@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping, Set
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.bounds import MAX_BODY_NAME
@@ -140,6 +141,18 @@ def carrying(values: Any, known: Set[str]) -> Any:
             raise unsupported("{name} is not supported here", name=name)
         raise _unknown(name, known)
     return kept
+
+
+class Open(BaseModel):
+    """What may have further fields, as long as nothing is in them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, values: Any) -> Any:
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return carrying(values, known)
 
 
 def _unknown(name: Any, known: Set[str]) -> PydanticCustomError:

@@ -6,17 +6,14 @@ What isn't supported is refused by name: tools that OpenAI runs itself, files, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
-    field_validator,
     model_validator,
 )
 
@@ -25,132 +22,19 @@ from contract.conversation import HistoryError, check_history
 from contract.parameters import INT32_MAX, MAX_TOP_LOG_PROBS, ParameterKeywords
 from contract.tool_choice import ToolChoice
 from gateway.api.chat import Effort
-from gateway.api.chat_messages import CalledFunction, CallId
 from gateway.api.functions import Function, Name, Tool, check_tools, shallow, tool_parameters
-from gateway.api.neutral import asking, carrying, unsupported, wrong
+from gateway.api.neutral import Open, asking, unsupported, wrong
 from gateway.api.openai_request import CLASSES, ServiceTier
+from gateway.api.responses_items import Item, ReferenceItem, messages_of
 from gateway.api.structured import Schema, schema_text
 from gateway.conversations import Follows, Lookup, Said
 from gateway.generation import Message
 from gateway.order import Wish
 
 _MOST_ITEMS = 4096
-_MOST_PARTS = 4096
 
 
-class _Open(BaseModel):
-    """What may have further fields, as long as nothing is in them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, cls.model_fields.keys())
-
-
-class _Item(_Open):
-    """What comes back as it was given has an id and a status."""
-
-    id: str | None = Field(default=None, max_length=256)
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
-
-
-class TextContent(_Open):
-    """A part of a message: text is the only kind that is supported."""
-
-    type: Literal["input_text", "output_text", "text"]
-    text: str
-    annotations: list[Any] = Field(default=[], max_length=0)
-    logprobs: Any = Field(default=None, description="An answer's own; not read.")
-
-
-class RefusalContent(_Open):
-    """An answer's refusal, as text."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-    @property
-    def text(self) -> str:
-        """What it says."""
-        return self.refusal
-
-
-Content = Annotated[TextContent | RefusalContent, Field(discriminator="type")]
-Contents = str | Annotated[list[Content], Field(max_length=_MOST_PARTS, fail_fast=True)]
-
-
-class MessageItem(_Item):
-    """Something that was said."""
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Contents
-    phase: str | None = Field(default=None, max_length=64)
-
-
-class CallItem(_Item):
-    """A call that the model made."""
-
-    type: Literal["function_call"]
-    call_id: CallId
-    name: Name
-    arguments: str
-
-    @field_validator("arguments")
-    @classmethod
-    def _is_an_object(cls, arguments: str) -> str:
-        return CalledFunction(name="f", arguments=arguments).arguments
-
-
-class ResultItem(_Item):
-    """What a call came to."""
-
-    type: Literal["function_call_output"]
-    call_id: CallId
-    output: Contents
-
-
-class ThoughtText(_Open):
-    """A part of what the model thought."""
-
-    type: Literal["reasoning_text", "summary_text"]
-    text: str
-
-
-class ReasoningItem(_Item):
-    """What the model thought."""
-
-    type: Literal["reasoning"]
-    summary: list[ThoughtText] = Field(default=[], max_length=_MOST_PARTS)
-    content: list[ThoughtText] | None = Field(default=None, max_length=_MOST_PARTS)
-
-
-class ReferenceItem(_Item):
-    """An item of an answer that is kept, by its id."""
-
-    type: Literal["item_reference"]
-    id: Annotated[str, Field(min_length=1, max_length=256)]
-
-
-def _kind(value: Any) -> str:
-    """What an item is: one that doesn't say is a message."""
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return str(kind or "message")
-
-
-Item = Annotated[
-    Annotated[MessageItem, Tag("message")]
-    | Annotated[CallItem, Tag("function_call")]
-    | Annotated[ResultItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")]
-    | Annotated[ReferenceItem, Tag("item_reference")],
-    Discriminator(_kind),
-]
-
-
-class FunctionTool(_Open):
+class FunctionTool(Open):
     """A function that the model may call; those that OpenAI runs itself aren't to be had."""
 
     type: Literal["function"]
@@ -167,14 +51,14 @@ class FunctionTool(_Open):
         return Tool(type="function", function=function)
 
 
-class NamedFunctionTool(_Open):
+class NamedFunctionTool(Open):
     """The choice of one function."""
 
     type: Literal["function"]
     name: Name
 
 
-class TextFormat(_Open):
+class TextFormat(Open):
     """What an answer keeps to."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -182,11 +66,6 @@ class TextFormat(_Open):
     description: str | None = None
     schema_: Schema | None = Field(default=None, alias="schema")
     strict: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, values: Any) -> Any:
-        return carrying(values, {"type", "name", "description", "schema", "strict"})
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> TextFormat:
@@ -197,14 +76,14 @@ class TextFormat(_Open):
         return self
 
 
-class TextConfig(_Open):
+class TextConfig(Open):
     """How the text of an answer is to be."""
 
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
 
 
-class Reasoning(_Open):
+class Reasoning(Open):
     """How much the model thinks. What it thought comes as it is, without a summary."""
 
     effort: Effort | None = None
@@ -212,7 +91,7 @@ class Reasoning(_Open):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponseStreamOptions(_Open):
+class ResponseStreamOptions(Open):
     """How a stream is sent."""
 
     include_obfuscation: Literal[False] | None = None
@@ -303,28 +182,11 @@ class ResponsesRequest(BaseModel):
         return any(isinstance(item, ReferenceItem) for item in self.input)
 
     def said(self, lookup: Lookup) -> Iterator[Message]:
-        """The messages, as chat templates know them.
-
-        What an assistant thought, said and called in a row is one message.
-        """
+        """The messages, as chat templates know them."""
         if isinstance(self.input, str):
             yield {"role": "user", "content": self.input}
-            return
-        answer: dict[str, Any] = {}
-        for item in self.input:
-            known = lookup(item.id) if isinstance(item, ReferenceItem) else _part_of(item)
-            if known is None or _begins_anew(answer, known):
-                if answer:
-                    yield {"role": "assistant", "content": "", **answer}
-                answer = {}
-            if known is None:
-                yield _other(item)
-            elif "tool_calls" in known:
-                answer.setdefault("tool_calls", []).extend(known["tool_calls"])
-            else:
-                answer.update(known)
-        if answer:
-            yield {"role": "assistant", "content": "", **answer}
+        else:
+            yield from messages_of(self.input, lookup)
 
     def parameters(self) -> ParameterKeywords:
         """How text is to be generated, as far as the body says."""
@@ -376,35 +238,3 @@ class ResponsesRequest(BaseModel):
 
 def _nothing(item_id: str) -> Message:
     raise KeyError(item_id)  # nothing refers to anything
-
-
-def _part_of(item: BaseModel) -> dict[str, Any] | None:
-    """What an item adds to an assistant's message; None where it is none of that."""
-    if isinstance(item, ReasoningItem):
-        return {"reasoning_content": "\n".join(t.text for t in item.content or item.summary)}
-    if isinstance(item, CallItem):
-        function = {"name": item.name, "arguments": item.arguments}
-        return {"tool_calls": [{"id": item.call_id, "type": "function", "function": function}]}
-    if isinstance(item, MessageItem) and item.role == "assistant":
-        return {"content": _joined(item.content)}
-    return None
-
-
-def _begins_anew(answer: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether something can't belong to the message so far: thinking, text, calls is the order."""
-    order = ("reasoning_content", "content", "tool_calls")
-    (place,) = (order.index(name) for name in known)
-    behind = order[place:] if place < 2 else ()
-    return any(name in answer for name in behind)
-
-
-def _other(item: BaseModel) -> Message:
-    if isinstance(item, ResultItem):
-        return {"role": "tool", "tool_call_id": item.call_id, "content": _joined(item.output)}
-    assert isinstance(item, MessageItem), "all other items are an assistant's"
-    role = "system" if item.role == "developer" else item.role
-    return {"role": role, "content": _joined(item.content)}
-
-
-def _joined(content: str | Sequence[TextContent | RefusalContent]) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from fastapi import WebSocket
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from gateway.api.body import Read, read
 from gateway.api.edge import route_of, with_id
@@ -116,10 +117,10 @@ class Conversation:
                     async with aclosing(events(exchange, encoder)) as stream:
                         async for batch in stream:
                             for event in batch.events:
-                                await self._socket.send_text(event.data.decode())
+                                await self._say(event.data, connection)
             except GatewayError as error:
                 visit.error = error
-                await self._socket.send_text(self._translator.error(error).decode())
+                await self._say(self._translator.error(error), connection)
             except Exception:
                 visit.error = GatewayError("the gateway failed on this request")
                 raise
@@ -127,8 +128,23 @@ class Conversation:
                 watcher.cancel()
                 await asyncio.wait([watcher])
         if connection.cancel_called:
-            await self._socket.close(_POLICY_VIOLATION, "one request at a time")
+            if self._is_open:
+                await self._socket.close(_POLICY_VIOLATION, "one request at a time")
             raise WebSocketDisconnect(_POLICY_VIOLATION)
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether something can be sent; that the client has left may not be known yet."""
+        return self._socket.application_state is WebSocketState.CONNECTED
+
+    async def _say(self, data: bytes, connection: anyio.CancelScope) -> None:
+        """Send a message; where the client has left, end as if that had been heard first."""
+        if self._is_open:
+            with suppress(WebSocketDisconnect):
+                await self._socket.send_text(data.decode())
+                return
+        connection.cancel()
+        await anyio.lowlevel.checkpoint()
 
     async def _read(self, text: str) -> Read:
         limit = self._gateway.configuration.listen.max_body_bytes

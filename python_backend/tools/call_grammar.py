@@ -25,8 +25,9 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 _SLASH = re.compile(r"(?<!\\)/")
 
-_WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,24}"}
-"""Between the parts of JSON, as in other guides."""
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Between the parts of JSON, as all these families write it; a small model that may choose goes on
+with spaces."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class GrammarWriter:
     def json(self, schema: Mapping[str, Any]) -> str:
         """A value of a schema."""
         # What a schema asks of the library itself is nobody's to ask.
-        return f"%json {json.dumps({**schema, 'x-guidance': _WHITESPACE}, ensure_ascii=False)}"
+        return f"%json {json.dumps({**schema, 'x-guidance': _SPACING}, ensure_ascii=False)}"
 
     def rule(self, body: str, name: str = "", attributes: str = "") -> str:
         """Write a rule, and return its name."""

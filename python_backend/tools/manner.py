@@ -87,6 +87,9 @@ class Manner:
         if self.form is not None and self.form.name == "mistral":
             messages = [_with_short_ids(message) for message in messages]
         if not tools or options.choice.kind == "none":
+            # What was called before is told in words, too, where the template has none for it.
+            if self.form and self.form.can_be_told and not self._takes_tools and _calls(messages):
+                messages = tell(messages, [], self.form)
             return messages, None, given
         if self._takes_tools:
             if "tools" not in self._names:
@@ -221,6 +224,11 @@ class Manner:
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(own(text), add_special_tokens=False).tolist())
+
+
+def _calls(messages: Sequence[Message]) -> bool:
+    """Whether functions were called."""
+    return any(message.get("tool_calls") for message in messages)
 
 
 def _schema(guide: Guide | None, forced: bool) -> str | None:

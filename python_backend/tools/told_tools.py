@@ -23,7 +23,7 @@ def tell(messages: Sequence[Message], tools: Sequence[Any], form: Format) -> lis
 
     Args:
         messages: A conversation.
-        tools: What may be called.
+        tools: What may be called; nothing, where only the history has calls.
         form: How.
     """
     told: list[Message] = []
@@ -44,6 +44,8 @@ def tell(messages: Sequence[Message], tools: Sequence[Any], form: Format) -> lis
             _say(told, message.get("content") or "")
         else:
             told.append(message)
+    if not tools:
+        return told
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     example = form.written([("NAME", {"ARGUMENT": "VALUE"})])
     introduction = _INTRODUCTION.format(functions=functions, example=example)

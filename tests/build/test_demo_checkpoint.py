@@ -19,6 +19,7 @@ from build.demo.demo_tokenizer import (
     tokenizer_config,
     train_tokenizer,
 )
+from python_backend.text.chat_template import ChatTemplate
 
 CHECKPOINT = Path(data.__file__).parent / "checkpoint"
 
@@ -69,6 +70,29 @@ def test_template_and_training_agree(
 ) -> None:
     expected = render(messages, add_generation_prompt=add_generation_prompt)
     assert render_jinja(messages, add_generation_prompt=add_generation_prompt) == expected
+
+
+def test_template_tells_of_functions_and_shows_calls_and_results() -> None:
+    function = {"name": "add", "arguments": {"a": 1, "b": 2}}
+    template = ChatTemplate(CHAT_TEMPLATE, {})
+    shown = template.render(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "1 + 2"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": function}] * 2},
+            {"role": "tool", "content": "3"},
+        ],
+        [
+            {"function": {"name": "add", "parameters": {"properties": {"a": {}, "b": {}}}}},
+            {"function": {"name": "now"}},
+        ],
+    )
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    assert str(shown) == (
+        "<|system|>Be brief.\nTools:\nadd(a, b)\nnow()<|end|><|user|>1 + 2<|end|>"
+        f"<|assistant|>{call}\n{call}<|end|>"
+        "<|user|><tool_response>\n3\n</tool_response><|end|><|assistant|>"
+    )
 
 
 def test_template_refuses_an_unknown_role() -> None:

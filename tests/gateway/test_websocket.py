@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -16,12 +17,14 @@ from tests.gateway.fakes import (
     HANG,
     FakeUpstream,
     Keys,
+    Ledger,
     Running,
     configuration,
     serving,
     words,
 )
 from tests.gateway.test_api import gateway, text_of
+from tests.gateway.test_dispatch import eventually
 
 __all__ = ["gateway"]  # the fixture
 
@@ -92,3 +95,19 @@ def test_one_request_at_a_time_on_a_websocket():
         with pytest.raises(ConnectionClosed):
             receive_all(socket)
     assert upstream.ended == ["cancelled"]
+
+
+def test_who_leaves_while_something_is_sent_has_left(monkeypatch):
+    """That is heard from the sending, sooner than from the connection."""
+    ledger = Ledger()
+
+    async def send_text(socket: WebSocket, data: str) -> None:
+        socket.application_state = WebSocketState.DISCONNECTED
+        raise WebSocketDisconnect(1006)
+
+    monkeypatch.setattr(WebSocket, "send_text", send_text)
+    with serving(audit=ledger) as gateway, connect(socket_url(gateway)) as socket:
+        socket.send(json.dumps(CHAT))
+        eventually(lambda: ledger.records)
+    (record,) = ledger.records
+    assert (record.status, record.code) == (499, "disconnected")

@@ -30,8 +30,8 @@ def gateway(triton: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.mark.parametrize(
     "library",
     [
-        *("openai", "responses", "agents", "anthropic"),
-        *("langchain", "litellm", "pydantic_ai", "instructor", "llama_index"),
+        *("openai", "openai_tools", "responses", "agents", "anthropic"),
+        *("langchain", "langchain_tools", "litellm", "pydantic_ai", "instructor", "llama_index"),
     ],
 )
 def test_a_client_library_works_as_it_is(gateway: GatewayServer, library: str) -> None:

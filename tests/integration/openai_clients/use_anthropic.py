@@ -43,6 +43,37 @@ said = client.messages.create(model="demo", max_tokens=64, messages=[FRANCE, beg
 assert said.content[0].text == " Paris."
 print("an answer that was begun:", repr(said.content[0].text))
 
+ADD = {
+    "name": "add",
+    "description": "Adds two numbers.",
+    "input_schema": {
+        "type": "object",
+        "properties": {key: {"type": "integer", "minimum": 0, "maximum": 99} for key in "ab"},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+}
+SUM = {"role": "user", "content": "What is 17 + 25?"}
+calling = {"model": "demo", "max_tokens": 256, "tools": [ADD]}
+called = client.messages.create(**calling, messages=[SUM], tool_choice={"type": "any"})
+assert called.stop_reason == "tool_use"
+(use,) = (block for block in called.content if block.type == "tool_use")
+assert (use.name, sorted(use.input)) == ("add", ["a", "b"])
+with client.messages.stream(**calling, messages=[SUM], tool_choice={"type": "any"}) as stream:
+    (streamed,) = (b for b in stream.get_final_message().content if b.type == "tool_use")
+assert streamed.input == use.input
+result = {"type": "tool_result", "tool_use_id": use.id, "content": "42"}
+history = [
+    SUM,
+    {"role": "assistant", "content": called.content},
+    {"role": "user", "content": [result]},
+]
+heard = client.messages.create(**calling, messages=history, tool_choice={"type": "none"})
+assert all(block.type == "text" for block in heard.content)
+print(
+    "a tool that must be called:", use.name, "of a and b, streamed the same, and its result heard"
+)
+
 wrong = (
     {"model": "none"},
     {"max_tokens": 0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from openai import NotFoundError, OpenAI
@@ -46,6 +47,29 @@ print("parsed: a", type(parsed.output_parsed).__name__)
 cut = client.responses.create(model="demo", input=FRANCE, max_output_tokens=3)
 assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 print("cut off:", cut.incomplete_details.reason)
+
+ADD = {
+    "type": "function",
+    "name": "add",
+    "parameters": {
+        "type": "object",
+        "properties": {key: {"type": "integer", "minimum": 0, "maximum": 99} for key in "ab"},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+called = client.responses.create(
+    model="demo", input="What is 17 + 25?", tools=[ADD], tool_choice="required"
+)
+(call,) = (item for item in called.output if item.type == "function_call")
+assert (call.name, sorted(json.loads(call.arguments))) == ("add", ["a", "b"])
+result = {"type": "function_call_output", "call_id": call.call_id, "output": "42"}
+heard = client.responses.create(
+    model="demo", input=[result], previous_response_id=called.id, tools=[ADD], tool_choice="none"
+)
+assert heard.status in ("completed", "incomplete")
+print("a function that must be called:", call.name, "of a and b, and its result heard")
 
 assert client.responses.retrieve(first.id).output_text == ANSWER
 client.responses.delete(first.id)

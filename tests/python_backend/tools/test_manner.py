@@ -232,6 +232,14 @@ def test_functions_are_told_in_words_where_the_template_has_no_place() -> None:
     assert told[1]["content"] == '{"name": "add", "parameters": {"a": 1}}'
     assert told[2]["content"] == "add answered:\n3\n\nAnd?"
     assert messages[0] == QUESTION
+    told, tools, _ = made.told(messages, None, None, PARSED)
+    assert tools is None
+    assert [message["content"] for message in told] == [
+        QUESTION["content"],
+        '{"name": "add", "parameters": {"a": 1}}',
+        "add answered:\n3\n\nAnd?",
+    ]
+    assert manner("chatml").told(messages, None, None, PARSED)[0] == messages
 
 
 def test_tools_have_their_older_name_where_a_template_knows_no_other() -> None:
