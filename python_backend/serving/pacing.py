@@ -3,16 +3,25 @@
 All that a response costs, in Triton, in postprocessing and here, is taken from the engine's cores,
 so streams get only so many of them a second: where there are more tokens, a stream's next response
 carries all that it has by then. Tenants have equal parts of that, so that who has many streams
-waits for itself. A stream's first tokens don't wait, nor does its end.
+waits for itself. A stream's first tokens don't wait, nor does its end, unless their tenant has so
+many of them at once that another would wait behind them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
+
+_FIRST_AT_ONCE = 64
+"""So many firsts and lasts of a tenant's streams go at once where others have news as well."""
+_FIRST_RATE = 4
+"""And behind those so many for each news of streams that go on."""
+_OF_LATE_S = 1.0
+"""Who had news within this time has a part in what there is."""
 
 
 class Pacer:
@@ -82,6 +91,7 @@ class _Part:
 class _Entry(NamedTuple):
     job: Job
     news: News | None = None
+    is_urgent: bool = False
 
 
 class Outbox:
@@ -102,6 +112,8 @@ class Outbox:
         self._clock = clock
         self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
         self._parts: dict[str, _Part] = {}  # of those who have news, or had of late
+        self._firsts: dict[str, _Part] = {}  # the same of what is urgent
+        self._heard_s: OrderedDict[str, float] = OrderedDict()  # when tenants had news last
 
     # Any thread
 
@@ -111,7 +123,7 @@ class Outbox:
 
     def put_news(self, news: News) -> None:
         """Have a stream's news sent in its turn: all that there are by then."""
-        self._entries.put(_Entry(news.send_news, None if news.is_urgent else news))
+        self._entries.put(_Entry(news.send_news, news, news.is_urgent))
 
     def close(self) -> None:
         """Have the sender end when it has done all but what waits for its turn."""
@@ -130,38 +142,62 @@ class Outbox:
             except Empty:
                 assert part is not None
                 news = part.waiting.popleft()
-                self._spend(part, news.cost)
+                self._spend(part, news)
                 yield news.send_news
                 continue
             if entry is None:
                 return
-            if entry.news is None:
+            if entry.news is None or self._goes_at_once(entry.news, entry.is_urgent):
                 yield entry.job
-            else:
-                self._part_of(entry.news.share).waiting.append(entry.news)
 
     @property
     def num_waiting(self) -> int:
         """Streams that wait for their turn."""
-        return sum(len(part.waiting) for part in self._parts.values())
+        return sum(len(part.waiting) for part in self._all_parts())
+
+    def _all_parts(self) -> Iterator[_Part]:
+        return chain(self._firsts.values(), self._parts.values())
 
     def _next(self) -> _Part | None:
         """Whose turn comes next; None where nobody waits."""
         now_s = self._clock()
-        waiting = [part for part in self._parts.values() if part.waiting]
+        waiting = [part for part in self._all_parts() if part.waiting]
         return min(waiting, key=lambda part: part.pacer.wait_s(now_s), default=None)
 
-    def _part_of(self, share: str) -> _Part:
-        if share not in self._parts:
-            self._parts[share] = _Part(Pacer(self._per_s, self._burst))
-        return self._parts[share]
+    def _goes_at_once(self, news: News, is_urgent: bool) -> bool:
+        """Whether news wait for no turn; else they queue for theirs."""
+        share = news.share
+        is_alone = self._is_alone(share)
+        if not is_urgent:
+            if share not in self._parts:
+                self._parts[share] = _Part(Pacer(self._per_s, self._burst))
+            self._parts[share].waiting.append(news)
+            return False
+        if is_alone:
+            return True
+        if share not in self._firsts:
+            self._firsts[share] = _Part(Pacer(self._per_s * _FIRST_RATE, _FIRST_AT_ONCE))
+        part = self._firsts[share]
+        if not part.waiting and not part.pacer.wait_s(self._clock()):
+            self._spend(part, news)
+            return True
+        part.waiting.append(news)
+        return False
 
-    def _spend(self, part: _Part, cost: float) -> None:
+    def _is_alone(self, share: str) -> bool:
+        """Whether nobody else had news of late; takes note that this one has."""
+        now_s = self._clock()
+        self._heard_s[share] = now_s
+        self._heard_s.move_to_end(share)
+        while now_s - next(iter(self._heard_s.values())) > _OF_LATE_S:
+            self._heard_s.popitem(last=False)
+        return len(self._heard_s) == 1
+
+    def _spend(self, part: _Part, news: News) -> None:
         """Charge a tenant; its part is the smaller, the more there are."""
         now_s = self._clock()
-        self._parts = {
-            share: each
-            for share, each in self._parts.items()
-            if each is part or each.waiting or not each.pacer.is_rested(now_s)
-        }
-        part.pacer.spend(now_s, cost * len(self._parts))
+        parts = self._firsts if part in self._firsts.values() else self._parts
+        for share, each in list(parts.items()):
+            if each is not part and not each.waiting and each.pacer.is_rested(now_s):
+                del parts[share]
+        part.pacer.spend(now_s, news.cost * len(parts))

@@ -193,3 +193,55 @@ def test_all_that_was_put_before_the_end_is_done() -> None:
     outbox.put(lambda: log.append("too late"))
     run(outbox)
     assert log == ["this"]
+
+
+def begin(outbox: Outbox, log: list[str], share: str, count: int) -> None:
+    """Have so many of a tenant's streams have their first tokens."""
+    for number in range(count):
+        outbox.put_news(Stream(log, f"{share} {number}", share, is_urgent=True))
+
+
+def due(outbox: Outbox, log: list[str]) -> list[str]:
+    """What goes at once of what was put so far."""
+    log.clear()
+    outbox.put(lambda: log.append("taken in"))
+    for job in outbox:
+        job()
+        if log[-1] == "taken in":
+            return log[:-1]
+    return []
+
+
+def test_however_many_begin_at_once_none_waits_where_nobody_else_is_there() -> None:
+    log: list[str] = []
+    outbox = Outbox(per_s=10, burst=1, clock=Clock())
+    begin(outbox, log, "many", 500)
+    assert len(due(outbox, log)) == 500
+
+
+def test_of_many_that_begin_at_once_some_wait_where_another_is_there() -> None:
+    """512 answers of one token stood before another tenant's first token, and took 40 ms."""
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=64, burst=6, clock=clock)
+    begin(outbox, log, "one", 1)
+    begin(outbox, log, "many", 500)
+    begin(outbox, log, "one", 1)
+    found = due(outbox, log)
+    assert found[0] == found[-1] == "one 0"
+    assert len(found) == 2 + 64
+    begun_s = clock()
+    sent(outbox, 256, clock)
+    assert clock() - begun_s == pytest.approx(1, abs=0.1)  # the other has nothing to say by then
+
+
+def test_who_was_there_long_ago_is_no_longer() -> None:
+    log: list[str] = []
+    clock = Clock()
+    outbox = Outbox(per_s=10, burst=1, clock=clock)
+    begin(outbox, log, "one", 1)
+    due(outbox, log)
+    clock.now_s += 1.5
+    begin(outbox, log, "many", 500)
+    assert len(due(outbox, log)) == 500
+    assert len(outbox._heard_s) == 1
