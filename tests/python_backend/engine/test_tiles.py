@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -232,7 +233,9 @@ def each_choice(set_environment: Callable[[str, str], None]) -> list[ctypes.CDLL
         found.append(kernels())
     if shutil.which("cc") and libraries and libraries[0].name == "avx512_vnni":
         set_environment("TRIREME_KERNELS", "avx2")
-        set_environment("TRIREME_KERNEL_CFLAGS", EMULATED)
+        # Beside what they are compiled with for a sanitizer, as all others are.
+        others = os.environ.get("TRIREME_KERNEL_CFLAGS", "")
+        set_environment("TRIREME_KERNEL_CFLAGS", f"{others} {EMULATED}")
         found.append(kernels())
         found[-1].trireme_instructions.restype = ctypes.c_char_p
         assert found[-1].trireme_instructions() == b"AVX-VNNI"
