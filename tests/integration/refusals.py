@@ -343,7 +343,9 @@ class Ways:
 
     async def generate_stream(self, model: str, inputs: Any, parameters: Any) -> str:
         path = f"/v2/models/{model}/generate_stream"
-        request = {**body(inputs, parameters), "stream": True}
+        # To a step it would be a parameter, and the first of them refuses one that is an input.
+        streams = {"stream": True} if model == "ensemble" else {}
+        request = {**body(inputs, parameters), **streams}
         text = ""
         async with self._http.stream("POST", path, json=request) as response:
             async for line in response.aiter_lines():
