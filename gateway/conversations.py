@@ -33,7 +33,6 @@ class Said(NamedTuple):
 
     all: bytes = b""
     beginning: bytes = b""
-
     has_user: bool = False
 
     @classmethod

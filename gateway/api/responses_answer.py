@@ -76,7 +76,7 @@ class ResponsesEncoder:
                 _add_logprobs(self._items[-1], logprobs)
         self._items += map(_begun_call, delta.tool_calls)
         for item in self._items:
-            item["status"] = _item_status(delta.finish_reason)
+            item["status"] = _status(delta.finish_reason)
         self._reason = delta.finish_reason
         response = self._response(_status(self._reason), progress)
         self._keep(response)
@@ -124,7 +124,7 @@ class ResponsesEncoder:
             return
         self._is_open = False
         item, index = self._items[-1], len(self._items) - 1
-        item["status"] = _item_status(reason)
+        item["status"] = _status(reason)
         text, self._pieces = "".join(self._pieces), []
         if item["type"] == "function_call":
             item["arguments"] = text
@@ -280,10 +280,6 @@ def _token(token: TokenLogprob) -> Item:
 
 
 def _status(reason: str) -> Status:
-    return "incomplete" if reason in _INCOMPLETE else "completed"
-
-
-def _item_status(reason: str) -> str:
     return "incomplete" if reason in _INCOMPLETE else "completed"
 
 

@@ -135,10 +135,11 @@ class Triton:
     def _requests(self, job: Job) -> list[Request]:
         """One for the chat, or one for each prompt."""
         generation, prompt = job.generation, job.generation.prompt
+        options = self._options(generation)
         make = partial(
             Request,
             model=job.model,
-            options=self._options(generation),
+            options=options,
             stream=generation.stream,
             timeout_s=job.timeout_s + STOP_GRACE_S,
             headers=job.headers,
@@ -157,7 +158,6 @@ class Triton:
         if isinstance(prompt, Texts) and not prompt.special_tokens:
             parameters[ADD_SPECIAL_TOKENS] = False
         if isinstance(prompt, Tokens):
-            options = self._options(generation)
             return [
                 make(
                     prompt="",
